@@ -1,0 +1,133 @@
+-- Times are Unix nanoseconds, amounts nano-dollars or requests, ids their 16 raw bytes unless they are words.
+
+CREATE TABLE deployment (
+    singleton          INTEGER PRIMARY KEY CHECK (singleton = 1),
+    deployment_id      BLOB    NOT NULL,
+    created_at         INTEGER NOT NULL,
+    revision           INTEGER NOT NULL,  -- of the replicated state; dense
+    vault_check        BLOB    NOT NULL,  -- sealed under the vault key, to tell a wrong key at start
+    audit_root         BLOB    NOT NULL,  -- the audit root key, sealed under the vault key
+    admin_chain_id     BLOB    NOT NULL
+) STRICT;
+
+CREATE TABLE operators (
+    operator_id        BLOB    PRIMARY KEY,
+    name               TEXT    NOT NULL UNIQUE,
+    token_digest       BLOB    NOT NULL UNIQUE,
+    created_at         INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE virtual_keys (
+    key_id             TEXT    PRIMARY KEY,  -- the 12 characters
+    token_digest       BLOB    NOT NULL UNIQUE,
+    name               TEXT    NOT NULL,
+    status             TEXT    NOT NULL CHECK (status IN ('active', 'frozen', 'revoked')),
+    policy             TEXT    NOT NULL,     -- JSON
+    chain_id           BLOB    NOT NULL UNIQUE,
+    created_at         INTEGER NOT NULL,
+    revoked_at         INTEGER,
+    revision           INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE credentials (
+    credential_id      BLOB    PRIMARY KEY,
+    provider           TEXT    NOT NULL,
+    pool               TEXT    NOT NULL,
+    base_url           TEXT    NOT NULL,
+    limit_group        TEXT    NOT NULL,
+    enabled            INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    secret_version     INTEGER NOT NULL,
+    created_at         INTEGER NOT NULL
+) STRICT;
+
+-- The vault: one data key per record version, which seals exactly one message.
+CREATE TABLE vault_records (
+    credential_id      BLOB    PRIMARY KEY REFERENCES credentials (credential_id),
+    secret_version     INTEGER NOT NULL,
+    kek_term           INTEGER NOT NULL,
+    sealed_key         BLOB    NOT NULL,     -- the data key, sealed under the vault key of that term
+    sealed_secret      BLOB    NOT NULL      -- the secret, sealed under the data key
+) STRICT;
+
+CREATE TABLE models (
+    name               TEXT    PRIMARY KEY,
+    model              TEXT    NOT NULL      -- JSON
+) STRICT;
+
+-- The ledger. One epoch is one life of a counter store, as seen by one key.
+CREATE TABLE epochs (
+    key_id             TEXT    NOT NULL REFERENCES virtual_keys (key_id),
+    epoch              INTEGER NOT NULL,     -- from 1, per key
+    store_id           BLOB    NOT NULL,
+    boot_id            BLOB    NOT NULL,
+    state              TEXT    NOT NULL CHECK (state IN ('open', 'closed')),
+    opened_at          INTEGER NOT NULL,
+    closed_at          INTEGER,
+    PRIMARY KEY (key_id, epoch),
+    UNIQUE (key_id, store_id)
+) STRICT;
+CREATE INDEX epochs_by_store ON epochs (store_id);
+
+CREATE TABLE grants (
+    key_id             TEXT    NOT NULL,
+    dimension          TEXT    NOT NULL CHECK (dimension IN ('requests', 'spend')),
+    window             TEXT    NOT NULL CHECK (window IN ('day', 'week', 'month', 'total')),
+    period_start       INTEGER NOT NULL,
+    epoch              INTEGER NOT NULL,
+    granted            INTEGER NOT NULL CHECK (granted >= 0),  -- cumulative
+    settled            INTEGER NOT NULL CHECK (settled >= 0),  -- sum over chained entries
+    PRIMARY KEY (key_id, dimension, window, period_start, epoch),
+    FOREIGN KEY (key_id, epoch) REFERENCES epochs (key_id, epoch)
+) STRICT;
+
+CREATE TABLE chains (
+    chain_id           BLOB    PRIMARY KEY,
+    key_id             TEXT,                 -- NULL for the administrators' chain
+    genesis            BLOB    NOT NULL,
+    genesis_hash       BLOB    NOT NULL,
+    head_seq           INTEGER NOT NULL,
+    head_hash          BLOB    NOT NULL,
+    head_seal          BLOB    NOT NULL,
+    head_time          INTEGER NOT NULL
+) STRICT;
+
+-- Append-only in the order of arrival. node_id, boot_id and node_seq are NULL for entries that the control plane wrote itself.
+CREATE TABLE entries (
+    entry_id           INTEGER PRIMARY KEY,
+    chain_id           BLOB    NOT NULL,
+    seq                INTEGER NOT NULL,
+    node_id            BLOB,
+    boot_id            BLOB,
+    node_seq           INTEGER,
+    t_cp               INTEGER NOT NULL,
+    key_epoch          INTEGER NOT NULL,
+    record             BLOB    NOT NULL,
+    hash               BLOB    NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX entries_by_node ON entries (boot_id, node_seq) WHERE boot_id IS NOT NULL;
+CREATE INDEX entries_by_chain ON entries (chain_id, seq);
+
+-- How far each life of a node has shipped: every record up to the watermark is chained.
+CREATE TABLE boots (
+    boot_id            BLOB    PRIMARY KEY,
+    node_id            BLOB    NOT NULL,
+    first_seen         INTEGER NOT NULL,
+    watermark          INTEGER NOT NULL,
+    closed_at          INTEGER
+) STRICT;
+
+-- Sums over entries, kept in the transaction that chains them.
+CREATE TABLE usage_by_day (
+    key_id             TEXT    NOT NULL,
+    day                INTEGER NOT NULL,     -- days since 1970-01-01, UTC
+    model              TEXT    NOT NULL,
+    requests           INTEGER NOT NULL,
+    refused            INTEGER NOT NULL,
+    input_tokens       INTEGER NOT NULL,
+    cache_read_tokens  INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    output_tokens      INTEGER NOT NULL,
+    reasoning_tokens   INTEGER NOT NULL,
+    cost               INTEGER NOT NULL,
+    PRIMARY KEY (key_id, day, model)
+) STRICT;

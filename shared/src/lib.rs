@@ -1,0 +1,24 @@
+//! KeyForge's vocabulary: what both planes, the command line and the tests must agree on.
+//!
+//! Everything here is pure: no sockets, no database, no runtime. In reading order:
+//!
+//! * [`id`], [`token`], [`secret`], [`clock`]: names, virtual key tokens, secrets, time
+//! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
+//! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
+//! * [`state`]: the replicated machine that the control plane publishes and every node runs
+//! * [`seal`]: authenticated encryption of secrets
+//! * [`audit`]: the entry encoding and the per-key HMAC chain
+
+pub mod audit;
+pub mod catalog;
+pub mod clock;
+pub mod id;
+pub mod limit;
+pub mod money;
+pub mod period;
+pub mod policy;
+pub mod seal;
+pub mod secret;
+pub mod state;
+pub mod token;
+pub mod usage;

@@ -1,0 +1,202 @@
+//! What a virtual key may do: models, quotas, spend, rate, expiry.
+//!
+//! A policy is checked once, where it enters; whoever holds a [`Policy`] that came out of the control plane need not check it again.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::money::NanoUsd;
+use crate::period::Window;
+
+/// A model name with `*` for any run of characters, such as `gpt-5*`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ModelPattern(pub String);
+
+impl ModelPattern {
+    /// Whether `name` matches, case-sensitively. Runs in time proportional to pattern times name, whatever the pattern.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
+        let (mut p, mut n) = (0, 0);
+        let mut star = None;
+        while n < name.len() {
+            if p < pattern.len() && pattern[p] == b'*' {
+                star = Some((p, n));
+                p += 1;
+            } else if p < pattern.len() && pattern[p] == name[n] {
+                (p, n) = (p + 1, n + 1);
+            } else if let Some((at, from)) = star {
+                star = Some((at, from + 1));
+                (p, n) = (at + 1, from + 1);
+            } else {
+                return false;
+            }
+        }
+        pattern[p..].iter().all(|byte| *byte == b'*')
+    }
+}
+
+impl fmt::Display for ModelPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// At most `requests` admitted requests in each period of `window`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestLimit {
+    /// Most admitted requests.
+    pub requests: u64,
+    /// Counted over.
+    pub window: Window,
+}
+
+/// At most `amount` spent in each period of `window`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpendLimit {
+    /// Most nano-dollars.
+    pub amount: NanoUsd,
+    /// Counted over.
+    pub window: Window,
+}
+
+/// What a virtual key may do. An absent limit does not limit.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Models that may be called, by pattern; empty allows every model of the catalogue.
+    #[serde(default)]
+    pub models: Vec<ModelPattern>,
+    /// Request quotas, at most one per window.
+    #[serde(default)]
+    pub request_limits: Vec<RequestLimit>,
+    /// Spend caps, at most one per window.
+    #[serde(default)]
+    pub spend_limits: Vec<SpendLimit>,
+    /// Most admissions in any 60 seconds.
+    #[serde(default)]
+    pub requests_per_minute: Option<u32>,
+    /// Most output tokens of one request.
+    #[serde(default)]
+    pub max_output_tokens: Option<u64>,
+    /// First moment at which the key no longer works.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Largest request quota: counters may live where integers are exact only up to 2^53.
+pub const MAX_REQUEST_LIMIT: u64 = 9_000_000_000_000_000;
+/// Largest requests-per-minute limit: an exact sliding log keeps one timestamp per admission.
+pub const MAX_REQUESTS_PER_MINUTE: u32 = 100_000;
+
+impl Policy {
+    /// Whether the key may call `model`.
+    #[must_use]
+    pub fn allows_model(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|pattern| pattern.matches(model))
+    }
+
+    /// Whether money is limited at all, so that every request needs a provable bound.
+    #[must_use]
+    pub fn is_capped(&self) -> bool {
+        !self.spend_limits.is_empty()
+    }
+
+    /// Every problem of this policy, each with the field it is in. Empty means valid.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for pattern in &self.models {
+            let ok = !pattern.0.is_empty() && pattern.0.len() <= 128 && pattern.0.bytes().all(|b| b.is_ascii_graphic());
+            if !ok {
+                problems.push(format!("models: `{}` is not a model pattern such as gpt-5*", brief(&pattern.0)));
+            }
+        }
+        for limit in &self.request_limits {
+            if limit.requests > MAX_REQUEST_LIMIT {
+                problems.push(format!("request_limits: at most {MAX_REQUEST_LIMIT} requests per period"));
+            }
+        }
+        for limit in &self.spend_limits {
+            if limit.amount > NanoUsd::MAX_LIMIT {
+                problems.push(format!("spend_limits: at most {} per period", NanoUsd::MAX_LIMIT));
+            }
+        }
+        let requests: Vec<_> = self.request_limits.iter().map(|limit| limit.window).collect();
+        let spend: Vec<_> = self.spend_limits.iter().map(|limit| limit.window).collect();
+        for (field, windows) in [("request_limits", requests), ("spend_limits", spend)] {
+            for window in Window::ALL {
+                if windows.iter().filter(|other| **other == window).count() > 1 {
+                    problems.push(format!("{field}: more than one limit per {window}"));
+                }
+            }
+        }
+        if let Some(rpm) = self.requests_per_minute
+            && !(1..=MAX_REQUESTS_PER_MINUTE).contains(&rpm)
+        {
+            problems.push(format!("requests_per_minute: from 1 to {MAX_REQUESTS_PER_MINUTE}"));
+        }
+        if self.max_output_tokens == Some(0) {
+            problems.push("max_output_tokens: at least 1".to_owned());
+        }
+        problems
+    }
+}
+
+fn brief(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_names_and_stars_match_any_run() {
+        let cases = [
+            ("gpt-5*", "gpt-5-mini", true),
+            ("gpt-5*", "gpt-5", true),
+            ("gpt-5*", "xgpt-5", false),
+            ("*mini", "gpt-5-mini", true),
+            ("*-mini-*", "gpt-5-mini-2025", true),
+            ("gpt-5", "gpt-5-mini", false),
+            ("*", "", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXbYbZ", false),
+            ("", "a", false),
+        ];
+        for (pattern, name, expected) in cases {
+            assert_eq!(ModelPattern(pattern.to_owned()).matches(name), expected, "{pattern} on {name}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_pattern_does_not_take_exponential_time() {
+        let pattern = ModelPattern("*a".repeat(60));
+        assert!(!pattern.matches(&"a".repeat(59).replace('a', "ab")));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let policy = Policy {
+            models: vec![ModelPattern("has space".to_owned())],
+            spend_limits: vec![SpendLimit { amount: NanoUsd::new(u64::MAX), window: Window::Day }; 2],
+            requests_per_minute: Some(0),
+            ..Policy::default()
+        };
+        let problems = policy.problems().join("; ");
+        for field in ["models", "spend_limits: at most", "spend_limits: more than one", "requests_per_minute"] {
+            assert!(problems.contains(field), "{field} in {problems}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_policy_field_is_refused() {
+        assert!(serde_json::from_str::<Policy>(r#"{"budget": 5}"#).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! Virtual key tokens: `vk_` + 12 characters of public id + `_` + 43 characters of secret + 6 characters of checksum.
+//!
+//! All characters are base62. The secret carries 256 bits from the operating system's random source and is related to nothing else. The
+//! checksum (CRC-32 over everything before it) lets scanners and the gateway reject look-alikes without a look-up. Only the SHA-256 digest
+//! of a token is ever stored: a 256-bit random secret cannot be guessed, so a slow hash would only slow down ourselves.
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::id::KeyId;
+
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const PREFIX: &str = "vk_";
+const ID_LEN: usize = 12;
+const SECRET_LEN: usize = 43;
+const CHECKSUM_LEN: usize = 6;
+
+/// Length of every token in bytes.
+pub const TOKEN_LEN: usize = PREFIX.len() + ID_LEN + 1 + SECRET_LEN + CHECKSUM_LEN;
+
+/// The regular expression that every token matches, for secret scanners.
+pub const TOKEN_PATTERN: &str = "vk_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}";
+
+/// The SHA-256 digest of a token: what is stored and looked up in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenDigest(pub [u8; 32]);
+
+/// A freshly made token. It is shown once and kept nowhere.
+pub struct NewToken {
+    text: Zeroizing<String>,
+    id: KeyId,
+}
+
+impl NewToken {
+    /// Draws a new token.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut text = Zeroizing::new(String::with_capacity(TOKEN_LEN));
+        text.push_str(PREFIX);
+        push_random(&mut text, ID_LEN)?;
+        text.push('_');
+        push_random(&mut text, SECRET_LEN)?;
+        let checksum = checksum(text.as_bytes());
+        for character in checksum {
+            text.push(char::from(character));
+        }
+        let id = KeyId::from_ascii(&text.as_bytes()[PREFIX.len()..PREFIX.len() + ID_LEN])
+            .map_err(|_| getrandom::Error::UNEXPECTED)?;
+        Ok(Self { text, id })
+    }
+
+    /// The token itself: to be given to its owner, once.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// Its public id.
+    #[must_use]
+    pub const fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The digest to store.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        digest(self.text.as_bytes())
+    }
+}
+
+/// Why a text cannot be a virtual key. Carries nothing of the text.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TokenError {
+    /// Does not start with `vk_`: often a provider's own key.
+    #[error("not a virtual key: it does not start with vk_")]
+    Prefix,
+    /// Wrong length, characters or checksum.
+    #[error("not a virtual key: it was cut short or mistyped")]
+    Garbled,
+}
+
+/// The public id and digest of a well-formed token. Says nothing about whether such a key exists.
+///
+/// # Errors
+/// [`TokenError`] when the text cannot be a token; found without any look-up.
+pub fn parse(text: &[u8]) -> Result<(KeyId, TokenDigest), TokenError> {
+    if !text.starts_with(PREFIX.as_bytes()) {
+        return Err(TokenError::Prefix);
+    }
+    let (body, sum) = text.split_at_checked(TOKEN_LEN - CHECKSUM_LEN).ok_or(TokenError::Garbled)?;
+    let (id, secret) = body[PREFIX.len()..].split_at(ID_LEN);
+    let well_formed = secret.first() == Some(&b'_') && secret[1..].iter().all(u8::is_ascii_alphanumeric);
+    if !well_formed || checksum(body) != sum {
+        return Err(TokenError::Garbled);
+    }
+    let id = KeyId::from_ascii(id).map_err(|_| TokenError::Garbled)?;
+    Ok((id, digest(text)))
+}
+
+/// SHA-256 of a token or another random secret of at least 128 bits.
+#[must_use]
+pub fn digest(text: &[u8]) -> TokenDigest {
+    TokenDigest(Sha256::digest(text).into())
+}
+
+fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
+    let mut rest = crc32fast::hash(body);
+    let mut digits = [b'0'; CHECKSUM_LEN];
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits
+}
+
+/// Appends `count` uniform base62 characters, by rejection: 248 is the largest multiple of 62 that a byte can hold.
+fn push_random(text: &mut String, count: usize) -> Result<(), getrandom::Error> {
+    let mut pool = Zeroizing::new([0; 64]);
+    let mut wanted = count;
+    while wanted > 0 {
+        getrandom::fill(&mut *pool)?;
+        for byte in pool.iter().filter(|byte| **byte < 248).take(wanted) {
+            text.push(char::from(ALPHABET[usize::from(byte % 62)]));
+            wanted -= 1;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_new_token_parses_and_every_single_change_is_noticed() {
+        let token = NewToken::generate().unwrap();
+        assert_eq!(token.expose().len(), TOKEN_LEN);
+        let (id, found) = parse(token.expose().as_bytes()).unwrap();
+        assert!(id == token.id() && found == token.digest());
+        for index in 0..TOKEN_LEN {
+            let mut bytes = token.expose().as_bytes().to_vec();
+            bytes[index] = if bytes[index] == b'x' { b'y' } else { b'x' };
+            assert!(parse(&bytes).is_err(), "byte {index}");
+        }
+        for length in 0..TOKEN_LEN {
+            assert!(parse(&token.expose().as_bytes()[..length]).is_err(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn a_provider_key_is_told_apart_from_a_garbled_virtual_key() {
+        assert_eq!(parse(b"sk-proj-abc"), Err(TokenError::Prefix));
+        assert_eq!(parse(b"vk_"), Err(TokenError::Garbled));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(parse(&bytes).is_err());
+        }
+    }
+}
