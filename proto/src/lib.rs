@@ -10,7 +10,12 @@ pub mod convert;
 /// What operators call.
 pub mod admin {
     /// `keyforge.admin.v1`: keys, credentials, models, audit, usage.
-    #[expect(missing_docs, reason = "generated; the .proto files are the documentation")]
+    #[expect(
+        missing_docs,
+        clippy::allow_attributes,
+        clippy::too_many_lines,
+        reason = "generated; the .proto files are the documentation"
+    )]
     pub mod v1 {
         tonic::include_proto!("keyforge.admin.v1");
     }
@@ -19,7 +24,13 @@ pub mod admin {
 /// What nodes call.
 pub mod fleet {
     /// `keyforge.fleet.v1`: state stream, grants, audit intake.
-    #[expect(missing_docs, reason = "generated; the .proto files are the documentation")]
+    #[expect(
+        missing_docs,
+        clippy::allow_attributes,
+        clippy::large_enum_variant,
+        clippy::too_many_lines,
+        reason = "generated; the .proto files are the documentation"
+    )]
     pub mod v1 {
         tonic::include_proto!("keyforge.fleet.v1");
     }

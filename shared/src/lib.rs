@@ -6,12 +6,13 @@
 //! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
 //! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
-//! * [`seal`]: authenticated encryption of secrets
+//! * [`seal`], [`fleet_seal`]: authenticated encryption of secrets, at rest and on their way to a node
 //! * [`audit`]: the entry encoding and the per-key HMAC chain
 
 pub mod audit;
 pub mod catalog;
 pub mod clock;
+pub mod fleet_seal;
 pub mod id;
 pub mod limit;
 pub mod money;

@@ -3,6 +3,8 @@
 //! All characters are base62. The secret carries 256 bits from the operating system's random source and is related to nothing else. The
 //! checksum (CRC-32 over everything before it) lets scanners and the gateway reject look-alikes without a look-up. Only the SHA-256 digest
 //! of a token is ever stored: a 256-bit random secret cannot be guessed, so a slow hash would only slow down ourselves.
+//!
+//! Operators and the fleet hold tokens of the same shape with other prefixes ([`TokenKind`]), so that none can be taken for another.
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -10,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::id::KeyId;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-const PREFIX: &str = "vk_";
+const PREFIX: &str = TokenKind::VirtualKey.prefix();
 const ID_LEN: usize = 12;
 const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
@@ -20,6 +22,29 @@ pub const TOKEN_LEN: usize = PREFIX.len() + ID_LEN + 1 + SECRET_LEN + CHECKSUM_L
 
 /// The regular expression that every token matches, for secret scanners.
 pub const TOKEN_PATTERN: &str = "vk_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}";
+
+/// Who holds a token; its prefix says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// An agent: `vk_`.
+    VirtualKey,
+    /// An operator: `kfo_`.
+    Operator,
+    /// The nodes of a deployment together: `kff_`.
+    Fleet,
+}
+
+impl TokenKind {
+    /// What its tokens start with.
+    #[must_use]
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::VirtualKey => "vk_",
+            Self::Operator => "kfo_",
+            Self::Fleet => "kff_",
+        }
+    }
+}
 
 /// The SHA-256 digest of a token: what is stored and looked up in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,15 +62,7 @@ impl NewToken {
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn generate() -> Result<Self, getrandom::Error> {
-        let mut text = Zeroizing::new(String::with_capacity(TOKEN_LEN));
-        text.push_str(PREFIX);
-        push_random(&mut text, ID_LEN)?;
-        text.push('_');
-        push_random(&mut text, SECRET_LEN)?;
-        let checksum = checksum(text.as_bytes());
-        for character in checksum {
-            text.push(char::from(character));
-        }
+        let text = generate(TokenKind::VirtualKey)?;
         let id = KeyId::from_ascii(&text.as_bytes()[PREFIX.len()..PREFIX.len() + ID_LEN])
             .map_err(|_| getrandom::Error::UNEXPECTED)?;
         Ok(Self { text, id })
@@ -68,6 +85,33 @@ impl NewToken {
     pub fn digest(&self) -> TokenDigest {
         digest(self.text.as_bytes())
     }
+}
+
+/// Draws a new token of any kind. It is to be given to its owner, once; only its [`digest`] is for keeping.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub fn generate(kind: TokenKind) -> Result<Zeroizing<String>, getrandom::Error> {
+    // Room for the longest prefix, so that growing leaves no copy of the secret behind.
+    let mut text = Zeroizing::new(String::with_capacity(TOKEN_LEN + 1));
+    text.push_str(kind.prefix());
+    push_random(&mut text, ID_LEN)?;
+    text.push('_');
+    push_random(&mut text, SECRET_LEN)?;
+    let checksum = checksum(text.as_bytes());
+    for character in checksum {
+        text.push(char::from(character));
+    }
+    Ok(text)
+}
+
+/// The digest of a well-formed token of `kind`, or `None` when the text cannot be one. Says nothing about whether it was ever given out.
+#[must_use]
+pub fn digest_of(kind: TokenKind, text: &[u8]) -> Option<TokenDigest> {
+    let unprefixed = text.strip_prefix(kind.prefix().as_bytes())?;
+    let sum = unprefixed.get(ID_LEN + 1 + SECRET_LEN..)?;
+    let body = &text[..text.len() - sum.len()];
+    (checksum(body) == sum).then(|| digest(text))
 }
 
 /// Why a text cannot be a virtual key. Carries nothing of the text.
@@ -154,6 +198,20 @@ mod tests {
     fn a_provider_key_is_told_apart_from_a_garbled_virtual_key() {
         assert_eq!(parse(b"sk-proj-abc"), Err(TokenError::Prefix));
         assert_eq!(parse(b"vk_"), Err(TokenError::Garbled));
+    }
+
+    #[test]
+    fn tokens_of_different_kinds_are_never_taken_for_each_other() {
+        let kinds = [TokenKind::VirtualKey, TokenKind::Operator, TokenKind::Fleet];
+        for kind in kinds {
+            let token = generate(kind).unwrap();
+            for other in kinds {
+                let found = digest_of(other, token.as_bytes());
+                assert_eq!(found, (kind == other).then(|| digest(token.as_bytes())), "{kind:?} as {other:?}");
+            }
+            assert_eq!(digest_of(kind, &token.as_bytes()[..token.len() - 1]), None);
+            assert_eq!(digest_of(kind, b""), None);
+        }
     }
 
     proptest! {

@@ -74,6 +74,12 @@ impl ChainKey {
         self.epoch
     }
 
+    /// The key itself, which only the golden vectors may show.
+    #[cfg(test)]
+    pub(crate) fn expose_for_vectors(&self) -> &[u8; 32] {
+        self.key.expose()
+    }
+
     fn mac(&self, kind: u8, domain: &[u8], parts: &[&[u8]]) -> Hash {
         let mut mac = self.mac.clone();
         mac.update(&[kind]);
@@ -218,6 +224,9 @@ pub enum Fault {
     /// The next entry stored is another one.
     #[error("missing: it was deleted or moved")]
     Missing,
+    /// Its place is taken already, or is before the first.
+    #[error("stored more than once, or numbered out of place")]
+    Twice,
     /// There are entries after the sealed head.
     #[error("stored after the chain's sealed head: it was inserted")]
     AfterHead,
@@ -269,6 +278,9 @@ impl<'a> Verifier<'a> {
     pub fn next(&mut self, entry: &Entry, stored: &Hash) -> Result<Record, Broken> {
         let expected = self.seq + 1;
         let broken = |fault| Broken { seq: expected, fault };
+        if entry.seq < expected {
+            return Err(Broken { seq: entry.seq, fault: Fault::Twice });
+        }
         if entry.seq != expected {
             return Err(broken(Fault::Missing));
         }

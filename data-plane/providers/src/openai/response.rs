@@ -1,0 +1,141 @@
+//! Reads a whole answer: is it one, what did it cost. The choices are skipped over without being built.
+
+use keyforge_shared::usage::{ServiceTier, Usage};
+
+use super::fault;
+use super::reading::Reading;
+use crate::fault::Fault;
+use crate::json::{Cursor, JsonError, Kind};
+
+/// What an answer says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What it took; `None` if it does not say, or not in a way that can be trusted.
+    pub usage: Option<Usage>,
+    /// The model that answered, by its dated name.
+    pub model: Option<String>,
+    /// The class of service that was billed; `None` if it does not say or the name has no price.
+    pub tier: Option<ServiceTier>,
+    /// Whether a choice says why it ended.
+    pub finished: bool,
+}
+
+/// Why a body with a status of success is not an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnAnswer {
+    /// Not one JSON object in UTF-8, as when a proxy in between answers or the body was cut short.
+    #[error("the provider's answer is not a JSON object")]
+    Malformed,
+    /// An object without a list of choices.
+    #[error("the provider's answer holds no choices")]
+    NoChoices,
+    /// An error under a status of success.
+    #[error("{}", .0.message)]
+    Refused(Box<Fault>),
+}
+
+/// Reads the body of a response with a status of success.
+///
+/// # Errors
+/// [`NotAnAnswer`] if there is nothing that the client could use.
+pub fn read(body: &[u8]) -> Result<Answer, NotAnAnswer> {
+    let text = std::str::from_utf8(body).map_err(|_| NotAnAnswer::Malformed)?;
+    let mut cursor = Cursor::new(text);
+    let walked = walk(&mut cursor).map_err(|_| NotAnAnswer::Malformed)?.ok_or(NotAnAnswer::Malformed)?;
+    match walked.finished {
+        Some(finished) => {
+            let Reading { usage, model, tier } = walked.reading;
+            Ok(Answer { usage, model, tier, finished })
+        }
+        None if walked.error => Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text)))),
+        None => Err(NotAnAnswer::NoChoices),
+    }
+}
+
+#[derive(Default)]
+struct Walked {
+    reading: Reading,
+    /// Whether a choice has a finish reason; `None` if there are no choices.
+    finished: Option<bool>,
+    error: bool,
+}
+
+/// `None`: not an object.
+fn walk(cursor: &mut Cursor<'_>) -> Result<Option<Walked>, JsonError> {
+    if cursor.peek()? != Kind::Object {
+        return Ok(None);
+    }
+    let mut walked = Walked::default();
+    let mut members = cursor.enter();
+    while let Some(key) = cursor.key(&mut members)? {
+        if walked.reading.member(key, cursor)? {
+            continue;
+        }
+        let kind = cursor.peek()?;
+        if key.is("choices") && kind == Kind::Array {
+            walked.finished = Some(choices(cursor)?);
+            continue;
+        }
+        walked.error |= key.is("error") && kind != Kind::Null;
+        if key.is("object") && kind == Kind::String {
+            walked.error |= cursor.string()?.is("error");
+        } else {
+            cursor.skip()?;
+        }
+    }
+    cursor.end()?;
+    Ok(Some(walked))
+}
+
+/// Whether any choice has a finish reason.
+fn choices(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
+    let mut finished = false;
+    let mut elements = cursor.enter();
+    while cursor.element(&mut elements)? {
+        if cursor.peek()? != Kind::Object {
+            cursor.skip()?;
+            continue;
+        }
+        let mut members = cursor.enter();
+        while let Some(key) = cursor.key(&mut members)? {
+            finished |= key.is("finish_reason") && cursor.peek()? != Kind::Null;
+            cursor.skip()?;
+        }
+    }
+    Ok(finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::FaultKind;
+
+    #[test]
+    fn an_answer_is_read_whatever_its_members_order() {
+        let body = br#" {"usage":{"prompt_tokens":3,"completion_tokens":4},"choices":[{"message":{"content":"\"usage\":{}"},"finish_reason":"stop"}],
+            "model":"gpt-4o-mini-2024-07-18","service_tier":"priority","error":null} "#;
+        let answer = read(body).unwrap();
+        assert_eq!(answer.usage, Some(Usage { input: 3, output: 4, ..Usage::default() }));
+        assert_eq!(answer.model.as_deref(), Some("gpt-4o-mini-2024-07-18"));
+        assert_eq!((answer.tier, answer.finished), (Some(ServiceTier::Priority), true));
+    }
+
+    #[test]
+    fn an_answer_without_usage_or_end_says_so() {
+        let answer = read(br#"{"choices":[{"finish_reason":null}],"service_tier":"new"}"#).unwrap();
+        assert_eq!(answer, Answer { usage: None, model: None, tier: None, finished: false });
+    }
+
+    #[test]
+    fn what_is_not_an_answer_is_named() {
+        for garbage in
+            [&b""[..], b"null", b"[]", b"<html>", b"{\"choices\":[", b"{\"choices\":[]} x", b"{\"a\":\"\xff\"}"]
+        {
+            assert_eq!(read(garbage), Err(NotAnAnswer::Malformed));
+        }
+        assert_eq!(read(b"{}"), Err(NotAnAnswer::NoChoices));
+        assert_eq!(read(br#"{"choices":null}"#), Err(NotAnAnswer::NoChoices));
+        let Err(NotAnAnswer::Refused(fault)) = read(br#"{"error":{"message":"busy","code":429}}"#) else { panic!() };
+        assert_eq!((fault.kind, fault.status), (FaultKind::Throttled, Some(429)));
+    }
+}

@@ -1,0 +1,90 @@
+//! What goes upstream: the client's body with the model, the output limit and the wish for usage set, and no other byte changed.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::request::ChatRequest;
+use crate::patch::{Patch, Pieces};
+
+/// Which field limits the output when the client gave neither.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaxTokensField {
+    /// `max_completion_tokens`: counts reasoning, too. OpenAI requires it for its reasoning models.
+    #[default]
+    Current,
+    /// `max_tokens`: the name that other hosts know.
+    Legacy,
+}
+
+impl MaxTokensField {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Current => "max_completion_tokens",
+            Self::Legacy => "max_tokens",
+        }
+    }
+}
+
+/// What is to be set in the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewrite<'a> {
+    /// The provider's name of the model.
+    pub upstream_model: &'a str,
+    /// The most output tokens per choice; `None` leaves what the client wrote.
+    pub max_output_tokens: Option<u64>,
+    /// The field for the limit if the client gave none.
+    pub max_tokens_field: MaxTokensField,
+}
+
+/// Rewrites the body that `request` was scanned from. A streaming request always asks for usage upstream; what the client
+/// did not ask for is removed again by the stream's meter.
+#[must_use]
+pub fn rewrite(request: &ChatRequest, body: Bytes, rewrite: Rewrite<'_>) -> Pieces {
+    let mut patch = Patch::new();
+    if rewrite.upstream_model != request.model {
+        // Serialising a string does not fail.
+        patch.replace(request.model_span.clone(), serde_json::to_string(rewrite.upstream_model).unwrap_or_default());
+    }
+    if let Some(limit) = rewrite.max_output_tokens {
+        limit_output(&mut patch, request, limit, rewrite.max_tokens_field);
+    }
+    if request.stream {
+        include_usage(&mut patch, request);
+    }
+    patch.apply(body)
+}
+
+/// Sets every limit that the client gave; else makes its null a number; else adds the field. Never adds a key that exists.
+fn limit_output(patch: &mut Patch, request: &ChatRequest, limit: u64, field: MaxTokensField) {
+    let given = [&request.max_tokens, &request.max_completion_tokens];
+    let spans: Vec<Range<usize>> = given.into_iter().flatten().map(|field| field.span.clone()).collect();
+    let null = match field {
+        MaxTokensField::Current => &request.null_max_completion_tokens,
+        MaxTokensField::Legacy => &request.null_max_tokens,
+    };
+    if !spans.is_empty() {
+        for span in spans {
+            patch.replace(span, limit.to_string());
+        }
+    } else if let Some(span) = null {
+        patch.replace(span.clone(), limit.to_string());
+    } else {
+        patch.insert(request.insert_at, format!("\"{}\":{limit},", field.name()));
+    }
+}
+
+fn include_usage(patch: &mut Patch, request: &ChatRequest) {
+    let Some(options) = &request.stream_options else {
+        patch.insert(request.insert_at, &b"\"stream_options\":{\"include_usage\":true},"[..]);
+        return;
+    };
+    match &options.include_usage_span {
+        Some(_) if options.include_usage => {}
+        Some(span) => patch.replace(span.clone(), &b"true"[..]),
+        None if options.has_members => {
+            patch.insert(options.span.start.saturating_add(1), &b"\"include_usage\":true,"[..]);
+        }
+        None => patch.replace(options.span.clone(), &b"{\"include_usage\":true}"[..]),
+    }
+}

@@ -1,0 +1,363 @@
+//! The pass over a request's body: knows the fields, their types and ranges, and what is wrong with them.
+//!
+//! The whole body is read even after something wrong has been found, so that a syntax error is always reported as one.
+
+use std::ops::Range;
+
+use super::content::{self, ContentSummary};
+use super::request::{ChatRequest, IntField, RequestError, RequestedTier, StreamOptions};
+use crate::json::{Cursor, JsonError, Kind, Text};
+
+/// Longest model name accepted, in bytes.
+const MAX_MODEL_BYTES: usize = 256;
+/// Most choices that one request may ask for, as at the provider.
+const MAX_CHOICES: u64 = 128;
+/// Most characters of the body that an error repeats.
+const MAX_ECHO_CHARS: usize = 40;
+
+/// Fields that must be given at most once and under exactly these names. From `FIRST_BILLED` on: see
+/// [`ChatRequest::billed_extras`].
+const FIELDS: [&str; 18] = [
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "service_tier",
+    "tools",
+    "functions",
+    "modalities",
+    "audio",
+    "prediction",
+    "web_search_options",
+    "search_parameters",
+    "plugins",
+    "compound_custom",
+    "models",
+];
+
+pub(super) struct Scanner<'a> {
+    cursor: Cursor<'a>,
+    found: ChatRequest,
+    /// Bit `i`: `FIELDS[i]` has been seen.
+    seen: u32,
+    /// The first thing wrong with the request; a syntax error further on outranks it.
+    problem: Option<RequestError>,
+}
+
+impl<'a> Scanner<'a> {
+    /// A scanner at the start of a body.
+    pub(super) fn new(text: &'a str) -> Self {
+        let found = ChatRequest {
+            model: String::new(),
+            model_span: 0..0,
+            stream: false,
+            stream_options: None,
+            max_tokens: None,
+            null_max_tokens: None,
+            max_completion_tokens: None,
+            null_max_completion_tokens: None,
+            n: 1,
+            service_tier: None,
+            content: ContentSummary::default(),
+            billed_extras: Vec::new(),
+            tools: false,
+            body_len: text.len(),
+            insert_at: 0,
+        };
+        Self { cursor: Cursor::new(text), found, seen: 0, problem: None }
+    }
+
+    /// Reads the whole body. The error is one of syntax.
+    pub(super) fn body(&mut self) -> Result<(), JsonError> {
+        if self.cursor.peek()? != Kind::Object {
+            self.refuse(None, || "the body must be a JSON object".to_owned());
+            self.cursor.skip()?;
+            return self.cursor.end();
+        }
+        let mut members = self.cursor.enter();
+        self.found.insert_at = self.cursor.at();
+        while let Some(key) = self.cursor.key(&mut members)? {
+            match self.known(key, &FIELDS) {
+                Some(index) => self.field(index)?,
+                None => self.cursor.skip()?,
+            }
+        }
+        self.cursor.end()
+    }
+
+    /// What has been found, or the first thing wrong with it.
+    pub(super) fn finish(mut self) -> Result<ChatRequest, RequestError> {
+        for required in ["model", "messages"] {
+            if FIELDS.iter().position(|&name| name == required).is_some_and(|index| self.seen & (1 << index) == 0) {
+                self.refuse(Some(required), || format!("`{required}` is missing"));
+            }
+        }
+        self.problem.map_or(Ok(self.found), Err)
+    }
+
+    fn field(&mut self, index: usize) -> Result<(), JsonError> {
+        let name = FIELDS[index];
+        if self.seen & (1 << index) != 0 {
+            self.refuse(Some(name), || format!("`{name}` is given twice"));
+        }
+        self.seen |= 1 << index;
+        match name {
+            "model" => self.model(),
+            "messages" => self.messages(),
+            "stream" => {
+                self.found.stream = self.boolean(name)?.0;
+                Ok(())
+            }
+            "stream_options" => self.stream_options(),
+            "max_tokens" => {
+                (self.found.max_tokens, self.found.null_max_tokens) = self.positive(name, u64::MAX)?;
+                Ok(())
+            }
+            "max_completion_tokens" => {
+                let field = self.positive(name, u64::MAX)?;
+                (self.found.max_completion_tokens, self.found.null_max_completion_tokens) = field;
+                Ok(())
+            }
+            "n" => {
+                self.found.n = self.positive(name, MAX_CHOICES)?.0.map_or(1, |field| field.value);
+                Ok(())
+            }
+            "service_tier" => self.service_tier(),
+            "tools" | "functions" => self.offered_tools(name),
+            "modalities" => self.modalities(),
+            billed => self.billed(billed),
+        }
+    }
+
+    fn model(&mut self) -> Result<(), JsonError> {
+        if self.cursor.peek()? != Kind::String {
+            return self.refuse_value("model", "must be a string");
+        }
+        let start = self.cursor.at();
+        let model = self.cursor.string()?;
+        self.found.model_span = start..self.cursor.at();
+        match model.decode() {
+            Some(name) if name.is_empty() => self.refuse(Some("model"), || "`model` must not be empty".to_owned()),
+            Some(name) if name.len() > MAX_MODEL_BYTES => {
+                self.refuse(Some("model"), || format!("`model` is longer than {MAX_MODEL_BYTES} bytes"));
+            }
+            Some(name) => self.found.model = name.into_owned(),
+            None => self.refuse(Some("model"), || "`model` is not Unicode text".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn messages(&mut self) -> Result<(), JsonError> {
+        if self.cursor.peek()? != Kind::Array {
+            return self.refuse_value("messages", "must be a list of messages");
+        }
+        match content::summarise(&mut self.cursor)? {
+            Ok(summary) if summary.messages == 0 => {
+                self.refuse(Some("messages"), || "`messages` must hold at least one message".to_owned());
+            }
+            Ok(summary) => self.found.content = summary,
+            Err(error) => {
+                self.problem.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn stream_options(&mut self) -> Result<(), JsonError> {
+        let kind = self.cursor.peek()?;
+        if !matches!(kind, Kind::Object | Kind::Null) {
+            return self.refuse_value("stream_options", "must be an object");
+        }
+        let start = self.cursor.at();
+        let (mut include_usage, mut include_usage_span, mut has_members) = (false, None, false);
+        if kind == Kind::Null {
+            self.cursor.skip()?;
+        } else {
+            let mut members = self.cursor.enter();
+            while let Some(key) = self.cursor.key(&mut members)? {
+                has_members = true;
+                if self.known(key, &["include_usage"]).is_none() {
+                    self.cursor.skip()?;
+                    continue;
+                }
+                let (value, span) = self.boolean("stream_options.include_usage")?;
+                if include_usage_span.replace(span).is_some() {
+                    let field = "stream_options.include_usage";
+                    self.refuse(Some(field), || format!("`{field}` is given twice"));
+                }
+                include_usage = value;
+            }
+        }
+        let span = start..self.cursor.at();
+        self.found.stream_options = Some(StreamOptions { span, include_usage, include_usage_span, has_members });
+        Ok(())
+    }
+
+    fn service_tier(&mut self) -> Result<(), JsonError> {
+        let kind = self.cursor.peek()?;
+        if kind != Kind::String {
+            return if kind == Kind::Null {
+                self.cursor.skip()
+            } else {
+                self.refuse_value("service_tier", "must be a string")
+            };
+        }
+        self.found.service_tier = self.cursor.string()?.decode().map(|tier| match &*tier {
+            "auto" => RequestedTier::Auto,
+            "default" => RequestedTier::Default,
+            "flex" => RequestedTier::Flex,
+            "priority" => RequestedTier::Priority,
+            other => RequestedTier::Other(echo(other)),
+        });
+        Ok(())
+    }
+
+    /// `tools`, or its predecessor `functions`. A tool that is neither a function nor custom is run, and charged, by the host.
+    fn offered_tools(&mut self, name: &'static str) -> Result<(), JsonError> {
+        match self.cursor.peek()? {
+            Kind::Null => return self.cursor.skip(),
+            Kind::Array => {}
+            _ => return self.refuse_value(name, "must be a list"),
+        }
+        let mut elements = self.cursor.enter();
+        while self.cursor.element(&mut elements)? {
+            self.found.tools = true;
+            if self.cursor.peek()? != Kind::Object {
+                self.cursor.skip()?;
+                continue;
+            }
+            let mut members = self.cursor.enter();
+            while let Some(key) = self.cursor.key(&mut members)? {
+                let is_type = name == "tools" && key.is("type") && self.cursor.peek()? == Kind::String;
+                if !is_type {
+                    self.cursor.skip()?;
+                    continue;
+                }
+                let kind = self.cursor.string()?;
+                if !kind.is("function") && !kind.is("custom") {
+                    self.extra(name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Anything but text among the modalities is billed at other prices.
+    fn modalities(&mut self) -> Result<(), JsonError> {
+        if self.cursor.peek()? != Kind::Array {
+            return self.billed("modalities");
+        }
+        let mut elements = self.cursor.enter();
+        while self.cursor.element(&mut elements)? {
+            let is_text = self.cursor.peek()? == Kind::String && {
+                let modality = self.cursor.clone().string()?;
+                modality.is("text")
+            };
+            self.cursor.skip()?;
+            if !is_text {
+                self.extra("modalities");
+            }
+        }
+        Ok(())
+    }
+
+    fn billed(&mut self, name: &'static str) -> Result<(), JsonError> {
+        if self.cursor.peek()? != Kind::Null {
+            self.extra(name);
+        }
+        self.cursor.skip()
+    }
+
+    fn extra(&mut self, name: &'static str) {
+        if !self.found.billed_extras.contains(&name) {
+            self.found.billed_extras.push(name);
+        }
+    }
+
+    /// A boolean or null, which means false, and where it lies.
+    fn boolean(&mut self, name: &'static str) -> Result<(bool, Range<usize>), JsonError> {
+        match self.cursor.peek()? {
+            Kind::Bool(value) => Ok((value, self.cursor.value()?)),
+            Kind::Null => Ok((false, self.cursor.value()?)),
+            Kind::Object | Kind::Array | Kind::String | Kind::Number => {
+                self.refuse_value(name, "must be true or false")?;
+                Ok((false, 0..0))
+            }
+        }
+    }
+
+    /// A whole number from 1 to `max`, or where a null lies.
+    fn positive(
+        &mut self,
+        name: &'static str,
+        max: u64,
+    ) -> Result<(Option<IntField>, Option<Range<usize>>), JsonError> {
+        let kind = self.cursor.peek()?;
+        let span = self.cursor.value()?;
+        let written = self.cursor.slice(span.clone());
+        if kind == Kind::Null {
+            return Ok((None, Some(span)));
+        }
+        // The grammar has been checked, so what parses is digits alone.
+        match written.parse::<u64>() {
+            Ok(value) if (1..=max).contains(&value) => return Ok((Some(IntField { value, span }), None)),
+            Ok(value) if value > max => {
+                self.refuse(Some(name), || format!("`{name}` must be at most {max}, got {value}"));
+            }
+            _ => self.refuse(Some(name), || format!("`{name}` must be a positive whole number, got {}", echo(written))),
+        }
+        Ok((None, None))
+    }
+
+    /// Which of `names` the key means. A key that resembles one without being it is refused.
+    fn known(&mut self, key: Text<'_>, names: &[&'static str]) -> Option<usize> {
+        let Some(meant) = key.decode() else {
+            self.refuse(None, || "a key of the request is not Unicode text".to_owned());
+            return None;
+        };
+        let exact = names.iter().position(|&name| *name == *meant);
+        if exact.is_none()
+            && meant.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii())
+            && let Some(name) = names.iter().find(|name| resembles(&meant, name))
+        {
+            self.refuse(Some(name), || format!("`{}` must be written `{name}`", echo(&meant)));
+        }
+        exact
+    }
+
+    fn refuse(&mut self, field: Option<&str>, message: impl FnOnce() -> String) {
+        if self.problem.is_none() {
+            self.problem = Some(RequestError { field: field.map(str::to_owned), message: message() });
+        }
+    }
+
+    fn refuse_value(&mut self, name: &'static str, must: &str) -> Result<(), JsonError> {
+        let span = self.cursor.value()?;
+        let written = self.cursor.slice(span);
+        self.refuse(Some(name), || format!("`{name}` {must}, got {}", echo(written)));
+        Ok(())
+    }
+}
+
+/// Whether a parser that ignores case takes `key` for `name`. Two letters outside ASCII fold into it.
+fn resembles(key: &str, name: &str) -> bool {
+    let folded = key.chars().map(|letter| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(name.chars())
+}
+
+/// The beginning of what the client wrote.
+pub(super) fn echo(written: &str) -> String {
+    let mut rest = written.chars();
+    let mut shown: String = rest.by_ref().take(MAX_ECHO_CHARS).collect();
+    if rest.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,331 @@
+//! Follows one upstream stream of chat completion chunks: meters it, and takes out of it what the client did not ask for.
+//!
+//! Every streaming request asks for usage upstream. A client that did not ask for it gets the stream it would have got: the
+//! chunk that holds nothing but usage is dropped, and `usage` members are cut out of the others, no other byte changed.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use keyforge_shared::usage::{ServiceTier, Usage};
+
+use super::fault;
+use super::reading::Reading;
+use crate::fault::Fault;
+use crate::json::{Cursor, JsonError, Kind, Text};
+use crate::patch::{Patch, Pieces};
+use crate::sse::Event;
+
+/// What to do with an event.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Give it to the client as it came.
+    Forward,
+    /// Give these bytes to the client instead.
+    ForwardTrimmed(Pieces),
+    /// Give the client nothing.
+    Drop,
+    /// The end of the stream, `[DONE]`: give it to the client as it came.
+    Done,
+    /// The provider reports an error; the stream will not go on.
+    UpstreamError(Fault),
+}
+
+/// The meter of one stream.
+#[derive(Clone, Debug)]
+pub struct StreamMeter {
+    client_asked_for_usage: bool,
+    reading: Reading,
+    output_seen_bytes: u64,
+    has_content: bool,
+    finished: bool,
+    done: bool,
+}
+
+impl StreamMeter {
+    /// A meter for a stream whose client asked for usage, or did not.
+    #[must_use]
+    pub fn new(client_asked_for_usage: bool) -> Self {
+        Self {
+            client_asked_for_usage,
+            reading: Reading::default(),
+            output_seen_bytes: 0,
+            has_content: false,
+            finished: false,
+            done: false,
+        }
+    }
+
+    /// Reads the next event of the stream. An event that is not understood is forwarded: the client may understand it.
+    pub fn on_event(&mut self, event: &Event) -> Verdict {
+        let span = event.data_span();
+        let data = match &span {
+            Some(span) => event.raw.get(span.clone()).map(Cow::Borrowed).unwrap_or_default(),
+            None => event.data(),
+        };
+        if data.trim_ascii() == b"[DONE]" {
+            self.done = true;
+            return Verdict::Done;
+        }
+        let Ok(text) = std::str::from_utf8(&data) else { return Verdict::Forward };
+        let is_named_error = || event.name() == Some("error");
+        let Ok(Some(chunk)) = self.chunk(text) else {
+            return if is_named_error() { Verdict::UpstreamError(fault::in_stream(text)) } else { Verdict::Forward };
+        };
+        if chunk.error || (chunk.choices.is_none() && is_named_error()) {
+            return Verdict::UpstreamError(fault::in_stream(text));
+        }
+        if self.client_asked_for_usage || chunk.cuts.is_empty() {
+            return Verdict::Forward;
+        }
+        if chunk.only_usage() {
+            return Verdict::Drop;
+        }
+        Verdict::ForwardTrimmed(trim(event, span, text, &chunk.cuts))
+    }
+
+    /// The last usage that the stream gave, if it can be trusted.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.reading.usage
+    }
+
+    /// The class of service that is billed, if the stream says so.
+    #[must_use]
+    pub fn tier(&self) -> Option<ServiceTier> {
+        self.reading.tier
+    }
+
+    /// The model that answers, by its dated name.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.reading.model.as_deref()
+    }
+
+    /// Bytes of text, reasoning and tool calls seen so far in all choices. No output token is shorter than one byte.
+    #[must_use]
+    pub fn output_seen_bytes(&self) -> u64 {
+        self.output_seen_bytes
+    }
+
+    /// Whether anything has come that a client would show or act on; a role alone is nothing.
+    #[must_use]
+    pub fn has_content(&self) -> bool {
+        self.has_content
+    }
+
+    /// Whether a choice has said why it ended.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether the stream's end has come.
+    #[must_use]
+    pub fn done(&self) -> bool {
+        self.done
+    }
+
+    /// Walks one chunk. `None`: it is not an object.
+    fn chunk(&mut self, text: &str) -> Result<Option<Chunk>, JsonError> {
+        let mut cursor = Cursor::new(text);
+        if cursor.peek()? != Kind::Object {
+            return Ok(None);
+        }
+        let mut chunk = Chunk::default();
+        let mut cutter = Cutter::default();
+        let mut members = cursor.enter();
+        while let Some(key) = cursor.key(&mut members)? {
+            let kind = cursor.peek()?;
+            let is_usage = key.is("usage");
+            chunk.usage |= is_usage && kind != Kind::Null;
+            chunk.error |= key.is("error") && kind != Kind::Null;
+            if !self.reading.member(key, &mut cursor)? {
+                self.member(key, kind, &mut cursor, &mut chunk)?;
+            }
+            cutter.member(key.start..cursor.at(), is_usage, &mut chunk.cuts);
+        }
+        cutter.end(&mut chunk.cuts);
+        cursor.end()?;
+        Ok(Some(chunk))
+    }
+
+    fn member(
+        &mut self,
+        key: Text<'_>,
+        kind: Kind,
+        cursor: &mut Cursor<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<(), JsonError> {
+        if key.is("choices") && kind == Kind::Array {
+            chunk.choices = Some(self.choices(cursor)?);
+        } else if key.is("object") && kind == Kind::String {
+            chunk.error |= cursor.string()?.is("error");
+        } else {
+            cursor.skip()?;
+        }
+        Ok(())
+    }
+
+    /// Walks the list of choices and returns how many there are.
+    fn choices(&mut self, cursor: &mut Cursor<'_>) -> Result<usize, JsonError> {
+        let mut count = 0;
+        let mut elements = cursor.enter();
+        while cursor.element(&mut elements)? {
+            count += 1;
+            if cursor.peek()? != Kind::Object {
+                cursor.skip()?;
+                continue;
+            }
+            let mut members = cursor.enter();
+            while let Some(key) = cursor.key(&mut members)? {
+                let kind = cursor.peek()?;
+                if key.is("delta") && kind == Kind::Object {
+                    self.delta(cursor)?;
+                } else if key.is("text") {
+                    self.output(cursor)?;
+                } else {
+                    self.finished |= key.is("finish_reason") && kind != Kind::Null;
+                    cursor.skip()?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    fn delta(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
+        const TEXTS: [&str; 4] = ["content", "reasoning_content", "reasoning", "refusal"];
+        let mut members = cursor.enter();
+        while let Some(key) = cursor.key(&mut members)? {
+            let kind = cursor.peek()?;
+            if TEXTS.iter().any(|name| key.is(name)) {
+                self.output(cursor)?;
+            } else if key.is("tool_calls") && kind == Kind::Array {
+                let mut calls = cursor.enter();
+                while cursor.element(&mut calls)? {
+                    self.has_content = true;
+                    self.call(cursor)?;
+                }
+            } else if key.is("function_call") || key.is("audio") {
+                self.has_content |= kind != Kind::Null;
+                self.strings(cursor)?;
+            } else {
+                cursor.skip()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece of a tool call: its name and arguments are output, its id and type are not.
+    fn call(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
+        if cursor.peek()? != Kind::Object {
+            return cursor.skip();
+        }
+        let mut members = cursor.enter();
+        while let Some(key) = cursor.key(&mut members)? {
+            if key.is("function") || key.is("custom") {
+                self.strings(cursor)?;
+            } else {
+                cursor.skip()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every string that is directly in an object counts as output.
+    fn strings(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
+        if cursor.peek()? != Kind::Object {
+            return cursor.skip();
+        }
+        let mut members = cursor.enter();
+        while cursor.key(&mut members)?.is_some() {
+            self.output(cursor)?;
+        }
+        Ok(())
+    }
+
+    /// Output: a string by the length of what it means; a list of parts, as some hosts send, by the length of its JSON.
+    fn output(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
+        let length = match cursor.peek()? {
+            Kind::String => cursor.string()?.decoded_len(),
+            Kind::Array | Kind::Object => {
+                let span = cursor.value()?;
+                if span.len() > "[]".len() { span.len() } else { 0 }
+            }
+            Kind::Number | Kind::Bool(_) | Kind::Null => {
+                cursor.skip()?;
+                0
+            }
+        };
+        self.has_content |= length > 0;
+        self.output_seen_bytes = self.output_seen_bytes.saturating_add(length as u64);
+        Ok(())
+    }
+}
+
+/// What one chunk holds.
+#[derive(Default)]
+struct Chunk {
+    /// How many choices its list has; `None` without a list, which some hosts leave out beside usage.
+    choices: Option<usize>,
+    /// Whether it gives usage, not null.
+    usage: bool,
+    error: bool,
+    /// What to remove so that no `usage` member is left, in order, not overlapping.
+    cuts: Vec<Range<usize>>,
+}
+
+impl Chunk {
+    fn only_usage(&self) -> bool {
+        self.usage && self.choices.unwrap_or(0) == 0
+    }
+}
+
+/// Works out what to remove from an object so that some members are gone, each with one comma.
+#[derive(Default)]
+struct Cutter {
+    /// End of the previous member.
+    previous_end: usize,
+    /// Whether a member before this one stays.
+    kept: bool,
+    /// A member to be removed that no kept one precedes: it goes up to the next member's start.
+    leading: Option<Range<usize>>,
+}
+
+impl Cutter {
+    fn member(&mut self, member: Range<usize>, cut: bool, cuts: &mut Vec<Range<usize>>) {
+        if let Some(leading) = self.leading.take() {
+            cuts.push(leading.start..member.start);
+        }
+        let end = member.end;
+        if !cut {
+            self.kept = true;
+        } else if self.kept {
+            cuts.push(self.previous_end..end);
+        } else {
+            self.leading = Some(member);
+        }
+        self.previous_end = end;
+    }
+
+    fn end(self, cuts: &mut Vec<Range<usize>>) {
+        cuts.extend(self.leading);
+    }
+}
+
+/// The event without the spans `cuts` of its data `text`, which lies at `span` if it is one line.
+fn trim(event: &Event, span: Option<Range<usize>>, text: &str, cuts: &[Range<usize>]) -> Pieces {
+    let offset = span.as_ref().map_or(0, |span| span.start);
+    let mut patch = Patch::new();
+    for cut in cuts {
+        patch.replace(offset.saturating_add(cut.start)..offset.saturating_add(cut.end), "");
+    }
+    if span.is_some() {
+        return patch.apply(event.raw.clone());
+    }
+    let data = patch.apply(bytes::Bytes::copy_from_slice(text.as_bytes())).to_bytes();
+    Pieces::from(event.with_data(&data))
+}
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

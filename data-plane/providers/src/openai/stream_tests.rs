@@ -1,0 +1,175 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::fault::FaultKind;
+
+fn event(raw: &str) -> Event {
+    Event { raw: Bytes::copy_from_slice(raw.as_bytes()) }
+}
+
+/// What the client gets of one chunk, its framing taken off; `None` if nothing.
+fn passed(meter: &mut StreamMeter, data: &str) -> Option<String> {
+    let event = event(&format!("data: {data}\n\n"));
+    let bytes = match meter.on_event(&event) {
+        Verdict::Forward | Verdict::Done => event.raw,
+        Verdict::ForwardTrimmed(pieces) => pieces.to_bytes(),
+        Verdict::Drop => return None,
+        Verdict::UpstreamError(fault) => panic!("{fault:?}"),
+    };
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    Some(text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap().to_owned())
+}
+
+fn usage(input: u64, output: u64) -> Option<Usage> {
+    Some(Usage { input, output, ..Usage::default() })
+}
+
+const USED: &str = r#"{"prompt_tokens":1,"completion_tokens":2}"#;
+
+#[test]
+fn a_client_that_did_not_ask_sees_no_usage() {
+    let mut meter = StreamMeter::new(false);
+    for (sent, seen) in [
+        (r#"{"id":1,"choices":[{"delta":{}}],"usage":null}"#, Some(r#"{"id":1,"choices":[{"delta":{}}]}"#)),
+        (r#"{"usage":null,"choices":[{}]}"#, Some(r#"{"choices":[{}]}"#)),
+        (r#"{"id":1, "usage" : null , "choices":[{}]}"#, Some(r#"{"id":1 , "choices":[{}]}"#)),
+        (r#"{"usage":null,"us\u0061ge":null,"choices":[{}],"usage":{},"usage":1}"#, Some(r#"{"choices":[{}]}"#)),
+        (
+            r#"{"choices":[{"delta":{"content":"\"usage\":null"}}]}"#,
+            Some(r#"{"choices":[{"delta":{"content":"\"usage\":null"}}]}"#),
+        ),
+        (r#"{"choices":[{"delta":{"content":"usage"}}]}"#, Some(r#"{"choices":[{"delta":{"content":"usage"}}]}"#)),
+        (
+            r#"{"choices":[],"prompt_filter_results":[1],"usage":null}"#,
+            Some(r#"{"choices":[],"prompt_filter_results":[1]}"#),
+        ),
+        (r#"{"choices":[],"prompt_filter_results":[1]}"#, Some(r#"{"choices":[],"prompt_filter_results":[1]}"#)),
+        (r#"{"usage":null}"#, Some("{}")),
+        ("[DONE]", Some("[DONE]")),
+    ] {
+        assert_eq!(passed(&mut meter, sent).as_deref(), seen, "{sent}");
+    }
+    for last in ["[]", "null"] {
+        assert_eq!(passed(&mut meter, &format!(r#"{{"choices":{last},"usage":{USED}}}"#)), None);
+    }
+    assert_eq!(passed(&mut meter, &format!(r#"{{"usage":{USED}}}"#)), None);
+    assert_eq!(meter.usage(), usage(1, 2));
+    assert!(meter.done());
+}
+
+#[test]
+fn usage_beside_choices_is_metered_and_only_the_member_is_cut() {
+    let mut meter = StreamMeter::new(false);
+    let sent = format!(r#"{{"choices":[{{"finish_reason":"stop"}}],"usage":{USED},"x":1}}"#);
+    assert_eq!(passed(&mut meter, &sent).as_deref(), Some(r#"{"choices":[{"finish_reason":"stop"}],"x":1}"#));
+    assert_eq!((meter.usage(), meter.finished()), (usage(1, 2), true));
+}
+
+#[test]
+fn a_client_that_asked_gets_everything_untouched() {
+    let mut meter = StreamMeter::new(true);
+    for sent in [r#"{"choices":[{}],"usage":null}"#, &format!(r#"{{"choices":[],"usage":{USED}}}"#), "[DONE]"] {
+        assert_eq!(passed(&mut meter, sent).as_deref(), Some(sent));
+    }
+    assert_eq!(meter.usage(), usage(1, 2));
+}
+
+#[test]
+fn the_last_usage_that_is_not_null_counts() {
+    let mut meter = StreamMeter::new(true);
+    passed(&mut meter, &format!(r#"{{"choices":[{{}}],"usage":{USED}}}"#));
+    passed(&mut meter, r#"{"x_groq":{"id":1,"usage":{"prompt_tokens":3,"completion_tokens":4}}}"#);
+    passed(&mut meter, r#"{"choices":[{}],"usage":null}"#);
+    assert_eq!(meter.usage(), usage(3, 4));
+    passed(&mut meter, r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#);
+    assert_eq!(meter.usage(), None);
+}
+
+#[test]
+fn only_what_a_client_would_show_is_content() {
+    let mut meter = StreamMeter::new(true);
+    for nothing in [
+        r#"{"choices":[{"delta":{"role":"assistant","content":"","refusal":null}}],"obfuscation":"abc"}"#,
+        r#"{"choices":[{"delta":{"role":"assistant","content":null,"tool_calls":[]},"finish_reason":null}]}"#,
+        r#"{"choices":[{"delta":{}}]}"#,
+        r#"{"choices":[]}"#,
+    ] {
+        passed(&mut meter, nothing);
+        assert!(!meter.has_content() && !meter.finished(), "{nothing}");
+    }
+    for (delta, bytes) in [
+        (r#"{"content":"h\u00e9\n"}"#, 4),
+        (r#"{"reasoning_content":"ab"}"#, 2),
+        (r#"{"refusal":"no"}"#, 2),
+        (r#"{"tool_calls":[{"index":0,"id":"call","type":"function","function":{"name":"f","arguments":"{}"}}]}"#, 3),
+        (r#"{"tool_calls":[{"custom":{"name":"f","input":"xy"}}]}"#, 3),
+        (r#"{"function_call":{"name":"f","arguments":"1"}}"#, 2),
+        (r#"{"content":[{"type":"text","text":"a"}]}"#, 28),
+    ] {
+        let mut meter = StreamMeter::new(true);
+        passed(&mut meter, &format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#));
+        assert_eq!((meter.output_seen_bytes(), meter.has_content()), (bytes, true), "{delta}");
+    }
+}
+
+#[test]
+fn model_and_tier_are_read_from_the_chunks() {
+    let mut meter = StreamMeter::new(true);
+    passed(&mut meter, r#"{"model":"gpt-4o-2024-08-06","service_tier":"auto"}"#);
+    assert_eq!((meter.model(), meter.tier()), (Some("gpt-4o-2024-08-06"), None));
+    passed(&mut meter, r#"{"model":"gpt-4o-2024-08-06","service_tier":"default"}"#);
+    assert_eq!(meter.tier(), Some(ServiceTier::Standard));
+}
+
+#[test]
+fn errors_in_every_form_end_the_stream() {
+    for (raw, kind, status) in [
+        ("data: {\"error\":{\"message\":\"x\",\"type\":\"server_error\"}}\n\n", FaultKind::ServerError, None),
+        (
+            "data: {\"choices\":[{\"delta\":{}}],\"error\":{\"code\":429,\"message\":\"x\"}}\n\n",
+            FaultKind::Throttled,
+            Some(429),
+        ),
+        (
+            "event: error\r\ndata: {\"error\":{\"code\":\"tool_use_failed\",\"status_code\":400,\"message\":\"x\"}}\r\n\r\n",
+            FaultKind::ClientError,
+            Some(400),
+        ),
+        (
+            "data: {\"object\":\"error\",\"message\":\"x\",\"type\":\"t\",\"code\":\"1300\"}\n\n",
+            FaultKind::Ambiguous,
+            None,
+        ),
+        ("event: error\ndata: {\"message\":\"x\"}\n\n", FaultKind::Ambiguous, None),
+        ("event: error\ndata: no JSON\n\n", FaultKind::Ambiguous, None),
+        ("data: {\"error\":\"x\"}\n\n", FaultKind::Ambiguous, None),
+    ] {
+        let Verdict::UpstreamError(fault) = StreamMeter::new(false).on_event(&event(raw)) else { panic!("{raw}") };
+        assert_eq!((fault.kind, fault.status, fault.in_answer), (kind, status, true), "{raw}");
+        assert_eq!(fault.billed(), crate::fault::Billed::Unknown);
+    }
+    assert!(matches!(StreamMeter::new(false).on_event(&event("data: {\"error\":null}\n\n")), Verdict::Forward));
+}
+
+#[test]
+fn what_is_not_understood_is_forwarded() {
+    for raw in [
+        ": comment\n\n",
+        "\n",
+        "event: ping\n\n",
+        "data:\n\n",
+        "data: {\"choices\"\n\n",
+        "data: [1]\n\n",
+        "data: {} x\n\n",
+    ] {
+        assert!(matches!(StreamMeter::new(false).on_event(&event(raw)), Verdict::Forward), "{raw}");
+    }
+    assert!(matches!(StreamMeter::new(false).on_event(&event("data:[DONE]\n\n")), Verdict::Done));
+}
+
+#[test]
+fn data_over_several_lines_is_trimmed_too() {
+    let raw = ": c\ndata: {\"choices\":[{}],\ndata: \"usage\":null,\ndata: \"x\":1}\n\n";
+    let Verdict::ForwardTrimmed(pieces) = StreamMeter::new(false).on_event(&event(raw)) else { panic!() };
+    assert_eq!(pieces.to_bytes(), ": c\ndata: {\"choices\":[{}],\ndata: \"x\":1}\n\n");
+}

@@ -1,0 +1,10 @@
+//! Replays of recorded provider traffic and properties over arbitrary input, through the public interface alone.
+
+#[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
+mod recorded;
+#[cfg(test)]
+mod replay;
+#[cfg(test)]
+mod timing;

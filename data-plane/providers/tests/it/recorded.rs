@@ -1,0 +1,65 @@
+//! Recorded exchanges, if the recordings are at hand: in `KEYFORGE_CORPUS`, or beside the workspace in `shared/corpus`.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// One recorded request and response.
+pub struct Exchange {
+    pub name: String,
+    /// The request's body, parsed.
+    pub request: Value,
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub response: String,
+}
+
+impl Exchange {
+    fn read(path: &std::path::Path) -> Self {
+        let recorded: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let response = &recorded["response"];
+        let headers = response["headers"].as_object().unwrap().iter();
+        Self {
+            name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            request: recorded["request"]["body"].clone(),
+            status: response["status"].as_u64().unwrap().try_into().unwrap(),
+            headers: headers
+                .filter_map(|(name, value)| Some((name.parse().ok()?, value.as_str()?.parse().ok()?)))
+                .collect(),
+            response: response["body"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    pub fn is_success(&self) -> bool {
+        self.status == 200
+    }
+
+    pub fn is_stream(&self) -> bool {
+        self.is_success() && self.response.lines().any(|line| line.starts_with("data:"))
+    }
+}
+
+fn corpus() -> Option<PathBuf> {
+    let named = std::env::vars_os().find(|(name, _)| name == "KEYFORGE_CORPUS").map(|(_, path)| PathBuf::from(path));
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
+    named.or(Some(beside)).filter(|path| path.is_dir())
+}
+
+/// The chat completions exchanges with a provider, or with all of them.
+pub fn chat_exchanges(provider: Option<&str>) -> Vec<Exchange> {
+    let Some(corpus) = corpus() else {
+        println!("skipped: no recordings; set KEYFORGE_CORPUS to their directory");
+        return Vec::new();
+    };
+    let mut exchanges = Vec::new();
+    for directory in std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()) {
+        let wanted = provider.is_none_or(|provider| directory.ends_with(provider));
+        let chats = directory.join("chat.completions");
+        if wanted && chats.is_dir() {
+            let files = std::fs::read_dir(chats).unwrap().map(|entry| entry.unwrap().path());
+            exchanges.extend(files.map(|file| Exchange::read(&file)));
+        }
+    }
+    assert!(exchanges.len() > 100, "the recordings are incomplete: {}", exchanges.len());
+    exchanges
+}

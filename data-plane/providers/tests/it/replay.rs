@@ -1,0 +1,236 @@
+//! Recorded traffic must be read as what it is.
+
+use bytes::Bytes;
+use keyforge_providers::bound::{InputBound, input_bound};
+use keyforge_providers::fault::FaultKind;
+use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
+use keyforge_providers::openai::stream::{StreamMeter, Verdict};
+use keyforge_providers::openai::{fault, request, response};
+use keyforge_providers::sse::{Event, Splitter};
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::usage::Usage;
+use serde_json::Value;
+
+use crate::recorded::{Exchange, chat_exchanges};
+
+fn events(stream: &str, size: usize) -> Vec<Event> {
+    let mut splitter = Splitter::new(1 << 20);
+    let mut events = Vec::new();
+    for piece in stream.as_bytes().chunks(size) {
+        splitter.feed(Bytes::copy_from_slice(piece));
+        while let Some(event) = splitter.next_event() {
+            events.push(event.unwrap());
+        }
+    }
+    events.extend(splitter.finish());
+    events
+}
+
+/// The chunks of a stream, read line by line, independently of the code under test.
+fn chunks(stream: &str) -> Vec<Value> {
+    stream.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()).collect()
+}
+
+/// The last usage among answers or chunks as (prompt, completion), by the meaning of its members.
+fn recorded_totals(answers: &[Value]) -> Option<(u64, u64)> {
+    let mut usages = answers.iter().flat_map(|answer| [&answer["usage"], &answer["x_groq"]["usage"]]);
+    let usage = usages.rfind(|usage| usage.is_object())?;
+    let (prompt, completion) = (usage["prompt_tokens"].as_u64()?, usage["completion_tokens"].as_u64()?);
+    let reasoning = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap_or(0);
+    let outside = usage["total_tokens"].as_u64() == Some(prompt + completion + reasoning);
+    Some((prompt, if outside { completion + reasoning } else { completion }))
+}
+
+fn totals(usage: Option<Usage>) -> Option<(u64, u64)> {
+    usage.map(|usage| (usage.input_total(), usage.output_total()))
+}
+
+/// What the client gets of a stream, and its meter.
+fn through(stream: &str, size: usize, client_asked: bool) -> (Vec<u8>, StreamMeter) {
+    let mut meter = StreamMeter::new(client_asked);
+    let mut out = Vec::new();
+    for event in events(stream, size) {
+        match meter.on_event(&event) {
+            Verdict::Forward | Verdict::Done => out.extend_from_slice(&event.raw),
+            Verdict::ForwardTrimmed(pieces) => pieces.iter().for_each(|piece| out.extend_from_slice(piece)),
+            Verdict::Drop => {}
+            Verdict::UpstreamError(_) => break,
+        }
+    }
+    (out, meter)
+}
+
+fn streams() -> Vec<Exchange> {
+    chat_exchanges(None).into_iter().filter(Exchange::is_stream).collect()
+}
+
+#[test]
+fn streams_pass_untouched_wherever_they_are_cut() {
+    for exchange in chat_exchanges(Some("openai")).into_iter().filter(Exchange::is_stream) {
+        let whole = events(&exchange.response, usize::MAX);
+        for size in 1..=17 {
+            assert_eq!(events(&exchange.response, size), whole, "{} in pieces of {size}", exchange.name);
+            let (out, meter) = through(&exchange.response, size, true);
+            assert_eq!(out, exchange.response.as_bytes(), "{} in pieces of {size}", exchange.name);
+            assert_eq!(totals(meter.usage()), recorded_totals(&chunks(&exchange.response)), "{}", exchange.name);
+        }
+    }
+}
+
+#[test]
+fn streams_of_every_host_are_metered_as_recorded() {
+    for exchange in streams() {
+        let (out, meter) = through(&exchange.response, usize::MAX, true);
+        let chunks = chunks(&exchange.response);
+        let has_error = chunks.iter().any(|chunk| !chunk["error"].is_null());
+        if !has_error {
+            assert_eq!(out, exchange.response.as_bytes(), "{}", exchange.name);
+            assert_eq!(meter.done(), exchange.response.contains("data: [DONE]"), "{}", exchange.name);
+        }
+        let reasons = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().into_iter().flatten());
+        let finished = reasons.filter(|choice| choice["finish_reason"].is_string()).count() > 0;
+        assert_eq!(meter.finished(), finished, "{}", exchange.name);
+        assert_eq!(totals(meter.usage()), recorded_totals(&chunks), "{}", exchange.name);
+        assert_eq!(meter.model(), chunks.iter().rev().find_map(|chunk| chunk["model"].as_str()), "{}", exchange.name);
+    }
+}
+
+#[test]
+fn a_client_that_did_not_ask_gets_the_stream_it_would_have_got() {
+    for exchange in streams() {
+        let (out, _) = through(&exchange.response, usize::MAX, false);
+        let seen = chunks(std::str::from_utf8(&out).unwrap());
+        let errors = |chunk: &Value| !chunk["error"].is_null();
+        let mut expected: Vec<Value> =
+            chunks(&exchange.response).into_iter().take_while(|chunk| !errors(chunk)).collect();
+        expected
+            .retain(|chunk| !(chunk["usage"].is_object() && chunk["choices"].as_array().is_some_and(Vec::is_empty)));
+        for chunk in &mut expected {
+            chunk.as_object_mut().unwrap().remove("usage");
+        }
+        assert_eq!(seen, expected, "{}", exchange.name);
+    }
+}
+
+#[test]
+fn content_is_counted_as_recorded() {
+    for exchange in chat_exchanges(Some("openai")).into_iter().filter(Exchange::is_stream) {
+        let (_, meter) = through(&exchange.response, usize::MAX, true);
+        let text = |value: &Value| value.as_str().map_or(0, str::len);
+        let mut expected = 0;
+        for chunk in chunks(&exchange.response) {
+            for choice in chunk["choices"].as_array().unwrap() {
+                let delta = &choice["delta"];
+                expected += text(&delta["content"]) + text(&delta["refusal"]);
+                for call in delta["tool_calls"].as_array().into_iter().flatten().chain([delta]) {
+                    for function in [&call["function"], &call["custom"], &call["function_call"]] {
+                        expected += text(&function["name"]) + text(&function["arguments"]) + text(&function["input"]);
+                    }
+                }
+            }
+        }
+        assert_eq!(meter.output_seen_bytes(), expected as u64, "{}", exchange.name);
+        if let Some((_, completion)) = totals(meter.usage()) {
+            assert_eq!(meter.has_content(), expected > 0, "{}: {completion} tokens", exchange.name);
+        }
+    }
+}
+
+#[test]
+fn answers_are_read_as_recorded() {
+    for exchange in chat_exchanges(None).into_iter().filter(|exchange| exchange.is_success() && !exchange.is_stream()) {
+        let value: Value = match serde_json::from_str(&exchange.response) {
+            Ok(value) => value,
+            Err(_) => {
+                assert!(response::read(exchange.response.as_bytes()).is_err(), "{}", exchange.name);
+                continue;
+            }
+        };
+        let answer = response::read(exchange.response.as_bytes()).unwrap_or_else(|e| panic!("{}: {e}", exchange.name));
+        assert_eq!(totals(answer.usage), recorded_totals(std::slice::from_ref(&value)), "{}", exchange.name);
+        assert_eq!(answer.model.as_deref(), value["model"].as_str(), "{}", exchange.name);
+        let finished = value["choices"].as_array().unwrap().iter().any(|choice| choice["finish_reason"].is_string());
+        assert_eq!(answer.finished, finished, "{}", exchange.name);
+        let cached = value["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+        if let (Some(cached), Some(usage)) = (cached, answer.usage) {
+            assert_eq!(usage.cache_read, cached, "{}", exchange.name);
+        }
+    }
+}
+
+#[test]
+fn recorded_requests_are_scanned_and_rewritten() {
+    for exchange in chat_exchanges(None).into_iter().filter(|exchange| exchange.request.is_object()) {
+        let body = Bytes::from(exchange.request.to_string());
+        let request = match request::scan(&body) {
+            Ok(request) => request,
+            Err(error) => panic!("{}: {error}", exchange.name),
+        };
+        assert_eq!(request.model, exchange.request["model"], "{}", exchange.name);
+        assert_eq!(request.stream, exchange.request["stream"] == true, "{}", exchange.name);
+        let edit =
+            Rewrite { upstream_model: "other", max_output_tokens: Some(7), max_tokens_field: MaxTokensField::Current };
+        let rewritten: Value = serde_json::from_slice(&rewrite(&request, body, edit).to_bytes()).unwrap();
+        assert_eq!(rewritten["model"], "other", "{}", exchange.name);
+        assert_eq!(rewritten["messages"], exchange.request["messages"], "{}", exchange.name);
+        assert!(rewritten["max_tokens"] == 7 || rewritten["max_completion_tokens"] == 7, "{}", exchange.name);
+        assert_eq!(rewritten["stream_options"]["include_usage"] == true, request.stream, "{}", exchange.name);
+    }
+}
+
+#[test]
+fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
+    let (mut bounded, mut largest_share) = (0, 0.0_f64);
+    for exchange in chat_exchanges(None).into_iter().filter(Exchange::is_success) {
+        // This model searches of its own accord; see the head of `bound`.
+        if exchange.request["model"] == "compound-beta" {
+            continue;
+        }
+        let answers = match serde_json::from_str(&exchange.response) {
+            Ok(answer) => vec![answer],
+            Err(_) => chunks(&exchange.response),
+        };
+        let Some((prompt, _)) = recorded_totals(&answers) else { continue };
+        let Ok(request) = request::scan(exchange.request.to_string().as_bytes()) else {
+            assert!(exchange.request.is_null(), "{}", exchange.name);
+            continue;
+        };
+        // Without media and extras no window is needed; with them the window of the models recorded is the bound.
+        match input_bound(&request, None) {
+            InputBound::Tokens(bound) => {
+                assert!(prompt <= bound, "{}: {prompt} > {bound}", exchange.name);
+                largest_share = largest_share.max(prompt as f64 / bound as f64);
+                bounded += 1;
+            }
+            InputBound::Unboundable("messages") => {
+                assert_eq!(input_bound(&request, Some(128_000)), InputBound::Tokens(128_000));
+                assert!(prompt <= 128_000, "{}", exchange.name);
+            }
+            InputBound::Unboundable(field) => assert!(!exchange.request[field].is_null(), "{}", exchange.name),
+        }
+    }
+    println!("{bounded} prompts within their bound; the largest took {:.0} % of it", largest_share * 100.0);
+}
+
+#[test]
+fn recorded_failures_are_classified() {
+    for exchange in chat_exchanges(None).into_iter().filter(|exchange| !exchange.is_success()) {
+        let fault =
+            fault::read(exchange.status, &exchange.headers, exchange.response.as_bytes(), Timestamp::from_millis(0));
+        let kinds: &[FaultKind] = match exchange.status {
+            400 | 404 | 413 | 422 => &[FaultKind::ClientError],
+            401 | 403 => &[FaultKind::Dead],
+            408 => &[FaultKind::Ambiguous],
+            429 => &[FaultKind::Throttled, FaultKind::ClientError],
+            _ => &[FaultKind::ServerError],
+        };
+        assert!(kinds.contains(&fault.kind), "{}: {fault:?}", exchange.name);
+        for secret in ["REDACTED", "sk-", "****", "org-"] {
+            assert!(!fault.message.contains(secret), "{}: {fault:?}", exchange.name);
+        }
+        if exchange.name.contains("request-too-large") {
+            assert_eq!(fault.kind, FaultKind::ClientError);
+            assert_eq!(fault.code.as_deref(), Some("rate_limit_exceeded"));
+        }
+    }
+}

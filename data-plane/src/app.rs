@@ -1,0 +1,261 @@
+//! The composition root of a node: the only file that names concrete parts. It builds them in order and takes them down in reverse.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyforge_runtime::accept::{self, AcceptOptions, BindError};
+use keyforge_runtime::ops::Ops;
+use keyforge_runtime::private_file::{self, PrivateFileError};
+use keyforge_runtime::readiness::{Readiness, ReadinessCheck};
+use keyforge_runtime::shutdown::{Drained, Shutdown};
+use keyforge_runtime::telemetry::Telemetry;
+use keyforge_runtime::tls::{self, TlsError};
+use keyforge_shared::clock::Clock;
+use keyforge_shared::id::{BootId, CounterStoreId, DeploymentId};
+use keyforge_shared::state::KeyStatus;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::audit::{self, GrpcSink, Identity, NodeIdentity, Shipper, Spool, SpoolError, SpoolLimits};
+use crate::config::Config;
+use crate::control::{self, ControlChannel, ControlError};
+use crate::counters::{CounterStore as _, Counters, MemoryCounters};
+use crate::front::Front;
+use crate::grants::Grants;
+use crate::metrics::Metrics;
+use crate::plane::Plane;
+use crate::pool::Pools;
+use crate::replica::follow::{Follower, KeyObserver};
+use crate::replica::{KeyChange, Replica};
+use crate::upstream::Upstream;
+
+/// How long a stopping node tries to ship its last records before it leaves them to its next start.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Its data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] PrivateFileError),
+    /// Its spool cannot be opened.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The control plane's address or token cannot be used.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// No randomness for the name of this life.
+    #[error("the operating system has no randomness: {0}")]
+    Random(String),
+}
+
+/// A running node.
+pub struct DataPlane {
+    agents: SocketAddr,
+    shutdown: Shutdown,
+    drain: Duration,
+    spool: watch::Receiver<Option<Spool>>,
+}
+
+impl DataPlane {
+    /// Starts a node. Its listener is bound when this returns; it answers 503 until the control plane has sent its state.
+    ///
+    /// # Errors
+    /// [`StartError`] for everything that no waiting would mend.
+    pub async fn start(
+        config: Config,
+        shutdown: Shutdown,
+        telemetry: &Telemetry,
+        clock: Arc<dyn Clock>,
+        readiness: Readiness,
+    ) -> Result<Self, StartError> {
+        private_file::private_dir(&config.data_dir)?;
+        let node = NodeIdentity::load_or_create(&config.data_dir)?;
+        let boot = BootId::generate().map_err(|error| StartError::Random(error.to_string()))?;
+        let channel = control::channel(&config.control_plane_url, &config.fleet_token)?;
+        let listener = accept::bind(config.agents)?;
+        let agents = listener.local_addr().unwrap_or(config.agents);
+        if let Some(address) = config.ops {
+            let text = telemetry.clone();
+            Ops::new(move || text.prometheus_text(), readiness.clone()).start(accept::bind(address)?, &shutdown);
+        }
+        let options = accept_options(&config)?;
+        let replica = Arc::new(Replica::default());
+        let counters = MemoryCounters::new(CounterStoreId::from_bytes(*boot.as_bytes()), Arc::clone(&clock));
+        let counters = Arc::new(Counters::Memory(counters));
+        let grants = Grants::new(channel.clone(), boot, Arc::clone(&counters), Arc::clone(&clock));
+        let keys = Keys { counters: Arc::clone(&counters), grants: grants.clone(), shutdown: shutdown.clone() };
+        let follower = Follower {
+            replica: Arc::clone(&replica),
+            channel: channel.clone(),
+            node,
+            boot,
+            region: config.region.clone(),
+            clock: Arc::clone(&clock),
+            seal_key: Follower::seal_key(&config.fleet_token, boot),
+        };
+        drop(shutdown.spawn_background("state_stream", follower.run(Arc::new(keys), shutdown.clone())));
+
+        let front = Front::new(Arc::clone(&clock), readiness.clone());
+        let for_connections = front.clone();
+        let serve = accept::serve_with(listener, options, move |peer| for_connections.for_peer(peer), shutdown.clone());
+        drop(shutdown.spawn("accept", serve));
+
+        let (opened, spool) = watch::channel(None);
+        let rest = Rest {
+            upstream: Upstream::new(&config)?,
+            metrics: Metrics::new(&telemetry.meter()),
+            state: readiness.check("state"),
+            drain: config.drain,
+            config,
+            clock,
+            replica,
+            counters,
+            grants,
+            channel,
+            identity: (node, boot),
+            shutdown: shutdown.clone(),
+            readiness,
+            front,
+            opened,
+        };
+        let drain = rest.drain;
+        drop(shutdown.spawn_background("begin", rest.begin()));
+        Ok(Self { agents, shutdown, drain, spool })
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub const fn agents(&self) -> SocketAddr {
+        self.agents
+    }
+
+    /// Waits for the drain to begin, then for what is running, then for the last records to be shipped.
+    pub async fn drained(self) -> Drained {
+        let drained = self.shutdown.drained(self.drain).await;
+        let spool = self.spool.borrow().clone();
+        if let Some(spool) = spool {
+            // What cannot be shipped now stays on disk, which the spool has said in the log.
+            let _left = spool.close(LAST_RECORDS).await;
+        }
+        drained
+    }
+}
+
+fn accept_options(config: &Config) -> Result<AcceptOptions, StartError> {
+    let tls = match &config.tls {
+        Some((certificates, key)) => Some(TlsAcceptor::from(tls::server_config(certificates, key)?)),
+        None => None,
+    };
+    Ok(AcceptOptions {
+        tls,
+        header_read_timeout: config.limits.header_time,
+        max_connections: config.limits.connections,
+        ..AcceptOptions::default()
+    })
+}
+
+/// What is built once the control plane has said which installation this is.
+struct Rest {
+    config: Config,
+    drain: Duration,
+    clock: Arc<dyn Clock>,
+    replica: Arc<Replica>,
+    counters: Arc<Counters>,
+    grants: Grants,
+    channel: ControlChannel,
+    identity: (keyforge_shared::id::NodeId, BootId),
+    upstream: Upstream,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    readiness: Readiness,
+    state: ReadinessCheck,
+    front: Front,
+    opened: watch::Sender<Option<Spool>>,
+}
+
+impl Rest {
+    async fn begin(self) {
+        self.state.set_not_ready("no state from the control plane yet");
+        let mut deployment = self.replica.deployment();
+        let Ok(Some(deployment)) = deployment.wait_for(Option::is_some).await.map(|found| *found) else { return };
+        let (state, shutdown) = (self.state.clone(), self.shutdown.clone());
+        match tokio::task::block_in_place(|| self.open(deployment)) {
+            Ok(()) => state.set_ready(),
+            Err(error) => {
+                tracing::error!(%error, "the node cannot serve");
+                state.set_not_ready(error.to_string());
+                shutdown.trigger();
+            }
+        }
+    }
+
+    /// Opens the spool, begins shipping and recovering, and opens the front.
+    fn open(self, deployment: DeploymentId) -> Result<(), SpoolError> {
+        let (node, boot) = self.identity;
+        let identity = Identity { deployment, node, boot };
+        let limits = SpoolLimits { max_bytes: self.config.spool_bytes, ..SpoolLimits::default() };
+        let directory: PathBuf = self.config.data_dir.join("spool");
+        let (spool, leftovers) = Spool::open(&directory, limits, identity, Arc::clone(&self.clock))?;
+        let sink = Arc::new(GrpcSink::new(self.channel));
+        drop(Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&self.shutdown));
+        let recovery = audit::recover(leftovers, sink, Arc::clone(&self.clock), self.shutdown.clone());
+        drop(self.shutdown.spawn_background("recover", recovery));
+        self.opened.send_replace(Some(spool.clone()));
+        let room = usize::try_from(self.config.limits.buffered_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        self.front.open(Arc::new(Plane {
+            clock: self.clock,
+            identity,
+            replica: self.replica,
+            counters: self.counters,
+            grants: self.grants,
+            spool,
+            upstream: self.upstream,
+            pools: Pools::default(),
+            metrics: self.metrics,
+            limits: self.config.limits,
+            times: self.config.upstream,
+            body_room: Arc::new(Semaphore::new(room)),
+            body_digests: self.config.body_digests,
+            shutdown: self.shutdown,
+            readiness: self.readiness,
+        }));
+        Ok(())
+    }
+}
+
+/// Lets counters follow the keys: a changed limit gives grants back, a key that an operator unfroze works again.
+struct Keys {
+    counters: Arc<Counters>,
+    grants: Grants,
+    shutdown: Shutdown,
+}
+
+impl KeyObserver for Keys {
+    fn keys_changed(&self, changes: &[KeyChange]) {
+        for change in changes {
+            let (Some(before), Some(now)) = (&change.before, &change.now) else { continue };
+            let limits_changed = before.policy.request_limits != now.policy.request_limits
+                || before.policy.spend_limits != now.policy.spend_limits;
+            let unfrozen = before.status == KeyStatus::Frozen && now.status == KeyStatus::Active;
+            if !limits_changed && !unfrozen && now.status == before.status {
+                continue;
+            }
+            let (key, grants, counters) = (now.id, self.grants.clone(), Arc::clone(&self.counters));
+            drop(self.shutdown.spawn_background("follow_key", async move {
+                if unfrozen && counters.unfreeze(key).await.is_err() {
+                    tracing::error!(%key, "the key could not be unfrozen on this node");
+                }
+                grants.give_back(key).await;
+            }));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Brings the records of one life to a sink, however often the sink fails. It gives up never: its caller decides when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keyforge_runtime::backoff::Backoff;
+use keyforge_shared::id::{CounterStoreId, RequestId};
+
+use crate::audit::Identity;
+use crate::audit::sink::{AuditSink, SinkError};
+
+/// Records in one batch at most.
+pub(super) const BATCH_RECORDS: usize = 500;
+/// Bytes in one batch, after which no more records are added to it.
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+const BACKOFF_CAP: Duration = Duration::from_secs(10);
+/// How long to wait after a refusal that only an operator can lift.
+const REFUSED: Duration = Duration::from_secs(30);
+
+pub(super) struct Courier<S> {
+    sink: Arc<S>,
+    identity: Identity,
+    backoff: Backoff,
+    failing: bool,
+}
+
+impl<S: AuditSink> Courier<S> {
+    pub fn new(sink: Arc<S>, identity: Identity) -> Self {
+        Self { sink, identity, backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP), failing: false }
+    }
+
+    /// Ships a batch until at least its first record is chained, and returns the last number that is. An empty batch only
+    /// asks for that number.
+    pub async fn ship(&mut self, first_seq: u64, records: &[Bytes]) -> u64 {
+        loop {
+            match self.sink.ship(self.identity.node, self.identity.boot, first_seq, records).await {
+                Ok(watermark) if watermark >= first_seq || records.is_empty() => {
+                    self.well();
+                    return watermark;
+                }
+                Ok(watermark) => self.pause(&behind(watermark, first_seq)).await,
+                Err(error) => self.pause(&error).await,
+            }
+        }
+    }
+
+    /// Reports until it is taken that records after `last_seq` are lost.
+    pub async fn report_gap(&mut self, last_seq: u64, requests: &[RequestId]) {
+        while let Err(error) = self.sink.report_gap(self.identity.node, self.identity.boot, last_seq, requests).await {
+            self.pause(&error).await;
+        }
+        self.well();
+    }
+
+    /// Closes the counter store of this life, which bears its boot's id, until that is taken.
+    pub async fn close_store(&mut self, last_seq: u64) {
+        let store = CounterStoreId::from_bytes(*self.identity.boot.as_bytes());
+        while let Err(error) = self.sink.close_store(store, self.identity.boot, last_seq).await {
+            self.pause(&error).await;
+        }
+        self.well();
+    }
+
+    /// Waits after a failure, longer after each; logs the first of a row.
+    pub async fn pause(&mut self, error: &SinkError) {
+        if !self.failing {
+            let boot = self.identity.boot;
+            tracing::warn!(%boot, %error, error.retryable, "audit records do not arrive; they are kept and sent again");
+            self.failing = true;
+        }
+        let delay = if error.retryable { self.backoff.next_delay() } else { REFUSED };
+        tokio::time::sleep(delay).await;
+    }
+
+    fn well(&mut self) {
+        if self.failing {
+            tracing::info!(boot = %self.identity.boot, "audit records arrive again");
+            self.failing = false;
+        }
+        self.backoff.reset();
+    }
+}
+
+fn behind(watermark: u64, first_seq: u64) -> SinkError {
+    let message =
+        format!("the answer acknowledges records up to {watermark}, although the batch begins at {first_seq}");
+    SinkError { retryable: true, message }
+}

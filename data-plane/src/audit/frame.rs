@@ -1,0 +1,191 @@
+//! The bytes of a segment file: a header that says whose it is, then frames.
+//!
+//! Header, 60 bytes: `KFS1`, deployment, node and boot (16 bytes each), the segment's number (4), CRC-32 of all before
+//! (4). Frame: kind (1), length of the payload (4), CRC-32 of kind and payload (4), payload. Numbers are big-endian.
+//! Reading is total: any bytes whatever are frames, an end, a torn tail, or damage.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use keyforge_shared::audit::canonical::{Reader, Writer};
+use keyforge_shared::id::{BootId, DeploymentId, NodeId};
+
+use crate::audit::Identity;
+use crate::audit::intent::Intent;
+
+const FILE_MAGIC: [u8; 4] = *b"KFS1";
+const FRAME_HEADER: usize = 9;
+/// Bytes of a segment's header.
+pub(super) const FILE_HEADER: usize = 60;
+/// The longest payload, in bytes. Longer lengths are taken for damage.
+pub(super) const MAX_PAYLOAD: usize = 1 << 20;
+
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// An attempt is about to be dispatched.
+    Intent(Intent),
+    /// The canonical bytes of the record with this number in the node's life.
+    Record(u64, Bytes),
+    /// Every record up to this one is chained at the control plane.
+    Acked(u64),
+    /// As [`Frame::Acked`]; and whatever earlier segments hold is void, because they were damaged and what could be saved
+    /// of them follows here.
+    Rebased(u64),
+}
+
+const INTENT: u8 = 1;
+const RECORD: u8 = 2;
+const ACKED: u8 = 3;
+const REBASED: u8 = 4;
+
+impl Frame {
+    /// The whole frame of an intent.
+    pub(super) fn intent(intent: &Intent) -> Vec<u8> {
+        seal(INTENT, &[&intent.encode()])
+    }
+
+    /// The whole frame of a record, from its canonical bytes.
+    pub(super) fn record(seq: u64, canonical: &[u8]) -> Vec<u8> {
+        seal(RECORD, &[&seq.to_be_bytes(), canonical])
+    }
+
+    /// Where the canonical bytes begin in the frame of a record.
+    pub(super) const RECORD_BODY: usize = FRAME_HEADER + 8;
+
+    pub(super) fn acked(seq: u64) -> Vec<u8> {
+        seal(ACKED, &[&seq.to_be_bytes()])
+    }
+
+    pub(super) fn rebased(seq: u64) -> Vec<u8> {
+        seal(REBASED, &[&seq.to_be_bytes()])
+    }
+
+    fn decode(kind: u8, payload: &Bytes) -> Option<Self> {
+        let seq = || payload.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
+        match kind {
+            INTENT => Intent::decode(payload).ok().map(Self::Intent),
+            RECORD => Some(Self::Record(seq()?, payload.slice(8..))),
+            ACKED if payload.len() == 8 => seq().map(Self::Acked),
+            REBASED if payload.len() == 8 => seq().map(Self::Rebased),
+            _ => None,
+        }
+    }
+}
+
+fn seal(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = Vec::with_capacity(FRAME_HEADER + length);
+    frame.push(kind);
+    // Longer payloads are refused before they are written.
+    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&[kind]);
+    parts.iter().for_each(|part| crc.update(part));
+    frame.extend_from_slice(&crc.finalize().to_be_bytes());
+    parts.iter().for_each(|part| frame.extend_from_slice(part));
+    frame
+}
+
+/// The header of segment `number`.
+pub(super) fn file_header(identity: &Identity, number: u32) -> Vec<u8> {
+    let mut writer = Writer::with_magic(&FILE_MAGIC);
+    writer.raw(identity.deployment.as_bytes()).raw(identity.node.as_bytes()).raw(identity.boot.as_bytes()).u32(number);
+    let mut bytes = writer.finish();
+    let crc = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+/// Whose segment it is, if these are the bytes of a header of segment `number`.
+pub(super) fn read_file_header(bytes: &[u8; FILE_HEADER], number: u32) -> Option<Identity> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(body) != u32::from_be_bytes(*crc) {
+        return None;
+    }
+    let mut reader = Reader::after_magic(body, &FILE_MAGIC).ok()?;
+    let identity = Identity {
+        deployment: DeploymentId::from_bytes(reader.array().ok()?),
+        node: NodeId::from_bytes(reader.array().ok()?),
+        boot: BootId::from_bytes(reader.array().ok()?),
+    };
+    (reader.u32().ok()? == number).then_some(identity)
+}
+
+/// What comes next in a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A whole frame.
+    Frame(Frame),
+    /// Nothing: the file ends after a whole frame.
+    End,
+    /// Part of a frame, and nothing after it: the process or the machine died while it was written.
+    Torn,
+    /// Bytes that are no frame, and whole frames after them.
+    Damaged,
+}
+
+/// Takes frames off a file.
+pub(super) struct FrameReader<R> {
+    inner: R,
+    offset: u64,
+}
+
+impl<R: Read> FrameReader<R> {
+    /// Reads from `inner`, which stands at byte `offset` of the file, after the header.
+    pub(super) const fn new(inner: R, offset: u64) -> Self {
+        Self { inner, offset }
+    }
+
+    /// Where the last whole frame ended, in bytes from the start of the file.
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next frame. After anything but a frame the reading is over.
+    pub(super) fn next(&mut self) -> io::Result<Next> {
+        let mut seen = Vec::new();
+        self.take(FRAME_HEADER, &mut seen)?;
+        if seen.is_empty() {
+            return Ok(Next::End);
+        }
+        if let Some((kind, length, crc)) = parse_header(&seen) {
+            self.take(length, &mut seen)?;
+            if seen.len() == FRAME_HEADER + length && checksum(kind, &seen[FRAME_HEADER..]) == crc {
+                let payload = Bytes::from(seen).slice(FRAME_HEADER..);
+                let Some(frame) = Frame::decode(kind, &payload) else { return Ok(Next::Damaged) };
+                self.offset += (FRAME_HEADER + length) as u64;
+                return Ok(Next::Frame(frame));
+            }
+        }
+        self.inner.read_to_end(&mut seen)?;
+        Ok(if holds_a_frame(&seen) { Next::Damaged } else { Next::Torn })
+    }
+
+    fn take(&mut self, count: usize, into: &mut Vec<u8>) -> io::Result<()> {
+        self.inner.by_ref().take(count as u64).read_to_end(into).map(drop)
+    }
+}
+
+fn parse_header(bytes: &[u8]) -> Option<(u8, usize, u32)> {
+    let [kind, a, b, c, d, crc @ ..] = bytes.first_chunk::<FRAME_HEADER>()?;
+    let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+    ((INTENT..=REBASED).contains(kind) && length <= MAX_PAYLOAD).then_some((*kind, length, u32::from_be_bytes(*crc)))
+}
+
+fn checksum(kind: u8, payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&[kind]);
+    crc.update(payload);
+    crc.finalize()
+}
+
+/// Whether a whole frame begins anywhere after the first byte: the mark of damage, as opposed to a torn tail.
+fn holds_a_frame(bytes: &[u8]) -> bool {
+    (1..bytes.len()).any(|start| {
+        let rest = &bytes[start..];
+        parse_header(rest).is_some_and(|(kind, length, crc)| {
+            rest.get(FRAME_HEADER..FRAME_HEADER + length).is_some_and(|payload| checksum(kind, payload) == crc)
+        })
+    })
+}

@@ -1,0 +1,462 @@
+//! The spool's state under its lock: the segment being written, what is open, what is owed, and the room that is left.
+//!
+//! Records get their number here, at the moment they are written, so the order of numbers is the order of the file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use keyforge_shared::audit::request::RequestRecord;
+
+use crate::audit::frame::{self, Frame};
+use crate::audit::intent::AttemptKey;
+use crate::audit::recent::Recent;
+use crate::audit::spool::{Health, Progress, SpoolError, SpoolLimits, SpoolStatus};
+use crate::audit::{Identity, Intent, leftover};
+
+/// Room kept for the record of an open intent besides its model's name: the fixed fields take 270 bytes, the rest is for
+/// private values.
+const RESERVE: u64 = 1024;
+
+/// A segment that is written to, or was.
+pub(super) struct Segment {
+    pub number: u32,
+    pub path: PathBuf,
+    pub file: Arc<File>,
+    /// Bytes of whole frames and the header.
+    pub len: u64,
+    /// No record in it has a number beyond this one.
+    pub last_seq: u64,
+}
+
+/// An intent without a record.
+struct Open {
+    segment: u32,
+    frame: Vec<u8>,
+    reserve: u64,
+}
+
+pub(super) struct Journal {
+    pub identity: Identity,
+    pub limits: SpoolLimits,
+    pub folder: PathBuf,
+    pub current: Segment,
+    /// Earlier segments that still hold something, oldest first.
+    pub sealed: Vec<Segment>,
+    /// Written to since they were last synced.
+    unsynced: Vec<Arc<File>>,
+    open: HashMap<AttemptKey, Open>,
+    /// Records of open intents that the disk refused; there are never more than open intents.
+    owed: HashMap<AttemptKey, RequestRecord>,
+    recent: Recent,
+    next_seq: u64,
+    durable_seq: u64,
+    durable_frames: u64,
+    acked: u64,
+    frames: u64,
+    used: u64,
+    reserved: u64,
+    elsewhere: Arc<AtomicU64>,
+    health: Health,
+    full: bool,
+    closing: bool,
+    ended: bool,
+    removed: bool,
+    stopping: bool,
+    /// Something happened that the background thread has not seen.
+    work: bool,
+    _lock: File,
+}
+
+impl Journal {
+    /// Makes the folder of a new life and its first segment.
+    pub fn create(
+        dir: &Path,
+        limits: SpoolLimits,
+        identity: Identity,
+        elsewhere: Arc<AtomicU64>,
+        lock: File,
+    ) -> Result<Self, SpoolError> {
+        let segment_bytes = limits.segment_bytes.min(limits.max_bytes / 8).max(1);
+        let folder = leftover::create_folder(dir, identity.boot)?;
+        let current = create_segment(&folder, &identity, 1)?;
+        Ok(Self {
+            identity,
+            limits: SpoolLimits { segment_bytes, ..limits },
+            used: current.len,
+            folder,
+            current,
+            sealed: Vec::new(),
+            unsynced: Vec::new(),
+            open: HashMap::new(),
+            owed: HashMap::new(),
+            recent: Recent::starting_at(1),
+            next_seq: 1,
+            durable_seq: 0,
+            durable_frames: 0,
+            acked: 0,
+            frames: 0,
+            reserved: 0,
+            elsewhere,
+            health: Health::Healthy,
+            full: false,
+            closing: false,
+            ended: false,
+            removed: false,
+            stopping: false,
+            work: false,
+            _lock: lock,
+        })
+    }
+
+    pub fn intend(&mut self, intent: &Intent) -> Result<(), SpoolError> {
+        if self.closing {
+            return Err(SpoolError::Closed);
+        }
+        if self.health != Health::Healthy {
+            return Err(SpoolError::Failed);
+        }
+        let frame = sized(Frame::intent(intent))?;
+        let reserve = RESERVE + intent.model.len() as u64;
+        self.room(frame.len() as u64 + reserve)?;
+        self.append(&frame)?;
+        self.reserved += reserve;
+        let open = Open { segment: self.current.number, frame, reserve };
+        if let Some(twice) = self.open.insert(intent.attempt_key(), open) {
+            self.reserved -= twice.reserve;
+        }
+        Ok(())
+    }
+
+    pub fn complete(&mut self, record: RequestRecord, t_mono_ns: u64) -> Result<u64, SpoolError> {
+        let key = (record.request, record.attempt);
+        let open = self.open.contains_key(&key);
+        if self.ended {
+            return Err(SpoolError::Closed);
+        }
+        if self.health == Health::WriteFailed {
+            if open {
+                self.owed.insert(key, record);
+            }
+            return Err(SpoolError::Failed);
+        }
+        match self.append_record(record, t_mono_ns, open) {
+            Err((error @ SpoolError::Disk { .. }, record)) if open => {
+                self.owed.insert(key, *record);
+                Err(error)
+            }
+            Err((error, _)) => Err(error),
+            Ok(seq) => Ok(seq),
+        }
+    }
+
+    pub fn refuse(&mut self, record: RequestRecord, t_mono_ns: u64) -> Option<u64> {
+        let half_full = self.committed() >= self.limits.max_bytes / 2;
+        if half_full || self.health != Health::Healthy || self.ended {
+            return None;
+        }
+        self.append_record(record, t_mono_ns, false).ok()
+    }
+
+    /// Writes a record under the next number. Hands the record back if it could not.
+    fn append_record(
+        &mut self,
+        mut record: RequestRecord,
+        t_mono_ns: u64,
+        room_is_kept: bool,
+    ) -> Result<u64, (SpoolError, Box<RequestRecord>)> {
+        let seq = self.next_seq;
+        record.deployment = self.identity.deployment;
+        record.node = self.identity.node;
+        record.boot = self.identity.boot;
+        record.node_seq = seq;
+        record.t_mono_ns = t_mono_ns;
+        let written = sized(Frame::record(seq, &record.encode())).and_then(|frame| {
+            if !room_is_kept {
+                self.room(frame.len() as u64)?;
+            }
+            self.append(&frame).map(|()| frame)
+        });
+        let frame = match written {
+            Ok(frame) => frame,
+            Err(error) => return Err((error, Box::new(record))),
+        };
+        self.recent.push(Bytes::from(frame).slice(Frame::RECORD_BODY..));
+        self.current.last_seq = seq;
+        self.next_seq += 1;
+        if let Some(open) = self.open.remove(&(record.request, record.attempt)) {
+            self.reserved -= open.reserve;
+        }
+        Ok(seq)
+    }
+
+    /// Tries again to write what the disk refused; with nothing owed, tries whether it writes at all.
+    pub fn retry(&mut self, t_mono_ns: u64) {
+        if self.health != Health::WriteFailed || self.ended {
+            return;
+        }
+        let keys: Vec<AttemptKey> = self.owed.keys().copied().collect();
+        for key in keys {
+            let Some(record) = self.owed.remove(&key) else { continue };
+            if let Err((error, record)) = self.append_record(record, t_mono_ns, true) {
+                if matches!(error, SpoolError::Disk { .. }) {
+                    self.owed.insert(key, *record);
+                    return;
+                }
+                tracing::error!(%error, "a record could not be written; its attempt will be charged at its bound");
+            }
+        }
+        if self.append(&Frame::acked(self.acked)).is_ok() {
+            self.health = Health::Healthy;
+            tracing::info!("the audit spool's disk takes writes again");
+        }
+    }
+
+    /// One `write(2)` at the end of the last whole frame. A frame that was written in part is cut off or overwritten.
+    fn append(&mut self, frame: &[u8]) -> Result<(), SpoolError> {
+        let segment = &mut self.current;
+        if let Err(source) = write_frame(&segment.file, frame, segment.len) {
+            drop(segment.file.set_len(segment.len));
+            if self.health == Health::Healthy {
+                tracing::error!(error = %source, "the audit spool cannot be written; requests are refused until it can");
+                self.health = Health::WriteFailed;
+                self.work = true;
+            }
+            return Err(SpoolError::disk("write", &segment.path, source));
+        }
+        segment.len += frame.len() as u64;
+        if self.unsynced.last().is_none_or(|file| !Arc::ptr_eq(file, &segment.file)) {
+            self.unsynced.push(Arc::clone(&segment.file));
+        }
+        self.used += frame.len() as u64;
+        self.frames += 1;
+        self.work = true;
+        Ok(())
+    }
+
+    fn committed(&self) -> u64 {
+        self.used + self.reserved + self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    fn room(&mut self, bytes: u64) -> Result<(), SpoolError> {
+        let (used, max) = (self.committed(), self.limits.max_bytes);
+        if used + bytes > max {
+            if !self.full {
+                self.full = true;
+                tracing::error!(used, max, "the audit spool is full; requests are refused until records are shipped");
+            }
+            return Err(SpoolError::Full { used, max });
+        }
+        // Well below the limit, so that a spool at its edge does not fill the log.
+        if self.full && used < max - max / 16 {
+            self.full = false;
+            tracing::info!(used, max, "the audit spool has room again");
+        }
+        Ok(())
+    }
+
+    /// Every record up to `watermark` is chained.
+    pub fn acknowledge(&mut self, watermark: u64) {
+        let watermark = watermark.min(self.next_seq - 1);
+        if watermark > self.acked {
+            self.acked = watermark;
+            self.recent.forget_through(watermark);
+            self.work = true;
+        }
+    }
+
+    /// Records from `from` that are durable, if they are still in memory.
+    pub fn recent(&self, from: u64, max_records: usize, max_bytes: usize) -> Option<Vec<Bytes>> {
+        self.recent.batch(from, self.durable_seq, max_records, max_bytes)
+    }
+
+    /// All segments, oldest first.
+    pub fn segments(&self) -> Vec<(u32, PathBuf)> {
+        let all = self.sealed.iter().chain([&self.current]);
+        all.map(|segment| (segment.number, segment.path.clone())).collect()
+    }
+
+    pub fn begin_closing(&mut self) {
+        self.closing = true;
+        self.work = true;
+    }
+
+    /// Takes nothing more, if this life is closing and all of it is acknowledged; whether that is so.
+    pub fn end(&mut self) -> bool {
+        self.ended = self.progress().finished;
+        self.ended
+    }
+
+    pub fn mark_removed(&mut self) {
+        self.removed = true;
+        self.work = true;
+    }
+
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.work = true;
+    }
+
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    pub const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub const fn has_work(&self) -> bool {
+        self.work
+    }
+
+    pub const fn work_seen(&mut self) {
+        self.work = false;
+    }
+
+    pub const fn health(&self) -> Health {
+        self.health
+    }
+
+    pub const fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    pub const fn last_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    pub fn status(&self) -> SpoolStatus {
+        SpoolStatus {
+            bytes: self.used + self.elsewhere.load(Ordering::Relaxed),
+            reserved: self.reserved,
+            open: self.open.len(),
+            unshipped: self.last_seq() - self.acked,
+            next_seq: self.next_seq,
+            acked: self.acked,
+            health: self.health,
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        Progress {
+            durable_seq: self.durable_seq,
+            durable_frames: self.durable_frames,
+            acked: self.acked,
+            finished: self.closing && self.open.is_empty() && self.acked == self.last_seq(),
+            removed: self.removed,
+            health: self.health,
+        }
+    }
+
+    /// What must be synced, and what is durable once it is.
+    pub fn begin_sync(&mut self) -> (Vec<Arc<File>>, SyncPoint) {
+        (std::mem::take(&mut self.unsynced), SyncPoint { seq: self.last_seq(), frames: self.frames })
+    }
+
+    pub fn synced(&mut self, point: SyncPoint) {
+        if self.health != Health::SyncFailed {
+            self.durable_seq = point.seq;
+            self.durable_frames = point.frames;
+        }
+    }
+
+    pub fn sync_failed(&mut self, error: &io::Error) {
+        if self.health != Health::SyncFailed {
+            tracing::error!(%error, "the audit spool cannot be made durable; requests are refused until the node restarts");
+            self.health = Health::SyncFailed;
+        }
+    }
+
+    /// Continues in `next`.
+    pub fn rotate(&mut self, next: Segment) {
+        self.used += next.len;
+        let next = Segment { last_seq: self.last_seq(), ..next };
+        self.sealed.push(std::mem::replace(&mut self.current, next));
+    }
+
+    /// How many of the oldest segments hold no record that is not acknowledged.
+    pub fn acked_segments(&self) -> usize {
+        self.sealed.iter().take_while(|segment| segment.last_seq <= self.acked).count()
+    }
+
+    /// Attempts whose intents are in segments up to `number`.
+    pub fn open_through(&self, number: u32) -> Vec<AttemptKey> {
+        self.open.iter().filter(|(_, open)| open.segment <= number).map(|(key, _)| *key).collect()
+    }
+
+    /// Writes the intents of attempts that are still open once more, so that their old segment can go.
+    pub fn carry(&mut self, keys: &[AttemptKey]) -> Result<(), SpoolError> {
+        for key in keys {
+            let Some(mut open) = self.open.remove(key) else { continue };
+            let carried = self.append(&open.frame);
+            if carried.is_ok() {
+                open.segment = self.current.number;
+            }
+            self.open.insert(*key, open);
+            carried?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how far the control plane has acknowledged.
+    pub fn mark_acked(&mut self) -> Result<(), SpoolError> {
+        self.append(&Frame::acked(self.acked))
+    }
+
+    /// Forgets the oldest `count` segments; their files are to be removed.
+    pub fn forget_segments(&mut self, count: usize) -> Vec<PathBuf> {
+        let gone: Vec<Segment> = self.sealed.drain(..count.min(self.sealed.len())).collect();
+        self.used -= gone.iter().map(|segment| segment.len).sum::<u64>();
+        gone.into_iter().map(|segment| segment.path).collect()
+    }
+
+    #[cfg(test)]
+    pub fn break_disk(&mut self) -> io::Result<()> {
+        self.current.file = Arc::new(File::open(&self.current.path)?);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn repair_disk(&mut self) -> io::Result<()> {
+        self.current.file = Arc::new(File::options().write(true).open(&self.current.path)?);
+        Ok(())
+    }
+}
+
+/// The state that a sync makes durable.
+#[derive(Clone, Copy)]
+pub(super) struct SyncPoint {
+    seq: u64,
+    frames: u64,
+}
+
+/// Makes segment `number` in `folder`: header written and durable, name durable.
+pub(super) fn create_segment(folder: &Path, identity: &Identity, number: u32) -> Result<Segment, SpoolError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = leftover::segment_path(folder, number);
+    let header = frame::file_header(identity, number);
+    let mut options = File::options();
+    let file = options.write(true).create_new(true).mode(0o600).open(&path);
+    let file = file.map_err(|source| SpoolError::disk("create", &path, source))?;
+    if let Err(source) = file.write_all_at(&header, 0).and_then(|()| file.sync_all()) {
+        // The name must be free for the next try.
+        drop(std::fs::remove_file(&path));
+        return Err(SpoolError::disk("write", &path, source));
+    }
+    leftover::sync_folder(folder)?;
+    Ok(Segment { number, path, file: Arc::new(file), len: header.len() as u64, last_seq: 0 })
+}
+
+fn write_frame(file: &File, frame: &[u8], at: u64) -> io::Result<()> {
+    file.write_all_at(frame, at)
+}
+
+fn sized(frame: Vec<u8>) -> Result<Vec<u8>, SpoolError> {
+    let bytes = frame.len();
+    if bytes > frame::MAX_PAYLOAD { Err(SpoolError::TooLong { bytes }) } else { Ok(frame) }
+}

@@ -1,0 +1,265 @@
+//! A node's configuration: the raw shape of its file, and the checked shape that everything else takes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyforge_runtime::config::{ConfigError, Problems, SecretRef, load};
+use keyforge_shared::secret::SecretBytes;
+use serde::Deserialize;
+
+/// The file as written. Unknown keys are refused.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    data_dir: PathBuf,
+    #[serde(default)]
+    region: String,
+    listen: RawListen,
+    control_plane: RawControlPlane,
+    #[serde(default)]
+    limits: RawLimits,
+    #[serde(default)]
+    upstream: RawUpstream,
+    #[serde(default)]
+    audit: RawAudit,
+    drain_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListen {
+    agents: String,
+    ops: Option<String>,
+    tls_certificates: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(default)]
+    allow_plaintext: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawControlPlane {
+    url: String,
+    fleet_token: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLimits {
+    body_bytes: Option<u64>,
+    buffered_bytes: Option<u64>,
+    body_seconds: Option<u64>,
+    header_seconds: Option<u64>,
+    connections: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawUpstream {
+    connect_seconds: Option<u64>,
+    first_byte_seconds: Option<u64>,
+    idle_seconds: Option<u64>,
+    total_seconds: Option<u64>,
+    answer_bytes: Option<u64>,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAudit {
+    spool_bytes: Option<u64>,
+    body_digests: Option<bool>,
+}
+
+/// A node's checked configuration.
+pub struct Config {
+    /// Where the node keeps its identity and its spool.
+    pub data_dir: PathBuf,
+    /// Where the node says it is; empty when it does not say.
+    pub region: String,
+    /// Where agents connect.
+    pub agents: SocketAddr,
+    /// Where health and metrics are; `None` for nowhere.
+    pub ops: Option<SocketAddr>,
+    /// Certificate chain and key files of the agents' listener.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The control plane's gRPC URL.
+    pub control_plane_url: String,
+    /// What the node shows to the control plane.
+    pub fleet_token: SecretBytes,
+    /// What one request may take.
+    pub limits: Limits,
+    /// How long the provider may take.
+    pub upstream: UpstreamTimes,
+    /// Certificates to trust for providers, besides the public ones.
+    pub upstream_ca: Option<PathBuf>,
+    /// Most bytes of unshipped audit records.
+    pub spool_bytes: u64,
+    /// Whether entries carry SHA-256 digests of request and response bodies.
+    pub body_digests: bool,
+    /// How long a stopping node waits for running requests.
+    pub drain: Duration,
+}
+
+/// What one request, and all of them, may take of the node.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most bytes of one request body.
+    pub body_bytes: u64,
+    /// Most bytes of all request bodies that are held at the same time.
+    pub buffered_bytes: u64,
+    /// How long a body may take to arrive.
+    pub body_time: Duration,
+    /// How long a request's head may take to arrive.
+    pub header_time: Duration,
+    /// Most connections at the same time.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 << 20,
+            buffered_bytes: 256 << 20,
+            body_time: Duration::from_secs(60),
+            header_time: Duration::from_secs(30),
+            connections: 10_000,
+        }
+    }
+}
+
+/// How long the provider may take, and how much it may send.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamTimes {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// From the request to the first byte of the answer; models may think for minutes.
+    pub first_byte: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+    /// From the request to the end of the answer.
+    pub total: Duration,
+    /// Most bytes of a buffered answer, and of one event of a stream.
+    pub answer_bytes: u64,
+}
+
+impl Default for UpstreamTimes {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_secs(600),
+            idle: Duration::from_secs(300),
+            total: Duration::from_secs(3600),
+            answer_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of a node that lives in the same process as its control plane, at default limits.
+    #[must_use]
+    pub fn local(data_dir: PathBuf, agents: SocketAddr, control_plane: SocketAddr, fleet_token: SecretBytes) -> Self {
+        Self {
+            data_dir,
+            region: String::new(),
+            agents,
+            ops: None,
+            tls: None,
+            control_plane_url: format!("http://{control_plane}"),
+            fleet_token,
+            limits: Limits::default(),
+            upstream: UpstreamTimes::default(),
+            upstream_ca: None,
+            spool_bytes: 1 << 30,
+            body_digests: true,
+            drain: Duration::from_secs(30),
+        }
+    }
+
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem of the file and its path.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = load(path)?;
+        let mut problems = Problems::new();
+        let agents = problems.address("listen.agents", &raw.listen.agents);
+        let ops = raw.listen.ops.as_deref().map(|text| problems.address("listen.ops", text));
+        let tls = match (raw.listen.tls_certificates, raw.listen.tls_key) {
+            (Some(certificates), Some(key)) => Some((certificates, key)),
+            (None, None) => None,
+            _ => {
+                problems.push("listen.tls_key", "tls_certificates and tls_key go together");
+                None
+            }
+        };
+        if let Some(agents) = agents {
+            let safe = tls.is_some() || agents.ip().is_loopback() || raw.listen.allow_plaintext;
+            problems.require(
+                "listen.agents",
+                safe,
+                "virtual keys would cross the network in the clear: configure TLS, listen on loopback, or set listen.allow_plaintext = true",
+            );
+        }
+        control_plane_problems(&mut problems, &raw.control_plane.url);
+        let token = problems.check("control_plane.fleet_token", SecretRef::parse(&raw.control_plane.fleet_token));
+        let token = token.and_then(|reference| problems.check("control_plane.fleet_token", reference.resolve()));
+        let (limits, upstream) = (limits(&raw.limits), upstream_times(&raw.upstream));
+        problems.require(
+            "limits.body_bytes",
+            limits.body_bytes <= limits.buffered_bytes,
+            "at most limits.buffered_bytes",
+        );
+        let checked = agents.zip(token).map(|(agents, fleet_token)| Self {
+            data_dir: raw.data_dir,
+            region: raw.region,
+            agents,
+            ops: ops.flatten(),
+            tls,
+            control_plane_url: raw.control_plane.url,
+            fleet_token,
+            limits,
+            upstream,
+            upstream_ca: raw.upstream.ca_file,
+            spool_bytes: raw.audit.spool_bytes.unwrap_or(1 << 30),
+            body_digests: raw.audit.body_digests.unwrap_or(true),
+            drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30)),
+        });
+        problems.finish(checked)
+    }
+}
+
+fn control_plane_problems(problems: &mut Problems, url: &str) {
+    let uri = problems.check("control_plane.url", url.parse::<http::Uri>());
+    let Some(uri) = uri else { return };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    problems.require(
+        "control_plane.url",
+        uri.scheme_str() == Some("http") && loopback,
+        "must be http:// on a loopback address: connections between machines need TLS, which this version does not have yet",
+    );
+}
+
+fn limits(raw: &RawLimits) -> Limits {
+    let default = Limits::default();
+    Limits {
+        body_bytes: raw.body_bytes.unwrap_or(default.body_bytes),
+        buffered_bytes: raw.buffered_bytes.unwrap_or(default.buffered_bytes),
+        body_time: raw.body_seconds.map_or(default.body_time, Duration::from_secs),
+        header_time: raw.header_seconds.map_or(default.header_time, Duration::from_secs),
+        connections: raw.connections.unwrap_or(default.connections),
+    }
+}
+
+fn upstream_times(raw: &RawUpstream) -> UpstreamTimes {
+    let default = UpstreamTimes::default();
+    UpstreamTimes {
+        connect: raw.connect_seconds.map_or(default.connect, Duration::from_secs),
+        first_byte: raw.first_byte_seconds.map_or(default.first_byte, Duration::from_secs),
+        idle: raw.idle_seconds.map_or(default.idle, Duration::from_secs),
+        total: raw.total_seconds.map_or(default.total, Duration::from_secs),
+        answer_bytes: raw.answer_bytes.unwrap_or(default.answer_bytes),
+    }
+}

@@ -1,0 +1,80 @@
+//! `GET /v1/models`: what the key may call, and nothing it may not.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use http_body_util::Full;
+use keyforge_shared::catalog::Model;
+use keyforge_shared::state::KeyRecord;
+use serde_json::json;
+
+use crate::plane::Plane;
+use crate::rejection::Rejection;
+use crate::request::answer::{Answer, AnswerBody};
+use crate::request::authenticate::authenticate;
+use crate::request::authorize::{can_be_called, standing};
+use crate::request::receive::Head;
+
+/// Every model that the key may call and the node can reach.
+#[must_use]
+pub fn list(plane: &Plane, head: &Head) -> Answer {
+    answer(
+        head,
+        with_key(plane, head, |key| {
+            let data: Vec<_> = callable(plane, key).iter().map(|model| entry(model)).collect();
+            Ok(json!({ "object": "list", "data": data }))
+        }),
+    )
+}
+
+/// One model, if the key may call it.
+#[must_use]
+pub fn get(plane: &Plane, head: &Head, name: &str) -> Answer {
+    answer(
+        head,
+        with_key(plane, head, |key| {
+            let found = callable(plane, key).into_iter().find(|model| model.name == name);
+            let found = found.ok_or_else(|| Rejection::ModelUnknown(name.chars().take(64).collect()))?;
+            Ok(entry(&found))
+        }),
+    )
+}
+
+fn with_key(
+    plane: &Plane,
+    head: &Head,
+    read: impl FnOnce(&KeyRecord) -> Result<serde_json::Value, Rejection>,
+) -> Result<serde_json::Value, Rejection> {
+    let caller = authenticate(plane, head)?;
+    standing(caller.key(), plane.clock.now())?;
+    read(caller.key())
+}
+
+fn callable(plane: &Plane, key: &KeyRecord) -> Vec<std::sync::Arc<Model>> {
+    let mut reachable = std::collections::HashSet::new();
+    for credential in plane.replica.credentials(|credential| credential.enabled) {
+        reachable.insert(credential.provider.clone());
+    }
+    plane.replica.models(|model| {
+        can_be_called(model) && reachable.contains(&model.provider) && key.policy.allows_model(&model.name)
+    })
+}
+
+fn entry(model: &Model) -> serde_json::Value {
+    // Clients want a creation time; the catalogue knows only when its facts were read, which changes with them.
+    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": model.provider })
+}
+
+fn answer(head: &Head, result: Result<serde_json::Value, Rejection>) -> Answer {
+    match result {
+        Ok(value) => {
+            let mut response = Response::new(AnswerBody::Whole(Full::new(Bytes::from(value.to_string()))));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            if let Ok(id) = HeaderValue::from_str(&head.id.to_string()) {
+                response.headers_mut().insert("x-request-id", id);
+            }
+            Answer { response, code: "", model: String::new(), cost: None }
+        }
+        Err(rejection) => Answer::refusal(head, &rejection),
+    }
+}

@@ -1,0 +1,204 @@
+//! Carries grants from the control plane's ledger to the node's counter store.
+//!
+//! A store spends only what the ledger has written off for it. When a counter runs short, one call per key asks for more while the others of that key
+//! wait for its answer; a ledger that has nothing left is not asked again for a moment, so that an exhausted key cannot load it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use hashbrown::HashMap;
+use keyforge_proto::convert;
+use keyforge_proto::fleet::v1 as proto;
+use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
+use keyforge_shared::clock::{Clock, Timestamp};
+use keyforge_shared::id::{BootId, KeyId};
+use keyforge_shared::limit::CounterId;
+use parking_lot::Mutex;
+
+use crate::control::ControlChannel;
+use crate::counters::{ClawBack, CounterStore, Counters, Grant};
+
+/// How long an exhausted ledger is not asked again. Raising a limit takes effect at once all the same, because the policy's change forgets this.
+const REMEMBER_EXHAUSTED: Duration = Duration::from_millis(200);
+/// More remembered counters than this are swept.
+const MOST_REMEMBERED: usize = 10_000;
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(2);
+
+/// Why nothing could be granted.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum GrantError {
+    /// The ledger cannot be reached or cannot decide: nothing may be admitted.
+    #[error("the ledger cannot be reached")]
+    Unavailable,
+}
+
+/// What is wanted of one counter: this much beyond what is free in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// Which counter.
+    pub counter: CounterId,
+    /// How much.
+    pub amount: u64,
+}
+
+type Call = Shared<BoxFuture<'static, Result<(), GrantError>>>;
+
+#[derive(Default)]
+struct Book {
+    calls: HashMap<KeyId, Call>,
+    exhausted: HashMap<CounterId, Timestamp>,
+}
+
+struct Inner {
+    client: GrantServiceClient<ControlChannel>,
+    boot: BootId,
+    counters: Arc<Counters>,
+    clock: Arc<dyn Clock>,
+    book: Mutex<Book>,
+}
+
+/// Carries grants. Clones share it.
+#[derive(Clone)]
+pub struct Grants(Arc<Inner>);
+
+impl Grants {
+    /// A carrier into `counters`.
+    #[must_use]
+    pub fn new(channel: ControlChannel, boot: BootId, counters: Arc<Counters>, clock: Arc<dyn Clock>) -> Self {
+        let client = GrantServiceClient::new(channel);
+        Self(Arc::new(Inner { client, boot, counters, clock, book: Mutex::default() }))
+    }
+
+    /// Whether the ledger said a moment ago that it has nothing left for this counter.
+    #[must_use]
+    pub fn is_exhausted(&self, counter: &CounterId) -> bool {
+        let now = self.0.clock.now();
+        self.0.book.lock().exhausted.get(counter).is_some_and(|until| *until > now)
+    }
+
+    /// Asks the ledger for more, or joins a call of the same key that is under way. Afterwards there may be more in the store, or the counter
+    /// [`Self::is_exhausted`], or others of the same key took what came: the caller looks again.
+    ///
+    /// # Errors
+    /// [`GrantError`] when the ledger cannot be reached: fail closed.
+    pub async fn acquire(&self, key: KeyId, wants: &[Want]) -> Result<(), GrantError> {
+        let carrier = self.clone();
+        let wants = wants.to_vec();
+        let call = self.enter(key, || async move { carrier.call(key, wants).await }.boxed());
+        self.finish(key, call).await
+    }
+
+    /// The call of `key` that is under way, or a new one.
+    fn enter(&self, key: KeyId, new: impl FnOnce() -> BoxFuture<'static, Result<(), GrantError>>) -> Call {
+        self.0.book.lock().calls.entry(key).or_insert_with(|| new().shared()).clone()
+    }
+
+    /// Waits for a call. Whoever sees the result takes the call off the book; a caller that is dropped leaves that to the others.
+    async fn finish(&self, key: KeyId, call: Call) -> Result<(), GrantError> {
+        let result = call.clone().await;
+        let mut book = self.0.book.lock();
+        if book.calls.get(&key).is_some_and(|current| current.ptr_eq(&call)) {
+            book.calls.remove(&key);
+        }
+        result
+    }
+
+    async fn call(&self, key: KeyId, wants: Vec<Want>) -> Result<(), GrantError> {
+        let inner = &self.0;
+        let request = proto::AcquireGrantsRequest {
+            boot_id: inner.boot.as_bytes().to_vec(),
+            store_id: inner.counters.id().as_bytes().to_vec(),
+            key_id: key.to_string(),
+            wants: wants
+                .iter()
+                .map(|want| proto::Want { counter: Some(want.counter.into()), amount: want.amount })
+                .collect(),
+        };
+        let mut client = inner.client.clone();
+        let answer = match tokio::time::timeout(CALL, client.acquire_grants(request)).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            // The key or its policy changed under us: there is nothing to grant, and the next look at the replica says why.
+            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                tracing::debug!(%key, reason = status.message(), "grant refused");
+                return Ok(());
+            }
+            Ok(Err(status)) => {
+                tracing::debug!(%key, code = ?status.code(), reason = status.message(), "grant failed");
+                return Err(GrantError::Unavailable);
+            }
+            Err(_) => return Err(GrantError::Unavailable),
+        };
+        let mut granted = Vec::with_capacity(answer.grants.len());
+        for grant in &answer.grants {
+            let counter = grant.counter.and_then(|counter| convert::counter_id(key, &counter).ok());
+            let counter = counter.ok_or(GrantError::Unavailable)?;
+            let period = counter.window.period_at(counter.period_start);
+            granted.push(Grant { counter, period, granted: grant.granted, elsewhere: grant.elsewhere });
+        }
+        let applied = inner.counters.grant(key, answer.epoch, &granted).await;
+        applied.map_err(|_| GrantError::Unavailable)?;
+        let mut book = inner.book.lock();
+        let now = inner.clock.now();
+        if book.exhausted.len() > MOST_REMEMBERED {
+            book.exhausted.retain(|_, until| *until > now);
+        }
+        let until = now.saturating_add(REMEMBER_EXHAUSTED);
+        for (grant, carried) in answer.grants.iter().zip(&granted) {
+            if grant.available == 0 {
+                book.exhausted.insert(carried.counter, until);
+            } else {
+                book.exhausted.remove(&carried.counter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what the key's counters do not use or hold, after its limits changed: the store lowers its ceilings first, then the ledger learns of
+    /// it. The next request asks anew, under the new limits.
+    pub async fn give_back(&self, key: KeyId) {
+        // No grant may be under way while ceilings are lowered: its older, higher ceiling would undo that.
+        loop {
+            let carrier = self.clone();
+            let mut mine = false;
+            let call = self.enter(key, || {
+                mine = true;
+                async move {
+                    carrier.return_unused(key).await;
+                    Ok(())
+                }
+                .boxed()
+            });
+            // Another call's failure is its callers' business.
+            drop(self.finish(key, call).await);
+            if mine {
+                return;
+            }
+        }
+    }
+
+    async fn return_unused(&self, key: KeyId) {
+        let inner = &self.0;
+        inner.book.lock().exhausted.retain(|counter, _| counter.key != key);
+        let Ok(Some(ClawBack { epoch, holdings })) = inner.counters.claw_back(key).await else { return };
+        let request = proto::ReturnGrantsRequest {
+            boot_id: inner.boot.as_bytes().to_vec(),
+            store_id: inner.counters.id().as_bytes().to_vec(),
+            key_id: key.to_string(),
+            epoch,
+            holdings: holdings
+                .into_iter()
+                .map(|(counter, granted)| proto::Holding { counter: Some(counter.into()), granted })
+                .collect(),
+        };
+        let mut client = inner.client.clone();
+        match tokio::time::timeout(CALL, client.return_grants(request)).await {
+            Ok(Ok(_)) => {}
+            // What is not returned stays written off until this store's life ends: safe, and freed then.
+            Ok(Err(status)) => tracing::warn!(%key, reason = status.message(), "grants could not be returned"),
+            Err(_) => tracing::warn!(%key, reason = "no answer in time", "grants could not be returned"),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Every metric of a node, by its one name. Labels come from closed sets only, never from what a client sends.
+//!
+//! Names follow OpenTelemetry's GenAI conventions where there is one, and begin with `keyforge` where there is none.
+
+use keyforge_shared::catalog::Model;
+use keyforge_shared::usage::Usage;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
+
+/// The instruments of a node.
+pub struct Metrics {
+    requests: Counter<u64>,
+    tokens: Histogram<u64>,
+    duration: Histogram<f64>,
+    overhead: Histogram<f64>,
+    cost: Counter<u64>,
+    bound_exceeded: Counter<u64>,
+    fail_closed: Counter<u64>,
+    refusals_dropped: Counter<u64>,
+}
+
+const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const OVERHEAD_SECONDS: [f64; 10] = [0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25];
+const TOKENS: [f64; 10] = [1.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
+
+impl Metrics {
+    /// Registers the instruments.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        Self {
+            requests: meter
+                .u64_counter("keyforge.requests")
+                .with_description("Requests answered, by HTTP status and rejection code")
+                .build(),
+            tokens: meter
+                .u64_histogram("gen_ai.client.token.usage")
+                .with_description("Tokens of a request as the provider counted them")
+                .with_unit("{token}")
+                .with_boundaries(TOKENS.to_vec())
+                .build(),
+            duration: meter
+                .f64_histogram("gen_ai.server.request.duration")
+                .with_description("Time from a request's head to the end of its answer")
+                .with_unit("s")
+                .with_boundaries(SECONDS.to_vec())
+                .build(),
+            overhead: meter
+                .f64_histogram("keyforge.request.overhead")
+                .with_description("Time from a request's head to its dispatch")
+                .with_unit("s")
+                .with_boundaries(OVERHEAD_SECONDS.to_vec())
+                .build(),
+            cost: meter
+                .u64_counter("keyforge.cost")
+                .with_description("Money charged to virtual keys, in nano-dollars")
+                .with_unit("{nano_usd}")
+                .build(),
+            bound_exceeded: meter
+                .u64_counter("keyforge.bound_exceeded")
+                .with_description(
+                    "Requests that cost more than their reservation; each froze its key and needs a human",
+                )
+                .build(),
+            fail_closed: meter
+                .u64_counter("keyforge.fail_closed")
+                .with_description("Requests refused because limits or records could not be kept, by what was missing")
+                .build(),
+            refusals_dropped: meter
+                .u64_counter("keyforge.audit.refusals_dropped")
+                .with_description("Refusals left out of the audit because the spool was half full")
+                .build(),
+        }
+    }
+
+    /// A request was answered. `code` is a rejection's, or empty.
+    pub fn answered(&self, status: u16, code: &'static str, seconds: f64) {
+        self.requests.add(
+            1,
+            &[KeyValue::new("http.response.status_code", i64::from(status)), KeyValue::new("keyforge.code", code)],
+        );
+        self.duration.record(seconds, &[]);
+    }
+
+    /// A request was dispatched this long after its head came.
+    pub fn dispatched(&self, seconds: f64) {
+        self.overhead.record(seconds, &[]);
+    }
+
+    /// An attempt was charged. Model names are the catalogue's, which operators keep, not clients.
+    pub fn charged(&self, model: &Model, usage: Option<&Usage>, nanos: u64) {
+        let of_model = [
+            KeyValue::new("gen_ai.request.model", model.name.clone()),
+            KeyValue::new("gen_ai.provider.name", model.provider.0.clone()),
+        ];
+        self.cost.add(nanos, &of_model);
+        if let Some(usage) = usage {
+            let [name, provider] = of_model;
+            let kinds = [("input", usage.input_total()), ("output", usage.output_total())];
+            for (kind, tokens) in kinds {
+                let labels = [name.clone(), provider.clone(), KeyValue::new("gen_ai.token.type", kind)];
+                self.tokens.record(tokens, &labels);
+            }
+        }
+    }
+
+    /// A request cost more than its reservation.
+    pub fn bound_exceeded(&self) {
+        self.bound_exceeded.add(1, &[]);
+    }
+
+    /// A request was refused because `missing` could not be kept.
+    pub fn failed_closed(&self, missing: &'static str) {
+        self.fail_closed.add(1, &[KeyValue::new("keyforge.missing", missing)]);
+    }
+
+    /// A refusal was left out of the audit.
+    pub fn refusal_dropped(&self) {
+        self.refusals_dropped.add(1, &[]);
+    }
+}

@@ -1,0 +1,368 @@
+//! The one closed list of refusals: each with its HTTP status, its stable code, its headers and its words.
+//!
+//! Whatever goes wrong with a request ends up here, in the client's dialect. Texts name what to do and never repeat a secret, a provider's raw
+//! answer or the client's body.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use keyforge_providers::dialect::{Dialect, ErrorBody};
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::limit::Dimension;
+use keyforge_shared::money::NanoUsd;
+use keyforge_shared::period::Window;
+use serde_json::{Value, json};
+
+/// Tells SDKs that trying again can or cannot help.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// SDKs distrust longer waits than a minute, so none is ever told.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// An exhausted limit: what the answer tells the agent about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// What ran out.
+    pub dimension: Dimension,
+    /// Counted over.
+    pub window: Window,
+    /// The policy's limit: requests, or nano-dollars.
+    pub limit: u64,
+    /// Used up.
+    pub spent: u64,
+    /// Held by requests that are running.
+    pub held: u64,
+    /// The least that this request would have needed.
+    pub needed: u64,
+    /// When the period ends; `None` for a limit on the whole life.
+    pub resets_at: Option<Timestamp>,
+}
+
+/// Why a request is not served, or not served to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rejection {
+    /// No key in any of the headers that may carry one.
+    KeyMissing,
+    /// Different keys in different headers.
+    KeysConflict,
+    /// A key that does not start with `vk_`.
+    KeyForeign,
+    /// Cut short, mistyped, or not known: indistinguishable on purpose.
+    KeyUnknown,
+    /// The key was revoked.
+    KeyRevoked,
+    /// The key's time is over.
+    KeyExpired(Timestamp),
+    /// The key is switched off.
+    KeyFrozen,
+    /// The policy does not allow the model.
+    ModelNotAllowed(String),
+    /// The catalogue does not have the model.
+    ModelUnknown(String),
+    /// The model is served by something that this version does not speak to.
+    ModelNotServed(String),
+    /// The key has a spend limit and the model has no price.
+    ModelNotPriced(String),
+    /// The key has a spend limit and this field could cost any amount.
+    CostUnbounded(Cow<'static, str>),
+    /// No such path. The hint says what there is instead.
+    PathUnknown(&'static str),
+    /// The path exists, the method is wrong. Names the right one.
+    MethodNotAllowed(&'static str),
+    /// The body says something that cannot be served.
+    BodyInvalid {
+        /// The field at fault.
+        field: Option<String>,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The body has more bytes than allowed.
+    BodyTooLarge(u64),
+    /// The body did not arrive in time, or broke off.
+    BodyTimeout(Duration),
+    /// A limit of requests or money is used up.
+    Exhausted(Box<Exhausted>),
+    /// Too many requests in the last minute.
+    RateLimited {
+        /// When the next one would be admitted.
+        retry_after: Duration,
+        /// The policy's limit.
+        limit: u32,
+    },
+    /// The provider limits the rate of its credentials.
+    ProviderRateLimited {
+        /// When the earliest credential is ready again.
+        retry_after: Duration,
+    },
+    /// Limits cannot be enforced right now, so nothing is admitted.
+    EnforcementUnavailable,
+    /// Requests cannot be recorded right now, so nothing is admitted.
+    AuditUnavailable,
+    /// The node has no state yet, or is going away.
+    NotReady(&'static str),
+    /// No credential of the model's provider can be used.
+    NoCredential(String),
+    /// The provider could not be reached; nothing was sent.
+    UpstreamUnreachable,
+    /// The provider did not answer in time.
+    UpstreamTimeout,
+    /// The provider's answer broke off or cannot be read.
+    UpstreamBroken,
+    /// The provider failed.
+    UpstreamFailed(u16),
+    /// The provider refused the request for what it says.
+    UpstreamRefused {
+        /// The provider's status.
+        status: u16,
+        /// The provider's code.
+        code: Option<String>,
+        /// The field that the provider names.
+        param: Option<String>,
+        /// The provider's words, without anything that looks like a key.
+        message: String,
+    },
+    /// Our own fault.
+    Internal,
+}
+
+/// The status, type and code of a rejection: what programs decide by.
+struct Shape {
+    status: u16,
+    kind: &'static str,
+    code: &'static str,
+    retry: Retry,
+}
+
+enum Retry {
+    /// Trying again cannot help.
+    Never,
+    /// Trying again may help after a while.
+    After(Duration),
+    /// The client's own rules decide.
+    Unsaid,
+}
+
+impl Rejection {
+    fn shape(&self) -> Shape {
+        let shape = |status, kind, code, retry| Shape { status, kind, code, retry };
+        let soon = Retry::After(Duration::from_secs(1));
+        match self {
+            Self::KeyMissing
+            | Self::KeysConflict
+            | Self::KeyForeign
+            | Self::KeyUnknown
+            | Self::KeyRevoked
+            | Self::KeyExpired(_)
+            | Self::KeyFrozen => shape(401, "invalid_request_error", "invalid_api_key", Retry::Never),
+            Self::ModelNotAllowed(_) => shape(403, "permission_error", "model_not_allowed", Retry::Never),
+            Self::ModelUnknown(_) => shape(404, "invalid_request_error", "model_not_found", Retry::Never),
+            Self::ModelNotServed(_) => shape(400, "invalid_request_error", "model_not_served", Retry::Never),
+            Self::ModelNotPriced(_) => shape(403, "permission_error", "model_not_priced", Retry::Never),
+            Self::CostUnbounded(_) => shape(400, "invalid_request_error", "cost_unbounded", Retry::Never),
+            Self::PathUnknown(_) => shape(404, "invalid_request_error", "unknown_path", Retry::Never),
+            Self::MethodNotAllowed(_) => shape(405, "invalid_request_error", "method_not_allowed", Retry::Never),
+            Self::BodyInvalid { .. } => shape(400, "invalid_request_error", "invalid_request", Retry::Never),
+            Self::BodyTooLarge(_) => shape(413, "invalid_request_error", "request_too_large", Retry::Never),
+            Self::BodyTimeout(_) => shape(408, "invalid_request_error", "request_timeout", Retry::Unsaid),
+            Self::Exhausted(_) => shape(402, "insufficient_quota", "budget_exceeded", Retry::Never),
+            Self::RateLimited { retry_after, .. } | Self::ProviderRateLimited { retry_after } => {
+                shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(*retry_after))
+            }
+            Self::EnforcementUnavailable => shape(503, "server_error", "enforcement_unavailable", soon),
+            Self::AuditUnavailable => shape(503, "server_error", "audit_unavailable", soon),
+            Self::NotReady(_) => shape(503, "server_error", "not_ready", soon),
+            Self::NoCredential(_) => shape(502, "server_error", "upstream_credentials_exhausted", Retry::Never),
+            Self::UpstreamUnreachable => shape(502, "server_error", "upstream_unreachable", Retry::Unsaid),
+            Self::UpstreamTimeout => shape(504, "server_error", "upstream_timeout", Retry::Unsaid),
+            Self::UpstreamBroken => shape(502, "server_error", "upstream_broken", Retry::Unsaid),
+            Self::UpstreamFailed(_) => shape(502, "server_error", "upstream_error", Retry::Unsaid),
+            Self::UpstreamRefused { status, .. } => {
+                shape(*status, "invalid_request_error", "upstream_refused", Retry::Never)
+            }
+            Self::Internal => shape(500, "server_error", "internal_error", Retry::Unsaid),
+        }
+    }
+
+    /// The stable word for it: in bodies, entries, logs and metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::KeyRevoked => "key_revoked",
+            Self::KeyExpired(_) => "key_expired",
+            Self::KeyFrozen => "key_frozen",
+            other => other.shape().code,
+        }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.shape().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What a person should know and do.
+    fn message(&self) -> Cow<'_, str> {
+        Cow::Borrowed(match self {
+            Self::KeyMissing => {
+                "No API key: send your virtual key (vk_…) as `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`."
+            }
+            Self::KeysConflict => "Different API keys were sent in different headers: send one virtual key.",
+            Self::KeyForeign => {
+                "This is not a virtual key. KeyForge takes keys that start with vk_; provider keys stay in its vault."
+            }
+            Self::KeyUnknown => "Unknown virtual key: it was mistyped, cut short, or never existed.",
+            Self::KeyRevoked => "This virtual key was revoked.",
+            Self::KeyFrozen => "This virtual key is frozen; an operator can unfreeze it.",
+            Self::EnforcementUnavailable => {
+                "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly."
+            }
+            Self::AuditUnavailable => {
+                "Requests cannot be recorded right now, so nothing is admitted. Try again shortly."
+            }
+            Self::NotReady(why) => why,
+            Self::PathUnknown(hint) => hint,
+            Self::UpstreamUnreachable => "The provider cannot be reached. Nothing was sent, nothing was charged.",
+            Self::UpstreamTimeout => "The provider did not answer in time.",
+            Self::UpstreamBroken => "The provider's answer broke off or could not be read.",
+            Self::UpstreamRefused { message, .. } | Self::BodyInvalid { message, .. } => message,
+            Self::Internal => "KeyForge failed to serve this request; its log says why.",
+            other => return Cow::Owned(other.long_message()),
+        })
+    }
+
+    fn long_message(&self) -> String {
+        match self {
+            Self::KeyExpired(at) => format!("This virtual key expired at {}.", at.rfc3339()),
+            Self::ModelNotAllowed(model) => format!("This virtual key's policy does not allow the model `{model}`."),
+            Self::ModelUnknown(model) => {
+                format!("The model `{model}` does not exist here; GET /v1/models lists what does.")
+            }
+            Self::ModelNotServed(model) => format!("The model `{model}` cannot be called through this endpoint."),
+            Self::ModelNotPriced(model) => {
+                format!("The model `{model}` has no price, so it cannot be used with a key that has a spend limit.")
+            }
+            Self::CostUnbounded(field) => {
+                format!("`{field}` could cost any amount, so it cannot be used with a key that has a spend limit.")
+            }
+            Self::MethodNotAllowed(method) => format!("This path takes {method} only."),
+            Self::BodyTooLarge(limit) => format!("The request body is larger than the {limit} bytes allowed."),
+            Self::BodyTimeout(limit) => format!("The request body did not arrive within {} s.", limit.as_secs()),
+            Self::RateLimited { retry_after, limit } => format!(
+                "Rate limit of {limit} requests per minute reached; try again in {:.1}s.",
+                retry_after.as_secs_f64()
+            ),
+            Self::ProviderRateLimited { retry_after } => {
+                format!("The provider's rate limit is reached; try again in {:.1}s.", retry_after.as_secs_f64())
+            }
+            Self::NoCredential(provider) => {
+                format!("No usable {provider} credential: an operator must add or enable one.")
+            }
+            Self::UpstreamFailed(status) => format!("The provider failed with status {status}."),
+            Self::Exhausted(exhausted) => exhausted.message(),
+            _ => String::new(),
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::BodyInvalid { field, .. } => field.as_deref(),
+            Self::UpstreamRefused { param, .. } => param.as_deref(),
+            Self::CostUnbounded(field) => Some(field),
+            Self::ModelNotAllowed(_) | Self::ModelUnknown(_) | Self::ModelNotServed(_) | Self::ModelNotPriced(_) => {
+                Some("model")
+            }
+            _ => None,
+        }
+    }
+
+    fn with_body<T>(&self, render: impl FnOnce(&ErrorBody<'_>) -> T) -> T {
+        let shape = self.shape();
+        let code = match self {
+            Self::UpstreamRefused { code, .. } => code.as_deref().unwrap_or_default(),
+            _ => shape.code,
+        };
+        let extra = match self {
+            Self::Exhausted(exhausted) => exhausted.members(),
+            _ => Vec::new(),
+        };
+        render(&ErrorBody { message: &self.message(), kind: shape.kind, code, param: self.param(), extra: &extra })
+    }
+
+    /// The body of the answer.
+    #[must_use]
+    pub fn body(&self, dialect: Dialect) -> bytes::Bytes {
+        self.with_body(|body| dialect.error_body(body))
+    }
+
+    /// The event that ends a stream which has begun.
+    #[must_use]
+    pub fn stream_event(&self, dialect: Dialect) -> bytes::Bytes {
+        self.with_body(|body| dialect.stream_error(body))
+    }
+
+    /// Writes the headers that tell an SDK whether and when to try again.
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
+        match self.shape().retry {
+            Retry::Unsaid => {}
+            Retry::Never => {
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            Retry::After(wait) => {
+                let wait = wait.min(LONGEST_RETRY_AFTER);
+                let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000).max(1)));
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
+            }
+        }
+        if let Self::MethodNotAllowed(method) = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(method));
+        }
+    }
+}
+
+impl Exhausted {
+    fn amount(&self, value: u64) -> String {
+        match self.dimension {
+            Dimension::Spend => NanoUsd::new(value).to_string(),
+            Dimension::Requests => value.to_string(),
+        }
+    }
+
+    fn message(&self) -> String {
+        let what = match self.dimension {
+            Dimension::Spend => "spend limit",
+            Dimension::Requests => "request quota",
+        };
+        let per = match self.window {
+            Window::Total => "in total".to_owned(),
+            window => format!("per {window}"),
+        };
+        let reset = self.resets_at.map_or_else(String::new, |at| format!(" It resets at {}.", at.rfc3339()));
+        format!(
+            "This virtual key's {what} of {} {per} is used up: {} spent, {} held by running requests, {} needed.{reset}",
+            self.amount(self.limit),
+            self.amount(self.spent),
+            self.amount(self.held),
+            self.amount(self.needed),
+        )
+    }
+
+    /// Amounts are dollars as decimal text, or whole requests.
+    fn members(&self) -> Vec<(&'static str, Value)> {
+        let amount = |value: u64| match self.dimension {
+            Dimension::Spend => json!(NanoUsd::new(value).decimal()),
+            Dimension::Requests => json!(value),
+        };
+        vec![
+            ("dimension", json!(self.dimension.as_str())),
+            ("unit", json!(if self.dimension == Dimension::Spend { "usd" } else { "requests" })),
+            ("window", json!(self.window.as_str())),
+            ("limit", amount(self.limit)),
+            ("spent", amount(self.spent)),
+            ("held", amount(self.held)),
+            ("needed", amount(self.needed)),
+            ("reset_at", self.resets_at.map_or(Value::Null, |at| json!(at.rfc3339()))),
+        ]
+    }
+}

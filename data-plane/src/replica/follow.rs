@@ -1,0 +1,229 @@
+//! Keeps the replica at the control plane's revision: subscribe, take a snapshot or deltas, acknowledge, reconnect.
+//!
+//! One attempt is [`attend`]; the loop around it backs off with jitter. A change that cannot be applied is refused by name, and the stream is taken
+//! up anew with a snapshot; the last good state stays in use meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyforge_proto::convert::{self, ConvertError};
+use keyforge_proto::fleet::v1 as proto;
+use keyforge_proto::fleet::v1::control_message::Message as FromControl;
+use keyforge_proto::fleet::v1::node_message::Message as FromNode;
+use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
+use keyforge_runtime::backoff::Backoff;
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::clock::Clock;
+use keyforge_shared::fleet_seal;
+use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
+use keyforge_shared::seal;
+use keyforge_shared::secret::{Key256, SecretBytes};
+use keyforge_shared::state::{ApplyError, Delta, Resource, SetHash, State};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{KeyChange, Replica};
+use crate::control::ControlChannel;
+
+/// No message for this long means that the connection is dead: heartbeats come every second.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Who is told when keys change, so that counters and streams follow.
+pub trait KeyObserver: Send + Sync + 'static {
+    /// Keys changed; the replica already shows it.
+    fn keys_changed(&self, changes: &[KeyChange]);
+}
+
+/// One node's place at the control plane.
+pub struct Follower {
+    /// What is kept up to date.
+    pub replica: Arc<Replica>,
+    /// How to reach the control plane.
+    pub channel: ControlChannel,
+    /// Which node.
+    pub node: NodeId,
+    /// In which life.
+    pub boot: BootId,
+    /// Where it says it is.
+    pub region: String,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Opens the secrets sealed for this life.
+    pub seal_key: Key256,
+}
+
+/// Why one attempt ended.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error("control plane: {0}")]
+    Status(Box<tonic::Status>),
+    #[error("nothing heard for {} s", SILENCE.as_secs())]
+    Silence,
+    #[error("the stream ended")]
+    Ended,
+    #[error("not a valid message: {0}")]
+    Message(#[from] ConvertError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("a message came out of order")]
+    Order,
+}
+
+impl From<tonic::Status> for Interrupted {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl Follower {
+    /// The key that opens what the control plane seals for this life of the node.
+    #[must_use]
+    pub fn seal_key(fleet_token: &SecretBytes, boot: BootId) -> Key256 {
+        fleet_seal::seal_key(fleet_token, boot)
+    }
+
+    /// Follows until the process is forced to stop: what still runs during a drain can still be revoked.
+    pub async fn run(self, observer: Arc<dyn KeyObserver>, shutdown: Shutdown) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut resync = false;
+        let mut connected = true;
+        loop {
+            let attempt = self.attend(resync, observer.as_ref(), &mut backoff);
+            let interrupted = tokio::select! {
+                () = shutdown.force_started() => return,
+                interrupted = attempt => interrupted,
+            };
+            resync = matches!(interrupted, Interrupted::Apply(_) | Interrupted::Message(_) | Interrupted::Order);
+            if std::mem::take(&mut connected) {
+                tracing::warn!(reason = %interrupted, "state stream interrupted; the last good state stays in use");
+            }
+            tokio::select! {
+                () = shutdown.force_started() => return,
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+            }
+            connected |= self.clock.now().since(self.replica.last_heard()) < SILENCE;
+        }
+    }
+
+    async fn attend(&self, resync: bool, observer: &dyn KeyObserver, backoff: &mut Backoff) -> Interrupted {
+        match self.subscribe(resync, observer, backoff).await {
+            Ok(()) => Interrupted::Ended,
+            Err(interrupted) => interrupted,
+        }
+    }
+
+    async fn subscribe(
+        &self,
+        resync: bool,
+        observer: &dyn KeyObserver,
+        backoff: &mut Backoff,
+    ) -> Result<(), Interrupted> {
+        let (answers, outgoing) = mpsc::channel(64);
+        let say = async |message| {
+            let sent = answers.send(proto::NodeMessage { message: Some(message) }).await;
+            sent.map_err(|_| Interrupted::Ended)
+        };
+        say(FromNode::Hello(self.hello(resync))).await?;
+        let mut client = StateServiceClient::new(self.channel.clone());
+        let mut stream = client.subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut snapshot = None;
+        loop {
+            let message = tokio::time::timeout(SILENCE, stream.message()).await.map_err(|_| Interrupted::Silence)??;
+            let Some(message) = message.and_then(|message| message.message) else { return Ok(()) };
+            self.replica.heard_at(self.clock.now());
+            match self.take(message, &mut snapshot, observer) {
+                Ok(None) => {}
+                Ok(Some(revision)) => {
+                    backoff.reset();
+                    say(FromNode::Ack(proto::Ack { revision })).await?;
+                }
+                Err(interrupted) => {
+                    let (revision, reason) = (self.replica.position().0, interrupted.to_string());
+                    say(FromNode::Nack(proto::Nack { revision, resource: String::new(), reason })).await?;
+                    return Err(interrupted);
+                }
+            }
+        }
+    }
+
+    fn hello(&self, resync: bool) -> proto::Hello {
+        let (revision, set_hash) = if resync { Default::default() } else { self.replica.position() };
+        proto::Hello {
+            node_id: self.node.as_bytes().to_vec(),
+            boot_id: self.boot.as_bytes().to_vec(),
+            have_revision: revision,
+            have_set_hash: set_hash.as_bytes().to_vec(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            region: self.region.clone(),
+        }
+    }
+
+    /// Takes one message in; gives the revision to acknowledge, if one was reached.
+    fn take(
+        &self,
+        message: FromControl,
+        snapshot: &mut Option<Snapshot>,
+        observer: &dyn KeyObserver,
+    ) -> Result<Option<u64>, Interrupted> {
+        match message {
+            FromControl::Heartbeat(_) => Ok(None),
+            FromControl::Secret(sealed) => self.open_secret(&sealed).map(|()| None),
+            FromControl::SnapshotBegin(begin) => {
+                let deployment = convert::id(&begin.deployment_id, "deployment_id", DeploymentId::from_slice)?;
+                *snapshot = Some(Snapshot { deployment, revision: begin.revision, resources: Vec::new() });
+                Ok(None)
+            }
+            FromControl::SnapshotChunk(chunk) => {
+                let resources = &mut snapshot.as_mut().ok_or(Interrupted::Order)?.resources;
+                for resource in chunk.resources {
+                    resources.push(Resource::try_from(resource)?);
+                }
+                Ok(None)
+            }
+            FromControl::SnapshotEnd(end) => {
+                let snapshot = snapshot.take().ok_or(Interrupted::Order)?;
+                let set_hash = convert::id(&end.set_hash, "set_hash", SetHash::from_slice)?;
+                let state = State::from_snapshot(snapshot.revision, snapshot.resources);
+                let changes = self.replica.replace(snapshot.deployment, state, set_hash)?;
+                self.forget_unused_secrets();
+                observer.keys_changed(&changes);
+                tracing::info!(revision = snapshot.revision, "state snapshot applied");
+                Ok(Some(snapshot.revision))
+            }
+            FromControl::Delta(delta) => {
+                let delta = Delta::try_from(delta)?;
+                let revision = delta.to;
+                let changes = self.replica.apply(delta)?;
+                self.forget_unused_secrets();
+                observer.keys_changed(&changes);
+                Ok(Some(revision))
+            }
+        }
+    }
+
+    fn open_secret(&self, sealed: &proto::SealedSecret) -> Result<(), Interrupted> {
+        let credential = convert::id(&sealed.credential_id, "credential_id", CredentialId::from_slice)?;
+        let associated = fleet_seal::associated_data(self.node, self.boot, credential, sealed.secret_version);
+        let opened = seal::open(&self.seal_key, &associated, &sealed.sealed);
+        let stored = opened.map_err(|error| error.to_string()).and_then(|secret| {
+            self.replica.secrets.put(credential, sealed.secret_version, &secret).map_err(|error| error.to_string())
+        });
+        if let Err(reason) = stored {
+            // One bad secret must not cost the node its stream: that credential stays unusable, and is said to be.
+            tracing::error!(%credential, reason, "a credential's secret cannot be used");
+        }
+        Ok(())
+    }
+
+    fn forget_unused_secrets(&self) {
+        let known: std::collections::HashSet<_> =
+            self.replica.credentials(|credential| credential.enabled).iter().map(|credential| credential.id).collect();
+        self.replica.secrets.retain(|credential| known.contains(&credential));
+    }
+}
+
+struct Snapshot {
+    deployment: DeploymentId,
+    revision: u64,
+    resources: Vec<Resource>,
+}

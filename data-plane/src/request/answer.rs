@@ -1,0 +1,162 @@
+//! What goes back to the client: a whole body, or a stream that is metered as it passes.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use keyforge_shared::money::NanoUsd;
+
+use super::authorize::Permit;
+use super::receive::Head;
+use super::relay::Relay;
+use crate::rejection::Rejection;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEY_ID: HeaderName = HeaderName::from_static("x-keyforge-key-id");
+const PROVIDER: HeaderName = HeaderName::from_static("x-keyforge-provider");
+const MODEL: HeaderName = HeaderName::from_static("x-keyforge-model");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyforge-attempts");
+const COST: HeaderName = HeaderName::from_static("x-keyforge-cost-usd");
+const BUDGET_LEFT: HeaderName = HeaderName::from_static("x-keyforge-budget-remaining-usd");
+const CLAMPED_TO: HeaderName = HeaderName::from_static("x-keyforge-output-limit");
+
+/// Headers of the provider's answer that the client gets to see. Everything else stays here: organisation names, cookies, rate limits of a
+/// credential that others share.
+const PASSED_ON: [HeaderName; 4] = [
+    CONTENT_TYPE,
+    HeaderName::from_static("openai-processing-ms"),
+    HeaderName::from_static("openai-version"),
+    HeaderName::from_static("x-keyforge-sandbox"),
+];
+
+/// An answer on its way to the client.
+pub struct Answer {
+    /// What is sent.
+    pub response: Response<AnswerBody>,
+    /// The rejection that it says, for the log and metrics; empty when it says none.
+    pub code: &'static str,
+    /// The model asked for; empty when unknown.
+    pub model: String,
+    /// What it cost, once that is known.
+    pub cost: Option<NanoUsd>,
+}
+
+/// The body of an answer.
+pub enum AnswerBody {
+    /// All of it.
+    Whole(Full<Bytes>),
+    /// As it comes.
+    Stream(Box<Relay>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut *self {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Stream(relay) => relay.poll_next(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Answer {
+    /// The answer that says a rejection.
+    #[must_use]
+    pub fn refusal(head: &Head, rejection: &Rejection) -> Self {
+        let mut response = Response::new(AnswerBody::Whole(Full::new(rejection.body(head.dialect))));
+        *response.status_mut() = rejection.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        insert(headers, REQUEST_ID, &head.id.to_string());
+        rejection.write_headers(headers);
+        Self { response, code: rejection.code(), model: String::new(), cost: None }
+    }
+
+    /// A rejection of a request that was admitted.
+    #[must_use]
+    pub fn failure(head: &Head, permit: &Permit, rejection: &Rejection, cost: NanoUsd) -> Self {
+        let mut answer = Self::refusal(head, rejection);
+        describe(answer.response.headers_mut(), permit);
+        answer.model.clone_from(&permit.model().name);
+        answer.cost = Some(cost);
+        answer
+    }
+
+    /// The provider's answer.
+    #[must_use]
+    pub fn success(head: &Head, permit: &Permit, status: StatusCode, provider: &HeaderMap, body: AnswerBody) -> Self {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        for name in PASSED_ON {
+            if let Some(value) = provider.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        insert(headers, REQUEST_ID, &head.id.to_string());
+        describe(headers, permit);
+        Self { response, code: "", model: permit.model().name.clone(), cost: None }
+    }
+
+    /// The same, saying that its output was limited to `limit` tokens because the key could not pay for more.
+    #[must_use]
+    pub fn clamped_to(mut self, limit: Option<u64>) -> Self {
+        if let Some(limit) = limit {
+            self.response.headers_mut().insert(CLAMPED_TO, HeaderValue::from(limit));
+        }
+        self
+    }
+
+    /// The same, saying what it cost and what is left.
+    #[must_use]
+    pub fn costing(mut self, cost: NanoUsd, budget_left: Option<NanoUsd>) -> Self {
+        insert(self.response.headers_mut(), COST, &cost.decimal());
+        if let Some(left) = budget_left {
+            insert(self.response.headers_mut(), BUDGET_LEFT, &left.decimal());
+        }
+        self.cost = Some(cost);
+        self
+    }
+
+    /// The same, not to be kept or held back by anything in between.
+    #[must_use]
+    pub fn streaming(mut self) -> Self {
+        let headers = self.response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        self
+    }
+}
+
+fn describe(headers: &mut HeaderMap, permit: &Permit) {
+    insert(headers, KEY_ID, &permit.key().id.to_string());
+    insert(headers, PROVIDER, &permit.model().provider.0);
+    insert(headers, MODEL, &permit.model().name);
+    headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

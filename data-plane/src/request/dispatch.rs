@@ -1,0 +1,279 @@
+//! To the provider and back: the attempt is written down, sent, and its answer read, whatever becomes of the client meanwhile.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use keyforge_providers::fault::{Billed, Fault, FaultKind};
+use keyforge_providers::openai::response::NotAnAnswer;
+use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
+use keyforge_providers::openai::{fault, response};
+use keyforge_shared::audit::request::Flags;
+use sha2::{Digest, Sha256};
+
+use super::answer::{Answer, AnswerBody};
+use super::authorize::Permit;
+use super::carry_on::{CarryOn, ClientGone};
+use super::receive::{Head, Inbound};
+use super::relay::{Relay, Started};
+use super::route::Candidates;
+use super::settle::{Charge, Ending, Reservation};
+use crate::plane::Plane;
+use crate::rejection::Rejection;
+use crate::upstream::{self, UpstreamError};
+
+/// Where chat completions are, below a credential's base URL.
+const PATH: &str = "/chat/completions";
+/// Most bytes of an error's body that are read.
+const MOST_ERROR_BYTES: u64 = 256 * 1024;
+
+/// Everything that one attempt needs, so that it can outlive the client.
+struct Attempt {
+    plane: Arc<Plane>,
+    head: Arc<Head>,
+    reservation: Reservation,
+    permit: Permit,
+    request: http::Request<Full<keyforge_providers::patch::Pieces>>,
+    streamed: bool,
+    usage_asked: bool,
+    gone: ClientGone,
+}
+
+/// Sends the request with the first candidate's secret and brings the answer back.
+///
+/// # Errors
+/// A rejection when nothing was dispatched; every later failure is an answer, and settled.
+pub async fn dispatch(
+    plane: &Arc<Plane>,
+    mut reservation: Reservation,
+    candidates: &Candidates,
+    head: &Arc<Head>,
+    inbound: Inbound,
+) -> Result<Answer, Rejection> {
+    let (Some(permit), Some(bound)) = (reservation.permit().map(Permit::again), reservation.bound()) else {
+        return Err(Rejection::Internal);
+    };
+    let candidate = candidates.first();
+    let (streamed, usage_asked) = (inbound.request.stream, inbound.request.asks_for_usage());
+    let digest = plane.body_digests.then(|| Sha256::digest(&inbound.body).into());
+    // A limit is sent when money depends on it, or when the policy is stricter than the client.
+    let limited = bound.capped || permit.key().policy.max_output_tokens.is_some();
+    let set = bound.output.filter(|output| limited && inbound.request.max_output_tokens() != Some(*output));
+    let rewrite_to = Rewrite {
+        upstream_model: &permit.model().upstream_name,
+        max_output_tokens: set,
+        max_tokens_field: MaxTokensField::Current,
+    };
+    let body = rewrite(&inbound.request, inbound.body, rewrite_to);
+    let base_url = &candidate.credential.base_url;
+    let mut request = upstream::request(base_url, PATH, &head.parts.headers, &candidate.authorization, body)
+        .map_err(|_| Rejection::NoCredential(permit.model().provider.to_string()))?;
+    keyforge_runtime::propagation::inject(&tracing::Span::current(), request.headers_mut());
+    if let Err(error) = reservation.commit_to(candidate, streamed, digest) {
+        plane.metrics.failed_closed("spool");
+        tracing::debug!(%error, "a request was refused because it could not be written down");
+        return Err(Rejection::AuditUnavailable);
+    }
+    let gone = ClientGone::default();
+    let room = inbound.room;
+    let attempt = Attempt {
+        plane: Arc::clone(plane),
+        head: Arc::clone(head),
+        reservation,
+        permit,
+        request,
+        streamed,
+        usage_asked,
+        gone: gone.clone(),
+    };
+    let work = async move {
+        let answer = attempt.run().await;
+        drop(room);
+        answer
+    };
+    Ok(CarryOn::new(plane.shutdown.clone(), gone, work).await)
+}
+
+impl Attempt {
+    async fn run(self) -> Answer {
+        let Self { plane, head, reservation, permit, request, streamed, usage_asked, gone } = self;
+        let deadline = tokio::time::Instant::now() + plane.times.total;
+        let sent = plane.upstream.send(request, plane.times.first_byte).await;
+        let ended = Ended { plane: &plane, head: &head, permit: &permit, gone: &gone };
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err(error) => return ended.unsent(reservation, &error).await,
+        };
+        let status = answer.status();
+        if !status.is_success() {
+            return ended.refused(reservation, answer).await;
+        }
+        if streamed {
+            if !is_event_stream(answer.headers()) {
+                return ended.broken(reservation, None).await;
+            }
+            let (parts, body) = answer.into_parts();
+            let clamped = clamp_of(&reservation);
+            return match Relay::start(&plane, &head, body, usage_asked, reservation, deadline).await {
+                Started::Stream(relay) => {
+                    let body = AnswerBody::Stream(Box::new(relay));
+                    Answer::success(&head, &permit, status, &parts.headers, body).streaming().clamped_to(clamped)
+                }
+                Started::Failed(rejection, cost) => Answer::failure(&head, &permit, &rejection, cost),
+            };
+        }
+        ended.whole(reservation, answer, deadline).await
+    }
+}
+
+/// The output limit that a clamped reservation lets through.
+fn clamp_of(reservation: &Reservation) -> Option<u64> {
+    reservation.bound().filter(|bound| bound.clamped).and_then(|bound| bound.output)
+}
+
+/// The ways in which an attempt without a stream ends; each settles.
+struct Ended<'a> {
+    plane: &'a Plane,
+    head: &'a Head,
+    permit: &'a Permit,
+    gone: &'a ClientGone,
+}
+
+impl Ended<'_> {
+    fn flags(&self) -> Flags {
+        if self.gone.is_set() { Flags::CLIENT_GONE } else { Flags(0) }
+    }
+
+    async fn fail(&self, reservation: Reservation, charge: Charge, flags: Flags, rejection: &Rejection) -> Answer {
+        let ending = Ending::rejected(charge, rejection).with(flags).with(self.flags());
+        let cost = reservation.settle(ending).await;
+        Answer::failure(self.head, self.permit, rejection, cost)
+    }
+
+    async fn unsent(&self, reservation: Reservation, error: &UpstreamError) -> Answer {
+        tracing::warn!(request = %self.head.id, provider = %self.permit.model().provider, %error, "the provider did not answer");
+        match error {
+            UpstreamError::Connect(_) | UpstreamError::Url => {
+                self.fail(reservation, Charge::NotDispatched, Flags(0), &Rejection::UpstreamUnreachable).await
+            }
+            UpstreamError::Broken(_) => self.broken(reservation, None).await,
+            UpstreamError::Timeout => {
+                self.fail(reservation, Charge::Unknown, Flags::UPSTREAM_BROKEN, &Rejection::UpstreamTimeout).await
+            }
+        }
+    }
+
+    async fn broken(&self, reservation: Reservation, rejection: Option<Rejection>) -> Answer {
+        let rejection = rejection.unwrap_or(Rejection::UpstreamBroken);
+        self.fail(reservation, Charge::Unknown, Flags::UPSTREAM_BROKEN, &rejection).await
+    }
+
+    /// An error status: our own words in the client's dialect, never the provider's body.
+    async fn refused(&self, reservation: Reservation, answer: Response<Incoming>) -> Answer {
+        let (parts, body) = answer.into_parts();
+        let read = collect(body, MOST_ERROR_BYTES);
+        let body = tokio::time::timeout(self.plane.times.idle, read).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let fault = fault::read(parts.status.as_u16(), &parts.headers, &body, self.plane.clock.now());
+        let rejection = rejection_for(&fault, self.permit);
+        let charge = charge_for(&fault);
+        tracing::info!(request = %self.head.id, provider = %self.permit.model().provider, status = parts.status.as_u16(),
+            kind = ?fault.kind, "the provider refused");
+        self.fail(reservation, charge, Flags(0), &rejection).await
+    }
+
+    async fn whole(
+        &self,
+        reservation: Reservation,
+        answer: Response<Incoming>,
+        deadline: tokio::time::Instant,
+    ) -> Answer {
+        let (parts, body) = answer.into_parts();
+        let body = tokio::time::timeout_at(deadline, collect(body, self.plane.times.answer_bytes)).await;
+        let body = match body {
+            Ok(Ok(body)) => body,
+            Ok(Err(Unreadable)) => return self.broken(reservation, None).await,
+            Err(_) => return self.broken(reservation, Some(Rejection::UpstreamTimeout)).await,
+        };
+        let read = match response::read(&body) {
+            Ok(read) => read,
+            Err(NotAnAnswer::Refused(fault)) => {
+                let (charge, rejection) = (charge_for(&fault), rejection_for(&fault, self.permit));
+                return self.fail(reservation, charge, Flags(0), &rejection).await;
+            }
+            Err(NotAnAnswer::Malformed | NotAnAnswer::NoChoices) => return self.broken(reservation, None).await,
+        };
+        let mut ending = Ending::new(read.usage.map_or(Charge::Unknown, Charge::Known), parts.status.as_u16());
+        ending.tier = read.tier;
+        ending.answered_model = read.model;
+        ending.response_digest = self.plane.body_digests.then(|| Sha256::digest(&body).into());
+        let (clamped, budget) = (clamp_of(&reservation), reservation.budget_left());
+        let held = reservation.bound().map_or(keyforge_shared::money::NanoUsd::ZERO, |bound| bound.amount);
+        let cost = reservation.settle(ending.with(self.flags())).await;
+        // What was held and not spent is left again.
+        let budget = budget.map(|left| left.saturating_add(held.saturating_sub(cost)));
+        let body = AnswerBody::Whole(Full::new(body));
+        Answer::success(self.head, self.permit, parts.status, &parts.headers, body)
+            .costing(cost, budget)
+            .clamped_to(clamped)
+    }
+}
+
+/// What the client is told about a provider's failure.
+#[must_use]
+pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
+    match fault.kind {
+        FaultKind::Throttled => Rejection::ProviderRateLimited {
+            retry_after: fault.retry_after.unwrap_or(std::time::Duration::from_secs(1)),
+        },
+        FaultKind::Closed | FaultKind::Dead => Rejection::NoCredential(permit.model().provider.to_string()),
+        FaultKind::ClientError => Rejection::UpstreamRefused {
+            status: fault.status.filter(|status| (400..500).contains(status)).unwrap_or(400),
+            code: fault.code.clone(),
+            param: fault.param.clone(),
+            message: fault.message.clone(),
+        },
+        FaultKind::Overloaded | FaultKind::ServerError | FaultKind::Ambiguous => {
+            Rejection::UpstreamFailed(fault.status.unwrap_or(500))
+        }
+    }
+}
+
+/// What is known of the cost of a provider's failure.
+#[must_use]
+pub fn charge_for(fault: &Fault) -> Charge {
+    match fault.billed() {
+        Billed::No => Charge::NotBilled,
+        Billed::Unknown => Charge::Unknown,
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap<HeaderValue>) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    value.len() >= 17 && value[..17].eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// The body broke off or is too large.
+struct Unreadable;
+
+/// The whole body. One that comes in one piece is not copied.
+async fn collect(mut body: Incoming, limit: u64) -> Result<Bytes, Unreadable> {
+    let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unreadable)?.into_data() else { continue };
+        if (first.len().max(joined.len()) + data.len()) as u64 > limit {
+            return Err(Unreadable);
+        }
+        if first.is_empty() && joined.is_empty() {
+            first = data;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.extend_from_slice(&std::mem::take(&mut first));
+        }
+        joined.extend_from_slice(&data);
+    }
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
+}

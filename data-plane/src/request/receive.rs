@@ -1,0 +1,98 @@
+//! The request as it came: its head, and its body within limits of size, time and memory.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use keyforge_providers::dialect::Dialect;
+use keyforge_providers::openai::request::{ChatRequest, scan};
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::RequestId;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::plane::Plane;
+use crate::rejection::Rejection;
+
+/// A request's head and what the node knows about it.
+pub struct Head {
+    /// Method, path and headers.
+    pub parts: Parts,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// Its identity everywhere.
+    pub id: RequestId,
+    /// When it came, by the wall clock.
+    pub arrived: Timestamp,
+    /// When it came, in nanoseconds of the monotonic clock.
+    pub started: u64,
+    /// What the client speaks.
+    pub dialect: Dialect,
+}
+
+/// A request with its body.
+pub struct Inbound {
+    /// What it asks for.
+    pub request: ChatRequest,
+    /// Its bytes.
+    pub body: Bytes,
+    /// Its share of the room for bodies.
+    pub room: OwnedSemaphorePermit,
+}
+
+/// Takes the body in and reads what it asks for.
+///
+/// # Errors
+/// A rejection with status 400, 408 or 413 that names what is wrong.
+pub async fn receive(plane: &Plane, head: &Head, body: Incoming) -> Result<Inbound, Rejection> {
+    let limit = plane.limits.body_bytes;
+    let announced = announced_length(head)?;
+    if announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit {
+        return Err(Rejection::BodyTooLarge(limit));
+    }
+    let late = |_| Rejection::BodyTimeout(plane.limits.body_time);
+    let taken = tokio::time::timeout(plane.limits.body_time, async {
+        let wanted = u32::try_from(announced.unwrap_or(limit)).unwrap_or(u32::MAX);
+        let room = plane.body_room.clone().acquire_many_owned(wanted).await.map_err(|_| Rejection::Internal)?;
+        Ok((collect(body, announced.unwrap_or(0), limit).await?, room))
+    });
+    let (body, room) = taken.await.map_err(late)??;
+    let request = scan(&body).map_err(|error| Rejection::BodyInvalid { field: error.field, message: error.message })?;
+    Ok(Inbound { request, body, room })
+}
+
+fn announced_length(head: &Head) -> Result<Option<u64>, Rejection> {
+    let Some(value) = head.parts.headers.get(CONTENT_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.map(Some).ok_or_else(|| Rejection::BodyInvalid {
+        field: Some("content-length".to_owned()),
+        message: "`content-length` must be a whole number of bytes".to_owned(),
+    })
+}
+
+/// The whole body. One that comes in one piece is not copied.
+async fn collect(mut body: Incoming, expected: u64, limit: u64) -> Result<Bytes, Rejection> {
+    let broken =
+        |_| Rejection::BodyInvalid { field: None, message: "the request body broke off before its end".to_owned() };
+    let mut first = Bytes::new();
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        let length = first.len().max(joined.len()) + data.len();
+        if length as u64 > limit {
+            return Err(Rejection::BodyTooLarge(limit));
+        }
+        if first.is_empty() && joined.is_empty() {
+            first = data;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.reserve(usize::try_from(expected.min(limit)).unwrap_or(0).max(length));
+            joined.extend_from_slice(&std::mem::take(&mut first));
+        }
+        joined.extend_from_slice(&data);
+    }
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
+}

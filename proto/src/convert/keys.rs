@@ -1,0 +1,91 @@
+//! [`KeyStatus`] and [`KeyRecord`].
+
+use keyforge_shared::id::ChainId;
+use keyforge_shared::state::{KeyRecord, KeyStatus};
+use keyforge_shared::token::TokenDigest;
+
+use super::{ConvertError, id, parsed, required, unspecified};
+use crate::admin::v1 as admin;
+use crate::fleet::v1 as proto;
+
+impl From<KeyStatus> for admin::KeyStatus {
+    fn from(status: KeyStatus) -> Self {
+        match status {
+            KeyStatus::Active => Self::Active,
+            KeyStatus::Frozen => Self::Frozen,
+            KeyStatus::Revoked => Self::Revoked,
+        }
+    }
+}
+
+impl TryFrom<admin::KeyStatus> for KeyStatus {
+    type Error = ConvertError;
+    fn try_from(status: admin::KeyStatus) -> Result<Self, ConvertError> {
+        match status {
+            admin::KeyStatus::Active => Ok(Self::Active),
+            admin::KeyStatus::Frozen => Ok(Self::Frozen),
+            admin::KeyStatus::Revoked => Ok(Self::Revoked),
+            admin::KeyStatus::Unspecified => Err(unspecified("status")),
+        }
+    }
+}
+
+impl From<&KeyRecord> for proto::KeyRecord {
+    fn from(key: &KeyRecord) -> Self {
+        Self {
+            id: key.id.to_string(),
+            digest: key.digest.0.to_vec(),
+            name: key.name.clone(),
+            status: admin::KeyStatus::from(key.status).into(),
+            policy: Some((&key.policy).into()),
+            chain_id: key.chain.as_bytes().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<proto::KeyRecord> for KeyRecord {
+    type Error = ConvertError;
+    fn try_from(key: proto::KeyRecord) -> Result<Self, ConvertError> {
+        let digest = key.digest.as_slice().try_into();
+        let status = admin::KeyStatus::try_from(key.status);
+        Ok(Self {
+            id: parsed(&key.id, "id")?,
+            digest: TokenDigest(digest.map_err(|_| ConvertError::new("digest", "not 32 bytes"))?),
+            name: key.name,
+            status: status.map_err(|error| ConvertError::new("status", error))?.try_into()?,
+            policy: required(key.policy, "policy")?.try_into().map_err(|error: ConvertError| error.within("policy"))?,
+            chain: id(&key.chain_id, "chain_id", ChainId::from_slice)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::convert::samples;
+
+    proptest! {
+        #[test]
+        fn every_key_survives_the_wire(key in samples::key()) {
+            prop_assert_eq!(KeyRecord::try_from(proto::KeyRecord::from(&key)), Ok(key));
+        }
+
+        #[test]
+        fn a_key_with_any_field_missing_is_refused_by_name(key in samples::key()) {
+            let whole = proto::KeyRecord::from(&key);
+            let cases = [
+                ("id", proto::KeyRecord { id: String::new(), ..whole.clone() }),
+                ("digest", proto::KeyRecord { digest: vec![0; 31], ..whole.clone() }),
+                ("status", proto::KeyRecord { status: 0, ..whole.clone() }),
+                ("status", proto::KeyRecord { status: 77, ..whole.clone() }),
+                ("policy", proto::KeyRecord { policy: None, ..whole.clone() }),
+                ("chain_id", proto::KeyRecord { chain_id: Vec::new(), ..whole }),
+            ];
+            for (field, broken) in cases {
+                prop_assert_eq!(KeyRecord::try_from(broken).unwrap_err().field, field);
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! [`Policy`], its limits, and [`Window`].
+
+use keyforge_shared::money::NanoUsd;
+use keyforge_shared::period::Window;
+use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
+
+use super::{ConvertError, each, time, unspecified};
+use crate::admin::v1 as proto;
+
+impl From<Window> for proto::Window {
+    fn from(window: Window) -> Self {
+        match window {
+            Window::Day => Self::Day,
+            Window::Week => Self::Week,
+            Window::Month => Self::Month,
+            Window::Total => Self::Total,
+        }
+    }
+}
+
+/// A window out of the enum's number.
+///
+/// # Errors
+/// [`ConvertError`] naming `field` when it is unspecified or unknown.
+pub fn window(number: i32, field: &str) -> Result<Window, ConvertError> {
+    match proto::Window::try_from(number) {
+        Ok(proto::Window::Day) => Ok(Window::Day),
+        Ok(proto::Window::Week) => Ok(Window::Week),
+        Ok(proto::Window::Month) => Ok(Window::Month),
+        Ok(proto::Window::Total) => Ok(Window::Total),
+        Ok(proto::Window::Unspecified) => Err(unspecified(field)),
+        Err(_) => Err(ConvertError::new(field, format!("no window has the number {number}"))),
+    }
+}
+
+impl From<RequestLimit> for proto::RequestLimit {
+    fn from(limit: RequestLimit) -> Self {
+        Self { requests: limit.requests, window: proto::Window::from(limit.window).into() }
+    }
+}
+
+impl TryFrom<proto::RequestLimit> for RequestLimit {
+    type Error = ConvertError;
+    fn try_from(limit: proto::RequestLimit) -> Result<Self, ConvertError> {
+        Ok(Self { requests: limit.requests, window: window(limit.window, "window")? })
+    }
+}
+
+impl From<SpendLimit> for proto::SpendLimit {
+    fn from(limit: SpendLimit) -> Self {
+        Self { nano_usd: limit.amount.nanos(), window: proto::Window::from(limit.window).into() }
+    }
+}
+
+impl TryFrom<proto::SpendLimit> for SpendLimit {
+    type Error = ConvertError;
+    fn try_from(limit: proto::SpendLimit) -> Result<Self, ConvertError> {
+        Ok(Self { amount: NanoUsd::new(limit.nano_usd), window: window(limit.window, "window")? })
+    }
+}
+
+impl From<&Policy> for proto::Policy {
+    fn from(policy: &Policy) -> Self {
+        Self {
+            models: policy.models.iter().map(|pattern| pattern.0.clone()).collect(),
+            request_limits: policy.request_limits.iter().copied().map(Into::into).collect(),
+            spend_limits: policy.spend_limits.iter().copied().map(Into::into).collect(),
+            requests_per_minute: policy.requests_per_minute,
+            max_output_tokens: policy.max_output_tokens,
+            expires_at_ms: policy.expires_at.map(keyforge_shared::clock::Timestamp::millis),
+        }
+    }
+}
+
+impl TryFrom<proto::Policy> for Policy {
+    type Error = ConvertError;
+    fn try_from(policy: proto::Policy) -> Result<Self, ConvertError> {
+        let decoded = Self {
+            models: policy.models.into_iter().map(ModelPattern).collect(),
+            request_limits: each(policy.request_limits, "request_limits")?,
+            spend_limits: each(policy.spend_limits, "spend_limits")?,
+            requests_per_minute: policy.requests_per_minute,
+            max_output_tokens: policy.max_output_tokens,
+            expires_at: policy.expires_at_ms.map(|millis| time(millis, "expires_at_ms")).transpose()?,
+        };
+        ConvertError::unless_valid(decoded.problems())?;
+        Ok(decoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::convert::samples;
+
+    proptest! {
+        #[test]
+        fn every_valid_policy_survives_the_wire(policy in samples::policy()) {
+            prop_assert_eq!(Policy::try_from(proto::Policy::from(&policy)), Ok(policy));
+        }
+    }
+
+    #[test]
+    fn unspecified_and_unknown_windows_are_refused_by_path() {
+        for (number, problem) in [(0, "unspecified"), (9, "no window has the number 9")] {
+            let limit = |window| proto::SpendLimit { nano_usd: 1, window };
+            let policy = proto::Policy { spend_limits: vec![limit(1), limit(number)], ..Default::default() };
+            let error = Policy::try_from(policy).unwrap_err();
+            assert_eq!((error.field.as_str(), error.problem.as_str()), ("spend_limits[1].window", problem));
+        }
+    }
+
+    #[test]
+    fn policy_that_the_domain_refuses_is_refused_with_all_its_problems() {
+        let policy =
+            proto::Policy { models: vec!["has space".to_owned()], requests_per_minute: Some(0), ..Default::default() };
+        let text = Policy::try_from(policy).unwrap_err().within("policy").to_string();
+        assert!(text.starts_with("policy.models: ") && text.contains("; policy.requests_per_minute: "), "{text}");
+    }
+}

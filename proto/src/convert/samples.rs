@@ -1,0 +1,125 @@
+//! Random valid domain values for the round-trip tests.
+
+use std::sync::Arc;
+
+use keyforge_shared::catalog::{LongContext, Model, Operation, Prices, ProviderName, Rates};
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{ChainId, CredentialId, KeyId};
+use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
+use keyforge_shared::period::Window;
+use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
+use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, Resource};
+use keyforge_shared::token::TokenDigest;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+pub(super) fn moment() -> impl Strategy<Value = Timestamp> {
+    (0i64..7_000_000_000_000).prop_map(Timestamp::from_millis)
+}
+
+fn word() -> impl Strategy<Value = String> {
+    vec(select(b"abcXYZ019-./*".to_vec()), 1..20).prop_map(|bytes| String::from_utf8(bytes).unwrap())
+}
+
+pub(super) fn key_id() -> impl Strategy<Value = KeyId> {
+    vec(select(b"abcXYZ019".to_vec()), 12).prop_map(|text| KeyId::from_ascii(&text).unwrap())
+}
+
+fn windows() -> impl Strategy<Value = Vec<Window>> {
+    subsequence(Window::ALL.to_vec(), 0..=4)
+}
+
+pub(super) fn policy() -> impl Strategy<Value = Policy> {
+    let requests = (windows(), 0u64..1_000_000)
+        .prop_map(|(windows, requests)| windows.into_iter().map(|window| RequestLimit { requests, window }).collect());
+    let spend = (windows(), 0..=NanoUsd::MAX_LIMIT.nanos()).prop_map(|(windows, nanos)| {
+        windows.into_iter().map(|window| SpendLimit { amount: NanoUsd::new(nanos), window }).collect()
+    });
+    let models = vec(word().prop_map(ModelPattern), 0..4);
+    (models, requests, spend, option::of(1u32..=100_000), option::of(1u64..), option::of(moment())).prop_map(
+        |(models, request_limits, spend_limits, requests_per_minute, max_output_tokens, expires_at)| Policy {
+            models,
+            request_limits,
+            spend_limits,
+            requests_per_minute,
+            max_output_tokens,
+            expires_at,
+        },
+    )
+}
+
+pub(super) fn key() -> impl Strategy<Value = KeyRecord> {
+    let status = select(vec![KeyStatus::Active, KeyStatus::Frozen, KeyStatus::Revoked]);
+    (key_id(), any::<[u8; 32]>(), ".{1,20}", status, policy(), any::<[u8; 16]>()).prop_map(
+        |(id, digest, name, status, policy, chain)| {
+            let (digest, chain) = (TokenDigest(digest), ChainId::from_bytes(chain));
+            KeyRecord { id, digest, name, status, policy, chain }
+        },
+    )
+}
+
+fn rates() -> impl Strategy<Value = Rates> {
+    let price = || any::<u64>().prop_map(PicoUsdPerToken);
+    (price(), price(), vec(option::of(price()), 6)).prop_map(|(input, output, rest)| Rates {
+        input,
+        output,
+        cache_read: rest[0],
+        cache_write_5m: rest[1],
+        cache_write_1h: rest[2],
+        input_audio: rest[3],
+        output_audio: rest[4],
+        reasoning: rest[5],
+    })
+}
+
+fn prices() -> impl Strategy<Value = Prices> {
+    let long = vec((0u64..1_000_000, rates()), 0..3).prop_map(|mut steps| {
+        steps.sort_by_key(|(above, _)| *above);
+        steps.into_iter().map(|(above_input_tokens, rates)| LongContext { above_input_tokens, rates }).collect()
+    });
+    (rates(), option::of(rates()), option::of(rates()), long)
+        .prop_map(|(standard, priority, flex, long_context)| Prices { standard, priority, flex, long_context })
+}
+
+pub(super) fn model() -> impl Strategy<Value = Model> {
+    let operation = select(vec![Operation::Chat, Operation::Responses, Operation::Embedding]);
+    (word(), word(), word(), operation, option::of(1u64..), option::of(1u64..), option::of(prices())).prop_map(
+        |(name, provider, upstream_name, operation, context_tokens, max_output_tokens, prices)| Model {
+            name,
+            provider: ProviderName(provider),
+            upstream_name,
+            operation,
+            context_tokens,
+            max_output_tokens,
+            prices,
+            source: "a price list".to_owned(),
+            as_of: "2026-11-22".to_owned(),
+        },
+    )
+}
+
+pub(super) fn credential() -> impl Strategy<Value = CredentialRecord> {
+    (any::<[u8; 16]>(), word(), word(), word(), word(), 1u32.., any::<bool>()).prop_map(
+        |(id, provider, pool, base_url, limit_group, secret_version, enabled)| CredentialRecord {
+            id: CredentialId::from_bytes(id),
+            provider: ProviderName(provider),
+            pool,
+            base_url,
+            limit_group,
+            secret_version,
+            enabled,
+        },
+    )
+}
+
+pub(super) fn change() -> impl Strategy<Value = Change> {
+    let resource = prop_oneof![
+        key().prop_map(|key| Resource::Key(Arc::new(key))),
+        model().prop_map(|model| Resource::Model(Arc::new(model))),
+        credential().prop_map(|credential| Resource::Credential(Arc::new(credential))),
+    ];
+    (resource, any::<bool>())
+        .prop_map(|(resource, remove)| if remove { Change::Remove(resource.id()) } else { Change::Upsert(resource) })
+}

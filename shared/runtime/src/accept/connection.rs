@@ -1,0 +1,140 @@
+//! One connection from its handshake to its end: which HTTP version it speaks, what it may cost, when it is closed.
+//!
+//! A connection that has not sent a whole request head in time is closed, whichever phase it dawdles in: the TLS
+//! handshake, the choice of the HTTP version, or the head itself.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::shield::Shield;
+use super::{AcceptOptions, BoxError};
+use crate::shutdown::Shutdown;
+
+/// The smallest buffer that hyper accepts, in bytes.
+const SMALLEST_BUFFER: usize = 8 * 1024;
+
+/// What a connection is served with.
+pub(super) struct Connection {
+    options: Arc<AcceptOptions>,
+    shutdown: Shutdown,
+}
+
+impl Connection {
+    pub(super) fn new(options: Arc<AcceptOptions>, shutdown: Shutdown) -> Self {
+        Self { options, shutdown }
+    }
+
+    pub(super) fn options(&self) -> &AcceptOptions {
+        &self.options
+    }
+
+    pub(super) async fn serve<S, B>(self, stream: TcpStream, service: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Some(tls) = &self.options.tls else {
+            return self.serve_http(stream, service).await;
+        };
+        let handshake = tokio::select! {
+            ended = timeout(self.options.header_read_timeout, tls.accept(stream)) => ended,
+            // Nothing was asked yet that a drain would have to finish.
+            () = self.shutdown.drain_started() => return,
+        };
+        match handshake {
+            Ok(Ok(stream)) => self.serve_http(stream, service).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http<I, S, B>(&self, stream: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = Shield::new(service, self.shutdown.clone(), Arc::clone(&asked));
+        let builder = self.http_builder();
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut first_request_due = pin!(sleep(self.options.header_read_timeout));
+        let mut drain = pin!(self.shutdown.drain_started());
+        let mut force = pin!(self.shutdown.force_started());
+        let (mut watching, mut draining) = (true, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended with an error");
+                    }
+                    return;
+                }
+                () = &mut first_request_due, if watching => {
+                    watching = false;
+                    if !asked.load(Ordering::Relaxed) {
+                        tracing::debug!("a connection was closed: it sent no request in time");
+                        return;
+                    }
+                }
+                () = &mut drain, if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut force => return,
+            }
+        }
+    }
+
+    fn http_builder(&self) -> auto::Builder<StreamTasks> {
+        let options = &self.options;
+        let mut builder = auto::Builder::new(StreamTasks(self.shutdown.clone()));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(options.header_read_timeout)
+            .max_buf_size(options.max_header_bytes.max(SMALLEST_BUFFER));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(options.max_header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(options.max_concurrent_streams)
+            .keep_alive_interval(options.keep_alive_interval)
+            .keep_alive_timeout(options.keep_alive_timeout);
+        builder
+    }
+}
+
+/// Runs each HTTP/2 stream as a task that the drain knows.
+#[derive(Clone)]
+struct StreamTasks(Shutdown);
+
+impl<F> Executor<F> for StreamTasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        drop(self.0.spawn("stream", stream));
+    }
+}

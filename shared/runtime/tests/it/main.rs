@@ -1,0 +1,10 @@
+//! What the runtime promises, proved on real sockets.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod accept;
+mod ops;
+mod server;
+mod signals;
+mod telemetry;
+mod tls;

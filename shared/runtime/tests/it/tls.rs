@@ -1,0 +1,98 @@
+//! TLS on the accept loop, with a certificate made for the test.
+
+use std::fs;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::Full;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use keyforge_runtime::accept::AcceptOptions;
+use keyforge_runtime::shutdown::{Drained, Shutdown};
+use keyforge_runtime::tls;
+use tokio_rustls::TlsAcceptor;
+
+use crate::server::{LONG, send_and_read_to_end, start, text};
+
+struct Identity {
+    directory: tempfile::TempDir,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
+        fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        Self { directory }
+    }
+
+    fn options(&self) -> AcceptOptions {
+        let path = self.directory.path();
+        let config = tls::server_config(&path.join("cert.pem"), &path.join("key.pem")).unwrap();
+        AcceptOptions {
+            tls: Some(TlsAcceptor::from(config)),
+            header_read_timeout: Duration::from_secs(1),
+            ..AcceptOptions::default()
+        }
+    }
+}
+
+#[tokio::test]
+async fn extra_ca_is_trusted_and_alpn_chooses_the_version() {
+    let identity = Identity::new();
+    let shutdown = Shutdown::new();
+    let address = start(identity.options(), &shutdown, |_request| async { text("over tls") });
+    for (h2, version) in [(false, Version::HTTP_11), (true, Version::HTTP_2)] {
+        let config = tls::client_config(Some(&identity.directory.path().join("cert.pem"))).unwrap();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
+        let connector = if h2 { connector.enable_http2().build() } else { connector.enable_http1().build() };
+        let client = Client::builder(TokioExecutor::new()).http2_only(h2).build::<_, Full<Bytes>>(connector);
+        let uri = format!("https://localhost:{}/", address.port());
+        let response = client.request(Request::get(uri).body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.version()), (200, version));
+    }
+}
+
+#[tokio::test]
+async fn unknown_certificate_is_refused_by_the_client() {
+    let identity = Identity::new();
+    let shutdown = Shutdown::new();
+    let address = start(identity.options(), &shutdown, |_request| async { text("over tls") });
+    let config = tls::client_config(None).unwrap();
+    let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1().build();
+    let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
+    let uri = format!("https://localhost:{}/", address.port());
+    assert!(client.request(Request::get(uri).body(Full::default()).unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn handshake_that_never_comes_is_cut() {
+    let identity = Identity::new();
+    let shutdown = Shutdown::new();
+    let address = start(identity.options(), &shutdown, |_request| async { text("over tls") });
+    assert_eq!(send_and_read_to_end(address, b"").await, "");
+}
+
+#[tokio::test]
+async fn drain_does_not_wait_for_a_handshake() {
+    let identity = Identity::new();
+    let shutdown = Shutdown::new();
+    let options = AcceptOptions { header_read_timeout: LONG * 10, ..identity.options() };
+    let address = start(options, &shutdown, |_request| async { text("over tls") });
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    while shutdown.running_tasks() < 2 {
+        tokio::task::yield_now().await;
+    }
+    shutdown.trigger();
+    assert_eq!(shutdown.drained(LONG).await, Drained::Clean);
+}
+
+#[test]
+fn key_of_another_certificate_is_refused_at_start() {
+    let (one, other) = (Identity::new(), Identity::new());
+    let error = tls::server_config(&one.directory.path().join("cert.pem"), &other.directory.path().join("key.pem"));
+    assert!(error.unwrap_err().to_string().starts_with("cannot use "));
+}
