@@ -26,6 +26,18 @@ struct Raw {
     drain_seconds: Option<u64>,
 }
 
+/// The part of the file that also tunes a node which needs no file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTuning {
+    #[serde(default)]
+    limits: RawLimits,
+    #[serde(default)]
+    upstream: RawUpstream,
+    #[serde(default)]
+    audit: RawAudit,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawListen {
@@ -177,6 +189,22 @@ impl Config {
         }
     }
 
+    /// The same node with what a file says about limits, provider times and audit: the tables `[limits]`, `[upstream]` and `[audit]` of a node's
+    /// configuration, and nothing else.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem of the file and its path.
+    pub fn tuned_by(mut self, path: &Path) -> Result<Self, ConfigError> {
+        let raw: RawTuning = load(path)?;
+        let mut problems = Problems::new();
+        self.limits = limits(&raw.limits, &mut problems);
+        self.upstream = upstream_times(&raw.upstream);
+        self.upstream_ca = raw.upstream.ca_file;
+        self.spool_bytes = raw.audit.spool_bytes.unwrap_or(self.spool_bytes);
+        self.body_digests = raw.audit.body_digests.unwrap_or(self.body_digests);
+        problems.finish(Some(self))
+    }
+
     /// Reads and checks a configuration file.
     ///
     /// # Errors
@@ -205,12 +233,7 @@ impl Config {
         control_plane_problems(&mut problems, &raw.control_plane.url);
         let token = problems.check("control_plane.fleet_token", SecretRef::parse(&raw.control_plane.fleet_token));
         let token = token.and_then(|reference| problems.check("control_plane.fleet_token", reference.resolve()));
-        let (limits, upstream) = (limits(&raw.limits), upstream_times(&raw.upstream));
-        problems.require(
-            "limits.body_bytes",
-            limits.body_bytes <= limits.buffered_bytes,
-            "at most limits.buffered_bytes",
-        );
+        let (limits, upstream) = (limits(&raw.limits, &mut problems), upstream_times(&raw.upstream));
         let checked = agents.zip(token).map(|(agents, fleet_token)| Self {
             data_dir: raw.data_dir,
             region: raw.region,
@@ -242,15 +265,18 @@ fn control_plane_problems(problems: &mut Problems, url: &str) {
     );
 }
 
-fn limits(raw: &RawLimits) -> Limits {
+fn limits(raw: &RawLimits, problems: &mut Problems) -> Limits {
     let default = Limits::default();
-    Limits {
+    let limits = Limits {
         body_bytes: raw.body_bytes.unwrap_or(default.body_bytes),
         buffered_bytes: raw.buffered_bytes.unwrap_or(default.buffered_bytes),
         body_time: raw.body_seconds.map_or(default.body_time, Duration::from_secs),
         header_time: raw.header_seconds.map_or(default.header_time, Duration::from_secs),
         connections: raw.connections.unwrap_or(default.connections),
-    }
+    };
+    problems.require("limits.body_bytes", limits.body_bytes <= limits.buffered_bytes, "at most limits.buffered_bytes");
+    problems.require("limits.connections", limits.connections > 0, "at least 1");
+    limits
 }
 
 fn upstream_times(raw: &RawUpstream) -> UpstreamTimes {

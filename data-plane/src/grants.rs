@@ -24,6 +24,8 @@ use crate::counters::{ClawBack, CounterStore, Counters, Grant};
 const REMEMBER_EXHAUSTED: Duration = Duration::from_millis(200);
 /// More remembered counters than this are swept.
 const MOST_REMEMBERED: usize = 10_000;
+/// Attempts at returning grants.
+const RETURNS: usize = 3;
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(2);
 
@@ -49,6 +51,7 @@ type Call = Shared<BoxFuture<'static, Result<(), GrantError>>>;
 #[derive(Default)]
 struct Book {
     calls: HashMap<KeyId, Call>,
+    serials: HashMap<KeyId, u64>,
     exhausted: HashMap<CounterId, Timestamp>,
 }
 
@@ -120,13 +123,9 @@ impl Grants {
         let mut client = inner.client.clone();
         let answer = match tokio::time::timeout(CALL, client.acquire_grants(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),
-            // The key or its policy changed under us: there is nothing to grant, and the next look at the replica says why.
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
-                tracing::debug!(%key, reason = status.message(), "grant refused");
-                return Ok(());
-            }
             Ok(Err(status)) => {
-                tracing::debug!(%key, code = ?status.code(), reason = status.message(), "grant failed");
+                // Also when the key or its policy changed a moment ago: the next request will see that.
+                tracing::debug!(%key, code = ?status.code(), reason = status.message(), "nothing was granted");
                 return Err(GrantError::Unavailable);
             }
             Err(_) => return Err(GrantError::Unavailable),
@@ -141,6 +140,7 @@ impl Grants {
         let applied = inner.counters.grant(key, answer.epoch, &granted).await;
         applied.map_err(|_| GrantError::Unavailable)?;
         let mut book = inner.book.lock();
+        book.serials.insert(key, answer.serial);
         let now = inner.clock.now();
         if book.exhausted.len() > MOST_REMEMBERED {
             book.exhausted.retain(|_, until| *until > now);
@@ -171,8 +171,9 @@ impl Grants {
                 }
                 .boxed()
             });
-            // Another call's failure is its callers' business.
-            drop(self.finish(key, call).await);
+            if let Err(error) = self.finish(key, call).await {
+                tracing::debug!(%key, %error, "a grant under way failed before a return");
+            }
             if mine {
                 return;
             }
@@ -182,23 +183,38 @@ impl Grants {
     async fn return_unused(&self, key: KeyId) {
         let inner = &self.0;
         inner.book.lock().exhausted.retain(|counter, _| counter.key != key);
-        let Ok(Some(ClawBack { epoch, holdings })) = inner.counters.claw_back(key).await else { return };
-        let request = proto::ReturnGrantsRequest {
-            boot_id: inner.boot.as_bytes().to_vec(),
-            store_id: inner.counters.id().as_bytes().to_vec(),
-            key_id: key.to_string(),
-            epoch,
-            holdings: holdings
-                .into_iter()
-                .map(|(counter, granted)| proto::Holding { counter: Some(counter.into()), granted })
-                .collect(),
-        };
-        let mut client = inner.client.clone();
-        match tokio::time::timeout(CALL, client.return_grants(request)).await {
-            Ok(Ok(_)) => {}
-            // What is not returned stays written off until this store's life ends: safe, and freed then.
-            Ok(Err(status)) => tracing::warn!(%key, reason = status.message(), "grants could not be returned"),
-            Err(_) => tracing::warn!(%key, reason = "no answer in time", "grants could not be returned"),
+        for _ in 0..RETURNS {
+            let Some(serial) = inner.book.lock().serials.get(&key).copied() else { return };
+            let Ok(Some(ClawBack { epoch, holdings })) = inner.counters.claw_back(key).await else { return };
+            let counters: Vec<_> = holdings.iter().map(|(counter, _)| *counter).collect();
+            if counters.is_empty() {
+                return;
+            }
+            let request = proto::ReturnGrantsRequest {
+                boot_id: inner.boot.as_bytes().to_vec(),
+                store_id: inner.counters.id().as_bytes().to_vec(),
+                key_id: key.to_string(),
+                epoch,
+                serial,
+                holdings: holdings
+                    .into_iter()
+                    .map(|(counter, granted)| proto::Holding { counter: Some(counter.into()), granted })
+                    .collect(),
+            };
+            let mut client = inner.client.clone();
+            match tokio::time::timeout(CALL, client.return_grants(request)).await {
+                Ok(Ok(_)) => return,
+                // An answer was lost on the way, so the ledger knows of changes that this store does not: learn them, then return again.
+                Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                    let wants = counters.into_iter().map(|counter| Want { counter, amount: 0 }).collect();
+                    if self.call(key, wants).await.is_err() {
+                        return;
+                    }
+                }
+                // What is not returned stays written off until this store's life ends; a return that arrives late is refused by its serial.
+                Ok(Err(status)) => return tracing::warn!(%key, reason = status.message(), "grants could not be returned"),
+                Err(_) => return tracing::warn!(%key, reason = "no answer in time", "grants could not be returned"),
+            }
         }
     }
 }

@@ -40,7 +40,9 @@ impl Metrics {
                 .build(),
             duration: meter
                 .f64_histogram("gen_ai.server.request.duration")
-                .with_description("Time from a request's head to the end of its answer")
+                .with_description(
+                    "Time from a request's head to the end of its answer, of requests that were dispatched",
+                )
                 .with_unit("s")
                 .with_boundaries(SECONDS.to_vec())
                 .build(),
@@ -72,13 +74,12 @@ impl Metrics {
         }
     }
 
-    /// A request was answered. `code` is a rejection's, or empty.
-    pub fn answered(&self, status: u16, code: &'static str, seconds: f64) {
+    /// An answer began. `code` is a rejection's, or empty.
+    pub fn answered(&self, status: u16, code: &'static str) {
         self.requests.add(
             1,
             &[KeyValue::new("http.response.status_code", i64::from(status)), KeyValue::new("keyforge.code", code)],
         );
-        self.duration.record(seconds, &[]);
     }
 
     /// A request was dispatched this long after its head came.
@@ -86,13 +87,14 @@ impl Metrics {
         self.overhead.record(seconds, &[]);
     }
 
-    /// An attempt was charged. Model names are the catalogue's, which operators keep, not clients.
-    pub fn charged(&self, model: &Model, usage: Option<&Usage>, nanos: u64) {
+    /// An attempt ended this long after its request's head came, and was charged. Model names are the catalogue's, which operators keep, not clients.
+    pub fn charged(&self, model: &Model, usage: Option<&Usage>, nanos: u64, seconds: f64) {
         let of_model = [
             KeyValue::new("gen_ai.request.model", model.name.clone()),
             KeyValue::new("gen_ai.provider.name", model.provider.0.clone()),
         ];
         self.cost.add(nanos, &of_model);
+        self.duration.record(seconds, &of_model);
         if let Some(usage) = usage {
             let [name, provider] = of_model;
             let kinds = [("input", usage.input_total()), ("output", usage.output_total())];

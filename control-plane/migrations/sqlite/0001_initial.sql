@@ -61,6 +61,7 @@ CREATE TABLE epochs (
     store_id           BLOB    NOT NULL,
     boot_id            BLOB    NOT NULL,
     state              TEXT    NOT NULL CHECK (state IN ('open', 'closed')),
+    serial             INTEGER NOT NULL DEFAULT 0,  -- rises with every change of this epoch's grants
     opened_at          INTEGER NOT NULL,
     closed_at          INTEGER,
     PRIMARY KEY (key_id, epoch),

@@ -10,7 +10,8 @@
 //!   The longest preamble recorded, an undisclosed system prompt, had 680 tokens; OpenAI's own have fewer than ten.
 //!
 //! Images, sound and files follow no byte count: an image is billed by its pixels, a compressed file by what is in it. For
-//! them the model's context window is the bound, for what does not fit is refused, unbilled. A model that searches without
+//! them the model's context window is the bound, for what does not fit is refused, unbilled; some models bill an image at more
+//! tokens than it takes of the window, which is added. A model that searches without
 //! being asked to has no bound at all, and nothing in the request shows it: the catalogue must know such models.
 
 use crate::openai::request::ChatRequest;
@@ -21,6 +22,9 @@ const ONCE: u64 = 1024;
 const PER_MESSAGE: u64 = 4;
 /// What templates add once if there are tools, in tokens.
 const ONCE_WITH_TOOLS: u64 = 1024;
+/// What an image is billed at most on models that bill it at more tokens than it takes of the window, in tokens. The highest published formula is
+/// gpt-4o-mini's: 2,833 and 5,667 for each of at most 8 tiles.
+const PER_IMAGE: u64 = 2_833 + 8 * 5_667;
 /// Extras for which the host feeds the model text of its own, perhaps in several rounds: not even the window bounds those.
 const UNBOUNDED_EXTRAS: [&str; 5] = ["web_search_options", "search_parameters", "plugins", "compound_custom", "tools"];
 
@@ -41,7 +45,9 @@ pub fn input_bound(request: &ChatRequest, context_tokens: Option<u64>) -> InputB
         return InputBound::Unboundable(extra);
     }
     if !request.content.is_text() {
-        return context_tokens.map_or(InputBound::Unboundable("messages"), InputBound::Tokens);
+        let images = u64::try_from(request.content.image_parts).unwrap_or(u64::MAX).saturating_mul(PER_IMAGE);
+        let tokens = |window: u64| InputBound::Tokens(window.saturating_add(images));
+        return context_tokens.map_or(InputBound::Unboundable("messages"), tokens);
     }
     let once = if request.tools { ONCE + ONCE_WITH_TOOLS } else { ONCE };
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -77,7 +83,8 @@ mod tests {
             r#"{"type":"video_url","video_url":{}}"#,
         ] {
             let body = format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":[{part}]}}]}}");
-            assert_eq!(bound(&body, Some(128_000)), InputBound::Tokens(128_000), "{part}");
+            let images = if part.contains("image") { PER_IMAGE } else { 0 };
+            assert_eq!(bound(&body, Some(128_000)), InputBound::Tokens(128_000 + images), "{part}");
             assert_eq!(bound(&body, None), InputBound::Unboundable("messages"), "{part}");
         }
     }

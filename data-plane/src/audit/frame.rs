@@ -189,3 +189,80 @@ fn holds_a_frame(bytes: &[u8]) -> bool {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::audit::fixture;
+
+    fn all(bytes: &[u8]) -> (Vec<Frame>, Next) {
+        let mut reader = FrameReader::new(bytes, 0);
+        let mut frames = Vec::new();
+        loop {
+            match reader.next().unwrap() {
+                Next::Frame(frame) => frames.push(frame),
+                end => return (frames, end),
+            }
+        }
+    }
+
+    fn samples() -> Vec<(Vec<u8>, Frame)> {
+        let record = Bytes::from(fixture::record(1).encode());
+        vec![
+            (Frame::intent(&fixture::intent(1)), Frame::Intent(fixture::intent(1))),
+            (Frame::record(7, &record), Frame::Record(7, record)),
+            (Frame::acked(3), Frame::Acked(3)),
+            (Frame::rebased(u64::MAX), Frame::Rebased(u64::MAX)),
+        ]
+    }
+
+    #[test]
+    fn frames_round_trip() {
+        let bytes: Vec<u8> = samples().into_iter().flat_map(|(bytes, _)| bytes).collect();
+        let frames: Vec<Frame> = samples().into_iter().map(|(_, frame)| frame).collect();
+        assert_eq!(all(&bytes), (frames, Next::End));
+    }
+
+    #[test]
+    fn a_flipped_bit_before_the_last_frame_is_damage_wherever_it_is() {
+        let parts = samples();
+        let last = parts.last().unwrap().0.len();
+        let whole: Vec<u8> = parts.into_iter().flat_map(|(bytes, _)| bytes).collect();
+        for bit in 0..(whole.len() - last) * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let (frames, end) = all(&bytes);
+            assert_eq!(end, Next::Damaged, "bit {bit}");
+            assert!(frames.len() < 4);
+        }
+    }
+
+    #[test]
+    fn zeros_after_the_last_frame_are_a_torn_tail() {
+        let mut bytes = Frame::acked(3);
+        bytes.extend_from_slice(&[0; 4096]);
+        assert_eq!(all(&bytes), (vec![Frame::Acked(3)], Next::Torn));
+    }
+
+    #[test]
+    fn header_is_read_back_only_for_its_own_segment() {
+        let bytes: [u8; FILE_HEADER] = file_header(&fixture::identity(1), 4).try_into().unwrap();
+        assert_eq!(read_file_header(&bytes, 4), Some(fixture::identity(1)));
+        assert_eq!(read_file_header(&bytes, 5), None);
+        for bit in 0..FILE_HEADER * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read_file_header(&flipped, 4), None, "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let (_, end) = all(&bytes);
+            prop_assert!(!matches!(end, Next::Frame(_)));
+        }
+    }
+}

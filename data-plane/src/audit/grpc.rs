@@ -107,3 +107,7 @@ const fn retryable(code: Code) -> bool {
             | Code::DataLoss
     )
 }
+
+#[cfg(test)]
+#[path = "grpc_tests.rs"]
+mod tests;

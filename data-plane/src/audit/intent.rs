@@ -107,3 +107,30 @@ impl Intent {
 
 /// Request and attempt: an intent and the record that completes it share it.
 pub(super) type AttemptKey = (RequestId, u16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::fixture;
+
+    #[test]
+    fn intent_round_trips_and_every_other_length_is_refused() {
+        let intent = fixture::intent(3);
+        let mut bytes = intent.encode();
+        assert_eq!(Intent::decode(&bytes).unwrap(), intent);
+        for length in 0..bytes.len() {
+            assert!(Intent::decode(&bytes[..length]).is_err(), "{length}");
+        }
+        bytes.push(0);
+        assert_eq!(Intent::decode(&bytes), Err(DecodeError::Trailing));
+    }
+
+    #[test]
+    fn attempt_whose_end_nobody_saw_costs_its_bound() {
+        let intent = fixture::intent(3);
+        let record = intent.clone().unresolved(&fixture::identity(1), 9, Timestamp::from_millis(1));
+        assert_eq!((record.outcome, record.cost, record.bound), (Outcome::Unresolved, intent.bound, intent.bound));
+        assert_eq!((record.flags, record.status, record.node_seq), (intent.flags, 0, 9));
+        assert_eq!(record.t_node, intent.t_node, "a clock that was set back must not make it older than its intent");
+    }
+}

@@ -2,6 +2,9 @@
 //!
 //! Records get their number here, at the moment they are written, so the order of numbers is the order of the file.
 
+mod segment;
+mod trim;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,20 +22,11 @@ use crate::audit::recent::Recent;
 use crate::audit::spool::{Health, Progress, SpoolError, SpoolLimits, SpoolStatus};
 use crate::audit::{Identity, Intent, leftover};
 
+pub(super) use segment::{Segment, create_segment};
+
 /// Room kept for the record of an open intent besides its model's name: the fixed fields take 270 bytes, the rest is for
 /// private values.
 const RESERVE: u64 = 1024;
-
-/// A segment that is written to, or was.
-pub(super) struct Segment {
-    pub number: u32,
-    pub path: PathBuf,
-    pub file: Arc<File>,
-    /// Bytes of whole frames and the header.
-    pub len: u64,
-    /// No record in it has a number beyond this one.
-    pub last_seq: u64,
-}
 
 /// An intent without a record.
 struct Open {
@@ -220,7 +214,7 @@ impl Journal {
     /// One `write(2)` at the end of the last whole frame. A frame that was written in part is cut off or overwritten.
     fn append(&mut self, frame: &[u8]) -> Result<(), SpoolError> {
         let segment = &mut self.current;
-        if let Err(source) = write_frame(&segment.file, frame, segment.len) {
+        if let Err(source) = segment.file.write_all_at(frame, segment.len) {
             drop(segment.file.set_len(segment.len));
             if self.health == Health::Healthy {
                 tracing::error!(error = %source, "the audit spool cannot be written; requests are refused until it can");
@@ -346,7 +340,6 @@ impl Journal {
         Progress {
             durable_seq: self.durable_seq,
             durable_frames: self.durable_frames,
-            acked: self.acked,
             finished: self.closing && self.open.is_empty() && self.acked == self.last_seq(),
             removed: self.removed,
             health: self.health,
@@ -372,49 +365,6 @@ impl Journal {
         }
     }
 
-    /// Continues in `next`.
-    pub fn rotate(&mut self, next: Segment) {
-        self.used += next.len;
-        let next = Segment { last_seq: self.last_seq(), ..next };
-        self.sealed.push(std::mem::replace(&mut self.current, next));
-    }
-
-    /// How many of the oldest segments hold no record that is not acknowledged.
-    pub fn acked_segments(&self) -> usize {
-        self.sealed.iter().take_while(|segment| segment.last_seq <= self.acked).count()
-    }
-
-    /// Attempts whose intents are in segments up to `number`.
-    pub fn open_through(&self, number: u32) -> Vec<AttemptKey> {
-        self.open.iter().filter(|(_, open)| open.segment <= number).map(|(key, _)| *key).collect()
-    }
-
-    /// Writes the intents of attempts that are still open once more, so that their old segment can go.
-    pub fn carry(&mut self, keys: &[AttemptKey]) -> Result<(), SpoolError> {
-        for key in keys {
-            let Some(mut open) = self.open.remove(key) else { continue };
-            let carried = self.append(&open.frame);
-            if carried.is_ok() {
-                open.segment = self.current.number;
-            }
-            self.open.insert(*key, open);
-            carried?;
-        }
-        Ok(())
-    }
-
-    /// Writes down how far the control plane has acknowledged.
-    pub fn mark_acked(&mut self) -> Result<(), SpoolError> {
-        self.append(&Frame::acked(self.acked))
-    }
-
-    /// Forgets the oldest `count` segments; their files are to be removed.
-    pub fn forget_segments(&mut self, count: usize) -> Vec<PathBuf> {
-        let gone: Vec<Segment> = self.sealed.drain(..count.min(self.sealed.len())).collect();
-        self.used -= gone.iter().map(|segment| segment.len).sum::<u64>();
-        gone.into_iter().map(|segment| segment.path).collect()
-    }
-
     #[cfg(test)]
     pub fn break_disk(&mut self) -> io::Result<()> {
         self.current.file = Arc::new(File::open(&self.current.path)?);
@@ -433,27 +383,6 @@ impl Journal {
 pub(super) struct SyncPoint {
     seq: u64,
     frames: u64,
-}
-
-/// Makes segment `number` in `folder`: header written and durable, name durable.
-pub(super) fn create_segment(folder: &Path, identity: &Identity, number: u32) -> Result<Segment, SpoolError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let path = leftover::segment_path(folder, number);
-    let header = frame::file_header(identity, number);
-    let mut options = File::options();
-    let file = options.write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.map_err(|source| SpoolError::disk("create", &path, source))?;
-    if let Err(source) = file.write_all_at(&header, 0).and_then(|()| file.sync_all()) {
-        // The name must be free for the next try.
-        drop(std::fs::remove_file(&path));
-        return Err(SpoolError::disk("write", &path, source));
-    }
-    leftover::sync_folder(folder)?;
-    Ok(Segment { number, path, file: Arc::new(file), len: header.len() as u64, last_seq: 0 })
-}
-
-fn write_frame(file: &File, frame: &[u8], at: u64) -> io::Result<()> {
-    file.write_all_at(frame, at)
 }
 
 fn sized(frame: Vec<u8>) -> Result<Vec<u8>, SpoolError> {

@@ -38,7 +38,7 @@ impl Leftover {
         let bytes = folder_bytes(&self.dir)?;
         remove_folder(&self.dir)?;
         let less = |all: u64| Some(all.saturating_sub(bytes));
-        drop(self.elsewhere.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less));
+        let _before = self.elsewhere.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         Ok(())
     }
 

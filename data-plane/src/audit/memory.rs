@@ -38,7 +38,7 @@ struct State {
     gaps: Vec<(BootId, u64, Vec<RequestId>)>,
     closed: Vec<(CounterStoreId, BootId, u64)>,
     mishaps: VecDeque<Mishap>,
-    unreachable: bool,
+    calls_left: Option<u64>,
     calls: u64,
 }
 
@@ -54,9 +54,9 @@ impl MemorySink {
         self.state.lock().mishaps.extend(mishaps);
     }
 
-    /// From now on every call fails, or no longer.
-    pub fn set_unreachable(&self, unreachable: bool) {
-        self.state.lock().unreachable = unreachable;
+    /// After so many further calls every call fails; `None` for never.
+    pub fn set_reachable_for(&self, calls: Option<u64>) {
+        self.state.lock().calls_left = calls;
     }
 
     /// The records of a life by their numbers.
@@ -99,8 +99,13 @@ impl MemorySink {
     fn call<T>(&self, act: impl FnOnce(&mut State, Option<Mishap>) -> T) -> Result<T, SinkError> {
         let mut state = self.state.lock();
         state.calls += 1;
-        let mishap =
-            if state.unreachable { Some(Mishap::Refused { retryable: true }) } else { state.mishaps.pop_front() };
+        let mishap = match &mut state.calls_left {
+            Some(0) => Some(Mishap::Refused { retryable: true }),
+            left => {
+                *left = left.map(|calls| calls - 1);
+                state.mishaps.pop_front()
+            }
+        };
         let result = match mishap {
             Some(Mishap::Refused { retryable }) => Err(SinkError { retryable, message: "told to refuse".to_owned() }),
             Some(Mishap::AnswerLost) => {

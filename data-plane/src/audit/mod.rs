@@ -2,7 +2,7 @@
 //!
 //! - [`spool`]: what the request path calls. One `write(2)` per call under a short lock; never a wait for the disk.
 //! - [`ship`]: sends the records on, in order and at least once, and lets the disk space go once they are chained.
-//! - [`recover`]: what earlier lives of the node left behind is settled, shipped and closed in the background.
+//! - [`mod@recover`]: what earlier lives of the node left behind is settled, shipped and closed in the background.
 //! - [`sink`]: where records go; [`grpc`] is the control plane, [`memory`] a stand-in for tests.
 //!
 //! A file, once named, survives `kill -9` up to its last whole frame. No secret ever enters it: an [`Intent`] and a

@@ -58,3 +58,44 @@ impl Recent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(records: u64) -> Recent {
+        let mut recent = Recent::starting_at(1);
+        (1..=records).for_each(|seq| recent.push(Bytes::copy_from_slice(&seq.to_be_bytes())));
+        recent
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_forgotten_is_not_made_up() {
+        let recent = filled(MAX_RECORDS as u64 + 10);
+        assert_eq!(recent.records.len(), MAX_RECORDS);
+        assert_eq!(recent.batch(10, 100, 500, 1 << 20), None);
+        let batch = recent.batch(11, 12, 500, 1 << 20).unwrap();
+        assert_eq!(batch, [Bytes::copy_from_slice(&11u64.to_be_bytes()), Bytes::copy_from_slice(&12u64.to_be_bytes())]);
+    }
+
+    #[test]
+    fn batch_ends_at_each_of_its_limits_but_is_never_empty_for_its_size() {
+        let recent = filled(100);
+        assert_eq!(recent.batch(1, 50, 500, 1 << 20).unwrap().len(), 50);
+        assert_eq!(recent.batch(1, 100, 7, 1 << 20).unwrap().len(), 7);
+        assert_eq!(recent.batch(1, 100, 500, 20).unwrap().len(), 2);
+        assert_eq!(recent.batch(1, 100, 500, 1).unwrap().len(), 1);
+        assert_eq!(recent.batch(101, 100, 500, 1).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn acknowledged_records_are_forgotten() {
+        let mut recent = filled(10);
+        recent.forget_through(4);
+        assert_eq!(recent.batch(4, 10, 500, 1 << 20), None);
+        assert_eq!(recent.batch(5, 10, 500, 1 << 20).unwrap().len(), 6);
+        recent.forget_through(10);
+        recent.push(Bytes::from_static(b"next"));
+        assert_eq!(recent.batch(11, 11, 500, 1 << 20).unwrap(), [Bytes::from_static(b"next")]);
+    }
+}

@@ -96,11 +96,12 @@ impl<S: AuditSink> Recovery<S> {
             let want = Want { from: known + 1, through, max_records: BATCH_RECORDS, max_bytes: BATCH_BYTES };
             let segments = scan.segments.clone();
             let start = position;
-            let read = move |_: &Leftover| {
+            let read = move |leftover: &Leftover| {
                 let mut position = start;
-                read::records(&segments, &mut position, want)
-                    .map(|records| (records, position))
-                    .map_err(|source| SpoolError::Disk { action: "read", path: segments_folder(&segments), source })
+                match read::records(&segments, &mut position, want) {
+                    Ok(records) => Ok((records, position)),
+                    Err(source) => Err(SpoolError::disk("read", &leftover.dir, source)),
+                }
             };
             let (records, reached) = self.blocking(read).await;
             position = reached;
@@ -130,10 +131,6 @@ impl<S: AuditSink> Recovery<S> {
             self.courier.pause(&SinkError { retryable: true, message: error.to_string() }).await;
         }
     }
-}
-
-fn segments_folder(segments: &[(u32, std::path::PathBuf)]) -> std::path::PathBuf {
-    segments.first().map(|(_, path)| path.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ impl<S: AuditSink> Shipper<S> {
         };
         self.courier.close_store(last_seq).await;
         let removed = spawn_blocking(move || leftover::remove_folder(&folder)).await;
-        let removed = removed.unwrap_or_else(|_| Err(SpoolError::Failed));
+        let removed = removed.unwrap_or(Err(SpoolError::Failed));
         if let Err(error) = removed {
             tracing::warn!(%error, "a finished audit spool could not be removed; the next start does it");
         }

@@ -1,1 +1,169 @@
+use keyforge_shared::audit::request::RequestRecord;
+use keyforge_shared::id::{BootId, CounterStoreId, NodeId, RequestId};
+use parking_lot::Mutex;
 
+use super::*;
+use crate::audit::fixture::{self, identity, intent, open, record, refusal};
+use crate::audit::memory::{MemorySink, Mishap};
+use crate::audit::spool::Closing;
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn boot() -> BootId {
+    identity(1).boot
+}
+
+fn start(spool: &Spool, sink: &Arc<MemorySink>) -> Shutdown {
+    let shutdown = Shutdown::new();
+    drop(Shipper::new(spool.clone(), Arc::clone(sink)).spawn(&shutdown));
+    shutdown
+}
+
+fn write(spool: &Spool, numbers: std::ops::RangeInclusive<u32>) {
+    for number in numbers {
+        spool.intent(&intent(number)).unwrap();
+        spool.record(record(number)).unwrap();
+    }
+}
+
+fn assert_chained_once(sink: &MemorySink, count: u32) {
+    let records = sink.records(boot());
+    assert!(records.keys().copied().eq(1..=u64::from(count)));
+    for (number, bytes) in (1..=count).zip(records.values()) {
+        let chained = RequestRecord::decode(bytes).unwrap();
+        assert_eq!((chained.request, chained.node_seq), (fixture::request(number), u64::from(number)));
+    }
+}
+
+#[tokio::test]
+async fn records_arrive_in_order_and_are_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    let _shutdown = start(&spool, &sink);
+    write(&spool, 1..=1200);
+    sink.wait_until(|sink| sink.records(boot()).len() == 1200).await;
+    assert_chained_once(&sink, 1200);
+    assert!(sink.batches().iter().all(|(_, length)| (1..=BATCH_RECORDS).contains(length)));
+    assert!(sink.batches().is_sorted());
+}
+
+#[tokio::test]
+async fn i_17_lost_answers_and_partial_batches_lead_to_the_same_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    sink.script([Mishap::AnswerLost, Mishap::OneTaken, Mishap::Refused { retryable: true }, Mishap::OneTaken]);
+    write(&spool, 1..=700);
+    let _shutdown = start(&spool, &sink);
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+    assert_chained_once(&sink, 700);
+    assert!(sink.batches().len() > 4, "{:?}", sink.batches());
+}
+
+#[tokio::test]
+async fn what_memory_no_longer_holds_is_shipped_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = crate::audit::SpoolLimits { max_bytes: 64 << 20, segment_bytes: 200 << 10 };
+    let (spool, _) = fixture::open_limited(dir.path(), 1, limits).unwrap();
+    for first in (1..9000).step_by(500) {
+        write(&spool, first..=first + 499);
+        spool.core().tick();
+    }
+    assert!(spool.core().journal.lock().recent(1, 1, 1).is_none(), "the test needs more records than memory holds");
+    assert!(spool.core().journal.lock().segments().len() > 5);
+    let sink = Arc::new(MemorySink::new());
+    sink.script([Mishap::AnswerLost, Mishap::OneTaken]);
+    let _shutdown = start(&spool, &sink);
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+    assert_chained_once(&sink, 9000);
+}
+
+#[tokio::test]
+async fn clean_end_closes_the_store_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    let _shutdown = start(&spool, &sink);
+    write(&spool, 1..=3);
+    spool.refusal(refusal(4)).unwrap();
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+    assert_eq!(sink.closed(), [(CounterStoreId::from_bytes(*boot().as_bytes()), boot(), 4)]);
+    assert!(matches!(spool.intent(&intent(5)), Err(SpoolError::Closed)));
+    assert!(matches!(spool.record(record(5)), Err(SpoolError::Closed)));
+    assert!(spool.refusal(refusal(5)).is_none());
+    drop(spool);
+    let (_spool, leftovers) = open(dir.path(), 2);
+    assert!(leftovers.is_empty());
+}
+
+#[tokio::test]
+async fn end_waits_for_attempts_that_run_and_refuses_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    let _shutdown = start(&spool, &sink);
+    spool.intent(&intent(1)).unwrap();
+    let closing = spool.close(LONG);
+    tokio::pin!(closing);
+    assert!(futures_util::poll!(&mut closing).is_pending());
+    assert!(matches!(spool.intent(&intent(2)), Err(SpoolError::Closed)));
+    assert!(sink.closed().is_empty());
+    spool.record(record(1)).unwrap();
+    assert_eq!(closing.await, Closing::Clean);
+    assert_chained_once(&sink, 1);
+}
+
+#[tokio::test]
+async fn end_without_a_control_plane_leaves_the_records_for_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    sink.set_reachable_for(Some(0));
+    let shutdown = Shutdown::new();
+    let task = Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&shutdown);
+    write(&spool, 1..=3);
+    sink.wait_until(|sink| sink.calls() > 0).await;
+    assert_eq!(spool.close(Duration::from_millis(20)).await, Closing::Left { unshipped: 3, open: 0 });
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    drop(spool);
+    let (_spool, leftovers) = open(dir.path(), 2);
+    sink.set_reachable_for(None);
+    crate::audit::recover(leftovers, Arc::clone(&sink), fixture::clock(), Shutdown::new()).await;
+    assert_chained_once(&sink, 3);
+    assert_eq!(sink.closed(), [(CounterStoreId::from_bytes(*boot().as_bytes()), boot(), 3)]);
+}
+
+/// Answers with the watermarks it is told to, one after the other; then as it should.
+struct Unsteady {
+    watermarks: Mutex<Vec<u64>>,
+    shipped: Mutex<Vec<(u64, usize)>>,
+}
+
+impl AuditSink for Unsteady {
+    async fn ship(&self, _: NodeId, _: BootId, first_seq: u64, records: &[Bytes]) -> Result<u64, SinkError> {
+        self.shipped.lock().push((first_seq, records.len()));
+        Ok(self.watermarks.lock().pop().unwrap_or(first_seq - 1 + records.len() as u64))
+    }
+
+    async fn report_gap(&self, _: NodeId, _: BootId, _: u64, _: &[RequestId]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn close_store(&self, _: CounterStoreId, _: BootId, _: u64) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn watermark_that_goes_back_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    write(&spool, 1..=10);
+    spool.core().tick();
+    let sink = Arc::new(Unsteady { watermarks: Mutex::new(vec![2, 5]), shipped: Mutex::default() });
+    drop(Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&Shutdown::new()));
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+    assert_eq!(*sink.shipped.lock(), [(1, 10), (6, 5), (6, 5)]);
+}

@@ -148,7 +148,6 @@ pub(super) struct Progress {
     pub durable_seq: u64,
     /// So many frames are durable.
     pub durable_frames: u64,
-    pub acked: u64,
     /// Nothing is open, owed or unacknowledged, and no intent will be taken.
     pub finished: bool,
     /// The files are gone.
@@ -171,6 +170,8 @@ pub(super) struct Core {
     pub journal: Mutex<Journal>,
     pub wake: Condvar,
     pub progress: watch::Sender<Progress>,
+    /// Held for a round of upkeep; taken before the journal's lock.
+    pub round: Mutex<()>,
     clock: Arc<dyn Clock>,
     refusals_dropped: AtomicU64,
     /// The last attempt to begin or remove segments failed, and was logged.
@@ -197,6 +198,7 @@ impl Spool {
             journal: Mutex::new(journal),
             wake: Condvar::new(),
             progress,
+            round: Mutex::new(()),
             clock,
             refusals_dropped: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
@@ -303,7 +305,8 @@ impl Core {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.core.with_journal(Journal::stop);
+        self.core.journal.lock().stop();
+        self.core.wake.notify_one();
         if let Some(thread) = self.upkeep.lock().take()
             && thread.join().is_err()
         {

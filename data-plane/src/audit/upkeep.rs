@@ -49,7 +49,7 @@ fn wait(core: &Core) -> bool {
         }
     }
     if !journal.is_stopping() {
-        drop(core.wake.wait_for(&mut journal, GATHER));
+        let _woken_early = core.wake.wait_for(&mut journal, GATHER);
     }
     journal.work_seen();
     journal.is_stopping()
@@ -58,6 +58,7 @@ fn wait(core: &Core) -> bool {
 impl Core {
     /// One round of everything there is to do.
     pub(super) fn tick(&self) {
+        let _one_at_a_time = self.round.lock();
         self.journal.lock().retry(self.monotonic_nanos());
         let tidied = self.rotate().and_then(|()| self.trim());
         if let Err(error) = &tidied
@@ -67,8 +68,14 @@ impl Core {
         }
         self.untidy.store(tidied.is_err(), Ordering::Relaxed);
         self.sync();
-        let progress = self.journal.lock().progress();
+        let (progress, more) = {
+            let journal = self.journal.lock();
+            (journal.progress(), journal.has_work())
+        };
         self.progress.send_replace(progress);
+        if more {
+            self.wake.notify_one();
+        }
     }
 
     fn rotate(&self) -> Result<(), SpoolError> {
@@ -95,7 +102,11 @@ impl Core {
             if journal.has_ended() || journal.health() != Health::Healthy {
                 return Ok(());
             }
-            (count, journal.open_through(last.number))
+            let keys = journal.open_through(last.number);
+            if !journal.is_worth_carrying(&keys, count) {
+                return Ok(());
+            }
+            (count, keys)
         };
         for some in keys.chunks(CARRY) {
             self.journal.lock().carry(some)?;

@@ -107,12 +107,12 @@ impl KeyBooks {
         if let Some(foreign) = grants.iter().find(|grant| grant.counter.key != self.key) {
             return Err(CounterError::ForeignCounter { key: self.key, owner: foreign.counter.key });
         }
-        if epoch > self.epoch {
+        if self.epoch != 0 && epoch > self.epoch {
             // Old amounts must not meet new books. What was reserved under the old epoch stays written off in the ledger.
-            self.epoch = epoch;
             self.buckets.clear();
             self.reservations = Reservations::default();
         }
+        self.epoch = epoch;
         for grant in grants {
             match self.bucket(&grant.counter) {
                 Some(bucket) if grant.granted >= bucket.granted => {

@@ -78,7 +78,7 @@ pub async fn suite<S: CounterStore>(make: impl Fn(Arc<ManualClock>) -> S) {
 }
 
 struct Bench<S> {
-    store: S,
+    store: Arc<S>,
     clock: Arc<ManualClock>,
     key: KeyId,
 }
@@ -94,7 +94,7 @@ struct Ask {
 impl<S: CounterStore> Bench<S> {
     fn new(make: impl Fn(Arc<ManualClock>) -> S) -> Self {
         let clock = Arc::new(ManualClock::at(START));
-        Self { store: make(Arc::clone(&clock)), clock, key: key(0) }
+        Self { store: Arc::new(make(Arc::clone(&clock))), clock, key: key(0) }
     }
 
     fn counter(&self, name: (Dimension, Window)) -> CounterId {
@@ -163,11 +163,11 @@ impl<S: CounterStore> Bench<S> {
         [requests, spend].map(|books| (books.used, books.held, books.orphaned))
     }
 
-    /// Lets everything that has expired be charged: stores look at it when they are asked something.
+    /// Lets everything that has expired be charged: stores look at it when they are asked something new.
     async fn sweep(&self) {
-        let empty = Ask { id: reservation(u32::MAX), needs: Vec::new(), rate: None };
-        self.put(&empty).await;
-        self.cancel(0, u32::MAX).await;
+        let id = ReservationId { request: RequestId::generate_at(START).unwrap(), attempt: 0 };
+        self.put(&Ask { id, needs: Vec::new(), rate: None }).await;
+        self.store.cancel(self.key, 0, id).await.unwrap();
     }
 }
 
@@ -391,7 +391,7 @@ async fn i_11_a_request_is_charged_to_the_period_of_its_reservation<S: CounterSt
 
 async fn i_12_keys_do_not_touch_each_other<S: CounterStore>(bench: Bench<S>) {
     bench.grant(1, 10, 100).await;
-    let other = Bench { store: &bench.store, clock: Arc::clone(&bench.clock), key: key(1) };
+    let other = Bench { store: Arc::clone(&bench.store), clock: Arc::clone(&bench.clock), key: key(1) };
     assert_eq!(other.put(&other.ask(1, 1)).await, Verdict::NoBooks(vec![0, 1]));
     other.grant(7, 5, 50).await;
     let rated = Ask { rate: Some(1), ..other.ask(1, 50) };
@@ -428,6 +428,8 @@ async fn a_higher_epoch_replaces_the_books_and_a_lower_one_is_refused<S: Counter
     bench.settle(3, 2, 5).await;
     bench.clock.advance(TTL);
     bench.sweep().await;
+    bench.admit(&bench.ask(4, 10)).await;
+    assert_eq!(bench.sums().await, [(3, 1, 2), (25, 10, 20)], "one settled, two expired, one open");
     bench.grant(4, 2, 20).await;
     assert_eq!(bench.sums().await, [(0, 0, 0); 2]);
     assert_eq!(bench.books(SPEND).await.granted, 20);
@@ -483,6 +485,10 @@ async fn grants_are_cumulative_and_only_for_their_key<S: CounterStore>(bench: Be
 async fn delayed_and_misplaced_questions_are_refused<S: CounterStore>(bench: Bench<S>) {
     bench.grant(1, 10, 100).await;
     let ask = bench.ask(1, 10);
+    let on_time = bench.ask(9, 0);
+    let question = Reserve { not_after: Some(START), ..bench.question(&on_time) };
+    assert!(matches!(bench.store.reserve(question).await.unwrap(), Verdict::Admitted(_)));
+    bench.cancel(1, 9).await;
     let question = Reserve { not_after: Some(START), ..bench.question(&ask) };
     bench.clock.advance(Duration::from_millis(1));
     assert_eq!(bench.store.reserve(question).await.unwrap(), Verdict::Late);
@@ -540,6 +546,11 @@ async fn a_key_without_limits_needs_no_books<S: CounterStore>(bench: Bench<S>) {
     assert_eq!(bench.settle(0, 1, 10).await, Settled::Duplicate);
     assert_eq!(bench.put(&ask(1)).await, Verdict::Duplicate);
     assert!(bench.store.books(bench.key).await.unwrap().is_empty());
+    bench.clock.advance(Duration::from_secs(60));
+    bench.admit(&ask(3)).await;
+    bench.grant(1, 1, 1).await;
+    assert_eq!(bench.settle(0, 3, 10).await, Settled::Done { over_bound: false }, "a first limit forgets no request");
+    assert_eq!(bench.sums().await, [(0, 0, 0); 2]);
 }
 
 async fn a_clock_set_back_changes_no_decision<S: CounterStore>(bench: Bench<S>) {
@@ -556,37 +567,4 @@ async fn a_clock_set_back_changes_no_decision<S: CounterStore>(bench: Bench<S>) 
     bench.clock.set(tomorrow.saturating_add(TTL));
     bench.sweep().await;
     assert_eq!(bench.sums().await[1], (20, 0, 20), "both expired on the clock that never goes back");
-}
-
-impl<S: CounterStore> CounterStore for &S {
-    fn id(&self) -> keyforge_shared::id::CounterStoreId {
-        (**self).id()
-    }
-    async fn grant(&self, key: KeyId, epoch: u32, grants: &[Grant]) -> Result<(), CounterError> {
-        (**self).grant(key, epoch, grants).await
-    }
-    async fn reserve(&self, reserve: Reserve<'_>) -> Result<Verdict, CounterError> {
-        (**self).reserve(reserve).await
-    }
-    async fn settle(&self, k: KeyId, e: u32, id: ReservationId, s: Settlement) -> Result<Settled, CounterError> {
-        (**self).settle(k, e, id, s).await
-    }
-    async fn cancel(&self, key: KeyId, epoch: u32, id: ReservationId) -> Result<Settled, CounterError> {
-        (**self).cancel(key, epoch, id).await
-    }
-    async fn shrink(&self, key: KeyId, epoch: u32, id: ReservationId, bound: NanoUsd) -> Result<bool, CounterError> {
-        (**self).shrink(key, epoch, id, bound).await
-    }
-    async fn claw_back(&self, key: KeyId) -> Result<Option<ClawBack>, CounterError> {
-        (**self).claw_back(key).await
-    }
-    async fn freeze(&self, key: KeyId) -> Result<(), CounterError> {
-        (**self).freeze(key).await
-    }
-    async fn unfreeze(&self, key: KeyId) -> Result<(), CounterError> {
-        (**self).unfreeze(key).await
-    }
-    async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
-        (**self).books(key).await
-    }
 }

@@ -4,6 +4,7 @@
 //! process's: what it forgets, the ledger keeps written off. Time is the wall clock in whole milliseconds, held back from going backwards.
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -12,7 +13,6 @@ use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{CounterStoreId, KeyId};
 use keyforge_shared::money::NanoUsd;
 use parking_lot::{Mutex, RwLock};
-use std::hash::BuildHasher;
 
 use super::books::KeyBooks;
 use super::{Books, ClawBack, CounterError, CounterStore, Grant, ReservationId, Reserve, Settled, Settlement, Verdict};
@@ -166,8 +166,8 @@ impl MemoryCounters {
         self.known(key, |books, _| books.recount());
     }
 
-    fn known_keys(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().keys.len()).sum()
+    fn knows(&self, key: KeyId) -> bool {
+        self.known(key, |_, _| ()).is_some()
     }
 }
 
@@ -269,7 +269,6 @@ mod tests {
     async fn idle_keys_are_forgotten_and_keys_in_use_are_not() {
         let clock = Arc::new(ManualClock::at(START));
         let store = store(Arc::clone(&clock) as Arc<dyn Clock>);
-        let named = |number: u32| KeyId::from_ascii(format!("{number:012}").as_bytes()).unwrap();
         for number in 0..2_000 {
             let name = named(number);
             let window = if number < 50 { Window::Total } else { Window::Day };
@@ -297,15 +296,30 @@ mod tests {
                 store.cancel(named(number), 0, reservation(number)).await.unwrap();
             }
         }
-        let known = store.known_keys();
-        assert!(known < 42_000, "{known} keys are remembered");
         for number in 0..2_000 {
-            let used: Vec<_> = store.books(named(number)).await.unwrap().iter().map(|books| books.used).collect();
-            let expected: &[u64] = if number < 50 { &[1] } else { &[] };
-            // A frozen key keeps its books, and what is past in them until they are next granted something.
-            assert!(used == expected || (50..100).contains(&number), "{number}: {used:?}");
+            assert_eq!(store.knows(named(number)), number < 100, "{number}");
+        }
+        for number in 0..50 {
+            assert_eq!(store.books(named(number)).await.unwrap()[0].used, 1, "expired, charged, and counted for ever");
         }
         assert_eq!(store.reserve(ask_nothing(named(50))).await.unwrap(), Verdict::Frozen);
+    }
+
+    #[tokio::test]
+    async fn books_that_are_being_decided_about_are_not_dropped() {
+        let store = store(Arc::new(ManualClock::at(START)));
+        let (deciding, idle) = (named(0), named(1));
+        let books = store.open(deciding);
+        drop(store.open(idle));
+        for number in 2..20_000 {
+            drop(store.open(named(number)));
+        }
+        assert!(!store.knows(idle), "others were looked at");
+        assert!(Arc::ptr_eq(&books, &store.open(deciding)), "what is decided now would be lost");
+    }
+
+    fn named(number: u32) -> KeyId {
+        KeyId::from_ascii(format!("{number:012}").as_bytes()).unwrap()
     }
 
     fn ask_nothing(key: KeyId) -> Reserve<'static> {

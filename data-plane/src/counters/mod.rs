@@ -208,7 +208,7 @@ pub trait CounterStore: Send + Sync {
     fn id(&self) -> CounterStoreId;
 
     /// Raises ceilings to what the ledger has granted. A higher epoch than that of the key's books replaces them, with all reservations,
-    /// orphans and markers; in the same epoch the higher of two cumulative grants holds.
+    /// orphans and markers; a key's first books replace nothing. In the same epoch the higher of two cumulative grants holds.
     ///
     /// # Errors
     /// [`CounterError::Epoch`] for an epoch lower than that of the books, or 0; [`CounterError::ForeignCounter`].
@@ -217,7 +217,8 @@ pub trait CounterStore: Send + Sync {
     /// Takes every need and one admission of the rate, or nothing.
     ///
     /// # Errors
-    /// [`CounterError::Unavailable`]: it may or may not have been taken. Ask again with the same id, or cancel.
+    /// [`CounterError::Unavailable`]: it may or may not have been taken. Ask again with the same id, or cancel. Whoever is refused after that
+    /// cancels as well: the question without an answer may have been admitted, or may still arrive.
     fn reserve(&self, reserve: Reserve<'_>) -> impl Future<Output = Result<Verdict, CounterError>> + Send;
 
     /// Replaces a reservation's hold, or the full charge of an expired one, by what it cost.

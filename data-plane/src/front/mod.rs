@@ -116,7 +116,7 @@ async fn serve(
 fn log(plane: &Plane, head: &Head, answer: &Answer) {
     let elapsed = seconds(plane.clock.monotonic_nanos().saturating_sub(head.started));
     let status = answer.response.status().as_u16();
-    plane.metrics.answered(status, answer.code, elapsed);
+    plane.metrics.answered(status, answer.code);
     let key = answer.response.headers().get("x-keyforge-key-id").and_then(|value| value.to_str().ok());
     tracing::info!(
         target: "keyforge::request",

@@ -39,6 +39,11 @@ impl Permit {
         Self { key: Arc::clone(&self.key), model: Arc::clone(&self.model), at: self.at }
     }
 
+    /// The same permit at a later moment.
+    pub(super) fn made_at(&self, at: Timestamp) -> Self {
+        Self { at, ..self.again() }
+    }
+
     /// The moment that decides which periods the request is charged to.
     #[must_use]
     pub const fn at(&self) -> Timestamp {

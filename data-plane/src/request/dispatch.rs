@@ -1,17 +1,19 @@
 //! To the provider and back: the attempt is written down, sent, and its answer read, whatever becomes of the client meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use keyforge_providers::fault::{Billed, Fault, FaultKind};
 use keyforge_providers::openai::response::NotAnAnswer;
 use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
 use keyforge_providers::openai::{fault, response};
 use keyforge_shared::audit::request::Flags;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::answer::{Answer, AnswerBody};
 use super::authorize::Permit;
@@ -99,7 +101,7 @@ pub async fn dispatch(
 impl Attempt {
     async fn run(self) -> Answer {
         let Self { plane, head, reservation, permit, request, streamed, usage_asked, gone } = self;
-        let deadline = tokio::time::Instant::now() + plane.times.total;
+        let deadline = Instant::now() + plane.times.total;
         let sent = plane.upstream.send(request, plane.times.first_byte).await;
         let ended = Ended { plane: &plane, head: &head, permit: &permit, gone: &gone };
         let answer = match sent {
@@ -118,7 +120,7 @@ impl Attempt {
             let clamped = clamp_of(&reservation);
             return match Relay::start(&plane, &head, body, usage_asked, reservation, deadline).await {
                 Started::Stream(relay) => {
-                    let body = AnswerBody::Stream(Box::new(relay));
+                    let body = AnswerBody::Stream(relay);
                     Answer::success(&head, &permit, status, &parts.headers, body).streaming().clamped_to(clamped)
                 }
                 Started::Failed(rejection, cost) => Answer::failure(&head, &permit, &rejection, cost),
@@ -173,9 +175,8 @@ impl Ended<'_> {
     /// An error status: our own words in the client's dialect, never the provider's body.
     async fn refused(&self, reservation: Reservation, answer: Response<Incoming>) -> Answer {
         let (parts, body) = answer.into_parts();
-        let read = collect(body, MOST_ERROR_BYTES);
-        let body = tokio::time::timeout(self.plane.times.idle, read).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let deadline = Instant::now() + self.plane.times.idle;
+        let body = collect(body, MOST_ERROR_BYTES, self.plane.times.idle, deadline).await.unwrap_or_default();
         let fault = fault::read(parts.status.as_u16(), &parts.headers, &body, self.plane.clock.now());
         let rejection = rejection_for(&fault, self.permit);
         let charge = charge_for(&fault);
@@ -184,18 +185,13 @@ impl Ended<'_> {
         self.fail(reservation, charge, Flags(0), &rejection).await
     }
 
-    async fn whole(
-        &self,
-        reservation: Reservation,
-        answer: Response<Incoming>,
-        deadline: tokio::time::Instant,
-    ) -> Answer {
+    async fn whole(&self, reservation: Reservation, answer: Response<Incoming>, deadline: Instant) -> Answer {
         let (parts, body) = answer.into_parts();
-        let body = tokio::time::timeout_at(deadline, collect(body, self.plane.times.answer_bytes)).await;
-        let body = match body {
-            Ok(Ok(body)) => body,
-            Ok(Err(Unreadable)) => return self.broken(reservation, None).await,
-            Err(_) => return self.broken(reservation, Some(Rejection::UpstreamTimeout)).await,
+        let (most, idle) = (self.plane.times.answer_bytes, self.plane.times.idle);
+        let body = match collect(body, most, idle, deadline).await {
+            Ok(body) => body,
+            Err(Unreadable::Broken) => return self.broken(reservation, None).await,
+            Err(Unreadable::Late) => return self.broken(reservation, Some(Rejection::UpstreamTimeout)).await,
         };
         let read = match response::read(&body) {
             Ok(read) => read,
@@ -225,9 +221,9 @@ impl Ended<'_> {
 #[must_use]
 pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
     match fault.kind {
-        FaultKind::Throttled => Rejection::ProviderRateLimited {
-            retry_after: fault.retry_after.unwrap_or(std::time::Duration::from_secs(1)),
-        },
+        FaultKind::Throttled => {
+            Rejection::ProviderRateLimited { retry_after: fault.retry_after.unwrap_or(Duration::from_secs(1)) }
+        }
         FaultKind::Closed | FaultKind::Dead => Rejection::NoCredential(permit.model().provider.to_string()),
         FaultKind::ClientError => Rejection::UpstreamRefused {
             status: fault.status.filter(|status| (400..500).contains(status)).unwrap_or(400),
@@ -255,16 +251,24 @@ fn is_event_stream(headers: &HeaderMap<HeaderValue>) -> bool {
     value.len() >= 17 && value[..17].eq_ignore_ascii_case(b"text/event-stream")
 }
 
-/// The body broke off or is too large.
-struct Unreadable;
+/// Why a body cannot be read to its end.
+enum Unreadable {
+    /// It broke off or is too large.
+    Broken,
+    /// It stopped coming.
+    Late,
+}
 
 /// The whole body. One that comes in one piece is not copied.
-async fn collect(mut body: Incoming, limit: u64) -> Result<Bytes, Unreadable> {
+async fn collect(mut body: Incoming, limit: u64, idle: Duration, deadline: Instant) -> Result<Bytes, Unreadable> {
     let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unreadable)?.into_data() else { continue };
+    while !body.is_end_stream() {
+        let due = deadline.min(Instant::now() + idle);
+        let frame = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| Unreadable::Late)?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| Unreadable::Broken)?.into_data() else { continue };
         if (first.len().max(joined.len()) + data.len()) as u64 > limit {
-            return Err(Unreadable);
+            return Err(Unreadable::Broken);
         }
         if first.is_empty() && joined.is_empty() {
             first = data;

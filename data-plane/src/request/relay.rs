@@ -36,7 +36,7 @@ const MOST_EVENT_BYTES: u64 = 16 << 20;
 /// What came of a stream's first event.
 pub enum Started {
     /// It is running.
-    Stream(Relay),
+    Stream(Box<Relay>),
     /// It failed before anything was sent to the client, and this was charged.
     Failed(Rejection, NanoUsd),
 }
@@ -121,7 +121,7 @@ impl Relay {
                 return Started::Failed(Rejection::KeyRevoked, cost);
             }
         }
-        Started::Stream(Self(Some(relay)))
+        Started::Stream(Box::new(Self(Some(relay))))
     }
 }
 

@@ -32,9 +32,10 @@ pub async fn reserve(
     head: &Head,
     mut bound: Bound,
 ) -> Result<Reservation, Rejection> {
+    let mut permit = permit.again();
     let id = ReservationId { request: head.id, attempt: 1 };
     for _ in 0..ROUNDS {
-        let needs = needs(permit, &bound);
+        let needs = needs(&permit, &bound);
         let verdict = plane.counters.reserve(Reserve {
             id,
             key: permit.key().id,
@@ -44,14 +45,19 @@ pub async fn reserve(
             not_after: None,
         });
         let short = match verdict.await.map_err(|_| unavailable(plane, "counters"))? {
-            Verdict::Admitted(admission) => return Ok(Reservation::new(plane, permit, head, id, bound, &admission)),
+            Verdict::Admitted(admission) => return Ok(Reservation::new(plane, &permit, head, id, bound, &admission)),
             Verdict::RateLimited { retry_after } => {
                 let limit = permit.key().policy.requests_per_minute.unwrap_or(0);
                 return Err(Rejection::RateLimited { retry_after, limit });
             }
             Verdict::Frozen => return Err(Rejection::KeyFrozen),
+            // A period ended since the permit was made: the request belongs to the one in which it is admitted.
+            Verdict::OutsidePeriod => {
+                permit = permit.made_at(plane.clock.now());
+                continue;
+            }
             // Ids are made here and used once, and no delivery is delayed in this process.
-            Verdict::Duplicate | Verdict::Late | Verdict::OutsidePeriod => return Err(Rejection::Internal),
+            Verdict::Duplicate | Verdict::Late => return Err(Rejection::Internal),
             Verdict::NoBooks(missing) => missing.into_iter().map(|index| (index, 0)).collect(),
             Verdict::Short(shortage) => shortage.needs,
         };
@@ -64,10 +70,10 @@ pub async fn reserve(
         };
         let need = &needs[*index];
         match need.counter.dimension {
-            Dimension::Requests => return Err(exhausted(plane, permit, need, 1).await),
-            Dimension::Spend => match bound.cut_to(permit, NanoUsd::new(*free)) {
+            Dimension::Requests => return Err(exhausted(plane, &permit, need, 1).await),
+            Dimension::Spend => match bound.cut_to(&permit, NanoUsd::new(*free)) {
                 Some(cut) => bound = cut,
-                None => return Err(exhausted(plane, permit, need, bound.least(permit).nanos()).await),
+                None => return Err(exhausted(plane, &permit, need, bound.least(&permit).nanos()).await),
             },
         }
     }

@@ -234,7 +234,8 @@ async fn settle(plane: &Plane, open: Open, ending: Ending) -> NanoUsd {
         Charge::Known(usage) => Some(*usage),
         Charge::Unknown | Charge::NotBilled | Charge::NotDispatched => None,
     };
-    plane.metrics.charged(&model, usage.as_ref(), cost.nanos());
+    let elapsed = plane.clock.monotonic_nanos().saturating_sub(open.started);
+    plane.metrics.charged(&model, usage.as_ref(), cost.nanos(), seconds(elapsed));
     let record = record(plane, &open, &ending, usage.unwrap_or_default(), cost, flags);
     if let Err(error) = plane.spool.record(record) {
         plane.metrics.failed_closed("spool");

@@ -66,7 +66,8 @@ impl Upstream {
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .http2_keep_alive_interval(Duration::from_secs(15))
-            .retry_canceled_requests(false)
+            // Tried again only when a kept connection turns out to be closed before any of the request was sent.
+            .retry_canceled_requests(true)
             .build(connector);
         Ok(Self(client))
     }

@@ -1,5 +1,6 @@
 //! [`Policy`], its limits, and [`Window`].
 
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::Window;
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
@@ -67,7 +68,7 @@ impl From<&Policy> for proto::Policy {
             spend_limits: policy.spend_limits.iter().copied().map(Into::into).collect(),
             requests_per_minute: policy.requests_per_minute,
             max_output_tokens: policy.max_output_tokens,
-            expires_at_ms: policy.expires_at.map(keyforge_shared::clock::Timestamp::millis),
+            expires_at_ms: policy.expires_at.map(Timestamp::millis),
         }
     }
 }

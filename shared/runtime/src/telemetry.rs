@@ -21,7 +21,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use thiserror::Error;
 use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::{ParseError, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
@@ -229,7 +229,10 @@ fn trace_layer(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send +
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_filter(Targets::new().with_target(OWN_TARGETS, LevelFilter::INFO))
+        .with_filter(
+            filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with(OWN_TARGETS))
+                .with_max_level_hint(LevelFilter::DEBUG),
+        )
         .boxed()
 }
 

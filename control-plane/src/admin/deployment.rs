@@ -1,0 +1,155 @@
+//! The deployment: made at the first start, recognised at every later one.
+//!
+//! The first start draws the vault key, the audit root key and the first operator's token, imports the built-in models and begins the
+//! administrators' chain, all or nothing. A later start refuses a vault key that does not belong to the data.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use keyforge_runtime::private_file::{self, PrivateFileError};
+use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::clock::Clock;
+use keyforge_shared::id::{ChainId, DeploymentId, OperatorId};
+use keyforge_shared::secret::Key256;
+use keyforge_shared::state::{Resource, State};
+use keyforge_shared::token::{self, TokenKind};
+use zeroize::Zeroizing;
+
+use crate::audit::{AdminAct, Audit, AuditError};
+use crate::catalog::{self, CatalogError};
+use crate::store::deployment::{self, Deployment};
+use crate::store::operators::{self, Operator};
+use crate::store::{Store, StoreError, credentials, keys, models};
+use crate::vault::{Kek, KekError, KekSource, Vault, VaultError};
+
+/// Name of the file in the data directory that the first operator's token is written to.
+pub const OPERATOR_TOKEN_FILE: &str = "operator.token";
+const FIRST_OPERATOR: &str = "owner";
+const FIRST_REVISION: u64 = 1;
+
+/// Why a deployment cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no usable vault key.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// The vault key does not open what is there.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The administrators' chain cannot be extended.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The first operator's token cannot be written.
+    #[error("the first operator's token cannot be written: {0}")]
+    Token(#[from] PrivateFileError),
+    /// The built-in models cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The operating system gave no randomness.
+    #[error("no randomness available for the keys of a new deployment")]
+    Random,
+}
+
+/// A deployment that is ready to be administered.
+pub struct Opened {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its vault.
+    pub vault: Arc<Vault>,
+    /// Its chains.
+    pub audit: Arc<Audit>,
+    /// Its replicated state.
+    pub state: State,
+}
+
+/// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to.
+///
+/// # Errors
+/// [`OpenError`]; its message says what to do.
+pub async fn open(store: &Store, data_dir: &Path, kek: &KekSource, clock: Arc<dyn Clock>) -> Result<Opened, OpenError> {
+    let found = deployment::get(&mut *store.read().await?).await?;
+    let kek = Kek::load(kek, found.is_some())?;
+    let is_new = found.is_none();
+    let (deployment, vault, root) = match found {
+        Some(deployment) => {
+            let vault = Vault::new(kek, deployment.id);
+            vault.check(&deployment.vault_check)?;
+            let root = vault.open_audit_root(&deployment.audit_root)?;
+            (deployment, vault, root)
+        }
+        None => prepare(kek, store)?,
+    };
+    let audit = Audit::new(root, deployment.id, deployment.admin_chain, clock);
+    if is_new {
+        create(store, &audit, &deployment, &data_dir.join(OPERATOR_TOKEN_FILE)).await?;
+    }
+    let state = load(store, deployment.revision).await?;
+    Ok(Opened { id: deployment.id, vault: Arc::new(vault), audit: Arc::new(audit), state })
+}
+
+fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenError> {
+    let id = DeploymentId::generate().map_err(|_| OpenError::Random)?;
+    let admin_chain = ChainId::generate().map_err(|_| OpenError::Random)?;
+    let root = Key256::generate().map_err(|_| OpenError::Random)?;
+    let vault = Vault::new(kek, id);
+    let deployment = Deployment {
+        id,
+        created_at: store.now(),
+        revision: FIRST_REVISION,
+        vault_check: vault.make_check()?,
+        audit_root: vault.seal_audit_root(&root)?,
+        admin_chain,
+    };
+    Ok((deployment, vault, root))
+}
+
+async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_file: &Path) -> Result<(), OpenError> {
+    let token = token::generate(TokenKind::Operator).map_err(|_| OpenError::Random)?;
+    let operator = Operator {
+        id: OperatorId::generate().map_err(|_| OpenError::Random)?,
+        name: FIRST_OPERATOR.to_owned(),
+        digest: token::digest(token.as_bytes()),
+        created_at: deployment.created_at,
+    };
+    let mut tx = store.write().await?;
+    deployment::insert(&mut tx, deployment).await?;
+    operators::insert(&mut tx, &operator).await?;
+    let built_in = catalog::built_in()?;
+    for model in &built_in {
+        models::put(&mut tx, model).await?;
+    }
+    audit.create_chain(&mut tx, deployment.admin_chain, None, [0; 32]).await?;
+    let act = AdminAct {
+        operator: operator.id,
+        peer: "control plane".to_owned(),
+        method: "deployment/Create",
+        target: deployment.id.to_string(),
+        outcome: AdminOutcome::Done,
+        detail: format!("operator {FIRST_OPERATOR} made, {} models imported", built_in.len()),
+    };
+    audit.append_admin(&mut tx, act).await?;
+    // Before the commit: a token that nobody was told would lock everyone out. A file that is left behind by a failed start is replaced.
+    write_token(token_file, &token)?;
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(deployment = %deployment.id, token_file = %token_file.display(), "a new deployment was made");
+    Ok(())
+}
+
+fn write_token(path: &Path, token: &str) -> Result<(), PrivateFileError> {
+    let mut line = Zeroizing::new(String::with_capacity(token.len() + 1));
+    line.push_str(token);
+    line.push('\n');
+    private_file::replace(path, line.as_bytes())
+}
+
+async fn load(store: &Store, revision: u64) -> Result<State, StoreError> {
+    let mut read = store.read().await?;
+    let keys = keys::all(&mut read).await?.into_iter().map(|key| Resource::Key(Arc::new(key)));
+    let models = models::all(&mut read).await?.into_iter().map(|model| Resource::Model(Arc::new(model)));
+    let credentials = credentials::all(&mut read).await?.into_iter();
+    let credentials = credentials.map(|credential| Resource::Credential(Arc::new(credential)));
+    Ok(State::from_snapshot(revision, keys.chain(models).chain(credentials)))
+}

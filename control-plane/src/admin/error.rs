@@ -1,0 +1,53 @@
+//! Why administration refused or failed.
+
+use crate::audit::AuditError;
+use crate::store::StoreError;
+use crate::vault::VaultError;
+
+/// Why a call was not carried out. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The caller could not prove to be an operator.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The request does not make sense; every problem names its field.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such thing.
+    #[error("there is no {noun} {name}")]
+    NotFound {
+        /// What kind of thing.
+        noun: &'static str,
+        /// Its name or id, as given.
+        name: String,
+    },
+    /// The thing is not in a state in which this could be done.
+    #[error("{0}")]
+    Precondition(String),
+    /// The commit was interrupted; the change is whole or absent.
+    #[error("interrupted while committing: look whether the change is there before trying again")]
+    Interrupted,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The vault failed.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The chain could not be extended.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The operating system gave no randomness.
+    #[error("no randomness available for a new id")]
+    Random,
+}
+
+impl AdminError {
+    /// Refuses when there are problems, with all of them.
+    pub(super) fn unless_valid(problems: &[String]) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::Invalid(problems.join("; "))) }
+    }
+
+    pub(super) fn not_found(noun: &'static str, name: impl ToString) -> Self {
+        Self::NotFound { noun, name: name.to_string() }
+    }
+}

@@ -1,0 +1,146 @@
+//! Which parts of a virtual key a caller wants changed: the meaning of an update mask.
+
+use std::collections::BTreeSet;
+
+use keyforge_shared::policy::Policy;
+
+use super::AdminError;
+
+/// A part of a key that can be changed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Name,
+    Frozen,
+    Models,
+    RequestLimits,
+    SpendLimits,
+    RequestsPerMinute,
+    MaxOutputTokens,
+    ExpiresAt,
+}
+
+const POLICY: [(&str, Part); 6] = [
+    ("policy.models", Part::Models),
+    ("policy.request_limits", Part::RequestLimits),
+    ("policy.spend_limits", Part::SpendLimits),
+    ("policy.requests_per_minute", Part::RequestsPerMinute),
+    ("policy.max_output_tokens", Part::MaxOutputTokens),
+    ("policy.expires_at_ms", Part::ExpiresAt),
+];
+
+/// The parts that an update names. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyMask(BTreeSet<Part>);
+
+impl KeyMask {
+    /// Reads `name`, `frozen`, `policy` and `policy.<field>`.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] naming every path that a key does not have, or when there is no path at all: nothing is ever changed that was
+    /// not named.
+    pub fn parse<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self, AdminError> {
+        let (mut parts, mut problems) = (BTreeSet::new(), Vec::new());
+        for path in paths {
+            match path {
+                "name" => drop(parts.insert(Part::Name)),
+                "frozen" => drop(parts.insert(Part::Frozen)),
+                "policy" => parts.extend(POLICY.map(|(_, part)| part)),
+                _ => match POLICY.into_iter().find(|(name, _)| *name == path) {
+                    Some((_, part)) => drop(parts.insert(part)),
+                    None => problems.push(format!(
+                        "update_mask: a key has no `{}`; use name, frozen, policy, {}",
+                        path.chars().take(60).collect::<String>(),
+                        POLICY.map(|(name, _)| name).join(", ")
+                    )),
+                },
+            }
+        }
+        if parts.is_empty() && problems.is_empty() {
+            problems.push("update_mask: empty; name what is to change, such as policy.models".to_owned());
+        }
+        AdminError::unless_valid(&problems)?;
+        Ok(Self(parts))
+    }
+
+    /// Whether the name is to change.
+    #[must_use]
+    pub fn name(&self) -> bool {
+        self.0.contains(&Part::Name)
+    }
+
+    /// Whether the key is to be frozen or thawed.
+    #[must_use]
+    pub fn frozen(&self) -> bool {
+        self.0.contains(&Part::Frozen)
+    }
+
+    /// Whether any part of the policy is to change.
+    #[must_use]
+    pub fn policy(&self) -> bool {
+        POLICY.iter().any(|(_, part)| self.0.contains(part))
+    }
+
+    /// Takes the named parts of `new` over into `policy`.
+    pub(super) fn change(&self, policy: &mut Policy, new: Policy) {
+        for part in &self.0 {
+            match part {
+                Part::Name | Part::Frozen => {}
+                Part::Models => policy.models.clone_from(&new.models),
+                Part::RequestLimits => policy.request_limits.clone_from(&new.request_limits),
+                Part::SpendLimits => policy.spend_limits.clone_from(&new.spend_limits),
+                Part::RequestsPerMinute => policy.requests_per_minute = new.requests_per_minute,
+                Part::MaxOutputTokens => policy.max_output_tokens = new.max_output_tokens,
+                Part::ExpiresAt => policy.expires_at = new.expires_at,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyforge_shared::clock::Timestamp;
+    use keyforge_shared::money::NanoUsd;
+    use keyforge_shared::period::Window;
+    use keyforge_shared::policy::{ModelPattern, RequestLimit, SpendLimit};
+
+    use super::*;
+
+    fn full(number: u64) -> Policy {
+        Policy {
+            models: vec![ModelPattern(number.to_string())],
+            request_limits: vec![RequestLimit { requests: number, window: Window::Day }],
+            spend_limits: vec![SpendLimit { amount: NanoUsd::new(number), window: Window::Day }],
+            requests_per_minute: u32::try_from(number).ok(),
+            max_output_tokens: Some(number),
+            expires_at: Some(Timestamp::from_nanos(i64::try_from(number).unwrap())),
+        }
+    }
+
+    #[test]
+    fn each_path_changes_its_field_and_no_other_and_policy_changes_all() {
+        let merged = |paths: &[&str]| {
+            let mut policy = full(1);
+            KeyMask::parse(paths.iter().copied()).unwrap().change(&mut policy, full(2));
+            policy
+        };
+        assert_eq!(merged(&["policy"]), full(2));
+        assert_eq!(merged(&["name", "frozen"]), full(1));
+        let every: Vec<&str> = POLICY.iter().map(|(path, _)| *path).collect();
+        assert_eq!(merged(&every), full(2));
+        for path in every {
+            let value = |policy: &Policy| serde_json::to_value(policy).unwrap();
+            let (old, new, merged) = (value(&full(1)), value(&full(2)), value(&merged(&[path])));
+            let field = path.trim_start_matches("policy.").trim_end_matches("_ms");
+            for (name, value) in merged.as_object().unwrap() {
+                assert_eq!(value, if name == field { &new[name] } else { &old[name] }, "{name} after {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_and_missing_paths_are_refused_by_name() {
+        let error = KeyMask::parse(["name", "policy.budget", "status"]).unwrap_err().to_string();
+        assert!(error.contains("`policy.budget`") && error.contains("`status`"), "{error}");
+        assert!(KeyMask::parse([]).unwrap_err().to_string().starts_with("update_mask: empty"));
+    }
+}

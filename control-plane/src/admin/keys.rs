@@ -1,0 +1,234 @@
+//! Virtual keys: made, read, changed, frozen, revoked.
+
+use std::sync::Arc;
+
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{ChainId, KeyId, OperatorId};
+use keyforge_shared::policy::Policy;
+use keyforge_shared::state::{Change, KeyRecord, KeyStatus, Resource, policy_digest};
+use keyforge_shared::token::NewToken;
+use serde_json::{Value, json};
+
+use super::key_update::KeyMask;
+use super::page::{self, Page, PageRequest};
+use super::{Admin, AdminError, Call, Caller, Edit};
+use crate::store::keys::{self, After, StoredKey};
+
+const MAX_NAME: usize = 100;
+/// Model patterns of one policy: each is tried on every request.
+const MAX_PATTERNS: usize = 256;
+
+/// A key to be made.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// 1 to 100 printable characters.
+    pub name: String,
+    /// What it may do.
+    pub policy: Policy,
+}
+
+/// A change of a key. What the mask does not name stays as it is.
+#[derive(Clone, Debug)]
+pub struct KeyUpdate {
+    /// What is to change.
+    pub mask: KeyMask,
+    /// The new name.
+    pub name: String,
+    /// The new policy, or new parts of it.
+    pub policy: Option<Policy>,
+    /// Whether it is to be frozen.
+    pub frozen: bool,
+}
+
+impl Admin {
+    /// Makes a key with a chain of its own. The token is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] with every problem of name and policy.
+    pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<(StoredKey, NewToken), AdminError> {
+        let token = NewToken::generate().map_err(|_| AdminError::Random)?;
+        let call = Call::new(caller, "keys/Create", token.id());
+        let work = async {
+            let policy = whole_millis(new.policy);
+            let now = self.inner.store.now();
+            let mut problems = problems(&new.name, &policy);
+            if policy.expires_at.is_some_and(|at| at <= now) {
+                problems.push("policy.expires_at_ms: lies in the past".to_owned());
+            }
+            AdminError::unless_valid(&problems)?;
+            let chain = ChainId::generate().map_err(|_| AdminError::Random)?;
+            let mut edit = self.edit().await?;
+            let record = KeyRecord {
+                id: token.id(),
+                digest: token.digest(),
+                name: new.name,
+                status: KeyStatus::Active,
+                policy,
+                chain,
+            };
+            let key = StoredKey { record, created_at: now, revoked_at: None, revision: edit.revision() };
+            keys::insert(edit.connection(), &key).await?;
+            let digest = policy_digest(&key.record.policy);
+            self.inner.audit.create_chain(edit.connection(), chain, Some(token.id()), digest).await?;
+            let detail = json!({ "after": shown(&key) }).to_string();
+            self.commit(edit, &call, detail, publish(&key)).await?;
+            Ok(key)
+        };
+        let key = self.attempt(&call, work).await?;
+        Ok((key, token))
+    }
+
+    /// One key.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`].
+    pub async fn get_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
+        let call = Call::new(caller, "keys/Get", id);
+        self.look(&call, async {
+            let found = keys::get(&mut *self.inner.store.read().await?, id).await?;
+            found.ok_or_else(|| AdminError::not_found("virtual key", id))
+        })
+        .await
+    }
+
+    /// A page of all keys, newest first.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a page that cannot be.
+    pub async fn list_keys(&self, caller: &Caller, request: &PageRequest) -> Result<Page<StoredKey>, AdminError> {
+        let call = Call::new(caller, "keys/List", "");
+        self.look(&call, async {
+            let size = request.size()?;
+            let after = request.after(|bytes| {
+                let (created_at, id) = page::marked(bytes)?;
+                Some(After { created_at, id: KeyId::from_ascii(id).ok()? })
+            })?;
+            let found = keys::page(&mut *self.inner.store.read().await?, after, size + 1).await?;
+            Ok(Page::cut(found, size, |last| page::mark(last.created_at, last.record.id.as_str().as_bytes())))
+        })
+        .await
+    }
+
+    /// Changes what the update's mask names.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] with every problem, [`AdminError::NotFound`], [`AdminError::Precondition`] for a revoked key.
+    pub async fn update_key(&self, caller: &Caller, id: KeyId, update: KeyUpdate) -> Result<StoredKey, AdminError> {
+        let call = Call::new(caller, "keys/Update", id);
+        self.attempt(&call, async {
+            let (edit, before) = self.edit_key(id).await?;
+            if before.record.status == KeyStatus::Revoked {
+                return Err(AdminError::Precondition(format!("{id} is revoked for ever: make a new key")));
+            }
+            let mut after = before.clone();
+            if update.mask.name() {
+                after.record.name = update.name;
+            }
+            if update.mask.frozen() {
+                after.record.status = if update.frozen { KeyStatus::Frozen } else { KeyStatus::Active };
+            }
+            if update.mask.policy() {
+                let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
+                update.mask.change(&mut after.record.policy, whole_millis(update.policy.ok_or_else(missing)?));
+            }
+            AdminError::unless_valid(&problems(&after.record.name, &after.record.policy))?;
+            self.save_key(edit, &call, &before, after).await
+        })
+        .await
+    }
+
+    /// Kills a key for ever. A key that is revoked stays so, and nothing changes.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`].
+    pub async fn revoke_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
+        let call = Call::new(caller, "keys/Revoke", id);
+        self.attempt(&call, async {
+            let (edit, before) = self.edit_key(id).await?;
+            let mut after = before.clone();
+            after.record.status = KeyStatus::Revoked;
+            after.revoked_at = before.revoked_at.or(Some(edit.now));
+            self.save_key(edit, &call, &before, after).await
+        })
+        .await
+    }
+
+    /// Freezes a key on the control plane's own account, because a request of it cost more than its bound. An operator can thaw it.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`].
+    pub async fn freeze_overspent_key(&self, id: KeyId, why: &str) -> Result<(), AdminError> {
+        let call = Call {
+            operator: OperatorId::from_bytes([0; 16]),
+            peer: "control plane".to_owned(),
+            method: "keys/Freeze",
+            target: id.to_string(),
+        };
+        self.attempt(&call, async {
+            let (edit, before) = self.edit_key(id).await?;
+            if before.record.status != KeyStatus::Active {
+                return Ok(());
+            }
+            let mut after = before.clone();
+            after.record.status = KeyStatus::Frozen;
+            after.revision = edit.revision();
+            self.write_key(edit, &call, json!({ "why": why }), &after).await
+        })
+        .await
+    }
+
+    async fn edit_key(&self, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
+        let mut edit = self.edit().await?;
+        let found = keys::get(edit.connection(), id).await?;
+        Ok((edit, found.ok_or_else(|| AdminError::not_found("virtual key", id))?))
+    }
+
+    async fn save_key(
+        &self,
+        edit: Edit,
+        call: &Call,
+        before: &StoredKey,
+        mut after: StoredKey,
+    ) -> Result<StoredKey, AdminError> {
+        if after == *before {
+            self.commit(edit, call, "nothing changed".to_owned(), Vec::new()).await?;
+            return Ok(after);
+        }
+        after.revision = edit.revision();
+        self.write_key(edit, call, json!({ "before": shown(before), "after": shown(&after) }), &after).await?;
+        Ok(after)
+    }
+
+    async fn write_key(&self, mut edit: Edit, call: &Call, detail: Value, key: &StoredKey) -> Result<(), AdminError> {
+        keys::update(edit.connection(), key).await?;
+        self.commit(edit, call, detail.to_string(), publish(key)).await
+    }
+}
+
+fn problems(name: &str, policy: &Policy) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+        problems.push(format!("name: 1 to {MAX_NAME} printable characters"));
+    }
+    if policy.models.len() > MAX_PATTERNS {
+        problems.push(format!("policy.models: at most {MAX_PATTERNS} patterns"));
+    }
+    problems.extend(policy.problems().into_iter().map(|problem| format!("policy.{problem}")));
+    problems
+}
+
+/// Nodes are told moments in milliseconds; a finer one here would make their set another one than ours.
+fn whole_millis(policy: Policy) -> Policy {
+    let expires_at = policy.expires_at.map(|at| Timestamp::from_millis(at.millis()));
+    Policy { expires_at, ..policy }
+}
+
+fn publish(key: &StoredKey) -> Vec<Change> {
+    vec![Change::Upsert(Resource::Key(Arc::new(key.record.clone())))]
+}
+
+/// What entries show of a key: everything that can change, and no digest.
+fn shown(key: &StoredKey) -> Value {
+    let KeyRecord { name, status, policy, .. } = &key.record;
+    json!({ "name": name, "status": status.as_str(), "policy": policy })
+}

@@ -1,0 +1,231 @@
+//! Administration: the only writer of keys, credentials and models.
+//!
+//! Every mutation is one straight line: validate, write rows, move to the next revision, append an entry to the administrators' chain, commit,
+//! publish. Rows and entry are one transaction, so that nothing changes without a trace. Reads and refused calls are entries, too. Commit and
+//! publication run in a task of their own: a caller who hangs up cannot come between them.
+
+pub mod credentials;
+pub mod deployment;
+mod error;
+pub mod key_update;
+pub mod keys;
+pub mod models;
+pub mod operators;
+pub mod page;
+mod strangers;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::OperatorId;
+use keyforge_shared::state::Change;
+use sqlx::SqliteConnection;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::audit::{AdminAct, Audit};
+use crate::publish::hub::Hub;
+use crate::store::{Store, Tx, deployment as stored_deployment};
+use crate::vault::Vault;
+
+use strangers::Strangers;
+
+pub use error::AdminError;
+
+/// Longest text that an entry keeps about why a call failed, in characters.
+const MAX_REASON: usize = 1_000;
+
+/// The administration of one deployment. Clones share it.
+#[derive(Clone)]
+pub struct Admin {
+    inner: Arc<Parts>,
+}
+
+struct Parts {
+    store: Store,
+    vault: Arc<Vault>,
+    audit: Arc<Audit>,
+    hub: Hub,
+    /// Runs commits to their end.
+    shutdown: Shutdown,
+    strangers: Strangers,
+    /// Held from a mutation's first look at the state until its publication.
+    turn: Arc<Mutex<()>>,
+}
+
+/// Someone who proved to be an operator.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    operator: OperatorId,
+    peer: String,
+}
+
+impl Caller {
+    /// Who.
+    #[must_use]
+    pub const fn operator(&self) -> OperatorId {
+        self.operator
+    }
+
+    /// Where from.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+}
+
+/// A call as its entry names it.
+#[derive(Clone, Debug)]
+struct Call {
+    operator: OperatorId,
+    peer: String,
+    method: &'static str,
+    target: String,
+}
+
+impl Call {
+    fn new(caller: &Caller, method: &'static str, target: impl fmt::Display) -> Self {
+        Self { operator: caller.operator, peer: caller.peer.clone(), method, target: target.to_string() }
+    }
+
+    fn act(&self, outcome: AdminOutcome, detail: String) -> AdminAct {
+        let Self { operator, peer, method, target } = self.clone();
+        AdminAct { operator, peer, method, target, outcome, detail }
+    }
+}
+
+/// A mutation under way: a transaction, and the right to publish what it changes. Dropping it undoes it.
+struct Edit {
+    tx: Tx<'static>,
+    turn: OwnedMutexGuard<()>,
+    held: u64,
+    now: Timestamp,
+}
+
+impl Edit {
+    /// The revision that the mutation leads to.
+    const fn revision(&self) -> u64 {
+        self.held + 1
+    }
+
+    fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.tx
+    }
+}
+
+impl Admin {
+    /// Administration over an opened deployment.
+    #[must_use]
+    pub fn new(store: Store, vault: Arc<Vault>, audit: Arc<Audit>, hub: Hub, shutdown: Shutdown) -> Self {
+        Self {
+            inner: Arc::new(Parts {
+                store,
+                vault,
+                audit,
+                hub,
+                shutdown,
+                strangers: Strangers::default(),
+                turn: Arc::default(),
+            }),
+        }
+    }
+
+    /// Records a read or another call that changes nothing here, or one that failed, as an entry of the administrators' chain.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the entry cannot be written; the caller must then not be answered.
+    pub async fn record(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        target: impl fmt::Display,
+        outcome: AdminOutcome,
+        detail: impl fmt::Display,
+    ) -> Result<(), AdminError> {
+        self.append(Call::new(caller, method, target).act(outcome, brief(detail))).await
+    }
+
+    /// Records that a call was refused before it got anywhere, and gives the refusal back.
+    pub async fn refuse(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        target: impl fmt::Display,
+        error: AdminError,
+    ) -> AdminError {
+        self.note_failure(&Call::new(caller, method, target), error).await
+    }
+
+    /// Runs a mutation, which records itself when it succeeds; when it fails, that is recorded here.
+    async fn attempt<T>(
+        &self,
+        call: &Call,
+        work: impl Future<Output = Result<T, AdminError>>,
+    ) -> Result<T, AdminError> {
+        match work.await {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.note_failure(call, error).await),
+        }
+    }
+
+    /// Runs a read and records how it ended. Nothing is read without a trace.
+    async fn look<T>(&self, call: &Call, work: impl Future<Output = Result<T, AdminError>>) -> Result<T, AdminError> {
+        let value = self.attempt(call, work).await?;
+        self.append(call.act(AdminOutcome::Done, String::new())).await?;
+        Ok(value)
+    }
+
+    async fn note_failure(&self, call: &Call, error: AdminError) -> AdminError {
+        if let Err(unrecorded) = self.append(call.act(AdminOutcome::Failed, brief(&error))).await {
+            tracing::error!(method = call.method, %error, %unrecorded, "a refused call could not be recorded");
+        }
+        error
+    }
+
+    async fn append(&self, act: AdminAct) -> Result<(), AdminError> {
+        let mut tx = self.inner.store.write().await?;
+        self.inner.audit.append_admin(&mut tx, act).await?;
+        Ok(tx.commit().await.map_err(crate::store::StoreError::from)?)
+    }
+
+    /// Begins a mutation; one at a time.
+    async fn edit(&self) -> Result<Edit, AdminError> {
+        let turn = Arc::clone(&self.inner.turn).lock_owned().await;
+        let tx = self.inner.store.write().await?;
+        Ok(Edit { tx, turn, held: self.inner.hub.revision(), now: self.inner.store.now() })
+    }
+
+    /// Commits a mutation with its entry and publishes its changes. Without changes the revision stays.
+    async fn commit(
+        &self,
+        mut edit: Edit,
+        call: &Call,
+        detail: String,
+        changes: Vec<Change>,
+    ) -> Result<(), AdminError> {
+        if !changes.is_empty() {
+            let held = edit.held;
+            stored_deployment::advance_revision(edit.connection(), held).await?;
+        }
+        self.inner.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
+        let hub = self.inner.hub.clone();
+        let Edit { tx, turn, .. } = edit;
+        let committing = self.inner.shutdown.spawn("commit", async move {
+            tx.commit().await?;
+            if !changes.is_empty() {
+                hub.commit(changes);
+            }
+            drop(turn);
+            Ok::<(), sqlx::Error>(())
+        });
+        let committed = committing.await.map_err(|_| AdminError::Interrupted)?;
+        Ok(committed.map_err(crate::store::StoreError::from)?)
+    }
+}
+
+fn brief(text: impl fmt::Display) -> String {
+    text.to_string().chars().take(MAX_REASON).collect()
+}

@@ -1,0 +1,224 @@
+//! Intake: records of nodes arrive at least once and are chained exactly once.
+//!
+//! One batch is one transaction: records are checked, those above the boot's watermark are linked to their chains, and usage, ledger and
+//! watermark move with them. The answer is given after the commit, which is on disk. A record that cannot be chained is refused with its
+//! number; nothing after it is chained either, and nothing is ever dropped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keyforge_shared::audit::canonical::DecodeError;
+use keyforge_shared::audit::request::{Outcome, PrivateTag, RequestRecord};
+use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId};
+use sqlx::SqliteConnection;
+
+use super::chain::Tail;
+use super::{Audit, AuditError};
+use crate::ledger::settle;
+use crate::store::entries::{self, NewEntry, Origin};
+use crate::store::usage::{self, DayUsage, UsageSums};
+use crate::store::{Store, StoreError, boots};
+
+/// Why a batch was refused. Nothing of it was chained.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The database failed, or a chain was tampered with.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The batch begins after the record that is due.
+    #[error("record {first} of the boot came, but record {due} is due: ship from there")]
+    Sequence {
+        /// Number of the batch's first record.
+        first: u64,
+        /// The number after the watermark.
+        due: u64,
+    },
+    /// Not the canonical bytes of a request record.
+    #[error("record {seq} cannot be read: {source}")]
+    Unreadable {
+        /// Its number.
+        seq: u64,
+        /// Why.
+        source: DecodeError,
+    },
+    /// It does not say what the batch says about it.
+    #[error("record {seq} names another {field} than its batch")]
+    Contradiction {
+        /// Its number.
+        seq: u64,
+        /// Which field.
+        field: &'static str,
+    },
+    /// It belongs to no virtual key's chain.
+    #[error("record {seq} names {chain}, which is no virtual key's chain")]
+    UnknownChain {
+        /// Its number.
+        seq: u64,
+        /// What it names.
+        chain: ChainId,
+    },
+    /// Another record was chained under its number.
+    #[error("record {seq} is not the one that was chained under this number: a node does not rewrite what it shipped")]
+    Rewritten {
+        /// Its number.
+        seq: u64,
+    },
+    /// The boot is another node's.
+    #[error("{0} belongs to another node")]
+    ForeignBoot(BootId),
+}
+
+impl From<StoreError> for IntakeError {
+    fn from(error: StoreError) -> Self {
+        Self::Audit(error.into())
+    }
+}
+
+struct Shipped {
+    record: RequestRecord,
+    bytes: Vec<u8>,
+}
+
+/// Takes what nodes ship.
+pub struct Intake {
+    store: Store,
+    audit: Arc<Audit>,
+}
+
+impl Intake {
+    /// An intake that chains with `audit` in `store`.
+    #[must_use]
+    pub const fn new(store: Store, audit: Arc<Audit>) -> Self {
+        Self { store, audit }
+    }
+
+    /// Chains the records of `boot` from number `first_seq` on, skipping those that are chained already. Returns the boot's watermark: every
+    /// record up to it is chained and on disk.
+    ///
+    /// # Errors
+    /// [`IntakeError`]; nothing was chained then.
+    pub async fn ship(
+        &self,
+        node: NodeId,
+        boot: BootId,
+        first_seq: u64,
+        records: Vec<Vec<u8>>,
+    ) -> Result<u64, IntakeError> {
+        let shipped = self.decode(node, boot, first_seq, records)?;
+        let mut tx = self.store.write().await?;
+        boots::insert(&mut tx, boot, node, self.audit.clock.now()).await?;
+        let known = boots::get(&mut tx, boot).await?.filter(|known| known.node == node);
+        let watermark = known.ok_or(IntakeError::ForeignBoot(boot))?.watermark;
+        if first_seq > watermark + 1 || first_seq == 0 {
+            return Err(IntakeError::Sequence { first: first_seq, due: watermark + 1 });
+        }
+        let fresh = skip_chained(&mut tx, boot, watermark, shipped).await?;
+        let Some(last) = fresh.last().map(|shipped| shipped.record.node_seq) else {
+            tx.commit().await.map_err(StoreError::from)?;
+            return Ok(watermark);
+        };
+        self.chain(&mut tx, fresh).await?;
+        boots::set_watermark(&mut tx, boot, last).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        Ok(last)
+    }
+
+    fn decode(
+        &self,
+        node: NodeId,
+        boot: BootId,
+        first_seq: u64,
+        records: Vec<Vec<u8>>,
+    ) -> Result<Vec<Shipped>, IntakeError> {
+        let deployment = self.audit.deployment;
+        let numbered =
+            records.into_iter().enumerate().map(|(index, bytes)| (first_seq.saturating_add(index as u64), bytes));
+        numbered
+            .map(|(seq, bytes)| {
+                let record = RequestRecord::decode(&bytes).map_err(|source| IntakeError::Unreadable { seq, source })?;
+                let claims = [
+                    ("deployment_id", record.deployment == deployment),
+                    ("node_id", record.node == node),
+                    ("boot_id", record.boot == boot),
+                    ("node_seq", record.node_seq == seq),
+                ];
+                match claims.into_iter().find(|(_, agrees)| !agrees) {
+                    Some((field, _)) => Err(IntakeError::Contradiction { seq, field }),
+                    None => Ok(Shipped { record, bytes }),
+                }
+            })
+            .collect()
+    }
+
+    async fn chain(&self, conn: &mut SqliteConnection, fresh: Vec<Shipped>) -> Result<(), IntakeError> {
+        let mut tails: HashMap<ChainId, (Tail, KeyId)> = HashMap::new();
+        let mut linked: Vec<NewEntry> = Vec::with_capacity(fresh.len());
+        let mut charged: Vec<(KeyId, RequestRecord)> = Vec::with_capacity(fresh.len());
+        for Shipped { record, bytes } in fresh {
+            let (chain, seq) = (record.chain, record.node_seq);
+            if let std::collections::hash_map::Entry::Vacant(vacant) = tails.entry(chain) {
+                let tail = self.audit.tail(conn, chain).await?;
+                let owned = tail.and_then(|tail| tail.head().key.map(|key| (tail, key)));
+                vacant.insert(owned.ok_or(IntakeError::UnknownChain { seq, chain })?);
+            }
+            let Some((tail, key)) = tails.get_mut(&chain) else { continue };
+            let origin = Origin { node: record.node, boot: record.boot, node_seq: seq };
+            linked.push(tail.link(bytes, Some(origin)));
+            charged.push((*key, record));
+        }
+        entries::insert(conn, linked).await?;
+        for (tail, _) in tails.into_values() {
+            tail.save(conn).await?;
+        }
+        usage::add(conn, &sums_by_day(&charged)).await?;
+        settle::from_records(conn, &charged).await?;
+        Ok(())
+    }
+}
+
+/// Leaves the records above the watermark, after proving that those below it are the ones that were chained.
+async fn skip_chained(
+    conn: &mut SqliteConnection,
+    boot: BootId,
+    watermark: u64,
+    mut shipped: Vec<Shipped>,
+) -> Result<Vec<Shipped>, IntakeError> {
+    let fresh = shipped.split_off(shipped.partition_point(|shipped| shipped.record.node_seq <= watermark));
+    let (Some(first), Some(last)) = (shipped.first(), shipped.last()) else { return Ok(fresh) };
+    let stored = entries::of_boot(conn, boot, first.record.node_seq, last.record.node_seq).await?;
+    let stored: HashMap<u64, Vec<u8>> = stored.into_iter().collect();
+    for Shipped { record, bytes } in &shipped {
+        let seq = record.node_seq;
+        if stored.get(&seq) != Some(bytes) {
+            tracing::error!(%boot, seq, "a record differs from the one chained under its number, or that one is gone");
+            return Err(IntakeError::Rewritten { seq });
+        }
+    }
+    Ok(fresh)
+}
+
+fn sums_by_day(charged: &[(KeyId, RequestRecord)]) -> Vec<DayUsage> {
+    let mut days: HashMap<(KeyId, u32, &str), UsageSums> = HashMap::new();
+    for (key, record) in charged {
+        let counted = record.takes_from_request_quota();
+        let one = UsageSums {
+            requests: u64::from(counted),
+            refused: u64::from(record.outcome == Outcome::Refused),
+            input_tokens: record.input_tokens,
+            cache_read_tokens: record.cache_read_tokens,
+            cache_write_tokens: record.cache_write_tokens,
+            output_tokens: record.output_tokens,
+            reasoning_tokens: record.private_u64(PrivateTag::REASONING_TOKENS).unwrap_or(0),
+            cost: record.cost.nanos(),
+        };
+        let sums = days.entry((*key, record.period, record.model.as_str())).or_default();
+        *sums = sums.plus(&one);
+    }
+    let day = |((key, day, model), sums): ((KeyId, u32, &str), UsageSums)| DayUsage {
+        key,
+        day,
+        model: model.to_owned(),
+        sums,
+    };
+    days.into_iter().map(day).collect()
+}

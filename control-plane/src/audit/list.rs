@@ -1,0 +1,41 @@
+//! Entries for people: pages of a chain, decoded, oldest first. Nothing is verified here.
+
+use keyforge_shared::audit::record::Record;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::ChainId;
+
+use crate::store::{Store, StoreError, entries as rows};
+
+/// An entry, decoded.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Place in the chain.
+    pub seq: u64,
+    /// When it was chained.
+    pub t_cp: Timestamp,
+    /// Its hash as stored.
+    pub hash: Vec<u8>,
+    /// What it records.
+    pub record: Record,
+}
+
+/// At most `limit` entries of `chain` after place `after`.
+///
+/// # Errors
+/// [`StoreError`]; [`StoreError::Corrupt`] when a record cannot be read, which verification reports with its place.
+pub async fn entries(store: &Store, chain: ChainId, after: u64, limit: u32) -> Result<Vec<Listed>, StoreError> {
+    let mut tx = store.read().await?;
+    let from = (i64::try_from(after).unwrap_or(i64::MAX), i64::MAX);
+    let found = rows::after(&mut tx, chain.as_bytes(), from, limit).await?;
+    found
+        .into_iter()
+        .map(|row| {
+            Ok(Listed {
+                seq: u64::try_from(row.seq).map_err(|_| StoreError::Corrupt("seq"))?,
+                t_cp: Timestamp::from_nanos(row.t_cp),
+                record: Record::decode(&row.record).map_err(|_| StoreError::Corrupt("record"))?,
+                hash: row.hash,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,194 @@
+//! The control plane's configuration: a TOML file in its raw shape, and what comes of it once it is checked.
+//!
+//! ```toml
+//! data_dir = "/var/lib/keyforge"
+//! listen = "127.0.0.1:7070"
+//! vault_key = "file:/etc/keyforge/vault.key"   # default: vault.key in data_dir, made at the first start
+//! allow_plaintext = false                      # needed to listen beyond this host without [tls]
+//!
+//! [tls]
+//! certificates = "/etc/keyforge/tls.crt"
+//! key = "/etc/keyforge/tls.key"
+//!
+//! [telemetry]
+//! log_format = "json"                          # text, json
+//! log_filter = "info"
+//! otlp_endpoint = "http://localhost:4318"
+//! otlp_headers = { authorization = "env:OTLP_AUTHORIZATION" }
+//! sample_ratio = 1.0
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
+use keyforge_runtime::telemetry::{LogFormat, TelemetryConfig};
+use serde::Deserialize;
+
+use crate::vault::KekSource;
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
+const VAULT_KEY_FILE: &str = "vault.key";
+const SERVICE_NAME: &str = "keyforge-control-plane";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    data_dir: PathBuf,
+    listen: Option<String>,
+    vault_key: Option<SecretRef>,
+    #[serde(default)]
+    allow_plaintext: bool,
+    tls: Option<RawTls>,
+    #[serde(default)]
+    telemetry: RawTelemetry,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificates: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTelemetry {
+    #[serde(default)]
+    log_format: LogFormat,
+    log_filter: Option<String>,
+    otlp_endpoint: Option<String>,
+    #[serde(default)]
+    otlp_headers: BTreeMap<String, SecretRef>,
+    sample_ratio: Option<f64>,
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, leaf first.
+    pub certificates: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// What the control plane is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where gRPC is served; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where the vault key is kept.
+    pub vault_key: KekSource,
+    /// How connections are encrypted; `None` in the clear.
+    pub tls: Option<TlsFiles>,
+}
+
+impl Config {
+    /// A control plane in `data_dir` that listens on `listen`, a loopback address: what `keyforge dev` and tests start.
+    #[must_use]
+    pub fn local(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
+        let data_dir = data_dir.into();
+        let vault_key = KekSource::File(data_dir.join(VAULT_KEY_FILE));
+        Self { data_dir, listen, vault_key, tls: None }
+    }
+
+    /// Reads and checks a file. Telemetry is apart, because it is started first and once per process.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem of the file.
+    pub fn load(path: &Path) -> Result<(Self, TelemetryConfig), ConfigError> {
+        check(config::load(path)?)
+    }
+}
+
+fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
+    let mut problems = Problems::new();
+    problems.require("data_dir", !raw.data_dir.as_os_str().is_empty(), "name the directory that everything is kept in");
+    let listen = problems.address("listen", raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN));
+    let reachable = listen.is_some_and(|address| !address.ip().is_loopback());
+    problems.require(
+        "listen",
+        !reachable || raw.tls.is_some() || raw.allow_plaintext,
+        "beyond this host operators' tokens would travel in the clear: add a [tls] section, or set allow_plaintext = true if something \
+         else encrypts the way here",
+    );
+    let vault_key = match raw.vault_key.map(KekSource::from_reference) {
+        None => Some(KekSource::File(raw.data_dir.join(VAULT_KEY_FILE))),
+        Some(Some(source)) => Some(source),
+        Some(None) => {
+            problems.push(
+                "vault_key",
+                "the standard input cannot be read again at the next start; use env:NAME or file:PATH",
+            );
+            None
+        }
+    };
+    let telemetry = telemetry(raw.telemetry, &mut problems);
+    let tls = raw.tls.map(|RawTls { certificates, key }| TlsFiles { certificates, key });
+    let data_dir = raw.data_dir;
+    let config = listen.zip(vault_key).map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls });
+    problems.finish(config.map(|config| (config, telemetry)))
+}
+
+fn telemetry(raw: RawTelemetry, problems: &mut Problems) -> TelemetryConfig {
+    let mut telemetry = TelemetryConfig::new(SERVICE_NAME);
+    telemetry.log_format = raw.log_format;
+    telemetry.log_filter = raw.log_filter.unwrap_or(telemetry.log_filter);
+    telemetry.otlp_endpoint = raw.otlp_endpoint;
+    telemetry.sample_ratio = raw.sample_ratio.unwrap_or(telemetry.sample_ratio);
+    for (name, reference) in raw.otlp_headers {
+        let value = problems.check(format!("telemetry.otlp_headers.{name}"), reference.resolve());
+        telemetry.otlp_headers.extend(value.map(|value| (name, value)));
+    }
+    telemetry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(Config, TelemetryConfig), ConfigError> {
+        check(config::parse(Path::new("control-plane.toml"), text)?)
+    }
+
+    fn refused(text: &str) -> String {
+        parse(text).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_data_directory_is_all_that_is_needed() {
+        let (config, _) = parse("data_dir = \"/data\"").unwrap();
+        assert_eq!(config, Config::local("/data", "127.0.0.1:7070".parse().unwrap()));
+        assert_eq!(config.vault_key, KekSource::File(PathBuf::from("/data/vault.key")));
+    }
+
+    #[test]
+    fn listening_beyond_this_host_in_the_clear_needs_a_word() {
+        let open = "data_dir = \"/data\"\nlisten = \"0.0.0.0:7070\"\n";
+        let error = refused(open);
+        assert!(error.contains("listen: ") && error.contains("allow_plaintext = true"), "{error}");
+        assert!(parse(&format!("{open}allow_plaintext = true")).is_ok());
+        let (config, _) = parse(&format!("{open}[tls]\ncertificates = \"/c\"\nkey = \"/k\"")).unwrap();
+        assert_eq!(config.tls.unwrap().key, PathBuf::from("/k"));
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let error = refused(
+            "data_dir = \"\"\nlisten = \"here\"\n[telemetry]\notlp_headers = { a = \"env:KEYFORGE_TEST_NEVER_SET\" }",
+        );
+        for field in ["data_dir", "listen", "telemetry.otlp_headers.a"] {
+            assert!(error.contains(field), "{field} in {error}");
+        }
+    }
+
+    #[test]
+    fn misspelt_keys_and_literal_secrets_are_refused() {
+        assert!(refused("data_dir = \"/d\"\nlisten_on = \"127.0.0.1:1\"").contains("listen_on"));
+        let error = refused("data_dir = \"/d\"\nvault_key = \"0123456789abcdef\"");
+        assert!(error.contains("vault_key") && !error.contains("0123"), "{error}");
+    }
+}

@@ -1,0 +1,14 @@
+//! The gRPC services: each decodes, calls, and encodes; no rule of the product lives here.
+
+pub mod audit;
+pub mod auth;
+pub mod credentials;
+pub mod grants;
+mod ids;
+pub mod intake;
+pub mod keys;
+pub mod models;
+mod recorded;
+pub mod state;
+mod status;
+pub mod usage;

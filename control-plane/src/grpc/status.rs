@@ -1,0 +1,22 @@
+//! What callers are told when administration refuses or fails.
+
+use tonic::{Code, Status};
+
+use crate::admin::AdminError;
+
+impl From<AdminError> for Status {
+    fn from(error: AdminError) -> Self {
+        let code = match &error {
+            AdminError::Unauthenticated(_) => Code::Unauthenticated,
+            AdminError::Invalid(_) => Code::InvalidArgument,
+            AdminError::NotFound { .. } => Code::NotFound,
+            AdminError::Precondition(_) => Code::FailedPrecondition,
+            AdminError::Interrupted => Code::Aborted,
+            AdminError::Store(_) | AdminError::Vault(_) | AdminError::Audit(_) | AdminError::Random => {
+                tracing::error!(%error, "administration failed");
+                Code::Internal
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}

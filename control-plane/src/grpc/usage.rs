@@ -1,0 +1,137 @@
+//! `keyforge.admin.v1.UsageService`.
+
+use keyforge_proto::admin::v1 as proto;
+use keyforge_proto::admin::v1::usage_service_server::UsageService;
+use keyforge_proto::convert::parsed;
+use keyforge_shared::audit::request::parse_day;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::KeyId;
+use tonic::{Request, Response, Status};
+
+use super::auth::operator;
+use super::recorded::recorded;
+use crate::admin::page::PageRequest;
+use crate::admin::{Admin, AdminError};
+use crate::ledger::{Balance, Ledger, LedgerError};
+use crate::store::Store;
+use crate::store::usage::{self, Grouping, UsageQuery, UsageSums};
+
+const QUERY: &str = "usage/Query";
+const BALANCE: &str = "usage/GetBalance";
+
+/// Serves usage and balances to operators.
+pub struct UsageApi {
+    admin: Admin,
+    store: Store,
+    ledger: Ledger,
+}
+
+impl UsageApi {
+    /// Serves the sums in `store` and the balances of `ledger`; `admin` says who may ask.
+    #[must_use]
+    pub const fn new(admin: Admin, store: Store, ledger: Ledger) -> Self {
+        Self { admin, store, ledger }
+    }
+
+    async fn query(&self, request: proto::QueryUsageRequest) -> Result<proto::QueryUsageResponse, AdminError> {
+        let page = PageRequest { size: request.page_size, token: request.page_token };
+        let size = page.size()?;
+        if !page.token.is_empty() && !page.token.starts_with(MARK) {
+            return Err(AdminError::Invalid("page_token: not one that this list gave".to_owned()));
+        }
+        let query = UsageQuery {
+            key: request.key_id.as_deref().map(|text| parsed::<KeyId>(text, "key_id")).transpose()?,
+            grouping: grouping(request.group_by)?,
+            from_day: day(request.from_day.as_deref(), "from_day")?.unwrap_or(0),
+            until_day: day(request.until_day.as_deref(), "until_day")?.unwrap_or(u32::MAX),
+            after: page.token.strip_prefix(MARK).map(str::to_owned),
+            limit: size + 1,
+        };
+        let mut rows = usage::query(&mut *self.store.read().await?, &query).await?;
+        let full = rows.len() > size as usize;
+        rows.truncate(size as usize);
+        let next = rows.last().filter(|_| full).map(|(group, _)| format!("{MARK}{group}"));
+        let rows = rows.into_iter().map(row).collect();
+        Ok(proto::QueryUsageResponse { rows, next_page_token: next.unwrap_or_default() })
+    }
+
+    async fn balance(&self, key: &str) -> Result<proto::GetBalanceResponse, AdminError> {
+        let key = parsed(key, "key_id")?;
+        let balances = self.ledger.balance(key).await.map_err(|error| match error {
+            LedgerError::Store(error) => AdminError::Store(error),
+            _ => AdminError::NotFound { noun: "virtual key", name: key.to_string() },
+        })?;
+        Ok(proto::GetBalanceResponse { balances: balances.iter().map(balance).collect() })
+    }
+}
+
+/// Begins every page token, because a group's name can be empty: requests that name no model.
+const MARK: char = '=';
+
+#[tonic::async_trait]
+impl UsageService for UsageApi {
+    async fn query_usage(
+        &self,
+        request: Request<proto::QueryUsageRequest>,
+    ) -> Result<Response<proto::QueryUsageResponse>, Status> {
+        let caller = operator(&self.admin, &request, QUERY).await?;
+        let request = request.into_inner();
+        let target = key_target(request.key_id.as_deref().unwrap_or_default());
+        let answer = self.query(request).await;
+        recorded(&self.admin, &caller, QUERY, &target, answer).await.map(Response::new)
+    }
+
+    async fn get_balance(
+        &self,
+        request: Request<proto::GetBalanceRequest>,
+    ) -> Result<Response<proto::GetBalanceResponse>, Status> {
+        let caller = operator(&self.admin, &request, BALANCE).await?;
+        let key = request.into_inner().key_id;
+        let answer = self.balance(&key).await;
+        recorded(&self.admin, &caller, BALANCE, &key_target(&key), answer).await.map(Response::new)
+    }
+}
+
+/// Only what is an id is repeated in the entry: a caller may have pasted a secret.
+fn key_target(text: &str) -> String {
+    text.parse::<KeyId>().map(|key| key.to_string()).unwrap_or_default()
+}
+
+fn grouping(number: i32) -> Result<Grouping, AdminError> {
+    match proto::UsageGrouping::try_from(number) {
+        Ok(proto::UsageGrouping::Unspecified | proto::UsageGrouping::Key) => Ok(Grouping::Key),
+        Ok(proto::UsageGrouping::Model) => Ok(Grouping::Model),
+        Ok(proto::UsageGrouping::Day) => Ok(Grouping::Day),
+        Err(_) => Err(AdminError::Invalid(format!("group_by: no grouping has the number {number}"))),
+    }
+}
+
+fn day(text: Option<&str>, field: &str) -> Result<Option<u32>, AdminError> {
+    let parse = |text| parse_day(text).ok_or_else(|| AdminError::Invalid(format!("{field}: not a day as YYYY-MM-DD")));
+    text.map(parse).transpose()
+}
+
+fn row((group, sums): (String, UsageSums)) -> proto::UsageRow {
+    proto::UsageRow {
+        group,
+        requests: sums.requests,
+        refused: sums.refused,
+        input_tokens: sums.input_tokens,
+        cache_read_tokens: sums.cache_read_tokens,
+        cache_write_tokens: sums.cache_write_tokens,
+        output_tokens: sums.output_tokens,
+        reasoning_tokens: sums.reasoning_tokens,
+        cost_nano_usd: sums.cost,
+    }
+}
+
+fn balance(balance: &Balance) -> proto::Balance {
+    proto::Balance {
+        dimension: balance.counter.dimension.as_str().to_owned(),
+        window: proto::Window::from(balance.counter.window).into(),
+        limit: balance.limit,
+        settled: balance.settled,
+        granted: balance.outstanding,
+        resets_at_ms: (balance.period_end != Timestamp::MAX).then(|| balance.period_end.millis()),
+    }
+}

@@ -1,0 +1,46 @@
+//! Settlement: chained entries prove what epochs used.
+//!
+//! Called in the transaction that chains the entries, so that books and chains never differ. An entry settles every counter of its key that
+//! has books in its epoch and whose period contains the day of its reservation. Entries for closed epochs settle as well: books say the truth.
+
+use std::collections::{BTreeMap, HashMap};
+
+use keyforge_shared::audit::request::{RequestRecord, start_of_day};
+use keyforge_shared::id::KeyId;
+use keyforge_shared::limit::{CounterId, Dimension};
+use keyforge_shared::period::Window;
+use sqlx::SqliteConnection;
+
+use super::evidence::Tally;
+use crate::store::StoreError;
+use crate::store::ledger::{self, Settlement};
+
+/// Settles what new entries prove.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn from_records(conn: &mut SqliteConnection, records: &[(KeyId, RequestRecord)]) -> Result<(), StoreError> {
+    let mut tallies: HashMap<KeyId, Tally> = HashMap::new();
+    for (key, record) in records {
+        tallies.entry(*key).or_default().add(record);
+    }
+    let mut amounts: BTreeMap<(CounterId, u32), u64> = BTreeMap::new();
+    for (key, tally) in tallies {
+        for (epoch, day, used) in tally.iter() {
+            for window in Window::ALL {
+                let period_start = window.period_at(start_of_day(day)).start;
+                for dimension in [Dimension::Requests, Dimension::Spend] {
+                    let counter = CounterId { key, dimension, window, period_start };
+                    let amount = amounts.entry((counter, epoch)).or_default();
+                    *amount = amount.saturating_add(used.of(dimension));
+                }
+            }
+        }
+    }
+    let settlements: Vec<_> = amounts
+        .into_iter()
+        .filter(|(_, amount)| *amount > 0)
+        .map(|((counter, epoch), amount)| Settlement { counter, epoch, amount })
+        .collect();
+    if settlements.is_empty() { Ok(()) } else { ledger::settle(conn, &settlements).await }
+}

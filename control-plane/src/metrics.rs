@@ -1,0 +1,39 @@
+//! What the control plane measures. Names live here and nowhere else.
+
+use opentelemetry::metrics::Meter;
+
+use crate::publish::fleet::{Fleet, NodeSeen};
+use crate::publish::hub::Hub;
+
+/// Registers what is read when somebody asks.
+pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet) {
+    let state = hub.clone();
+    gauge(meter, "keyforge.state.revision", "Revision of the replicated state.", move || state.revision());
+    let connected = fleet.clone();
+    gauge(meter, "keyforge.fleet.nodes", "Nodes with an open state stream.", move || {
+        count(&connected, |node| node.streams > 0)
+    });
+    let (state, behind) = (hub.clone(), fleet.clone());
+    let description = "Nodes with an open state stream that have not applied the newest revision.";
+    gauge(meter, "keyforge.fleet.nodes_behind", description, move || {
+        let head = state.revision();
+        count(&behind, |node| node.streams > 0 && node.acked_revision < head)
+    });
+    let refusing = fleet.clone();
+    gauge(
+        meter,
+        "keyforge.fleet.nodes_refusing",
+        "Nodes that refused a change since the control plane started.",
+        move || count(&refusing, |node| node.nacks > 0),
+    );
+}
+
+fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+    let callback = move |gauge: &dyn opentelemetry::metrics::AsyncInstrument<u64>| gauge.observe(read(), &[]);
+    // The meter keeps the callback; the handle is of no use.
+    let _registered = meter.u64_observable_gauge(name).with_description(description).with_callback(callback).build();
+}
+
+fn count(fleet: &Fleet, which: impl Fn(&NodeSeen) -> bool) -> u64 {
+    fleet.nodes().iter().fold(0, |count, (_, node)| count + u64::from(which(node)))
+}

@@ -1,0 +1,74 @@
+//! The one row about the installation itself.
+
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{ChainId, DeploymentId};
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{StoreError, column};
+
+/// The installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Revision of the replicated state.
+    pub revision: u64,
+    /// Tells a wrong vault key.
+    pub vault_check: Vec<u8>,
+    /// The audit root key, sealed under the vault key.
+    pub audit_root: Vec<u8>,
+    /// The administrators' chain.
+    pub admin_chain: ChainId,
+}
+
+/// The installation, or `None` in a new database.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn get(connection: &mut SqliteConnection) -> Result<Option<Deployment>, StoreError> {
+    let row = sqlx::query("SELECT * FROM deployment WHERE singleton = 1").fetch_optional(connection).await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Deployment {
+        id: column::bytes(&row, "deployment_id", DeploymentId::from_slice)?,
+        created_at: column::time(&row, "created_at")?,
+        revision: column::unsigned(&row, "revision")?,
+        vault_check: row.try_get("vault_check")?,
+        audit_root: row.try_get("audit_root")?,
+        admin_chain: column::bytes(&row, "admin_chain_id", ChainId::from_slice)?,
+    }))
+}
+
+/// Writes the row of a new installation.
+///
+/// # Errors
+/// [`StoreError`]; also when there is one already.
+pub async fn insert(connection: &mut SqliteConnection, deployment: &Deployment) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO deployment (singleton, deployment_id, created_at, revision, vault_check, audit_root, admin_chain_id) \
+         VALUES (1, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(deployment.id.as_bytes().as_slice())
+    .bind(deployment.created_at.nanos())
+    .bind(column::signed(deployment.revision, "the revision")?)
+    .bind(deployment.vault_check.as_slice())
+    .bind(deployment.audit_root.as_slice())
+    .bind(deployment.admin_chain.as_bytes().as_slice())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Moves the replicated state from `revision` to the next one, so that revisions stay dense.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when the database is at another revision.
+pub async fn advance_revision(connection: &mut SqliteConnection, revision: u64) -> Result<(), StoreError> {
+    let held = column::signed(revision, "the revision")?;
+    let result = sqlx::query("UPDATE deployment SET revision = revision + 1 WHERE singleton = 1 AND revision = ?")
+        .bind(held)
+        .execute(connection)
+        .await?;
+    if result.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Corrupt("revision")) }
+}

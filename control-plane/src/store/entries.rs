@@ -1,0 +1,222 @@
+//! Entries as rows. They are only ever inserted, many in one statement.
+//!
+//! What is read back comes raw, column by column, because the verifier must not trust any of it.
+
+use std::sync::{Arc, LazyLock};
+
+use keyforge_shared::audit::chain::Hash;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{BootId, ChainId, NodeId, RequestId};
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqliteConnection};
+
+use super::{StoreError, column};
+
+/// Which record of which boot an entry holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The node.
+    pub node: NodeId,
+    /// Its life.
+    pub boot: BootId,
+    /// The record's number in that life.
+    pub node_seq: u64,
+}
+
+/// An entry to insert.
+pub struct NewEntry {
+    /// The chain.
+    pub chain: ChainId,
+    /// Place in it.
+    pub seq: u64,
+    /// Where the record came from; `None` when the control plane wrote it.
+    pub origin: Option<Origin>,
+    /// When it was chained.
+    pub t_cp: Timestamp,
+    /// In which key epoch.
+    pub key_epoch: u32,
+    /// The record's canonical bytes.
+    pub record: Vec<u8>,
+    /// `h_i`.
+    pub hash: Hash,
+}
+
+/// Rows of one statement. The last chunk of a batch is inserted with smaller ones, so few statements are prepared.
+const CHUNKS: [usize; 3] = [100, 10, 1];
+
+static INSERTS: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| {
+    CHUNKS.map(|rows| {
+        let mut sql = String::from(
+            "INSERT INTO entries (chain_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash) VALUES ",
+        );
+        for row in 0..rows {
+            sql.push_str(if row == 0 { "(?,?,?,?,?,?,?,?,?)" } else { ",(?,?,?,?,?,?,?,?,?)" });
+        }
+        sql.into()
+    })
+});
+
+/// Inserts entries in the order given.
+///
+/// # Errors
+/// [`StoreError::Database`], also when a record of a boot is chained already.
+pub async fn insert(conn: &mut SqliteConnection, entries: Vec<NewEntry>) -> Result<(), StoreError> {
+    let mut entries = entries.into_iter();
+    while entries.len() > 0 {
+        let Some(size) = CHUNKS.iter().position(|rows| *rows <= entries.len()) else { break };
+        let mut arguments = SqliteArguments::default();
+        arguments.reserve(CHUNKS[size] * 9, 0);
+        for entry in entries.by_ref().take(CHUNKS[size]) {
+            bind(&mut arguments, entry)?;
+        }
+        sqlx::query_with(AssertSqlSafe(INSERTS[size].clone()), arguments).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+fn bind(arguments: &mut SqliteArguments, entry: NewEntry) -> Result<(), StoreError> {
+    let node_seq = entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose()?;
+    let seq = column::signed(entry.seq, "seq")?;
+    let origin = entry.origin.as_ref();
+    arguments
+        .add(entry.chain.as_bytes().as_slice())
+        .and_then(|()| arguments.add(seq))
+        .and_then(|()| arguments.add(origin.map(|origin| origin.node.as_bytes().as_slice())))
+        .and_then(|()| arguments.add(origin.map(|origin| origin.boot.as_bytes().as_slice())))
+        .and_then(|()| arguments.add(node_seq))
+        .and_then(|()| arguments.add(entry.t_cp.nanos()))
+        .and_then(|()| arguments.add(i64::from(entry.key_epoch)))
+        .and_then(|()| arguments.add(entry.record))
+        .and_then(|()| arguments.add(entry.hash.as_slice()))
+        .map_err(|error| StoreError::Database(sqlx::Error::Encode(error)))
+}
+
+/// An entry's row as it stands, unchecked.
+#[derive(Clone, Debug)]
+pub struct StoredEntry {
+    /// The row.
+    pub entry_id: i64,
+    /// Place in its chain.
+    pub seq: i64,
+    /// The node's 16 bytes.
+    pub node_id: Option<Vec<u8>>,
+    /// The boot's 16 bytes.
+    pub boot_id: Option<Vec<u8>>,
+    /// The record's number in that boot.
+    pub node_seq: Option<i64>,
+    /// Unix nanoseconds.
+    pub t_cp: i64,
+    /// Key epoch.
+    pub key_epoch: i64,
+    /// The record.
+    pub record: Vec<u8>,
+    /// The stored hash.
+    pub hash: Vec<u8>,
+}
+
+fn stored(row: &SqliteRow) -> Result<StoredEntry, StoreError> {
+    Ok(StoredEntry {
+        entry_id: row.try_get(0)?,
+        seq: row.try_get(1)?,
+        node_id: row.try_get(2)?,
+        boot_id: row.try_get(3)?,
+        node_seq: row.try_get(4)?,
+        t_cp: row.try_get(5)?,
+        key_epoch: row.try_get(6)?,
+        record: row.try_get(7)?,
+        hash: row.try_get(8)?,
+    })
+}
+
+/// At most `limit` rows of a chain after the row `(seq, entry_id)`, in that order, doubles and all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn after(
+    conn: &mut SqliteConnection,
+    chain: &[u8],
+    (seq, entry_id): (i64, i64),
+    limit: u32,
+) -> Result<Vec<StoredEntry>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT entry_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash FROM entries \
+         WHERE chain_id = ? AND (seq, entry_id) > (?, ?) ORDER BY seq, entry_id LIMIT ?",
+    )
+    .bind(chain)
+    .bind(seq)
+    .bind(entry_id)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(stored).collect()
+}
+
+/// At most `limit` rows of a chain before `seq`, the last one first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn before(
+    conn: &mut SqliteConnection,
+    chain: ChainId,
+    seq: i64,
+    limit: u32,
+) -> Result<Vec<StoredEntry>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT entry_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash FROM entries \
+         WHERE chain_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+    )
+    .bind(chain.as_bytes().as_slice())
+    .bind(seq)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(stored).collect()
+}
+
+/// The chained records of a boot with numbers from `first` to `last`, by number.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn of_boot(
+    conn: &mut SqliteConnection,
+    boot: BootId,
+    first: u64,
+    last: u64,
+) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT node_seq, record FROM entries WHERE boot_id = ? AND node_seq BETWEEN ? AND ? ORDER BY node_seq",
+    )
+    .bind(boot.as_bytes().as_slice())
+    .bind(column::signed(first, "node_seq")?)
+    .bind(column::signed(last, "node_seq")?)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok((column::unsigned(row, "node_seq")?, row.try_get("record")?))).collect()
+}
+
+/// Which of `requests` have a chained record of `boot`, and in which chain.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn chains_of_requests(
+    conn: &mut SqliteConnection,
+    boot: BootId,
+    requests: &[RequestId],
+) -> Result<Vec<(RequestId, ChainId)>, StoreError> {
+    let wanted: Vec<String> = requests.iter().map(|id| id.to_string().trim_start_matches("req_").to_owned()).collect();
+    // A request record holds its request id at the fixed offset 77; SQL counts from 1.
+    let rows = sqlx::query(
+        "SELECT DISTINCT substr(record, 78, 16) AS request_id, chain_id FROM entries \
+         WHERE boot_id = ? AND substr(record, 78, 16) IN (SELECT unhex(value) FROM json_each(?))",
+    )
+    .bind(boot.as_bytes().as_slice())
+    .bind(serde_json::to_string(&wanted).map_err(|_| StoreError::Range("requests"))?)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let request = column::bytes(row, "request_id", RequestId::from_slice)?;
+            Ok((request, column::bytes(row, "chain_id", ChainId::from_slice)?))
+        })
+        .collect()
+}

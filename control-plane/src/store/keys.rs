@@ -1,0 +1,141 @@
+//! Virtual keys. Of a token only its digest is stored; a policy is stored as JSON.
+
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{ChainId, KeyId};
+use keyforge_shared::policy::Policy;
+use keyforge_shared::state::{KeyRecord, KeyStatus};
+use keyforge_shared::token::TokenDigest;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{StoreError, column};
+
+/// A virtual key with its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredKey {
+    /// What nodes know.
+    pub record: KeyRecord,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// State revision of its last change.
+    pub revision: u64,
+}
+
+/// Where a page of keys goes on: after the key that was made at this time and has this id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct After {
+    /// When the last key of the page before was made.
+    pub created_at: Timestamp,
+    /// Its id.
+    pub id: KeyId,
+}
+
+/// Adds a key.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn insert(connection: &mut SqliteConnection, key: &StoredKey) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO virtual_keys (name, status, policy, revoked_at, revision, key_id, token_digest, chain_id, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(key.record.name.as_str())
+    .bind(key.record.status.as_str())
+    .bind(policy_text(&key.record.policy)?)
+    .bind(key.revoked_at.map(Timestamp::nanos))
+    .bind(column::signed(key.revision, "the revision")?)
+    .bind(key.record.id.as_str())
+    .bind(key.record.digest.0.as_slice())
+    .bind(key.record.chain.as_bytes().as_slice())
+    .bind(key.created_at.nanos())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes everything of a key that can change.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn update(connection: &mut SqliteConnection, key: &StoredKey) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE virtual_keys SET name = ?, status = ?, policy = ?, revoked_at = ?, revision = ? WHERE key_id = ?",
+    )
+    .bind(key.record.name.as_str())
+    .bind(key.record.status.as_str())
+    .bind(policy_text(&key.record.policy)?)
+    .bind(key.revoked_at.map(Timestamp::nanos))
+    .bind(column::signed(key.revision, "the revision")?)
+    .bind(key.record.id.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The key with this id.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn get(connection: &mut SqliteConnection, id: KeyId) -> Result<Option<StoredKey>, StoreError> {
+    let row =
+        sqlx::query("SELECT * FROM virtual_keys WHERE key_id = ?").bind(id.as_str()).fetch_optional(connection).await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Up to `count` keys, newest first, from `after` on.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn page(
+    connection: &mut SqliteConnection,
+    after: Option<After>,
+    count: u32,
+) -> Result<Vec<StoredKey>, StoreError> {
+    // Text compares by bytes, so that every text is below this one.
+    let (created_at, id) =
+        after.map_or((i64::MAX, "~".to_owned()), |after| (after.created_at.nanos(), after.id.as_str().to_owned()));
+    let rows = sqlx::query(
+        "SELECT * FROM virtual_keys WHERE created_at < ? OR (created_at = ? AND key_id < ?) \
+         ORDER BY created_at DESC, key_id DESC LIMIT ?",
+    )
+    .bind(created_at)
+    .bind(created_at)
+    .bind(id)
+    .bind(i64::from(count))
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Every key, as nodes know them.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRecord>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM virtual_keys").fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(read(row)?.record)).collect()
+}
+
+fn read(row: &SqliteRow) -> Result<StoredKey, StoreError> {
+    let revoked_at: Option<i64> = row.try_get("revoked_at")?;
+    let record = KeyRecord {
+        id: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
+        digest: TokenDigest(column::bytes32(row, "token_digest")?),
+        name: row.try_get("name")?,
+        status: column::word(row, "status", KeyStatus::from_word)?,
+        policy: column::word(row, "policy", |text| serde_json::from_str(text).ok())?,
+        chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
+    };
+    Ok(StoredKey {
+        record,
+        created_at: column::time(row, "created_at")?,
+        revoked_at: revoked_at.map(Timestamp::from_nanos),
+        revision: column::unsigned(row, "revision")?,
+    })
+}
+
+fn policy_text(policy: &Policy) -> Result<String, StoreError> {
+    serde_json::to_string(policy).map_err(|_| StoreError::Range("the policy"))
+}

@@ -1,0 +1,89 @@
+//! Brings the schema to this version's, one transaction per step, and refuses to touch a database whose schema has another history.
+//!
+//! The steps are compiled in; their checksums are stored with them, so that an edited step is noticed at start.
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{SqlSafeStr as _, SqliteConnection};
+
+use super::StoreError;
+
+/// The steps, in order. A step that was released is never edited; a change is a new step.
+const STEPS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql"))];
+
+/// Why the schema is not this version's.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// A step is not what was once applied.
+    #[error(
+        "schema step {0} of the database is not the one of this version: install the version that made it, or restore a backup"
+    )]
+    Changed(i64),
+    /// The database was last used by a later version.
+    #[error(
+        "the database has schema step {0}, which this version does not know: install the later version that made it"
+    )]
+    Newer(i64),
+    /// A step was begun and not finished.
+    #[error(
+        "schema step {0} was applied by half: restore the backup from before the update, then start this version again"
+    )]
+    HalfApplied(i64),
+    /// A step failed and was undone.
+    #[error("schema step {step} failed and was undone; the database is as before: {source}")]
+    Failed {
+        /// Which step; 0 before the first.
+        step: i64,
+        /// What the database said.
+        source: sqlx::Error,
+    },
+}
+
+/// Applies the steps that are missing.
+pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let steps = STEPS.map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let migrator = Migrator::with_migrations(steps.into());
+    migrator.run_direct(None, connection, false).await.map_err(|error| typed(error).into())
+}
+
+fn typed(error: MigrateError) -> MigrationError {
+    match error {
+        MigrateError::VersionMismatch(step) => MigrationError::Changed(step),
+        MigrateError::VersionMissing(step) => MigrationError::Newer(step),
+        MigrateError::Dirty(step) => MigrationError::HalfApplied(step),
+        MigrateError::ExecuteMigration(source, step) => MigrationError::Failed { step, source },
+        MigrateError::Execute(source) => MigrationError::Failed { step: 0, source },
+        other => MigrationError::Failed { step: 0, source: sqlx::Error::Migrate(Box::new(other)) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+
+    use super::*;
+
+    async fn refused(tamper: &'static str) -> MigrationError {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        run(&mut connection).await.unwrap();
+        run(&mut connection).await.unwrap();
+        sqlx::query(tamper).execute(&mut connection).await.unwrap();
+        match run(&mut connection).await {
+            Err(StoreError::Migration(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn schema_with_another_history_is_refused_with_what_to_do() {
+        let changed = refused("UPDATE _sqlx_migrations SET checksum = x'00'").await;
+        assert!(matches!(changed, MigrationError::Changed(1)), "{changed}");
+        let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                     VALUES (99, 'later', 1, x'00', 0)";
+        let newer = refused(newer).await;
+        assert!(matches!(newer, MigrationError::Newer(99)), "{newer}");
+        let half = refused("UPDATE _sqlx_migrations SET success = 0").await;
+        assert!(matches!(half, MigrationError::HalfApplied(1)), "{half}");
+    }
+}

@@ -1,0 +1,189 @@
+//! Sums over entries per key, day and model, kept in the transaction that chains the entries.
+//!
+//! They are a convenience for reports and can be recomputed from the chains; no decision is made on them. Sums stop at 2^63 - 1.
+
+use keyforge_shared::audit::request::{day_text, parse_day};
+use keyforge_shared::id::KeyId;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::StoreError;
+
+/// What requests used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageSums {
+    /// Attempts that counted as requests.
+    pub requests: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Fresh input tokens.
+    pub input_tokens: u64,
+    /// Input tokens read from the provider's cache.
+    pub cache_read_tokens: u64,
+    /// Input tokens written to the provider's cache.
+    pub cache_write_tokens: u64,
+    /// Output tokens, reasoning included.
+    pub output_tokens: u64,
+    /// Reasoning tokens.
+    pub reasoning_tokens: u64,
+    /// Nano-dollars.
+    pub cost: u64,
+}
+
+impl UsageSums {
+    const fn fields(&self) -> [u64; 8] {
+        [
+            self.requests,
+            self.refused,
+            self.input_tokens,
+            self.cache_read_tokens,
+            self.cache_write_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            self.cost,
+        ]
+    }
+
+    const fn from_fields(fields: [u64; 8]) -> Self {
+        let [requests, refused, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, rest @ ..] = fields;
+        let [reasoning_tokens, cost] = rest;
+        Self {
+            requests,
+            refused,
+            input_tokens,
+            cache_read_tokens,
+            cache_write_tokens,
+            output_tokens,
+            reasoning_tokens,
+            cost,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let (a, b) = (self.fields(), other.fields());
+        Self::from_fields(std::array::from_fn(|field| a[field].saturating_add(b[field])))
+    }
+}
+
+/// What one key used of one model on one day.
+#[derive(Clone, Debug)]
+pub struct DayUsage {
+    /// Whose.
+    pub key: KeyId,
+    /// Days since 1970-01-01, UTC.
+    pub day: u32,
+    /// The catalogue model asked for; may be empty.
+    pub model: String,
+    /// How much.
+    pub sums: UsageSums,
+}
+
+/// Adds to the stored sums, in one statement.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn add(conn: &mut SqliteConnection, usage: &[DayUsage]) -> Result<(), StoreError> {
+    let rows: Vec<_> = usage
+        .iter()
+        .map(|row| {
+            (row.key.as_str(), row.day, &row.model, row.sums.fields().map(|sum| sum.min(i64::MAX.unsigned_abs())))
+        })
+        .collect();
+    sqlx::query(
+        "INSERT INTO usage_by_day (key_id, day, model, requests, refused, input_tokens, cache_read_tokens, \
+             cache_write_tokens, output_tokens, reasoning_tokens, cost) \
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> '$[3][0]', value ->> '$[3][1]', value ->> '$[3][2]', \
+             value ->> '$[3][3]', value ->> '$[3][4]', value ->> '$[3][5]', value ->> '$[3][6]', value ->> '$[3][7]' \
+         FROM json_each(?) WHERE true \
+         ON CONFLICT DO UPDATE SET \
+             requests = min(9223372036854775807, requests + excluded.requests), \
+             refused = min(9223372036854775807, refused + excluded.refused), \
+             input_tokens = min(9223372036854775807, input_tokens + excluded.input_tokens), \
+             cache_read_tokens = min(9223372036854775807, cache_read_tokens + excluded.cache_read_tokens), \
+             cache_write_tokens = min(9223372036854775807, cache_write_tokens + excluded.cache_write_tokens), \
+             output_tokens = min(9223372036854775807, output_tokens + excluded.output_tokens), \
+             reasoning_tokens = min(9223372036854775807, reasoning_tokens + excluded.reasoning_tokens), \
+             cost = min(9223372036854775807, cost + excluded.cost)",
+    )
+    .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("usage"))?)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What the rows of a report are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// Virtual keys.
+    Key,
+    /// Models.
+    Model,
+    /// Days.
+    Day,
+}
+
+/// Which sums a report asks for.
+#[derive(Clone, Debug)]
+pub struct UsageQuery {
+    /// Of one key only.
+    pub key: Option<KeyId>,
+    /// By what.
+    pub grouping: Grouping,
+    /// First day, in days since 1970-01-01.
+    pub from_day: u32,
+    /// First day after.
+    pub until_day: u32,
+    /// Continue after the group of this name, which a former page ended with.
+    pub after: Option<String>,
+    /// Most rows.
+    pub limit: u32,
+}
+
+macro_rules! grouped_by {
+    ($group:literal) => {
+        concat!(
+            "SELECT CAST(", $group, " AS TEXT) AS name, sum(requests), sum(refused), sum(input_tokens), \
+                 sum(cache_read_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost) \
+             FROM usage_by_day \
+             WHERE (?1 IS NULL OR key_id = ?1) AND day >= ?2 AND day < ?3 AND (?4 IS NULL OR ", $group, " > ?4) \
+             GROUP BY ", $group, " ORDER BY ", $group, " LIMIT ?5"
+        )
+    };
+}
+
+/// Sums by group, in the order of groups. Days are named `YYYY-MM-DD`, keys `vk_…`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn query(conn: &mut SqliteConnection, query: &UsageQuery) -> Result<Vec<(String, UsageSums)>, StoreError> {
+    let sql = match query.grouping {
+        Grouping::Key => grouped_by!("key_id"),
+        Grouping::Model => grouped_by!("model"),
+        Grouping::Day => grouped_by!("day"),
+    };
+    let statement =
+        sqlx::query(sql).bind(query.key.as_ref().map(KeyId::as_str)).bind(query.from_day).bind(query.until_day);
+    let statement = match query.grouping {
+        Grouping::Day => statement.bind(query.after.as_deref().and_then(parse_day)),
+        Grouping::Key => statement.bind(query.after.as_deref().map(|key| key.trim_start_matches("vk_"))),
+        Grouping::Model => statement.bind(query.after.as_deref()),
+    };
+    let rows = statement.bind(query.limit).fetch_all(conn).await?;
+    rows.iter().map(|row| group(row, query.grouping)).collect()
+}
+
+fn group(row: &SqliteRow, grouping: Grouping) -> Result<(String, UsageSums), StoreError> {
+    let name: String = row.try_get("name")?;
+    let mut fields = [0; 8];
+    for (index, field) in fields.iter_mut().enumerate() {
+        *field = u64::try_from(row.try_get::<i64, _>(index + 1)?).map_err(|_| StoreError::Corrupt("usage_by_day"))?;
+    }
+    let name = match grouping {
+        Grouping::Day => name.parse().map(day_text).map_err(|_| StoreError::Corrupt("day"))?,
+        Grouping::Key => format!("vk_{name}"),
+        Grouping::Model => name,
+    };
+    Ok((name, UsageSums::from_fields(fields)))
+}

@@ -1,0 +1,125 @@
+use keyforge_proto::admin::v1 as admin;
+use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
+use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
+use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
+use keyforge_proto::fleet::v1 as fleet;
+use keyforge_proto::fleet::v1::audit_intake_service_client::AuditIntakeServiceClient;
+use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
+use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
+use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::id::OperatorId;
+use keyforge_shared::token::{self, NewToken, TokenKind};
+use tonic::Code;
+
+use crate::plane::Plane;
+
+#[tokio::test]
+async fn call_without_a_known_operator_token_is_refused_with_what_to_do_and_recorded() {
+    let plane = Plane::start().await;
+    let unknown = token::generate(TokenKind::Operator).unwrap();
+    let virtual_key = NewToken::generate().unwrap();
+    let cases = [
+        (None, "authorization: Bearer kfo_"),
+        (Some(unknown.as_str()), "not known here"),
+        (Some(virtual_key.expose()), "starts with kfo_"),
+        (Some(plane.fleet_token.as_str()), "starts with kfo_"),
+        (Some(&plane.operator_token[..40]), "cut short"),
+    ];
+    for (token, expected) in cases {
+        let (channel, bearer) = plane.with(token);
+        let mut keys = KeyServiceClient::with_interceptor(channel, bearer);
+        let status = keys.list_keys(admin::ListKeysRequest::default()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        assert!(status.message().contains(expected), "{}", status.message());
+        let entry = plane.last_entry().await;
+        assert_eq!((entry.method.as_str(), entry.outcome), ("keys/List", AdminOutcome::Denied));
+        assert_eq!(entry.operator, OperatorId::from_bytes([0; 16]));
+        assert!(entry.peer.starts_with("127.0.0.1:"), "{}", entry.peer);
+        assert!(token.is_none_or(|token| !entry.detail.contains(token)));
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn every_call_is_an_entry_reads_and_refusals_included() {
+    let plane = Plane::start().await;
+    let (key, _) = plane.make_key("one").await;
+    plane.keys().list_keys(admin::ListKeysRequest::default()).await.unwrap();
+    plane.keys().get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap();
+    plane.keys().get_key(admin::GetKeyRequest { id: "nonsense".to_owned() }).await.unwrap_err();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap();
+    let entries = plane.admin_entries().await;
+    let seen: Vec<_> =
+        entries.iter().map(|entry| (entry.method.as_str(), entry.outcome, entry.target.as_str())).collect();
+    let (done, failed) = (AdminOutcome::Done, AdminOutcome::Failed);
+    let id = key.id.as_str();
+    assert_eq!(seen[0].0, "deployment/Create");
+    assert_eq!(
+        seen[1..],
+        [
+            ("keys/Create", done, id),
+            ("keys/List", done, ""),
+            ("keys/Get", done, id),
+            ("keys/Get", failed, ""),
+            ("keys/Revoke", done, id),
+        ]
+    );
+    assert!(entries[5].detail.contains("\"before\"") && entries[5].detail.contains("revoked"), "{}", entries[5].detail);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn state_stream_is_for_nodes_only() {
+    let plane = Plane::start().await;
+    for token in [None, Some(plane.operator_token.as_str()), Some(&plane.fleet_token[..50])] {
+        let (channel, bearer) = plane.with(token);
+        let mut state = StateServiceClient::with_interceptor(channel, bearer);
+        let status = state.subscribe(tokio_stream::empty()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        assert!(status.message().contains("fleet.token"), "{}", status.message());
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn every_service_asks_for_the_token_of_its_own_kind() {
+    let plane = Plane::start().await;
+    let (channel, node) = plane.with(Some(&plane.fleet_token));
+    let (_, operator) = plane.with(Some(&plane.operator_token));
+    let mut audit = AuditServiceClient::with_interceptor(channel.clone(), node.clone());
+    let mut usage = UsageServiceClient::with_interceptor(channel.clone(), node);
+    let mut grants = GrantServiceClient::with_interceptor(channel.clone(), operator.clone());
+    let mut intake = AuditIntakeServiceClient::with_interceptor(channel, operator);
+    let codes = [
+        audit.list_entries(admin::ListEntriesRequest::default()).await.unwrap_err().code(),
+        audit.verify_chains(admin::VerifyChainsRequest::default()).await.unwrap_err().code(),
+        usage.query_usage(admin::QueryUsageRequest::default()).await.unwrap_err().code(),
+        usage.get_balance(admin::GetBalanceRequest::default()).await.unwrap_err().code(),
+        grants.acquire_grants(fleet::AcquireGrantsRequest::default()).await.unwrap_err().code(),
+        grants.return_grants(fleet::ReturnGrantsRequest::default()).await.unwrap_err().code(),
+        grants.close_store(fleet::CloseStoreRequest::default()).await.unwrap_err().code(),
+        intake.ship_records(fleet::ShipRecordsRequest::default()).await.unwrap_err().code(),
+        intake.report_gap(fleet::ReportGapRequest::default()).await.unwrap_err().code(),
+    ];
+    assert_eq!(codes, [Code::Unauthenticated; 9]);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn administration_verifies_as_an_unbroken_chain() {
+    let plane = Plane::start().await;
+    let (key, _) = plane.make_key("one").await;
+    plane.keys().get_key(admin::GetKeyRequest { id: "nonsense".to_owned() }).await.unwrap_err();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap();
+    let (channel, bearer) = plane.with(Some(&plane.operator_token));
+    let mut audit = AuditServiceClient::with_interceptor(channel, bearer);
+    let mut verdicts = audit.verify_chains(admin::VerifyChainsRequest::default()).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while let Some(verdict) = verdicts.message().await.unwrap() {
+        assert_eq!((verdict.first_bad_seq, verdict.fault.as_str()), (None, ""));
+        seen.push(verdict.key_id);
+    }
+    seen.sort();
+    assert_eq!(seen, [String::new(), key.id]);
+    plane.stop().await;
+}

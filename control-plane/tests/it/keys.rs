@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use keyforge_control_plane::admin::keys::NewKey;
+use keyforge_proto::admin::v1 as admin;
+use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::policy::Policy;
+use prost_types::FieldMask;
+use tonic::Code;
+
+use crate::plane::Plane;
+
+fn policy() -> admin::Policy {
+    admin::Policy {
+        models: vec!["gpt-5*".to_owned()],
+        request_limits: vec![admin::RequestLimit { requests: 100, window: admin::Window::Month.into() }],
+        spend_limits: vec![admin::SpendLimit { nano_usd: 10_000_000, window: admin::Window::Day.into() }],
+        requests_per_minute: Some(60),
+        max_output_tokens: Some(1_000),
+        expires_at_ms: Some(4_000_000_000_000),
+    }
+}
+
+fn update(id: &str, paths: &[&str]) -> admin::UpdateKeyRequest {
+    let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+    admin::UpdateKeyRequest { id: id.to_owned(), update_mask: Some(FieldMask { paths }), ..Default::default() }
+}
+
+#[tokio::test]
+async fn key_lives_from_creation_over_changes_to_revocation() {
+    let plane = Plane::start().await;
+    let mut keys = plane.keys();
+    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()) };
+    let created = keys.create_key(request).await.unwrap().into_inner();
+    let key = created.key.unwrap();
+    assert!(created.token.starts_with(&format!("{}_", key.id)));
+    assert_eq!((key.policy.as_ref(), key.status()), (Some(&policy()), admin::KeyStatus::Active));
+    assert_eq!(keys.get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap().into_inner(), key);
+
+    let renamed =
+        admin::UpdateKeyRequest { name: "new".to_owned(), frozen: true, ..update(&key.id, &["name", "frozen"]) };
+    let renamed = keys.update_key(renamed).await.unwrap().into_inner();
+    assert_eq!((renamed.name.as_str(), renamed.status()), ("new", admin::KeyStatus::Frozen));
+    assert_eq!((renamed.policy.as_ref(), renamed.revision), (Some(&policy()), key.revision + 1));
+
+    let revoke = admin::RevokeKeyRequest { id: key.id.clone() };
+    let revoked = keys.revoke_key(revoke.clone()).await.unwrap().into_inner();
+    assert_eq!((revoked.status(), revoked.revoked_at_ms.is_some()), (admin::KeyStatus::Revoked, true));
+    let revision = plane.revision().await;
+    assert_eq!(keys.revoke_key(revoke).await.unwrap().into_inner(), revoked, "revoking again changes nothing");
+    assert_eq!(plane.revision().await, revision);
+    let status = keys.update_key(update(&key.id, &["frozen"])).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn mask_changes_what_it_names_and_nothing_else() {
+    let plane = Plane::start().await;
+    let mut keys = plane.keys();
+    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()) };
+    let id = keys.create_key(request).await.unwrap().into_inner().key.unwrap().id;
+    let new = admin::Policy { models: vec!["claude-*".to_owned()], ..Default::default() };
+    let request = admin::UpdateKeyRequest {
+        name: "ignored".to_owned(),
+        policy: Some(new.clone()),
+        ..update(&id, &["policy.models", "policy.expires_at_ms"])
+    };
+    let key = keys.update_key(request).await.unwrap().into_inner();
+    let expected = admin::Policy { models: new.models.clone(), expires_at_ms: None, ..policy() };
+    assert_eq!((key.name.as_str(), key.policy), ("agent", Some(expected)));
+    let request = admin::UpdateKeyRequest { policy: Some(new.clone()), ..update(&id, &["policy"]) };
+    assert_eq!(keys.update_key(request).await.unwrap().into_inner().policy, Some(new));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named_and_the_refusal_recorded() {
+    let plane = Plane::start().await;
+    let (key, _) = plane.make_key("agent").await;
+    let create = |name: &str, policy| admin::CreateKeyRequest { name: name.to_owned(), policy: Some(policy) };
+    let window = |window| admin::SpendLimit { nano_usd: 1, window };
+    let creations = [
+        (create("", policy()), "name: "),
+        (create(&"x".repeat(101), policy()), "name: "),
+        (create("bell\u{7}", policy()), "name: "),
+        (create("k", admin::Policy { models: vec!["a b".to_owned()], ..policy() }), "policy.models: "),
+        (create("k", admin::Policy { models: vec!["a".to_owned(); 257], ..policy() }), "policy.models: at most 256"),
+        (
+            create("k", admin::Policy { spend_limits: vec![window(0)], ..policy() }),
+            "policy.spend_limits[0].window: unspecified",
+        ),
+        (
+            create("k", admin::Policy { spend_limits: vec![window(1); 2], ..policy() }),
+            "policy.spend_limits: more than one",
+        ),
+        (create("k", admin::Policy { requests_per_minute: Some(0), ..policy() }), "policy.requests_per_minute: "),
+        (create("k", admin::Policy { max_output_tokens: Some(0), ..policy() }), "policy.max_output_tokens: "),
+        (create("k", admin::Policy { expires_at_ms: Some(1), ..policy() }), "policy.expires_at_ms: lies in the past"),
+        (create("k", admin::Policy { expires_at_ms: Some(-1), ..policy() }), "policy.expires_at_ms: "),
+    ];
+    for (request, expected) in creations {
+        let status = plane.keys().create_key(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(expected), "{expected} in {}", status.message());
+        let entry = plane.last_entry().await;
+        assert_eq!((entry.method.as_str(), entry.outcome), ("keys/Create", AdminOutcome::Failed));
+    }
+    let both = create("", admin::Policy { requests_per_minute: Some(0), ..policy() });
+    let both = plane.keys().create_key(both).await.unwrap_err();
+    assert!(both.message().contains("policy.requests_per_minute"), "{both}");
+    let unmasked = admin::UpdateKeyRequest { update_mask: None, ..update(&key.id, &[]) };
+    let updates = [
+        (update(&key.id, &["policy.budget"]), Code::InvalidArgument, "update_mask: a key has no `policy.budget`"),
+        (update(&key.id, &[]), Code::InvalidArgument, "update_mask: empty"),
+        (unmasked, Code::InvalidArgument, "update_mask: missing"),
+        (update(&key.id, &["policy"]), Code::InvalidArgument, "policy: missing"),
+        (update(&key.id, &["name"]), Code::InvalidArgument, "name: "),
+        (update("vk_short", &["name"]), Code::InvalidArgument, "id: "),
+        (update("vk_000000000000", &["frozen"]), Code::NotFound, "vk_000000000000"),
+    ];
+    for (request, code, expected) in updates {
+        let status = plane.keys().update_key(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(expected), "{expected} in {}", status.message());
+    }
+    assert_eq!(plane.keys().get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap().into_inner(), key);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn pages_hold_every_key_once_newest_first() {
+    let plane = Plane::start().await;
+    let mut made = Vec::new();
+    for number in 0..7 {
+        made.push(plane.make_key(&format!("key {number}")).await.0.id);
+    }
+    let (mut listed, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = admin::ListKeysRequest { page_size: 3, page_token };
+        let page = plane.keys().list_keys(request).await.unwrap().into_inner();
+        assert!(page.keys.len() <= 3);
+        listed.extend(page.keys.into_iter().map(|key| key.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    made.reverse();
+    assert_eq!(listed, made);
+    for (request, field) in [
+        (admin::ListKeysRequest { page_size: 501, page_token: String::new() }, "page_size: "),
+        (admin::ListKeysRequest { page_size: 1, page_token: "made up".to_owned() }, "page_token: "),
+    ] {
+        let status = plane.keys().list_keys(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(field), "{status}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn mutations_at_the_same_time_get_dense_revisions() {
+    let plane = Plane::start().await;
+    let before = plane.revision().await;
+    let creations = (0..20).map(|number| {
+        let mut keys = plane.keys();
+        let request = admin::CreateKeyRequest { name: format!("key {number}"), policy: None };
+        async move { keys.create_key(request).await.unwrap().into_inner().key.unwrap().revision }
+    });
+    let mut revisions = futures_util::future::join_all(creations).await;
+    revisions.sort_unstable();
+    assert_eq!(revisions, (before + 1..=before + 20).collect::<Vec<_>>());
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn caller_who_hangs_up_at_any_point_leaves_store_and_published_state_in_step() {
+    let plane = Plane::start().await;
+    let administration = plane.running.admin();
+    let token = plane.operator_token.clone();
+    let caller = administration.authenticate(Some(token.as_bytes()), "test", "keys/Create").await.unwrap();
+    let (mut hung_up, mut answered) = (0, 0);
+    for attempt in 0..120_u64 {
+        let new = NewKey { name: format!("key {attempt}"), policy: Policy::default() };
+        // From hanging up at once to hanging up after the whole call, in small steps.
+        let patience = Duration::from_micros(attempt * 100);
+        match tokio::time::timeout(patience, administration.create_key(&caller, new)).await {
+            Ok(created) => answered += u32::from(created.is_ok()),
+            Err(_) => hung_up += 1,
+        }
+    }
+    assert!(hung_up > 0 && answered > 0, "{hung_up} hung up, {answered} answered");
+    // The next mutation is refused unless the database and the published state are at the same revision.
+    let (last, _) = plane.make_key("last").await;
+    assert_eq!(last.revision, plane.revision().await);
+    let listed = plane.keys().list_keys(admin::ListKeysRequest { page_size: 500, ..Default::default() }).await.unwrap();
+    let made = u64::try_from(listed.into_inner().keys.len()).unwrap();
+    assert_eq!(last.revision, 1 + made, "one revision per key that is there");
+    plane.stop().await;
+}

@@ -1,0 +1,16 @@
+//! The control plane over real sockets and real files.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper that cannot go on fails the test")]
+
+mod audit;
+mod auth;
+mod books;
+mod credentials;
+mod intake;
+mod keys;
+mod ledger;
+mod models;
+mod plane;
+mod rig;
+mod start;
+mod stream;

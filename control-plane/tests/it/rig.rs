@@ -1,0 +1,163 @@
+//! The books of a control plane without its network: a store on disk, a clock that stands still, chains, ledger and intake.
+
+use std::sync::Arc;
+
+use keyforge_control_plane::audit::Audit;
+use keyforge_control_plane::audit::intake::{Intake, IntakeError};
+use keyforge_control_plane::audit::verify::{Selection, Verdict, Verification};
+use keyforge_control_plane::ledger::Ledger;
+use keyforge_control_plane::store::Store;
+use keyforge_control_plane::store::keys::{self, StoredKey};
+use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord, day_of};
+use keyforge_shared::clock::{Clock, ManualClock, Timestamp};
+use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, KeyId, NodeId, RequestId};
+use keyforge_shared::money::NanoUsd;
+use keyforge_shared::period::Window;
+use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
+use keyforge_shared::secret::Key256;
+use keyforge_shared::state::{KeyRecord, KeyStatus};
+use keyforge_shared::token::TokenDigest;
+
+pub const DEPLOYMENT: DeploymentId = DeploymentId::from_bytes([1; 16]);
+pub const ADMIN_CHAIN: ChainId = ChainId::from_bytes([0xad; 16]);
+pub const NODE: NodeId = NodeId::from_bytes([2; 16]);
+/// 2026-11-22T06:00:00Z, a Sunday.
+pub const START: Timestamp = Timestamp::from_millis(1_795_327_200_000);
+
+pub struct Rig {
+    pub store: Store,
+    pub clock: Arc<ManualClock>,
+    pub audit: Arc<Audit>,
+    pub ledger: Ledger,
+    pub intake: Intake,
+    _directory: tempfile::TempDir,
+}
+
+#[derive(Clone, Copy)]
+pub struct Key {
+    pub id: KeyId,
+    pub chain: ChainId,
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(START));
+        let store = Store::open(&directory.path().join("data"), clock.clone()).await.unwrap();
+        let audit = Arc::new(Audit::new(Key256::new([7; 32]), DEPLOYMENT, ADMIN_CHAIN, clock.clone()));
+        let mut tx = store.write().await.unwrap();
+        audit.create_chain(&mut tx, ADMIN_CHAIN, None, [0; 32]).await.unwrap();
+        tx.commit().await.unwrap();
+        Self {
+            ledger: Ledger::new(store.clone(), clock.clone()),
+            intake: Intake::new(store.clone(), audit.clone()),
+            store,
+            clock,
+            audit,
+            _directory: directory,
+        }
+    }
+
+    /// Creates the `n`th virtual key.
+    pub async fn key(&self, n: u8, policy: Policy) -> Key {
+        let id = KeyId::from_ascii(format!("key{n:09}").as_bytes()).unwrap();
+        let chain = ChainId::from_bytes([n; 16]);
+        let record = KeyRecord {
+            id,
+            digest: TokenDigest([n; 32]),
+            name: format!("key {n}"),
+            status: KeyStatus::Active,
+            policy,
+            chain,
+        };
+        let key = StoredKey { record, created_at: self.clock.now(), revoked_at: None, revision: 1 };
+        let mut tx = self.store.write().await.unwrap();
+        keys::insert(&mut tx, &key).await.unwrap();
+        self.audit.create_chain(&mut tx, chain, Some(id), [n; 32]).await.unwrap();
+        tx.commit().await.unwrap();
+        Key { id, chain }
+    }
+
+    /// Changes a key's policy or status as an operator would.
+    pub async fn change(&self, key: Key, change: impl FnOnce(&mut KeyRecord)) {
+        let mut tx = self.store.write().await.unwrap();
+        let mut stored = keys::get(&mut tx, key.id).await.unwrap().unwrap();
+        change(&mut stored.record);
+        keys::update(&mut tx, &stored).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// A settled request of `key`, reserved now.
+    pub fn record(&self, key: Key, boot: BootId, node_seq: u64, epoch: u32, cost: u64) -> RequestRecord {
+        let mut request = [0x11; 16];
+        request[8..].copy_from_slice(&node_seq.to_be_bytes());
+        RequestRecord {
+            deployment: DEPLOYMENT,
+            chain: key.chain,
+            outcome: Outcome::Completed,
+            node: NODE,
+            boot,
+            node_seq,
+            request: RequestId::from_bytes(request),
+            attempt: 1,
+            period: day_of(self.clock.now()),
+            quota_epoch: epoch,
+            t_node: self.clock.now(),
+            t_mono_ns: 1,
+            model: "gpt-5-mini".to_owned(),
+            credential: CredentialId::from_bytes([3; 16]),
+            status: 200,
+            input_tokens: 10,
+            output_tokens: 20,
+            cache_read_tokens: 3,
+            cache_write_tokens: 4,
+            cost: NanoUsd::new(cost),
+            bound: NanoUsd::new(cost),
+            flags: Flags::USAGE_KNOWN,
+            request_digest: [5; 32],
+            response_digest: [6; 32],
+            private: Vec::new(),
+        }
+    }
+
+    pub async fn ship(&self, boot: BootId, records: &[RequestRecord]) -> Result<u64, IntakeError> {
+        let first = records.first().map_or(1, |record| record.node_seq);
+        self.intake.ship(NODE, boot, first, records.iter().map(RequestRecord::encode).collect()).await
+    }
+
+    pub async fn verify(&self, selection: Selection) -> Vec<Verdict> {
+        let mut verification = Verification::new(self.store.clone(), self.audit.clone(), selection);
+        let mut verdicts = Vec::new();
+        while let Some(verdict) = verification.next().await.unwrap() {
+            verdicts.push(verdict);
+        }
+        verdicts
+    }
+
+    /// The verdicts of chains that do not hold.
+    pub async fn faults(&self) -> Vec<Verdict> {
+        let verdicts = self.verify(Selection::All).await;
+        verdicts.into_iter().filter(|verdict| verdict.first_bad_seq.is_some() || !verdict.fault.is_empty()).collect()
+    }
+
+    /// Runs SQL as somebody would who has the database file and not the audit root key.
+    pub async fn tamper(&self, sql: &'static str) -> u64 {
+        let mut tx = self.store.write().await.unwrap();
+        sqlx::query("PRAGMA defer_foreign_keys = ON").execute(&mut *tx).await.unwrap();
+        let done = sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        done.rows_affected()
+    }
+}
+
+pub fn boot(n: u8) -> BootId {
+    BootId::from_bytes([n; 16])
+}
+
+pub fn requests_per(window: Window, requests: u64) -> Policy {
+    Policy { request_limits: vec![RequestLimit { requests, window }], ..Policy::default() }
+}
+
+pub fn spend_per(window: Window, nanos: u64) -> Policy {
+    Policy { spend_limits: vec![SpendLimit { amount: NanoUsd::new(nanos), window }], ..Policy::default() }
+}
