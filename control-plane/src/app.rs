@@ -190,7 +190,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
     let state = StateApi::new(publisher.clone(), shutdown.clone());
-    let intake = IntakeApi::new(store.clone(), Arc::clone(audit));
+    let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone());
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(KeyServiceServer::new(KeyApi::new(admin.clone())))

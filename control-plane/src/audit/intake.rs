@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyforge_shared::audit::canonical::DecodeError;
-use keyforge_shared::audit::request::{Outcome, PrivateTag, RequestRecord};
-use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId};
+use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord};
+use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId, RequestId};
 use sqlx::SqliteConnection;
 
 use super::chain::Tail;
@@ -74,6 +74,15 @@ impl From<StoreError> for IntakeError {
     }
 }
 
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shipment {
+    /// Every record of that boot up to here is chained and on disk.
+    pub watermark: u64,
+    /// New requests that cost more than their bound: their keys must not go on.
+    pub over_bound: Vec<(ChainId, RequestId)>,
+}
+
 struct Shipped {
     record: RequestRecord,
     bytes: Vec<u8>,
@@ -103,7 +112,7 @@ impl Intake {
         boot: BootId,
         first_seq: u64,
         records: Vec<Vec<u8>>,
-    ) -> Result<u64, IntakeError> {
+    ) -> Result<Shipment, IntakeError> {
         let shipped = self.decode(node, boot, first_seq, records)?;
         let mut tx = self.store.write().await?;
         boots::insert(&mut tx, boot, node, self.audit.clock.now()).await?;
@@ -115,12 +124,14 @@ impl Intake {
         let fresh = skip_chained(&mut tx, boot, watermark, shipped).await?;
         let Some(last) = fresh.last().map(|shipped| shipped.record.node_seq) else {
             tx.commit().await.map_err(StoreError::from)?;
-            return Ok(watermark);
+            return Ok(Shipment { watermark, over_bound: Vec::new() });
         };
+        let over_bound = fresh.iter().filter(|shipped| shipped.record.flags.has(Flags::BOUND_EXCEEDED));
+        let over_bound = over_bound.map(|shipped| (shipped.record.chain, shipped.record.request)).collect();
         self.chain(&mut tx, fresh).await?;
         boots::set_watermark(&mut tx, boot, last).await?;
         tx.commit().await.map_err(StoreError::from)?;
-        Ok(last)
+        Ok(Shipment { watermark: last, over_bound })
     }
 
     fn decode(

@@ -101,6 +101,9 @@ impl Store {
         private_file::private_dir(directory)?;
         let lock = lock(directory)?;
         let path = directory.join(DATABASE_FILE);
+        // SQLite would make it readable for everyone, and its write-ahead log takes the mode of the database.
+        let create = || OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        create().map_err(|source| StoreError::Lock { path: path.clone(), source })?;
         let named = |error| if is_not_a_database(&error) { StoreError::NotADatabase(path.clone()) } else { error };
         let writer = pool(1, &path, false).await.map_err(StoreError::from).map_err(named)?;
         migrate::run(&mut *writer.acquire().await?).await.map_err(named)?;

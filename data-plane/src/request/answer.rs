@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use keyforge_shared::id::KeyId;
 use keyforge_shared::money::NanoUsd;
 
 use super::authorize::Permit;
@@ -90,6 +91,13 @@ impl Answer {
         insert(headers, REQUEST_ID, &head.id.to_string());
         rejection.write_headers(headers);
         Self { response, code: rejection.code(), model: String::new(), cost: None }
+    }
+
+    /// The same, saying whose request it was.
+    #[must_use]
+    pub fn to(mut self, key: KeyId) -> Self {
+        insert(self.response.headers_mut(), KEY_ID, &key.to_string());
+        self
     }
 
     /// A rejection of a request that was admitted.

@@ -21,7 +21,7 @@ use super::carry_on::{CarryOn, ClientGone};
 use super::receive::{Head, Inbound};
 use super::relay::{Relay, Started};
 use super::route::Candidates;
-use super::settle::{Charge, Ending, Reservation};
+use super::settle::{Charge, Ending, Reservation, budget_left};
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::upstream::{self, UpstreamError};
@@ -205,11 +205,9 @@ impl Ended<'_> {
         ending.tier = read.tier;
         ending.answered_model = read.model;
         ending.response_digest = self.plane.body_digests.then(|| Sha256::digest(&body).into());
-        let (clamped, budget) = (clamp_of(&reservation), reservation.budget_left());
-        let held = reservation.bound().map_or(keyforge_shared::money::NanoUsd::ZERO, |bound| bound.amount);
+        let clamped = clamp_of(&reservation);
         let cost = reservation.settle(ending.with(self.flags())).await;
-        // What was held and not spent is left again.
-        let budget = budget.map(|left| left.saturating_add(held.saturating_sub(cost)));
+        let budget = budget_left(self.plane, self.permit).await;
         let body = AnswerBody::Whole(Full::new(body));
         Answer::success(self.head, self.permit, parts.status, &parts.headers, body)
             .costing(cost, budget)

@@ -49,7 +49,7 @@ pub async fn handle(plane: &Arc<Plane>, head: Arc<Head>, body: Incoming) -> Answ
         Ok(answer) => answer,
         Err(rejection) => {
             settle::record_refusal(plane, &caller, &head, model, &rejection);
-            Answer::refusal(&head, &rejection)
+            Answer::refusal(&head, &rejection).to(caller.key().id)
         }
     }
 }

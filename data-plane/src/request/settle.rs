@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord, day_of};
 use keyforge_shared::id::CredentialId;
+use keyforge_shared::limit::{Dimension, touched};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
@@ -92,7 +93,6 @@ struct Open {
     id: ReservationId,
     epoch: u32,
     bound: Bound,
-    budget_left: Option<u64>,
     started: u64,
     flags: Flags,
     credential: Option<CredentialId>,
@@ -109,14 +109,11 @@ impl Reservation {
         bound: Bound,
         admission: &Admission,
     ) -> Self {
-        use keyforge_shared::limit::Dimension;
-        let spend = admission.remaining.iter().filter(|(counter, _)| counter.dimension == Dimension::Spend);
         let open = Open {
             permit: permit.again(),
             id,
             epoch: admission.epoch,
             bound,
-            budget_left: spend.map(|(_, left)| *left).min(),
             started: head.started,
             flags: if bound.clamped { Flags::CLAMPED } else { Flags(0) },
             credential: None,
@@ -135,12 +132,6 @@ impl Reservation {
     #[must_use]
     pub fn bound(&self) -> Option<Bound> {
         self.open.as_ref().map(|open| open.bound)
-    }
-
-    /// Nano-dollars that the node has left for the key after it, on a key with a spend limit.
-    #[must_use]
-    pub fn budget_left(&self) -> Option<NanoUsd> {
-        self.open.as_ref().and_then(|open| open.budget_left).map(NanoUsd::new)
     }
 
     /// Writes down that the attempt is about to be dispatched. From here on it is charged unless it is settled otherwise.
@@ -344,6 +335,18 @@ pub fn record_refusal(plane: &Plane, caller: &Caller, head: &Head, model: String
     if plane.spool.refusal(record).is_none() {
         plane.metrics.refusal_dropped();
     }
+}
+
+/// What is left of the key's tightest spend limit, as far as this node knows: what other nodes were granted counts as spent. `None` without one.
+pub async fn budget_left(plane: &Plane, permit: &Permit) -> Option<NanoUsd> {
+    let key = permit.key();
+    let limits = touched(key.id, &key.policy, permit.at()).filter(|touched| touched.counter.dimension == Dimension::Spend);
+    let books = if key.policy.is_capped() { plane.counters.books(key.id).await.ok()? } else { return None };
+    let left = limits.filter_map(|touched| {
+        let book = books.iter().find(|book| book.counter == touched.counter)?;
+        Some(touched.limit.saturating_sub(book.elsewhere).saturating_sub(book.used).saturating_sub(book.held))
+    });
+    left.min().map(NanoUsd::new)
 }
 
 /// Nanoseconds as seconds, for metrics.

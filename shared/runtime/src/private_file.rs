@@ -81,7 +81,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     sync_directory(path)
 }
 
-/// Reads a file that only its owner may read.
+/// Reads a file that only its owner may read, without the newline that it may end with.
 ///
 /// # Errors
 /// Its group or the world may read it (the message says which `chmod` to run), or it cannot be read.
@@ -96,6 +96,9 @@ pub fn read(path: &Path) -> Result<SecretBytes, PrivateFileError> {
     let expected = usize::try_from(metadata.len()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(expected.saturating_add(1));
     file.read_to_end(&mut bytes).map_err(|cause| failed("read", path, cause))?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
     Ok(SecretBytes::new(bytes))
 }
 

@@ -1,0 +1,208 @@
+//! `keyforge credential`: real provider keys go into the vault, by reference, and never come out again.
+
+use clap::{Args, Subcommand};
+use keyforge_proto::admin::v1 as proto;
+use prost_types::FieldMask;
+use serde::Serialize;
+
+use super::secret;
+use crate::client::{AdminArgs, AdminClient, pages};
+use crate::errors::Failure;
+use crate::output::{OutputFormat, Row, moment};
+
+/// What `keyforge credential` takes.
+#[derive(Args, Debug)]
+pub struct CredentialArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    action: CredentialAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum CredentialAction {
+    /// Put a provider key into the vault
+    #[command(after_help = "Example:\n  keyforge credential add --provider openai --secret env:OPENAI_API_KEY")]
+    Add(AddArgs),
+    /// Show all credentials, newest first, without their secrets
+    List {
+        /// Show at most this many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Use a credential no more, until it is enabled again
+    Disable(IdArgs),
+    /// Use a disabled credential again
+    Enable(IdArgs),
+    /// Replace the secret of a credential
+    #[command(after_help = "Example:\n  keyforge credential rotate cred_… --secret file:/run/secrets/openai")]
+    Rotate(RotateArgs),
+    /// Remove a credential and its secret
+    Remove(IdArgs),
+}
+
+#[derive(Args, Debug)]
+struct AddArgs {
+    /// Whose key it is: openai, anthropic, google, or the provider of a model in the catalogue
+    #[arg(long)]
+    provider: String,
+    /// The key by reference: env:NAME, file:PATH, or - for the standard input; never the key itself
+    #[arg(long, value_name = "REF", allow_hyphen_values = true)]
+    secret: String,
+    /// Which pool of the provider's credentials it joins [default: default]
+    #[arg(long)]
+    pool: Option<String>,
+    /// Where the provider's API is, such as https://llm.internal/v1 [default: the provider's public API]
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// Name of the limit at the provider that it shares with others of the same name [default: its own]
+    #[arg(long, value_name = "NAME")]
+    limit_group: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct IdArgs {
+    /// The credential's id, as `keyforge credential list` shows it
+    id: String,
+}
+
+#[derive(Args, Debug)]
+struct RotateArgs {
+    /// The credential's id, as `keyforge credential list` shows it
+    id: String,
+    /// The new key by reference: env:NAME, file:PATH, or - for the standard input; never the key itself
+    #[arg(long, value_name = "REF", allow_hyphen_values = true)]
+    secret: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn run(args: CredentialArgs) -> Result<(), Failure> {
+    let output = args.admin.output;
+    // A literal secret is refused before anything else happens.
+    let secret = match &args.action {
+        CredentialAction::Add(AddArgs { secret: reference, .. })
+        | CredentialAction::Rotate(RotateArgs { secret: reference, .. }) => secret(reference)?.expose().to_vec(),
+        _ => Vec::new(),
+    };
+    let client = AdminClient::find(&args.admin).await?;
+    let mut credentials = client.credentials();
+    let credential = match args.action {
+        CredentialAction::Add(add) => {
+            let request = proto::AddCredentialRequest {
+                provider: add.provider,
+                secret,
+                pool: add.pool.unwrap_or_default(),
+                base_url: add.base_url.unwrap_or_default(),
+                limit_group: add.limit_group.unwrap_or_default(),
+            };
+            credentials.add_credential(request).await?
+        }
+        CredentialAction::List { limit } => return output.list(&all(&client, limit).await?),
+        CredentialAction::Disable(IdArgs { id }) => credentials.update_credential(enabled(id, false)).await?,
+        CredentialAction::Enable(IdArgs { id }) => credentials.update_credential(enabled(id, true)).await?,
+        CredentialAction::Rotate(RotateArgs { id, .. }) => {
+            credentials.rotate_credential(proto::RotateCredentialRequest { id, secret }).await?
+        }
+        CredentialAction::Remove(IdArgs { id }) => {
+            credentials.remove_credential(proto::RemoveCredentialRequest { id: id.clone() }).await?;
+            return removed(output, &id);
+        }
+    };
+    output.one(&CredentialView::of(credential.into_inner()))
+}
+
+async fn all(client: &AdminClient, limit: Option<usize>) -> Result<Vec<CredentialView>, Failure> {
+    let found = list(client, limit).await?;
+    Ok(found.into_iter().map(CredentialView::of).collect())
+}
+
+/// Every credential, newest first.
+pub(super) async fn list(client: &AdminClient, limit: Option<usize>) -> Result<Vec<proto::Credential>, Failure> {
+    let mut credentials = client.credentials();
+    pages(limit, async |page_size, page_token| {
+        let request = proto::ListCredentialsRequest { page_size, page_token };
+        let answer = credentials.list_credentials(request).await?.into_inner();
+        Ok((answer.credentials, answer.next_page_token))
+    })
+    .await
+}
+
+/// The request that enables or disables a credential.
+pub(super) fn enabled(id: String, enabled: bool) -> proto::UpdateCredentialRequest {
+    let update_mask = Some(FieldMask { paths: vec!["enabled".to_owned()] });
+    proto::UpdateCredentialRequest { id, enabled, update_mask, ..proto::UpdateCredentialRequest::default() }
+}
+
+fn removed(output: OutputFormat, id: &str) -> Result<(), Failure> {
+    output.either(|| format!("removed {id}"), &serde_json::json!({ "removed": id }))
+}
+
+/// A credential, without its secret.
+#[derive(Debug, Serialize)]
+struct CredentialView {
+    id: String,
+    provider: String,
+    pool: String,
+    enabled: bool,
+    base_url: String,
+    limit_group: String,
+    secret_version: u32,
+    created_at: String,
+}
+
+impl CredentialView {
+    fn of(credential: proto::Credential) -> Self {
+        Self {
+            id: credential.id,
+            provider: credential.provider,
+            pool: credential.pool,
+            enabled: credential.enabled,
+            base_url: credential.base_url,
+            limit_group: credential.limit_group,
+            secret_version: credential.secret_version,
+            created_at: moment(credential.created_at_ms),
+        }
+    }
+}
+
+impl Row for CredentialView {
+    const COLUMNS: &'static [&'static str] =
+        &["id", "provider", "pool", "enabled", "base url", "limit group", "secret version", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.provider.clone(),
+            self.pool.clone(),
+            if self.enabled { "yes" } else { "no" }.to_owned(),
+            self.base_url.clone(),
+            self.limit_group.clone(),
+            self.secret_version.to_string(),
+            self.created_at.clone(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_shown_without_any_secret() {
+        let credential = proto::Credential { id: "cred_1".to_owned(), enabled: true, ..Default::default() };
+        let view = CredentialView::of(credential);
+        assert_eq!(view.cells().len(), CredentialView::COLUMNS.len());
+        let json = serde_json::to_value(&view).unwrap();
+        assert!(json.as_object().unwrap().keys().all(|field| field != "secret"), "{json}");
+        assert_eq!(json["enabled"], true);
+    }
+
+    #[test]
+    fn disabling_changes_nothing_but_enabled() {
+        let request = enabled("cred_1".to_owned(), false);
+        assert_eq!((request.enabled, request.update_mask.unwrap().paths), (false, vec!["enabled".to_owned()]));
+    }
+}

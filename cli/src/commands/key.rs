@@ -1,0 +1,228 @@
+//! `keyforge key`: virtual keys are made, shown, changed, frozen and revoked. A token is printed when its key is made, and never again.
+
+mod limits;
+mod view;
+
+use clap::{Args, Subcommand};
+use keyforge_proto::admin::v1 as proto;
+use keyforge_shared::clock::{Clock as _, SystemClock, Timestamp};
+
+use self::limits::{LimitArgs, NoLimitArgs};
+use self::view::{CreatedView, KeyView};
+use super::key_id;
+use crate::client::{AdminArgs, AdminClient, pages};
+use crate::errors::Failure;
+
+/// What `keyforge key` takes.
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    action: KeyAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyAction {
+    /// Make a key and print its token, this once
+    #[command(
+        after_help = "Example:\n  keyforge key create ci --models 'gpt-5*,gpt-4o*' --requests 20000/month --spend 50/month --rpm 120"
+    )]
+    Create(CreateArgs),
+    /// Show all keys, newest first
+    List {
+        /// Show at most this many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Show one key
+    Show(IdArgs),
+    /// Change a key; only what is named changes
+    #[command(after_help = "Example:\n  keyforge key update vk_0123456789ab --spend 80/month --no-rpm")]
+    Update(UpdateArgs),
+    /// Stop a key until it is unfrozen
+    Freeze(IdArgs),
+    /// Let a frozen key work again
+    Unfreeze(IdArgs),
+    /// End a key for ever
+    Revoke(IdArgs),
+}
+
+#[derive(Args, Debug)]
+struct IdArgs {
+    /// The key's id: vk_ and 12 characters
+    id: String,
+}
+
+#[derive(Args, Debug)]
+struct CreateArgs {
+    /// What the key is for, such as the agent's name
+    name: String,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+#[derive(Args, Debug)]
+struct UpdateArgs {
+    /// The key's id: vk_ and 12 characters
+    id: String,
+    /// A new name
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    remove: NoLimitArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn run(args: KeyArgs) -> Result<(), Failure> {
+    let output = args.admin.output;
+    let call = Call::of(args.action, SystemClock.now())?;
+    let client = AdminClient::find(&args.admin).await?;
+    let mut keys = client.keys();
+    let key = match call {
+        Call::Create(request) => {
+            let created = CreatedView::of(keys.create_key(request).await?.into_inner());
+            return output.either(|| created.text(), &created);
+        }
+        Call::List(limit) => {
+            let found = pages(limit, async |page_size, page_token| {
+                let answer = keys.list_keys(proto::ListKeysRequest { page_size, page_token }).await?.into_inner();
+                Ok((answer.keys, answer.next_page_token))
+            });
+            let views: Vec<KeyView> = found.await?.into_iter().map(KeyView::of).collect();
+            return output.list(&views);
+        }
+        Call::Show(id) => keys.get_key(proto::GetKeyRequest { id }).await?,
+        Call::Update(request) => keys.update_key(request).await?,
+        Call::Revoke(id) => keys.revoke_key(proto::RevokeKeyRequest { id }).await?,
+    };
+    output.one(&KeyView::of(key.into_inner()))
+}
+
+/// What to ask the server for.
+#[derive(Debug)]
+enum Call {
+    Create(proto::CreateKeyRequest),
+    List(Option<usize>),
+    Show(String),
+    Update(proto::UpdateKeyRequest),
+    Revoke(String),
+}
+
+impl Call {
+    /// Everything that can be wrong with a command line is found before a server is looked for.
+    fn of(action: KeyAction, now: Timestamp) -> Result<Self, Failure> {
+        Ok(match action {
+            KeyAction::Create(CreateArgs { name, limits }) => {
+                let (policy, _) = limits.policy(now)?;
+                Self::Create(proto::CreateKeyRequest { name, policy: Some(policy) })
+            }
+            KeyAction::List { limit } => Self::List(limit),
+            KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
+            KeyAction::Update(args) => Self::Update(update(args, now)?),
+            KeyAction::Freeze(IdArgs { id }) => Self::Update(frozen(&id, true)?),
+            KeyAction::Unfreeze(IdArgs { id }) => Self::Update(frozen(&id, false)?),
+            KeyAction::Revoke(IdArgs { id }) => Self::Revoke(key_id(&id)?),
+        })
+    }
+}
+
+fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, Failure> {
+    let (policy, mut paths) = args.limits.policy(now)?;
+    paths.extend(args.remove.paths());
+    paths.extend(args.name.is_some().then_some("name"));
+    if paths.is_empty() {
+        return Err(
+            Failure::usage("nothing to change").hint("name what is to change, such as --spend 80/month or --no-rpm")
+        );
+    }
+    Ok(proto::UpdateKeyRequest {
+        id: key_id(&args.id)?,
+        name: args.name.unwrap_or_default(),
+        policy: Some(policy),
+        frozen: false,
+        update_mask: Some(mask(&paths)),
+    })
+}
+
+fn frozen(id: &str, frozen: bool) -> Result<proto::UpdateKeyRequest, Failure> {
+    let update_mask = Some(mask(&["frozen"]));
+    Ok(proto::UpdateKeyRequest { id: key_id(id)?, frozen, update_mask, ..proto::UpdateKeyRequest::default() })
+}
+
+fn mask(paths: &[&str]) -> prost_types::FieldMask {
+    prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        key: KeyArgs,
+    }
+
+    fn call(words: &str) -> Result<Call, Failure> {
+        let words = std::iter::once("key").chain(words.split(' '));
+        let line = Line::try_parse_from(words).map_err(|error| Failure::usage(error.to_string()))?;
+        Call::of(line.key.action, Timestamp::from_millis(1_795_327_200_000))
+    }
+
+    fn updated(words: &str) -> (Vec<String>, proto::Policy) {
+        match call(&format!("update vk_0123456789ab {words}")).unwrap() {
+            Call::Update(request) => (request.update_mask.unwrap().paths, request.policy.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_update_names_what_was_given_and_nothing_else() {
+        let (paths, policy) = updated("--rpm 7");
+        assert_eq!((paths, policy.requests_per_minute), (vec!["policy.requests_per_minute".to_owned()], Some(7)));
+        let (paths, policy) = updated("--no-rpm --no-expires --spend 1/day --spend 9/month");
+        assert_eq!(paths, ["policy.spend_limits", "policy.requests_per_minute", "policy.expires_at_ms"]);
+        assert_eq!((policy.spend_limits.len(), policy.requests_per_minute), (2, None));
+        let (paths, policy) = updated("--models  --name n");
+        assert_eq!((paths, policy.models), (vec!["policy.models".to_owned(), "name".to_owned()], Vec::<String>::new()));
+    }
+
+    #[test]
+    fn an_update_of_nothing_and_a_contradiction_are_refused() {
+        assert!(call("update vk_0123456789ab").unwrap_err().to_string().contains("nothing to change"));
+        assert!(call("update vk_0123456789ab --rpm 5 --no-rpm").is_err());
+    }
+
+    #[test]
+    fn freezing_changes_nothing_but_frozen() {
+        for (word, expected) in [("freeze", true), ("unfreeze", false)] {
+            let Call::Update(request) = call(&format!("{word} vk_0123456789ab")).unwrap() else { panic!("{word}") };
+            assert_eq!((request.frozen, request.update_mask.unwrap().paths), (expected, vec!["frozen".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn limits_that_cannot_be_read_are_refused_by_the_name_of_their_option() {
+        for (words, option) in [
+            ("create n --requests many", "--requests"),
+            ("create n --spend 5/year", "--spend"),
+            ("create n --rpm -5", "--rpm"),
+            ("create n --rpm 0.5", "--rpm"),
+            ("create n --max-output-tokens x", "--max-output-tokens"),
+            ("create n --expires soon", "--expires"),
+            ("create n --expires 2020-01-01", "--expires"),
+            ("create n --tpm 5", "--tpm"),
+        ] {
+            let error = call(words).unwrap_err().to_string();
+            assert!(error.contains(option), "{words}: {error}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What is shown of a key. The token is in one place only: the answer to making a key.
+
+use keyforge_proto::admin::v1 as proto;
+use keyforge_proto::convert;
+use keyforge_shared::money::NanoUsd;
+use serde::Serialize;
+
+use crate::output::{self, Row, moment, or_dash};
+
+/// A key and what it may do.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct KeyView {
+    id: String,
+    name: String,
+    status: &'static str,
+    policy: PolicyView,
+    created_at: String,
+    revoked_at: Option<String>,
+    revision: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct PolicyView {
+    models: Vec<String>,
+    request_limits: Vec<RequestLimitView>,
+    spend_limits: Vec<SpendLimitView>,
+    requests_per_minute: Option<u32>,
+    max_output_tokens: Option<u64>,
+    expires_at: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct RequestLimitView {
+    requests: u64,
+    window: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct SpendLimitView {
+    usd: String,
+    nano_usd: u64,
+    window: &'static str,
+}
+
+impl KeyView {
+    pub(super) fn of(key: proto::Key) -> Self {
+        let status = match key.status() {
+            proto::KeyStatus::Active => "active",
+            proto::KeyStatus::Frozen => "frozen",
+            proto::KeyStatus::Revoked => "revoked",
+            proto::KeyStatus::Unspecified => "unknown",
+        };
+        Self {
+            id: key.id,
+            name: key.name,
+            status,
+            policy: PolicyView::of(key.policy.unwrap_or_default()),
+            created_at: moment(key.created_at_ms),
+            revoked_at: key.revoked_at_ms.map(moment),
+            revision: key.revision,
+        }
+    }
+}
+
+impl PolicyView {
+    fn of(policy: proto::Policy) -> Self {
+        let request =
+            |limit: proto::RequestLimit| RequestLimitView { requests: limit.requests, window: window(limit.window) };
+        let spend = |limit: proto::SpendLimit| SpendLimitView {
+            usd: NanoUsd::new(limit.nano_usd).decimal(),
+            nano_usd: limit.nano_usd,
+            window: window(limit.window),
+        };
+        Self {
+            models: policy.models,
+            request_limits: policy.request_limits.into_iter().map(request).collect(),
+            spend_limits: policy.spend_limits.into_iter().map(spend).collect(),
+            requests_per_minute: policy.requests_per_minute,
+            max_output_tokens: policy.max_output_tokens,
+            expires_at: policy.expires_at_ms.map(moment),
+        }
+    }
+}
+
+/// The word for a window, as limits are written.
+fn window(number: i32) -> &'static str {
+    convert::window(number, "window").map_or("unknown", |window| window.as_str())
+}
+
+impl Row for KeyView {
+    const COLUMNS: &'static [&'static str] =
+        &["id", "name", "status", "models", "requests", "spend", "rpm", "max output", "expires", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        let policy = &self.policy;
+        let join = |texts: Vec<String>| if texts.is_empty() { "-".to_owned() } else { texts.join(", ") };
+        let requests = policy.request_limits.iter().map(|limit| format!("{}/{}", limit.requests, limit.window));
+        let spend = policy.spend_limits.iter().map(|limit| format!("${}/{}", limit.usd, limit.window));
+        let models = if policy.models.is_empty() { "all".to_owned() } else { policy.models.join(",") };
+        vec![
+            self.id.clone(),
+            self.name.clone(),
+            self.status.to_owned(),
+            models,
+            join(requests.collect()),
+            join(spend.collect()),
+            or_dash(policy.requests_per_minute),
+            or_dash(policy.max_output_tokens),
+            or_dash(policy.expires_at.as_ref()),
+            self.created_at.clone(),
+        ]
+    }
+}
+
+/// A key that was just made, with its token.
+#[derive(Serialize)]
+pub(super) struct CreatedView {
+    key: KeyView,
+    token: String,
+}
+
+impl CreatedView {
+    pub(super) fn of(created: proto::CreateKeyResponse) -> Self {
+        Self { key: KeyView::of(created.key.unwrap_or_default()), token: created.token }
+    }
+
+    pub(super) fn text(&self) -> String {
+        format!(
+            "{}\n\nThe token is shown this once and stored nowhere; hand it to the agent now:\n\n  {}\n",
+            output::lines(&self.key),
+            self.token
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> proto::Key {
+        let policy = proto::Policy {
+            models: vec!["gpt-5*".to_owned()],
+            request_limits: vec![proto::RequestLimit { requests: 500, window: proto::Window::Day.into() }],
+            spend_limits: vec![proto::SpendLimit { nano_usd: 10_500_000_000, window: proto::Window::Month.into() }],
+            requests_per_minute: Some(60),
+            max_output_tokens: None,
+            expires_at_ms: Some(1_795_327_200_000),
+        };
+        let status = proto::KeyStatus::Frozen.into();
+        proto::Key {
+            id: "vk_0123456789ab".to_owned(),
+            name: "ci".to_owned(),
+            status,
+            policy: Some(policy),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn limits_are_shown_as_they_are_written() {
+        let view = KeyView::of(key());
+        let cells = view.cells();
+        assert_eq!(cells.len(), KeyView::COLUMNS.len());
+        assert_eq!(&cells[2..9], ["frozen", "gpt-5*", "500/day", "$10.50/month", "60", "-", "2026-11-22T06:00:00Z"]);
+    }
+
+    #[test]
+    fn json_holds_amounts_as_exact_dollars_and_nano_dollars() {
+        let json = serde_json::to_value(KeyView::of(key())).unwrap();
+        let spend = &json["policy"]["spend_limits"][0];
+        assert_eq!((spend["usd"].as_str(), spend["nano_usd"].as_u64()), (Some("10.50"), Some(10_500_000_000)));
+        assert_eq!((json["status"].as_str(), json["policy"]["max_output_tokens"].is_null()), (Some("frozen"), true));
+    }
+
+    #[test]
+    fn the_token_of_a_new_key_is_printed_once() {
+        let created = proto::CreateKeyResponse { key: Some(key()), token: "vk_0123456789ab_secret".to_owned() };
+        let created = CreatedView::of(created);
+        assert_eq!(created.text().matches("_secret").count(), 1);
+        assert_eq!(serde_json::to_value(&created).unwrap()["token"], "vk_0123456789ab_secret");
+    }
+}

@@ -1,0 +1,90 @@
+//! One file per command. Each holds what the command takes, what it does, and what it shows.
+
+pub mod audit;
+pub mod control_plane;
+pub mod credential;
+pub mod data_plane;
+pub mod dev;
+pub mod env;
+pub mod key;
+pub mod model;
+mod process;
+pub mod usage;
+
+use keyforge_runtime::config::{SecretRef, SecretRefError};
+use keyforge_shared::id::KeyId;
+use keyforge_shared::secret::SecretBytes;
+
+use crate::args::Command;
+use crate::errors::Failure;
+
+/// Length of a virtual key's id, `vk_` and 12 characters.
+const KEY_ID_LEN: usize = 15;
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// [`Failure`], which says what went wrong and what to do next.
+pub async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(args) => Box::pin(dev::run(args)).await,
+        Command::ControlPlane(args) => Box::pin(control_plane::run(args)).await,
+        Command::DataPlane(args) => Box::pin(data_plane::run(args)).await,
+        Command::Key(args) => Box::pin(key::run(args)).await,
+        Command::Credential(args) => Box::pin(credential::run(args)).await,
+        Command::Model(args) => Box::pin(model::run(args)).await,
+        Command::Usage(args) => Box::pin(usage::run(args)).await,
+        Command::Audit(args) => Box::pin(audit::run(args)).await,
+        Command::Env(args) => env::run(&args),
+    }
+}
+
+/// Reads a virtual key's id. A whole token is refused without repeating its secret.
+fn key_id(text: &str) -> Result<String, Failure> {
+    if let Ok(id) = text.parse::<KeyId>() {
+        return Ok(id.to_string());
+    }
+    if text.starts_with("vk_") && text.len() > KEY_ID_LEN && text.is_char_boundary(KEY_ID_LEN) {
+        let id = text.get(..KEY_ID_LEN).unwrap_or_default();
+        return Err(Failure::usage("a key is named by its id, not by its token").hint(format!(
+            "its id is {id}; the token has been written down here, so think of `keyforge key revoke {id}`"
+        )));
+    }
+    Err(Failure::usage("a key is named by its id: vk_ and 12 letters or digits")
+        .hint("`keyforge key list` shows every key"))
+}
+
+/// Follows `--secret`. A secret given literally is refused without repeating it.
+fn secret(reference: &str) -> Result<SecretBytes, Failure> {
+    let reference = SecretRef::parse_allowing_stdin(reference).map_err(|error| match error {
+        SecretRefError::Literal => Failure::usage(
+            "--secret takes a reference to the secret, not the secret: env:NAME, file:PATH, or - for the standard input",
+        )
+        .hint("a secret on a command line ends up in the shell's history and in process lists: if this was a real one, replace it at the provider"),
+        other => Failure::usage(format!("--secret: {other}")),
+    })?;
+    reference.resolve().map_err(|error| Failure::refused(format!("--secret: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_named_by_its_id_and_a_token_is_refused_without_its_secret() {
+        assert_eq!(key_id("vk_abcDEF123456").unwrap(), "vk_abcDEF123456");
+        let error = key_id("vk_abcDEF123456_topsecret").unwrap_err().to_string();
+        assert!(error.contains("vk_abcDEF123456") && !error.contains("topsecret"), "{error}");
+        for wrong in ["", "vk_", "key", "vk_abc", "vk_äöüäöüäöüäöü"] {
+            assert!(key_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_literal_secret_is_refused_without_repeating_it() {
+        let error = secret("sk-topsecret").err().unwrap().to_string();
+        assert!(error.contains("--secret") && !error.contains("topsecret"), "{error}");
+        assert!(secret("env:").err().unwrap().to_string().contains("--secret"));
+        assert!(secret("file:/does/not/exist").err().unwrap().to_string().contains("/does/not/exist"));
+    }
+}

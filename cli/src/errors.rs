@@ -1,0 +1,137 @@
+//! How a command fails: what went wrong, what to do next, and the exit code. It goes to the standard error, in words for an operator.
+//!
+//! Every gRPC status becomes a [`Failure`] here and nowhere else.
+
+use std::fmt;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+/// Why a command did not do what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    kind: Kind,
+    text: String,
+    hint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Exit code 1.
+    Refused,
+    /// Exit code 2.
+    Usage,
+    /// Exit code 1, and everything was said already.
+    Said,
+}
+
+impl Failure {
+    /// The command was understood, but refused or not possible: exit code 1.
+    #[must_use]
+    pub fn refused(text: impl fmt::Display) -> Self {
+        Self { kind: Kind::Refused, text: text.to_string(), hint: None }
+    }
+
+    /// The command line does not make sense: exit code 2.
+    #[must_use]
+    pub fn usage(text: impl fmt::Display) -> Self {
+        Self { kind: Kind::Usage, text: text.to_string(), hint: None }
+    }
+
+    /// The answer is bad news that the output has told already: exit code 1 and no message.
+    #[must_use]
+    pub const fn already_said() -> Self {
+        Self { kind: Kind::Said, text: String::new(), hint: None }
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// 1 or 2.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self.kind {
+            Kind::Refused | Kind::Said => ExitCode::from(1),
+            Kind::Usage => ExitCode::from(2),
+        }
+    }
+
+    /// Writes it to the standard error.
+    pub fn print(&self) {
+        if self.kind != Kind::Said {
+            // When nobody reads the standard error, there is nobody left to tell.
+            drop(writeln!(std::io::stderr().lock(), "{self}"));
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.text)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let message = status.message();
+        let text = if message.is_empty() { status.code().description() } else { message };
+        let failure = Self::refused(text);
+        match hint_for(status.code()) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+const fn hint_for(code: Code) -> Option<&'static str> {
+    match code {
+        Code::Unauthenticated => Some(
+            "the operator token was not accepted: use the one that the control plane wrote to operator.token in its data directory",
+        ),
+        Code::PermissionDenied => Some("use the token of an operator who may do this"),
+        Code::NotFound => Some("`keyforge key list`, `credential list` and `model list` show what there is"),
+        Code::Unavailable | Code::Cancelled => {
+            Some("is the control plane still running? look at its log, then try again")
+        }
+        Code::DeadlineExceeded => {
+            Some("the control plane took too long: look whether the change is there, then try again")
+        }
+        Code::Unimplemented => Some("the server is of another version than this command: use the same for both"),
+        Code::Unknown | Code::Internal | Code::DataLoss => Some("the log of the control plane says more"),
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_what_is_wrong_and_what_to_do_next() {
+        let failure = Failure::refused("no").hint("try yes");
+        assert_eq!(failure.to_string(), "error: no\nhint: try yes");
+        assert_eq!(Failure::usage("no").to_string(), "error: no");
+    }
+
+    #[test]
+    fn a_status_keeps_the_servers_words_and_gets_a_hint_where_one_helps() {
+        let failure = Failure::from(Status::not_found("there is no key vk_x"));
+        assert!(failure.to_string().starts_with("error: there is no key vk_x\nhint: "), "{failure}");
+        let failure = Failure::from(Status::invalid_argument("name: empty"));
+        assert_eq!(failure.to_string(), "error: name: empty");
+        let failure = Failure::from(Status::new(Code::Internal, ""));
+        assert!(failure.to_string().starts_with("error: Internal error"), "{failure}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Keys, credentials and models, by their commands.
+
+use serde_json::json;
+
+use crate::command::{Dev, eventually};
+
+fn dev(directory: &tempfile::TempDir) -> Dev {
+    Dev::start(&directory.path().join("data"), &[])
+}
+
+#[test]
+fn a_key_lives_from_create_to_revoke() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let made = dev.json(&[
+        "key",
+        "create",
+        "ci",
+        "--models",
+        "gpt-4o*,gpt-5*",
+        "--requests",
+        "20000/month",
+        "--requests",
+        "500/day",
+        "--spend",
+        "$12.50/month",
+        "--rpm",
+        "120",
+        "--max-output-tokens",
+        "256",
+        "--expires",
+        "2030-01-02",
+    ]);
+    let (id, token) = (made["key"]["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let policy = json!({
+        "models": ["gpt-4o*", "gpt-5*"],
+        "request_limits": [{ "requests": 20000, "window": "month" }, { "requests": 500, "window": "day" }],
+        "spend_limits": [{ "usd": "12.50", "nano_usd": 12_500_000_000_u64, "window": "month" }],
+        "requests_per_minute": 120, "max_output_tokens": 256, "expires_at": "2030-01-02T00:00:00Z",
+    });
+    assert_eq!((&made["key"]["policy"], &made["key"]["status"]), (&policy, &"active".into()));
+    eventually("the key on the node", || (dev.chat(token).0 == 200).then_some(()));
+
+    let updated = dev.json(&["key", "update", id, "--no-rpm", "--spend", "80", "--models", ""]);
+    assert_eq!((updated["policy"]["requests_per_minute"].is_null(), &updated["policy"]["models"]), (true, &json!([])));
+    assert_eq!(updated["policy"]["spend_limits"][0]["usd"], "80.00");
+    assert_eq!(updated["policy"]["request_limits"], policy["request_limits"]);
+
+    assert_eq!(dev.json(&["key", "freeze", id])["status"], "frozen");
+    eventually("the frozen key to be refused", || (dev.chat(token).0 != 200).then_some(()));
+    assert_eq!(dev.json(&["key", "unfreeze", id])["status"], "active");
+    eventually("the key to work again", || (dev.chat(token).0 == 200).then_some(()));
+    assert_eq!(dev.json(&["key", "revoke", id])["status"], "revoked");
+    eventually("the revoked key to be refused", || (dev.chat(token).0 == 401).then_some(()));
+    assert_eq!(dev.json(&["key", "show", id])["status"], "revoked");
+    let listed = dev.run(&["key", "list"]);
+    assert!(
+        listed.stdout.contains(id) && listed.stdout.contains("first key") && !listed.stdout.contains(token),
+        "{}",
+        listed.stdout
+    );
+    assert_eq!(dev.json(&["key", "list", "--limit", "1"])[0]["id"], id);
+}
+
+#[test]
+fn the_token_of_a_new_key_is_shown_once_and_said_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let made = dev.run(&["key", "create", "ci"]);
+    assert!(made.code == 0 && made.stdout.contains("shown this once"), "{}{}", made.stdout, made.stderr);
+    let token = made.stdout.split_whitespace().find(|word| word.starts_with("vk_") && word.len() > 40).unwrap();
+    assert_eq!(made.stdout.matches(token).count(), 1);
+    for words in [&["key", "list"][..], &["audit", "list", "--admin"]] {
+        assert!(!dev.run(words).stdout.contains(token) && !dev.json(words).to_string().contains(token));
+    }
+}
+
+#[test]
+fn lists_go_through_every_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let models = dev.json(&["model", "list"]);
+    let names: std::collections::BTreeSet<_> =
+        models.as_array().unwrap().iter().map(|model| model["name"].to_string()).collect();
+    assert!(names.len() > 150 && names.len() == models.as_array().unwrap().len(), "{}", names.len());
+    assert!(names.contains("\"gpt-4o-mini\""));
+    let google = dev.json(&["model", "list", "--provider", "google"]);
+    assert!(google.as_array().unwrap().iter().all(|model| model["provider"] == "google"));
+}
+
+#[test]
+fn a_credential_is_added_by_reference_and_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let env = [("REAL", "sk-real-0123456789")];
+    let words = ["credential", "add", "--provider", "openai", "--pool", "default", "--limit-group", "org-1"];
+    let words =
+        [&words[..], &["--base-url", "https://llm.internal/v1", "--secret", "env:REAL", "--output", "json"]].concat();
+    let added = dev.run_with(&words, &env).json();
+    let id = added["id"].as_str().unwrap();
+    assert_eq!((&added["limit_group"], &added["base_url"]), (&"org-1".into(), &"https://llm.internal/v1".into()));
+    assert_eq!(dev.json(&["credential", "disable", id])["enabled"], false);
+    assert_eq!(dev.json(&["credential", "enable", id])["enabled"], true);
+    std::fs::write(directory.path().join("secret"), "sk-next-0123456789\n").unwrap();
+    let rotated = dev.json(&["credential", "rotate", id, "--secret", "file:secret"]);
+    assert_eq!(rotated["secret_version"], 2);
+    let shown =
+        dev.run(&["credential", "list"]).stdout + &dev.run(&["audit", "list", "--admin", "--output", "json"]).stdout;
+    assert!(shown.contains(id) && !shown.contains("sk-real") && !shown.contains("sk-next"), "{shown}");
+    assert_eq!(dev.json(&["credential", "remove", id])["removed"], id);
+    assert!(!dev.run(&["credential", "list"]).stdout.contains(id));
+}
+
+#[test]
+fn a_model_is_set_by_options_or_by_a_file_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let words = ["model", "set", "mine", "--provider", "openai", "--upstream-name", "gpt-4o", "--context", "128000"];
+    let prices =
+        ["--max-output", "16384", "--input-price", "2.50", "--output-price", "10", "--cached-input-price", "0.0125"];
+    let set = dev.json(&[&words[..], &prices, &["--source", "a contract", "--as-of", "2026-11-01"]].concat());
+    let standard = json!({ "input": 2_500_000, "output": 10_000_000, "cache_read": 12_500 });
+    assert_eq!((&set["prices"]["standard"], &set["as_of"]), (&standard, &"2026-11-01".into()));
+    let shown = dev.run(&["model", "show", "mine"]);
+    assert!(shown.stdout.contains("2.50") && shown.stdout.contains("0.0125"), "{}", shown.stdout);
+
+    let mut entry = dev.json(&["model", "show", "mine"]);
+    entry["name"] = "mine-too".into();
+    std::fs::write(directory.path().join("models.json"), json!([entry]).to_string()).unwrap();
+    assert_eq!(dev.json(&["model", "set", "--file", "models.json"]), entry);
+    for name in ["mine", "mine-too"] {
+        assert_eq!(dev.json(&["model", "remove", name])["removed"], name);
+        let gone = dev.run(&["model", "show", name]);
+        assert!(gone.code == 1 && gone.stderr.contains("there is no model"), "{}", gone.stderr);
+    }
+}

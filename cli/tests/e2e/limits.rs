@@ -1,0 +1,167 @@
+//! A key is worth exactly what is left of it: quota, cap and rate under concurrency.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use keyforge_loadtest::provider::Script;
+use serde_json::json;
+
+use crate::harness::{Gateway, Reply, cap, hello, hello_streamed, provider, quota};
+
+/// gpt-4o-mini's output price in nano-dollars a token, times a thousand.
+const OUTPUT_PICO: u64 = 600_000;
+
+fn by_status(replies: &[Reply]) -> BTreeMap<u16, usize> {
+    let mut counts = BTreeMap::new();
+    for reply in replies {
+        *counts.entry(reply.status).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn of_64_concurrent_requests_a_quota_of_20_admits_exactly_20() {
+    let provider = provider(Script { latency_ms: 1_500, ..Script::default() });
+    let gateway = Gateway::start(&provider).await;
+    let (token, id) = gateway.create_key("quota", quota(20)).await;
+    let body = hello();
+    let replies = join_all((0..64).map(|_| gateway.chat_as(&token, &body))).await;
+    assert_eq!(by_status(&replies), BTreeMap::from([(200, 20), (402, 44)]));
+    assert_eq!(provider.bill().total().requests, 20, "the provider's own count");
+    let refused = replies.iter().find(|reply| reply.status == 402).unwrap();
+    let error = &refused.json()["error"];
+    assert_eq!(error["type"], "insufficient_quota");
+    assert_eq!(error["code"], "budget_exceeded");
+    assert_eq!(error["dimension"], "requests");
+    assert_eq!(error["limit"], 20);
+    assert_eq!(error["spent"].as_u64().unwrap() + error["held"].as_u64().unwrap(), 20);
+    assert!(error["reset_at"].as_str().unwrap().ends_with("-01T00:00:00Z"), "{error}");
+    assert_eq!(refused.header("x-should-retry"), "false");
+    let entries = gateway.entries(&id, 64).await;
+    assert_eq!(entries.iter().filter(|entry| entry.outcome == "completed").count(), 20);
+    assert_eq!(entries.iter().filter(|entry| entry.rejection == "budget_exceeded").count(), 44);
+    gateway.assert_chains_hold();
+}
+
+#[tokio::test]
+async fn of_64_concurrent_requests_a_cap_of_one_cent_admits_exactly_what_fits() {
+    // The dearest provider there can be: every answer is as long as it may be.
+    let provider = provider(Script { fill: true, latency_ms: 1_500, ..Script::default() });
+    let gateway = Gateway::start(&provider).await;
+    let (token, id) = gateway.create_key("cent", cap(10_000_000)).await;
+    let mut body = hello();
+    body["max_tokens"] = json!(2_000);
+    // At the ordinary tier, so that the bound is at the price that is charged.
+    body["service_tier"] = json!("default");
+    let replies = join_all((0..64).map(|_| gateway.chat_as(&token, &body))).await;
+    let counts = by_status(&replies);
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [200, 402], "{counts:?}");
+    let entries = gateway.entries(&id, 64).await;
+    let spent: u64 = entries.iter().map(|entry| entry.cost_nano_usd).sum();
+    let bounds: u64 = entries.iter().map(|entry| entry.bound_nano_usd).sum();
+    let bill = provider.bill().total();
+    let billed = (bill.prompt_tokens * 150_000 + bill.completion_tokens * OUTPUT_PICO).div_ceil(1000);
+    assert!(bounds <= 10_000_000, "I-1: {bounds} nano-dollars were held at once");
+    assert!(billed <= spent && spent <= 10_000_000, "billed {billed}, charged {spent}");
+    // Full requests hold 1.2 to 1.5 thousandths of a dollar, so 6 or 7 fit whole and one more is cut to what was left.
+    let admitted = counts[&200];
+    assert!((7..=8).contains(&admitted), "{admitted} admitted");
+    assert!(entries.iter().filter(|entry| entry.flags.iter().any(|flag| flag.contains("clamp"))).count() <= 1);
+    let error = replies.iter().find(|reply| reply.status == 402).unwrap().json()["error"].clone();
+    assert_eq!(error["limit"], "0.01");
+    assert!(error["held"].is_string() && error["spent"].is_string() && error["reset_at"].is_string(), "{error}");
+}
+
+#[tokio::test]
+async fn one_after_another_a_key_can_be_spent_down_to_its_last_words_and_not_beyond() {
+    let provider = provider(Script { fill: true, ..Script::default() });
+    let gateway = Gateway::start(&provider).await;
+    let (token, id) = gateway.create_key("small", cap(1_000_000)).await;
+    let mut admitted = 0;
+    let mut clamped = false;
+    let last = loop {
+        let reply = gateway.chat_as(&token, &hello()).await;
+        if reply.status != 200 {
+            break reply;
+        }
+        admitted += 1;
+        clamped |= !reply.header("x-keyforge-output-limit").is_empty();
+        assert!(admitted < 50, "a dollar's thousandth must end");
+    };
+    assert_eq!(last.status, 402);
+    assert!(clamped, "without a limit of its own a request is cut to what the key can pay");
+    let entries = gateway.entries(&id, admitted + 1).await;
+    let spent: u64 = entries.iter().map(|entry| entry.cost_nano_usd).sum();
+    assert!(spent <= 1_000_000, "{spent}");
+    let needed: f64 = last.json()["error"]["needed"].as_str().unwrap().parse().unwrap();
+    assert!(1e9 * needed > (1_000_000 - spent) as f64, "I-8: what was left was truly too little");
+}
+
+#[tokio::test]
+async fn the_rate_limit_admits_exactly_as_many_as_it_says_and_tells_when_to_come_back() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let policy = keyforge_proto::admin::v1::Policy { requests_per_minute: Some(5), ..Default::default() };
+    let (token, _) = gateway.create_key("slow", policy).await;
+    let body = hello();
+    let replies = join_all((0..12).map(|_| gateway.chat_as(&token, &body))).await;
+    assert_eq!(by_status(&replies), BTreeMap::from([(200, 5), (429, 7)]));
+    let limited = replies.iter().find(|reply| reply.status == 429).unwrap();
+    assert_eq!(limited.code(), "rate_limit_exceeded");
+    let seconds: u64 = limited.header("retry-after").parse().unwrap();
+    let millis: u64 = limited.header("retry-after-ms").parse().unwrap();
+    assert!((1..=60).contains(&seconds) && millis <= 60_000 && millis > 50_000, "{seconds} {millis}");
+}
+
+#[tokio::test]
+async fn a_raised_limit_takes_effect_at_once_and_a_lowered_one_too() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let (token, id) = gateway.create_key("moving", quota(2)).await;
+    let body = hello();
+    for expected in [200, 200, 402] {
+        assert_eq!(gateway.chat_as(&token, &body).await.status, expected);
+    }
+    let update = |limit: &'static str| gateway.cli_json(&["key", "update", &id, "--requests", limit]);
+    update("4/month");
+    gateway.eventually("the raised limit holds", async || gateway.chat_as(&token, &body).await.status == 200).await;
+    update("3/month");
+    gateway.eventually("the lowered limit holds", async || {
+        let error = gateway.chat_as(&token, &body).await.json()["error"].clone();
+        error["limit"] == 3
+    })
+    .await;
+    let admitted = provider.bill().total().requests;
+    assert!(admitted <= 4, "{admitted}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_bounded_is_refused_by_name_on_a_capped_key_only() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let (capped, _) = gateway.create_key("capped", cap(1_000_000_000)).await;
+    let (free, _) = gateway.create_key("free", Default::default()).await;
+    let mut body = hello();
+    body["web_search_options"] = json!({});
+    let refused = gateway.chat_as(&capped, &body).await;
+    assert_eq!((refused.status, refused.code().as_str()), (400, "cost_unbounded"));
+    assert_eq!(refused.json()["error"]["param"], "web_search_options");
+    assert_eq!(gateway.chat_as(&free, &body).await.status, 200);
+}
+
+#[tokio::test]
+async fn streams_of_a_capped_key_settle_at_the_truth() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let (token, id) = gateway.create_key("streams", cap(100_000_000)).await;
+    let body = hello_streamed();
+    let replies = join_all((0..20).map(|_| gateway.chat_as(&token, &body))).await;
+    let served = replies.iter().filter(|reply| reply.status == 200).count();
+    let entries = gateway.entries(&id, 20).await;
+    let spent: u64 = entries.iter().map(|entry| entry.cost_nano_usd).sum();
+    let bill = provider.bill().total();
+    assert_eq!(bill.requests, served as u64);
+    // Each request is rounded up by less than one nano-dollar.
+    let billed = (bill.prompt_tokens * 150_000 + bill.completion_tokens * OUTPUT_PICO) / 1000;
+    assert!(spent >= billed && spent <= billed + 20, "billed {billed}, charged {spent}");
+}

@@ -1,0 +1,17 @@
+//! End to end: the real `keyforge` process, a real socket, and the scripted provider, whose own bill is the truth that charges are compared with.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+#![expect(clippy::disallowed_methods, reason = "a test may read its environment and spawn")]
+
+mod harness;
+
+mod chat;
+mod corpus;
+mod crash;
+mod faults;
+mod limits;
+mod refusals;
+mod revocation;
+mod sdk;
+mod secrets;
+mod tampering;

@@ -1,0 +1,222 @@
+//! Manifests: which crate may depend on which, and what every crate takes from the workspace. Migrations are names in a row, too.
+
+/// Our crates, and those of ours that each may use.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("keyforge-shared", &[]),
+    ("keyforge-loadtest", &[]),
+    ("keyforge-proto", &["keyforge-shared"]),
+    ("keyforge-runtime", &["keyforge-shared"]),
+    ("keyforge-providers", &["keyforge-shared"]),
+    ("keyforge-control-plane", &["keyforge-proto", "keyforge-runtime", "keyforge-shared"]),
+    ("keyforge-data-plane", &["keyforge-proto", "keyforge-providers", "keyforge-runtime", "keyforge-shared"]),
+    (
+        "keyforge-cli",
+        &[
+            "keyforge-control-plane",
+            "keyforge-data-plane",
+            "keyforge-loadtest",
+            "keyforge-proto",
+            "keyforge-providers",
+            "keyforge-runtime",
+            "keyforge-shared",
+        ],
+    ),
+];
+
+/// Crates that touch the world, which these of ours must not do. `hyper` stands for `hyper-util` as well.
+const FOREIGN: [(&str, &[&str]); 4] = [
+    ("keyforge-shared", &["tokio", "tonic", "sqlx", "hyper", "redis"]),
+    ("keyforge-providers", &["tokio", "tonic", "sqlx", "hyper", "redis"]),
+    ("keyforge-control-plane", &["redis"]),
+    ("keyforge-data-plane", &["sqlx"]),
+];
+
+/// What every crate takes from the workspace.
+const INHERITED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
+
+/// A line of a manifest: its section, key and value.
+struct Line<'a> {
+    section: &'a str,
+    key: &'a str,
+    value: &'a str,
+}
+
+fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
+    let mut section = "";
+    text.lines().filter_map(move |line| {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+            return None;
+        }
+        let (key, value) = line.split_once('=')?;
+        (!line.starts_with('#')).then_some(Line { section, key: key.trim(), value: value.trim() })
+    })
+}
+
+fn package(text: &str) -> &str {
+    let name = lines(text).find(|line| line.section == "package" && line.key == "name");
+    name.map_or("", |line| line.value.trim_matches('"'))
+}
+
+/// Names of what a manifest depends on, for building and testing as well.
+fn dependencies(text: &str) -> impl Iterator<Item = &str> {
+    let of = |line: &Line<'_>| line.section.ends_with("dependencies") && line.section != "workspace.dependencies";
+    lines(text).filter(of).map(|line| line.key.split('.').next().unwrap_or(line.key))
+}
+
+/// Dependencies against the direction of the architecture.
+pub fn direction(path: &str, text: &str) -> Vec<String> {
+    let name = package(text);
+    if name.is_empty() {
+        return Vec::new();
+    }
+    let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| *known == name) else {
+        return vec![format!("{path}: {name} has no place in the architecture yet: give it one")];
+    };
+    let foreign = FOREIGN.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, foreign)| foreign);
+    let is = |dependency: &str, family: &str| {
+        dependency.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    dependencies(text)
+        .filter(|dependency| {
+            let ours = dependency.starts_with("keyforge-");
+            (ours && !allowed.contains(dependency)) || foreign.iter().any(|family| is(dependency, family))
+        })
+        .map(|dependency| format!("{path}: {name} must not depend on {dependency}"))
+        .collect()
+}
+
+/// What a crate's manifest says itself though the workspace says it.
+pub fn inheritance(path: &str, text: &str) -> Vec<String> {
+    let has = |section: &str, key: &str, value: &str| {
+        lines(text).any(|line| line.section == section && line.key == key && line.value == value)
+    };
+    let mut problems = Vec::new();
+    if !has("lints", "workspace", "true") {
+        problems.push(format!("{path}: [lints] must say workspace = true"));
+    }
+    for key in INHERITED {
+        if !has("package", &format!("{key}.workspace"), "true") {
+            problems.push(format!("{path}: {key}.workspace = true is missing"));
+        }
+    }
+    for line in lines(text).filter(|line| line.section.ends_with("dependencies")) {
+        if !line.key.ends_with(".workspace") && !line.value.contains("workspace = true") {
+            problems.push(format!("{path}: {} must take its version from the workspace", line.key));
+        }
+    }
+    problems
+}
+
+/// Dependencies of the workspace that bring more than is asked for, or stand out of order.
+pub fn root(text: &str) -> Vec<String> {
+    let all: Vec<_> = lines(text).filter(|line| line.section == "workspace.dependencies").collect();
+    let greedy =
+        all.iter().filter(|line| !line.value.contains("path =") && !line.value.contains("default-features = false"));
+    let greedy = greedy.map(|line| format!("Cargo.toml: {} must say default-features = false", line.key));
+    let names: Vec<&str> = all.iter().filter(|line| !line.key.starts_with("keyforge-")).map(|line| line.key).collect();
+    let unordered = names.windows(2).filter(|pair| pair[0] >= pair[1]);
+    greedy.chain(unordered.map(|pair| format!("Cargo.toml: {} stands behind {}", pair[1], pair[0]))).collect()
+}
+
+/// The directories that the workspace names as its members.
+pub fn members(text: &str) -> impl Iterator<Item = &str> {
+    let from = text.find("members = [").unwrap_or(text.len());
+    let list = text[from..].split(']').next().unwrap_or_default();
+    list.split('"').skip(1).step_by(2)
+}
+
+/// Migrations that are not called `0001_word.sql`, `0002_word.sql` and so on, and released ones that are gone.
+pub fn migrations(names: &[&str], released: &[&str]) -> Vec<String> {
+    let mut problems: Vec<String> = released
+        .iter()
+        .filter(|name| !names.contains(name))
+        .map(|name| format!("{name} was released: it must stay as it is; add another one"))
+        .collect();
+    for (index, name) in names.iter().enumerate() {
+        let (number, word) = name.split_once('_').unwrap_or((name, ""));
+        let word = word.strip_suffix(".sql").unwrap_or_default();
+        let plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if number != format!("{:04}", index + 1) || !plain {
+            problems.push(format!("{name}: number {} must be called {:04}_what_it_does.sql", index + 1, index + 1));
+        }
+    }
+    if names.is_empty() {
+        problems.push("there are none".to_owned());
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crate_with(name: &str, dependency: &str) -> String {
+        format!("[package]\nname = \"{name}\"\n[dependencies]\nbytes.workspace = true\n{dependency}\n")
+    }
+
+    #[test]
+    fn dependencies_against_the_direction_are_found() {
+        for (name, dependency, wrong) in [
+            ("keyforge-shared", "tokio.workspace = true", true),
+            ("keyforge-shared", "tokio-util = { workspace = true, features = [\"rt\"] }", true),
+            ("keyforge-shared", "tokiox.workspace = true", false),
+            ("keyforge-providers", "hyper-util.workspace = true", true),
+            ("keyforge-proto", "keyforge-runtime.workspace = true", true),
+            ("keyforge-control-plane", "keyforge-data-plane.workspace = true", true),
+            ("keyforge-data-plane", "keyforge-control-plane.workspace = true", true),
+            ("keyforge-data-plane", "keyforge-providers.workspace = true", false),
+            ("keyforge-loadtest", "keyforge-shared.workspace = true", true),
+            ("keyforge-cli", "keyforge-loadtest.workspace = true", false),
+            ("keyforge-new", "bytes.workspace = true", true),
+        ] {
+            assert_eq!(
+                direction("Cargo.toml", &crate_with(name, dependency)).len(),
+                usize::from(wrong),
+                "{name} {dependency}"
+            );
+        }
+        let for_tests = "[package]\nname = \"keyforge-proto\"\n[dev-dependencies]\nkeyforge-cli.workspace = true";
+        assert_eq!(direction("Cargo.toml", for_tests).len(), 1);
+    }
+
+    #[test]
+    fn a_crate_that_does_not_inherit_is_found() {
+        let package = "[package]\nname = \"x\"\nversion.workspace = true\nedition.workspace = true\nrust-version.workspace = true\n\
+                       license.workspace = true\npublish.workspace = true\n";
+        let good = format!(
+            "{package}[lints]\nworkspace = true\n[dependencies]\na.workspace = true\nb = {{ workspace = true }}\n"
+        );
+        assert_eq!(inheritance("Cargo.toml", &good), Vec::<String>::new());
+        assert_eq!(inheritance("Cargo.toml", package).len(), 1);
+        assert_eq!(inheritance("Cargo.toml", &good.replace("edition.workspace = true", "edition = \"2021\"")).len(), 1);
+        assert_eq!(inheritance("Cargo.toml", &good.replace("a.workspace = true", "a = \"1\"")).len(), 1);
+    }
+
+    #[test]
+    fn greedy_and_unordered_dependencies_of_the_workspace_are_found() {
+        let text = "[workspace.dependencies]\nkeyforge-z = { path = \"z\" }\na = { version = \"1\", default-features = false }\nb = \"1\"\n";
+        assert_eq!(root(text).len(), 1);
+        let swapped = "[workspace.dependencies]\nb = { default-features = false }\na = { default-features = false }";
+        assert_eq!(root(swapped).len(), 1);
+        assert_eq!(
+            members("[workspace]\nmembers = [\n \"a\",\n \"b/c\",\n]\ndefault-members = [\"d\"]").collect::<Vec<_>>(),
+            ["a", "b/c"]
+        );
+    }
+
+    #[test]
+    fn gaps_odd_names_and_removed_migrations_are_found() {
+        assert_eq!(
+            migrations(&["0001_initial.sql", "0002_more_of_it.sql"], &["0001_initial.sql"]),
+            Vec::<String>::new()
+        );
+        for wrong in
+            [&["0001_initial.sql", "0003_x.sql"][..], &["0001_initial.sql", "0002_X.sql"], &["1_initial.sql"], &[]]
+        {
+            assert!(!migrations(wrong, &[]).is_empty(), "{wrong:?}");
+        }
+        assert_eq!(migrations(&["0001_begin.sql"], &["0001_initial.sql"]).len(), 1);
+    }
+}
