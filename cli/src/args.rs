@@ -9,7 +9,6 @@ use crate::commands::{audit, control_plane, credential, data_plane, dev, env, ke
 #[command(
     name = "keyforge",
     version,
-    propagate_version = true,
     disable_help_subcommand = true,
     after_help = "Begin with `keyforge dev`: it needs nothing and prints a key to try.\n\n\
                   Admin commands find the server by --admin-url, --data, KEYFORGE_ADMIN_URL, KEYFORGE_DATA, or ./keyforge-data.\n\

@@ -43,7 +43,7 @@ async fn a_stream_shows_usage_only_to_those_who_asked_and_is_metered_either_way(
     let provider = provider(Script { chunk_bytes: Some(7), ..Script::default() });
     let gateway = Gateway::start(&provider).await;
     let plain = gateway.chat(&hello_streamed()).await;
-    assert_eq!(plain.header("content-type"), "text/event-stream");
+    assert!(plain.header("content-type").starts_with("text/event-stream"));
     let events = plain.events();
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
     assert!(!plain.text().contains("\"usage\""), "{}", plain.text());
