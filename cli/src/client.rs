@@ -152,8 +152,11 @@ impl AdminClient {
             Target::UrlWithData(url, data) => Self::connect(&url, &operator_token(&data)?).await,
             Target::Data(data) => {
                 let addr = read_address(&data, ADMIN_ADDR_FILE).ok_or_else(|| {
-                    Failure::refused(format!("no control plane runs on the data directory {}", data.display()))
-                        .hint(format!("is `keyforge dev` running? start it with `keyforge dev --data {}`, or name a server with --admin-url", data.display()))
+                    let data = data.display();
+                    Failure::refused(format!("no control plane runs on the data directory {data}")).hint(format!(
+                        "is `keyforge dev` running? start it with `keyforge dev --data {data}`, \
+                         or name another server with --admin-url URL"
+                    ))
                 })?;
                 Self::connect(&format!("http://{addr}"), &operator_token(&data)?).await
             }
@@ -249,8 +252,11 @@ fn loopback(url: &str) -> Result<Uri, Failure> {
     if uri.scheme_str() == Some("http") && local {
         return Ok(uri);
     }
-    Err(wrong("must be http:// on a loopback address, such as http://127.0.0.1:7070: the operator token would cross the network in the clear")
-        .hint("run the command on the control plane's host, or forward a port, as with `ssh -L 7070:127.0.0.1:7070 HOST`"))
+    Err(wrong(
+        "must be http:// on a loopback address, such as http://127.0.0.1:7070: \
+         the operator token would cross the network in the clear",
+    )
+    .hint("run the command on the control plane's host, or forward a port, as with `ssh -L 7070:127.0.0.1:7070 HOST`"))
 }
 
 /// The cause at the bottom: "transport error" says nothing, "connection refused" does.

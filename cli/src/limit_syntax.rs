@@ -80,7 +80,8 @@ pub fn expiry(text: &str) -> Result<Expiry, String> {
         return Ok(Expiry::At(Timestamp::from_millis(moment.as_millisecond())));
     }
     from_now(text).map(Expiry::In).ok_or_else(|| {
-        "not a date such as 2026-12-04 (UTC), a moment such as 2026-12-04T18:00:00Z, or a time from now such as 90m, 12h, 30d or 8w"
+        "not a date such as 2026-12-04 (UTC), a moment such as 2026-12-04T18:00:00Z, \
+         or a time from now such as 90m, 12h, 30d or 8w"
             .to_owned()
     })
 }

@@ -212,7 +212,9 @@ impl Grants {
                     }
                 }
                 // What is not returned stays written off until this store's life ends; a return that arrives late is refused by its serial.
-                Ok(Err(status)) => return tracing::warn!(%key, reason = status.message(), "grants could not be returned"),
+                Ok(Err(status)) => {
+                    return tracing::warn!(%key, reason = status.message(), "grants could not be returned");
+                }
                 Err(_) => return tracing::warn!(%key, reason = "no answer in time", "grants could not be returned"),
             }
         }

@@ -92,7 +92,7 @@ pub struct Policy {
 /// Largest request quota: counters may live where integers are exact only up to 2^53.
 pub const MAX_REQUEST_LIMIT: u64 = 9_000_000_000_000_000;
 /// Largest requests-per-minute limit: an exact sliding log keeps one timestamp per admission.
-pub const MAX_REQUESTS_PER_MINUTE: u32 = 100_000;
+pub const MAX_REQUESTS_PER_MINUTE: u32 = 10_000_000;
 
 impl Policy {
     /// Whether the key may call `model`.

@@ -44,24 +44,29 @@ pub async fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
 async fn serve(args: ControlPlaneArgs, config: Config, process: Shutdown, telemetry: Telemetry) -> Result<(), Failure> {
     let ops = args.ops_listen.map(OpsPort::bind).transpose()?;
     let (data, encrypted) = (config.data_dir.clone(), config.tls.is_some());
-    let control = Box::pin(app::start(config, process.clone(), &telemetry, Arc::new(SystemClock)));
+    let shutdown = Shutdown::new();
+    let control = Box::pin(app::start(config, shutdown.clone(), &telemetry, Arc::new(SystemClock)));
     let control = control.await.map_err(Failure::refused)?;
     if let Some(ops) = ops {
-        ops.start(&telemetry, Readiness::until_drain(&process), &process);
+        ops.start(&telemetry, Readiness::until_drain(&shutdown), &process);
     }
     // Commands on this host speak cleartext to loopback addresses only.
     let _found = match control.addr() {
         addr if addr.ip().is_loopback() && !encrypted => Some(AddressFile::write(&data, ADMIN_ADDR_FILE, addr)?),
         _ => None,
     };
-    if let Drained::TimedOut { tasks } = process.drained(DRAIN).await {
+    tokio::select! {
+        () = process.drain_started() => shutdown.trigger(),
+        () = shutdown.drain_started() => {}
+    }
+    if let Drained::TimedOut { tasks } = shutdown.drained(DRAIN).await {
         tracing::warn!(tasks, "the control plane stopped while calls were running");
     }
     control.close().await;
-    match process.cause() {
+    match shutdown.cause() {
         Some(ShutdownCause::CriticalTaskEnded(task)) => {
             Err(Failure::refused(format!("the control plane's task {task} ended")))
         }
-        _ => Ok(()),
+        Some(ShutdownCause::Requested | ShutdownCause::Signal) | None => Ok(()),
     }
 }

@@ -25,9 +25,8 @@ pub struct KeyArgs {
 #[derive(Debug, Subcommand)]
 enum KeyAction {
     /// Make a key and print its token, this once
-    #[command(
-        after_help = "Example:\n  keyforge key create ci --models 'gpt-5*,gpt-4o*' --requests 20000/month --spend 50/month --rpm 120"
-    )]
+    #[command(after_help = "Example:\n  keyforge key create ci --models 'gpt-5*,gpt-4o*' \
+                      --requests 20000/month --spend 50/month --rpm 120")]
     Create(CreateArgs),
     /// Show all keys, newest first
     List {

@@ -60,7 +60,10 @@ fn secret(reference: &str) -> Result<SecretBytes, Failure> {
         SecretRefError::Literal => Failure::usage(
             "--secret takes a reference to the secret, not the secret: env:NAME, file:PATH, or - for the standard input",
         )
-        .hint("a secret on a command line ends up in the shell's history and in process lists: if this was a real one, replace it at the provider"),
+        .hint(
+            "a secret on a command line ends up in the shell's history and in process lists: \
+             if this was a real one, replace it at the provider",
+        ),
         other => Failure::usage(format!("--secret: {other}")),
     })?;
     reference.resolve().map_err(|error| Failure::refused(format!("--secret: {error}")))

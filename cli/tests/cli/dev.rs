@@ -183,3 +183,29 @@ fn what_happened_is_in_usage_and_in_chains_that_hold() {
     }
     assert_eq!(dev.json(&["audit", "verify", &key])[0]["holds"], true);
 }
+
+#[test]
+fn a_chain_that_was_changed_behind_our_back_is_named_with_its_first_bad_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut dev = Dev::start(&data, &[]);
+    assert_eq!(dev.run(&["audit", "verify", "--all"]).code, 0);
+    assert_eq!(dev.process.stop().code(), Some(0));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        use sqlx::Connection as _;
+        let url = format!("sqlite://{}", data.join("control-plane.db").display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        // Only the administrators' chain has that many entries.
+        let changed =
+            sqlx::query("UPDATE entries SET t_cp = t_cp + 1 WHERE seq = 3").execute(&mut database).await.unwrap();
+        assert_eq!(changed.rows_affected(), 1);
+        database.close().await.unwrap();
+    });
+    let dev = Dev::start(&data, &[]);
+    let verified = dev.run(&["audit", "verify", "--all"]);
+    assert_eq!((verified.code, verified.stderr.as_str()), (1, ""), "{}", verified.stdout);
+    assert!(verified.stdout.contains("(administrators): first bad entry 3: "), "{}", verified.stdout);
+    let json = dev.run(&["audit", "verify", "--admin", "--output", "json"]);
+    let verdicts: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((json.code, &verdicts[0]["holds"], &verdicts[0]["first_bad_seq"]), (1, &false.into(), &3.into()));
+}

@@ -191,6 +191,7 @@ impl Stage {
             ("free", admin::Policy::default()),
             ("narrow", narrow),
             ("quota", quota(1)),
+            ("once", quota(1)),
             ("poor", cap(1_000)),
             ("slow", slow),
             ("revoked", admin::Policy::default()),
@@ -256,6 +257,7 @@ fn troubles() -> Vec<FaultRule> {
     };
     vec![
         rule("busy-every-second-time", 2, Reply::rate_limited(300)),
+        rule("slow-to-answer", 1, Reply::Answer.after(1_000)),
         rule("too-large", 1, error(429, too_large, "tokens", Value::Null, "rate_limit_exceeded")),
         rule("refused-field", 1, error(400, refused, invalid, json!("temperature"), "unsupported_value")),
         rule("always-failing", 1, Reply::status(500)),

@@ -5,7 +5,6 @@
 //!
 //! Each rule is a function from text to problems, tested on small texts beside it, so that a rule that finds nothing still can.
 #![expect(clippy::panic, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "the report of lengths is for people")]
 
 mod manifest;
 mod metrics;
@@ -162,4 +161,12 @@ fn the_list_of_invariants_and_the_tests_agree() {
     let mut problems = prose::tests_named(list, &functions);
     problems.extend(prose::invariants_cited(list, &functions));
     must_be_empty("docs/invariants.md", &problems);
+}
+
+#[test]
+fn every_refusal_is_in_the_table_of_errors() {
+    let tree = Tree::read();
+    let source = tree.text("data-plane/src/rejection.rs");
+    assert!(prose::refusals(source).len() > 15, "the refusals were not found");
+    must_be_empty("README.md", &prose::refusals_missing(source, tree.text("README.md")));
 }

@@ -60,7 +60,7 @@ fn holds(text: &str, word: &str) -> bool {
         let (before, after) = (text[..at].chars().next_back(), text[at + word.len()..].chars().next());
         let first = word.chars().next();
         let last = word.chars().next_back();
-        !(letter(before) && letter(first)) && !(letter(after) && letter(last))
+        !(letter(before) && letter(first) || letter(after) && letter(last))
     })
 }
 
@@ -172,6 +172,23 @@ pub fn invariants_cited(list: &str, functions: &BTreeSet<&str>) -> Vec<String> {
     problems
 }
 
+/// Refusals, by status and code, that the source of them makes and the table of errors does not list.
+pub fn refusals_missing(source: &str, table: &str) -> Vec<String> {
+    let rows = refusals(source).into_iter().map(|(status, code)| format!("| {status} | `{code}` |"));
+    rows.filter(|row| !table.contains(row))
+        .map(|row| format!("README.md: the table of errors has no row {row}"))
+        .collect()
+}
+
+/// Status and code of each `shape(401, "kind", "code", …)`.
+pub fn refusals(source: &str) -> Vec<(&str, &str)> {
+    let shapes = source.match_indices("shape(").map(|(at, found)| source[at + found.len()..].trim_start());
+    let status = |shape: &'_ str| {
+        shape.len() > 3 && shape.is_char_boundary(3) && shape[..3].bytes().all(|byte| byte.is_ascii_digit())
+    };
+    shapes.filter(|shape| status(shape)).filter_map(|shape| Some((&shape[..3], shape.split('"').nth(3)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,8 +210,9 @@ mod tests {
 
     #[test]
     fn links_that_lead_nowhere_are_found() {
+        let here = ["docs", "c.md"].join("/");
         let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
-        let tree = Tree { files: vec![file("docs/a.md", "# One & two\n"), file("README.md", "")] };
+        let tree = Tree { files: vec![file(&["docs", "a.md"].join("/"), "# One & two\n"), file("README.md", "")] };
         for (link, wrong) in [
             ("a.md", false),
             ("./a.md#one--two", false),
@@ -206,9 +224,9 @@ mod tests {
             ("../docs/a.txt", true),
         ] {
             let text = format!("# Here\n[x]({link}) and `code`");
-            assert_eq!(links("docs/c.md", &text, &tree).len(), usize::from(wrong), "{link}");
+            assert_eq!(links(&here, &text, &tree).len(), usize::from(wrong), "{link}");
         }
-        assert_eq!(links("docs/c.md", "```\n[x](nowhere.md)\n```", &tree), Vec::<String>::new());
+        assert_eq!(links(&here, "```\n[x](nowhere.md)\n```", &tree), Vec::<String>::new());
     }
 
     #[test]
@@ -218,6 +236,15 @@ mod tests {
         assert_eq!(documents("x.rs", &see("", "a.md"), exists), Vec::<String>::new());
         assert_eq!(documents("x.rs", &see("my", "b.md"), exists), Vec::<String>::new());
         assert_eq!(documents("x.rs", &see("(", "b.md"), exists).len(), 1);
+    }
+
+    #[test]
+    fn a_refusal_that_is_in_no_table_is_found() {
+        let source =
+            "shape(401, \"kind\", \"bad_key\", x), shape(*status, \"kind\", \"other\"), shape(\n402, \"a\", \"b\")";
+        assert_eq!(refusals(source), [("401", "bad_key"), ("402", "b")]);
+        assert_eq!(refusals_missing(source, "| 401 | `bad_key` | x |\n| 402 | `b` | y |"), Vec::<String>::new());
+        assert_eq!(refusals_missing(source, "| 403 | `bad_key` | x |\n| 402 | `b` | y |").len(), 1);
     }
 
     #[test]

@@ -16,6 +16,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 
+/// Room is taken in no smaller steps, in bytes.
+const SMALLEST_ROOM: usize = 64 * 1024;
+/// Memory is reserved ahead for at most this much of an announced length, in bytes.
+const LARGEST_RESERVE: usize = 1 << 20;
+
 /// A request's head and what the node knows about it.
 pub struct Head {
     /// Method, path and headers.
@@ -39,7 +44,7 @@ pub struct Inbound {
     /// Its bytes.
     pub body: Bytes,
     /// Its share of the room for bodies.
-    pub room: OwnedSemaphorePermit,
+    pub room: Room,
 }
 
 /// Takes the body in and reads what it asks for.
@@ -53,14 +58,36 @@ pub async fn receive(plane: &Plane, head: &Head, body: Incoming) -> Result<Inbou
         return Err(Rejection::BodyTooLarge(limit));
     }
     let late = |_| Rejection::BodyTimeout(plane.limits.body_time);
-    let taken = tokio::time::timeout(plane.limits.body_time, async {
-        let wanted = u32::try_from(announced.unwrap_or(limit)).unwrap_or(u32::MAX);
-        let room = plane.body_room.clone().acquire_many_owned(wanted).await.map_err(|_| Rejection::Internal)?;
-        Ok((collect(body, announced.unwrap_or(0), limit).await?, room))
-    });
+    let taken = tokio::time::timeout(plane.limits.body_time, collect(plane, body, announced.unwrap_or(0), limit));
     let (body, room) = taken.await.map_err(late)??;
     let request = scan(&body).map_err(|error| Rejection::BodyInvalid { field: error.field, message: error.message })?;
     Ok(Inbound { request, body, room })
+}
+
+/// A body's share of the room for all bodies. It grows with what has come, not with what was announced, so that announcing costs others nothing.
+pub struct Room {
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// Makes room for `length` bytes, waiting for others to leave if there is none.
+    async fn hold(&mut self, plane: &Plane, length: usize) -> Result<(), Rejection> {
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if length <= held {
+            return Ok(());
+        }
+        let wanted = length
+            .next_power_of_two()
+            .max(SMALLEST_ROOM)
+            .min(usize::try_from(plane.limits.body_bytes).unwrap_or(length).max(length));
+        let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
+        let more = plane.body_room.clone().acquire_many_owned(more).await.map_err(|_| Rejection::Internal)?;
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+        Ok(())
+    }
 }
 
 fn announced_length(head: &Head) -> Result<Option<u64>, Rejection> {
@@ -73,9 +100,10 @@ fn announced_length(head: &Head) -> Result<Option<u64>, Rejection> {
 }
 
 /// The whole body. One that comes in one piece is not copied.
-async fn collect(mut body: Incoming, expected: u64, limit: u64) -> Result<Bytes, Rejection> {
+async fn collect(plane: &Plane, mut body: Incoming, expected: u64, limit: u64) -> Result<(Bytes, Room), Rejection> {
     let broken =
         |_| Rejection::BodyInvalid { field: None, message: "the request body broke off before its end".to_owned() };
+    let mut room = Room { permit: None };
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -84,15 +112,16 @@ async fn collect(mut body: Incoming, expected: u64, limit: u64) -> Result<Bytes,
         if length as u64 > limit {
             return Err(Rejection::BodyTooLarge(limit));
         }
+        room.hold(plane, length).await?;
         if first.is_empty() && joined.is_empty() {
             first = data;
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(usize::try_from(expected.min(limit)).unwrap_or(0).max(length));
+            joined.reserve(usize::try_from(expected).unwrap_or(0).min(LARGEST_RESERVE).max(length));
             joined.extend_from_slice(&std::mem::take(&mut first));
         }
         joined.extend_from_slice(&data);
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
+    Ok((if joined.is_empty() { first } else { joined.freeze() }, room))
 }

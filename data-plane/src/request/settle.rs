@@ -340,7 +340,8 @@ pub fn record_refusal(plane: &Plane, caller: &Caller, head: &Head, model: String
 /// What is left of the key's tightest spend limit, as far as this node knows: what other nodes were granted counts as spent. `None` without one.
 pub async fn budget_left(plane: &Plane, permit: &Permit) -> Option<NanoUsd> {
     let key = permit.key();
-    let limits = touched(key.id, &key.policy, permit.at()).filter(|touched| touched.counter.dimension == Dimension::Spend);
+    let limits =
+        touched(key.id, &key.policy, permit.at()).filter(|touched| touched.counter.dimension == Dimension::Spend);
     let books = if key.policy.is_capped() { plane.counters.books(key.id).await.ok()? } else { return None };
     let left = limits.filter_map(|touched| {
         let book = books.iter().find(|book| book.counter == touched.counter)?;

@@ -67,22 +67,6 @@ impl Process {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Waits until what it wrote contains what `find` looks for.
-    ///
-    /// # Errors
-    /// It does not within the time a child has to start.
-    pub async fn wait_for_output(&self, find: impl Fn(&str) -> Option<String>) -> anyhow::Result<String> {
-        let start = Instant::now();
-        loop {
-            let output = self.output();
-            match find(&output) {
-                Some(found) => return Ok(found),
-                None if start.elapsed() > START_LIMIT => bail!("its output is:\n{}", tail(&output)),
-                None => sleep(POLL).await,
-            }
-        }
-    }
-
     /// Waits until `GET path` at `addr` is answered with 200.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::first_key::{FirstKey, reachable};
+use super::first_key::{self, FirstKey, reachable};
 use super::{Running, data_option};
 
 /// What a first request needs.
@@ -84,8 +84,9 @@ impl Banner {
         let Self { base_url, data_option, .. } = self;
         match &self.first_key {
             Some(KeyView { id, token }) => format!(
-                "\nYour first virtual key is {id}: at most 10000 requests and $5 in a month. This is its token, shown this once:\n\n  \
-                 export OPENAI_API_KEY={token}\n  export OPENAI_BASE_URL={base_url}\n"
+                "\nYour first virtual key is {id}: {}. This is its token, shown this once:\n\n  \
+                 export OPENAI_API_KEY={token}\n  export OPENAI_BASE_URL={base_url}\n",
+                first_key::limits()
             ),
             None => format!(
                 "\nThe virtual keys that exist still work. `keyforge key create NAME{data_option}` makes another one.\n\n  \
@@ -97,17 +98,20 @@ impl Banner {
 
 const EXAMPLES: &str = r#"
 curl
-  curl "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
+  curl "$OPENAI_BASE_URL/chat/completions" \
+    -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
     -d '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello"}]}'
 
 OpenAI Python
   from openai import OpenAI
-  answer = OpenAI().chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Say hello"}])
+  messages = [{"role": "user", "content": "Say hello"}]
+  answer = OpenAI().chat.completions.create(model="gpt-4o-mini", messages=messages)
   print(answer.choices[0].message.content)
 
 OpenAI Node
   import OpenAI from "openai";
-  const answer = await new OpenAI().chat.completions.create({ model: "gpt-4o-mini", messages: [{ role: "user", content: "Say hello" }] });
+  const messages = [{ role: "user", content: "Say hello" }];
+  const answer = await new OpenAI().chat.completions.create({ model: "gpt-4o-mini", messages });
   console.log(answer.choices[0].message.content);
 "#;
 

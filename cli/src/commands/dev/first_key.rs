@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyforge_proto::admin::v1 as proto;
+use keyforge_shared::money::NanoUsd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
@@ -22,6 +23,11 @@ const RETRY: Duration = Duration::from_millis(10);
 pub(super) struct FirstKey {
     pub(super) id: String,
     pub(super) token: Zeroizing<String>,
+}
+
+/// The limits of a first key in words.
+pub(super) fn limits() -> String {
+    format!("at most {REQUESTS_PER_MONTH} requests and {} in a month", NanoUsd::new(NANO_USD_PER_MONTH))
 }
 
 /// Makes a key when the deployment never had one, and waits until the node at `agents` knows it.

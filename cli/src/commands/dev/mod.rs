@@ -170,9 +170,12 @@ impl Dev {
             biased;
             () = self.process.drain_started() => Ok(()),
             () = running.node_shutdown.drain_started() => {
-                Err(Failure::refused(format!("the node cannot go on: {}", running.readiness.report().err().unwrap_or_default())))
+                let reason = running.readiness.report().err().unwrap_or_default();
+                Err(Failure::refused(format!("the node cannot go on: {reason}")))
             }
-            () = self.control_shutdown.drain_started() => Err(Failure::refused("the control plane cannot go on: its log says why")),
+            () = self.control_shutdown.drain_started() => {
+                Err(Failure::refused("the control plane cannot go on").hint("the log above says why"))
+            }
         }
     }
 }

@@ -41,13 +41,15 @@ export async function thrown(kind, call) {
   return assert.fail(`no ${kind.name} but ${JSON.stringify(outcome)}`);
 }
 
-/** Runs `call` with waits of more than a second cut to nothing, and gives their lengths in milliseconds. */
+/**
+ * Runs `call` with waits that a client would not choose by itself cut to nothing, and gives their lengths in milliseconds.
+ * Its own waits are 8 s at most; what is longer than a minute is no wait but a time limit.
+ */
 export async function withoutWaiting(call) {
   const waits = [];
   const real = globalThis.setTimeout;
   globalThis.setTimeout = (then, wait, ...rest) => {
-    // What is longer than a minute is no wait but a time limit.
-    const cut = wait > 1000 && wait <= 60_000;
+    const cut = wait > 8_000 && wait <= 60_000;
     if (cut) waits.push(wait);
     return real(then, cut ? 0 : wait, ...rest);
   };

@@ -1,5 +1,6 @@
 """What is refused raises the client's own error of that kind, is tried again only where that can help, and says why."""
 
+import asyncio
 import time
 from decimal import Decimal
 from unittest import mock
@@ -62,6 +63,16 @@ def a_used_up_budget_says_what_is_left():
     limit, spent, held, needed = (Decimal(body[name]) for name in ["limit", "spent", "held", "needed"])
     assert (limit, spent, held) == (Decimal("0.000001"), 0, 0) and needed > limit, body
     assert body["reset_at"].endswith("-01T00:00:00Z"), body
+
+
+@check
+async def what_a_running_request_holds_is_told():
+    async with openai.AsyncOpenAI(api_key=KEYS["once"]) as client:
+        calls = [client.chat.completions.create(model="slow-to-answer", messages=HELLO) for _ in range(2)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    (error,) = [answer for answer in answers if isinstance(answer, Exception)]
+    assert type(error) is openai.APIStatusError and error.status_code == 402, repr(error)
+    assert (error.body["held"], error.body["spent"], error.body["limit"]) == (1, 0, 1), error.body
 
 
 @check
