@@ -177,6 +177,10 @@ impl Rejection {
             Self::UpstreamTimeout => shape(504, "server_error", "upstream_timeout", Retry::Unsaid),
             Self::UpstreamBroken => shape(502, "server_error", "upstream_broken", Retry::Unsaid),
             Self::UpstreamFailed(_) => shape(502, "server_error", "upstream_error", Retry::Unsaid),
+            // One request that is larger than a whole minute's allowance: no waiting helps it.
+            Self::UpstreamRefused { status: 429, .. } => {
+                shape(429, "rate_limit_error", "upstream_refused", Retry::Never)
+            }
             Self::UpstreamRefused { status, .. } => {
                 shape(*status, "invalid_request_error", "upstream_refused", Retry::Never)
             }

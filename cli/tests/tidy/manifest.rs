@@ -31,6 +31,9 @@ const FOREIGN: [(&str, &[&str]); 4] = [
     ("keyforge-data-plane", &["sqlx"]),
 ];
 
+/// The same, but for the tests of these crates.
+const FOREIGN_BUT_FOR_TESTS: [(&str, &[&str]); 1] = [("keyforge-cli", &["sqlx", "redis"])];
+
 /// What every crate takes from the workspace.
 const INHERITED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
 
@@ -59,10 +62,14 @@ fn package(text: &str) -> &str {
     name.map_or("", |line| line.value.trim_matches('"'))
 }
 
-/// Names of what a manifest depends on, for building and testing as well.
-fn dependencies(text: &str) -> impl Iterator<Item = &str> {
+/// What a manifest depends on: the section, and the name.
+fn dependencies(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let of = |line: &Line<'_>| line.section.ends_with("dependencies") && line.section != "workspace.dependencies";
-    lines(text).filter(of).map(|line| line.key.split('.').next().unwrap_or(line.key))
+    lines(text).filter(of).map(|line| (line.section, line.key.split('.').next().unwrap_or(line.key)))
+}
+
+fn list_of<'a>(lists: &[(&str, &'a [&'a str])], name: &str) -> &'a [&'a str] {
+    lists.iter().find(|(known, _)| *known == name).map_or(&[], |(_, list)| list)
 }
 
 /// Dependencies against the direction of the architecture.
@@ -71,20 +78,23 @@ pub fn direction(path: &str, text: &str) -> Vec<String> {
     if name.is_empty() {
         return Vec::new();
     }
-    let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| *known == name) else {
+    if !ALLOWED.iter().any(|(known, _)| *known == name) {
         return vec![format!("{path}: {name} has no place in the architecture yet: give it one")];
+    }
+    let (allowed, foreign) = (list_of(&ALLOWED, name), list_of(&FOREIGN, name));
+    let product_only = list_of(&FOREIGN_BUT_FOR_TESTS, name);
+    let of_family = |dependency: &str, families: &[&str]| {
+        let rest = |family: &&str| dependency.strip_prefix(*family);
+        families.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('-'))
     };
-    let foreign = FOREIGN.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, foreign)| foreign);
-    let is = |dependency: &str, family: &str| {
-        dependency.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    let wrong = |(section, dependency): &(&str, &str)| {
+        let ours = dependency.starts_with("keyforge-");
+        (ours && !allowed.contains(dependency))
+            || of_family(dependency, foreign)
+            || (*section == "dependencies" && of_family(dependency, product_only))
     };
-    dependencies(text)
-        .filter(|dependency| {
-            let ours = dependency.starts_with("keyforge-");
-            (ours && !allowed.contains(dependency)) || foreign.iter().any(|family| is(dependency, family))
-        })
-        .map(|dependency| format!("{path}: {name} must not depend on {dependency}"))
-        .collect()
+    let found = dependencies(text).filter(wrong);
+    found.map(|(_, dependency)| format!("{path}: {name} must not depend on {dependency}")).collect()
 }
 
 /// What a crate's manifest says itself though the workspace says it.
@@ -169,6 +179,9 @@ mod tests {
             ("keyforge-data-plane", "keyforge-providers.workspace = true", false),
             ("keyforge-loadtest", "keyforge-shared.workspace = true", true),
             ("keyforge-cli", "keyforge-loadtest.workspace = true", false),
+            ("keyforge-cli", "sqlx.workspace = true", true),
+            ("keyforge-cli", "[dev-dependencies]\nsqlx.workspace = true", false),
+            ("keyforge-shared", "[dev-dependencies]\ntokio.workspace = true", true),
             ("keyforge-new", "bytes.workspace = true", true),
         ] {
             assert_eq!(

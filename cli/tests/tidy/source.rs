@@ -6,8 +6,7 @@ use std::fmt::Write as _;
 use crate::tree::Tree;
 
 /// Names that say nothing about what a file holds.
-const DRAWERS: [&str; 12] =
-    ["utils", "util", "helpers", "helper", "common", "types", "manager", "misc", "stuff", "base", "core", "lib2"];
+const DRAWERS: [&str; 9] = ["utils", "util", "helpers", "helper", "common", "types", "manager", "managers", "misc"];
 
 /// Whether a file is part of the product or tests it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,8 +113,8 @@ impl Attempt {
             return ended.refused(reservation, answer).await;
         }
         if streamed {
-            if !is_event_stream(answer.headers()) {
-                return ended.broken(reservation, None).await;
+            if !may_be_event_stream(answer.headers()) {
+                return ended.not_a_stream(reservation, answer, deadline).await;
             }
             let (parts, body) = answer.into_parts();
             let clamped = clamp_of(&reservation);
@@ -185,6 +185,18 @@ impl Ended<'_> {
         self.fail(reservation, charge, Flags(0), &rejection).await
     }
 
+    /// A whole answer where a stream was asked for: no client of a stream can read it, but it may say what it cost.
+    async fn not_a_stream(&self, reservation: Reservation, answer: Response<Incoming>, deadline: Instant) -> Answer {
+        let (most, idle) = (self.plane.times.answer_bytes, self.plane.times.idle);
+        let body = collect(answer.into_body(), most, idle, deadline).await.unwrap_or_default();
+        let (charge, rejection) = match response::read(&body) {
+            Ok(read) => (read.usage.map_or(Charge::Unknown, Charge::Known), Rejection::UpstreamBroken),
+            Err(NotAnAnswer::Refused(fault)) => (charge_for(&fault), rejection_for(&fault, self.permit)),
+            Err(NotAnAnswer::Malformed | NotAnAnswer::NoChoices) => (Charge::Unknown, Rejection::UpstreamBroken),
+        };
+        self.fail(reservation, charge, Flags::UPSTREAM_BROKEN, &rejection).await
+    }
+
     async fn whole(&self, reservation: Reservation, answer: Response<Incoming>, deadline: Instant) -> Answer {
         let (parts, body) = answer.into_parts();
         let (most, idle) = (self.plane.times.answer_bytes, self.plane.times.idle);
@@ -244,9 +256,11 @@ pub fn charge_for(fault: &Fault) -> Charge {
     }
 }
 
-fn is_event_stream(headers: &HeaderMap<HeaderValue>) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    value.len() >= 17 && value[..17].eq_ignore_ascii_case(b"text/event-stream")
+/// Whether an answer says that it is an event stream, or does not say what it is.
+fn may_be_event_stream(headers: &HeaderMap<HeaderValue>) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// Why a body cannot be read to its end.
