@@ -70,6 +70,30 @@ impl Failure {
     }
 }
 
+/// Letters and digits in a row from which on a word of a command line is taken for a secret that was pasted in the wrong place.
+const SECRET_LENGTH: usize = 32;
+
+/// Writes what is wrong with a command line to the standard error, without repeating secrets that it holds by mistake.
+pub fn print_usage(text: &str) {
+    drop(std::io::stderr().lock().write_all(without_secrets(text).as_bytes()));
+}
+
+fn without_secrets(text: &str) -> String {
+    let in_word = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+    let mut clean = String::with_capacity(text.len());
+    for word in text.split_inclusive(|letter| !in_word(letter)) {
+        let bare = word.trim_end_matches(|letter| !in_word(letter));
+        let plain = bare.chars().filter(char::is_ascii_alphanumeric).count();
+        if plain >= SECRET_LENGTH {
+            clean.push_str("[not shown]");
+            clean.push_str(&word[bare.len()..]);
+        } else {
+            clean.push_str(word);
+        }
+    }
+    clean
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.text)?;
@@ -118,6 +142,15 @@ const fn hint_for(code: Code) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_on_the_command_line_is_not_repeated_and_the_rest_is() {
+        let token = "vk_abcdefghijkl_0123456789012345678901234567890123456789012345678";
+        let text = format!("error: unrecognized subcommand '{token}'\n\nUsage: keyforge key <COMMAND>\n");
+        let clean = without_secrets(&text);
+        assert_eq!(clean, "error: unrecognized subcommand '[not shown]'\n\nUsage: keyforge key <COMMAND>\n");
+        assert_eq!(without_secrets("--max-output-tokens"), "--max-output-tokens");
+    }
 
     #[test]
     fn a_failure_says_what_is_wrong_and_what_to_do_next() {

@@ -35,7 +35,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are "errors" too; a closed terminal is no reason to fail over them.
-            drop(error.print());
+            if error.use_stderr() {
+                errors::print_usage(&error.render().to_string());
+            } else {
+                drop(error.print());
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

@@ -29,6 +29,7 @@ use crate::plane::Plane;
 use crate::pool::Pools;
 use crate::replica::follow::{Follower, KeyObserver};
 use crate::replica::{KeyChange, Replica};
+use crate::request::refuse::Refusals;
 use crate::upstream::Upstream;
 
 /// How long a stopping node tries to ship its last records before it leaves them to its next start.
@@ -221,6 +222,7 @@ impl Rest {
             upstream: self.upstream,
             pools: Pools::default(),
             metrics: self.metrics,
+            refusals: Refusals::default(),
             limits: self.config.limits,
             times: self.config.upstream,
             body_room: Arc::new(Semaphore::new(room)),

@@ -184,7 +184,7 @@ impl Config {
             upstream: UpstreamTimes::default(),
             upstream_ca: None,
             spool_bytes: 1 << 30,
-            body_digests: true,
+            body_digests: false,
             drain: Duration::from_secs(30),
         }
     }
@@ -246,7 +246,7 @@ impl Config {
             upstream,
             upstream_ca: raw.upstream.ca_file,
             spool_bytes: raw.audit.spool_bytes.unwrap_or(1 << 30),
-            body_digests: raw.audit.body_digests.unwrap_or(true),
+            body_digests: raw.audit.body_digests.unwrap_or(false),
             drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30)),
         });
         problems.finish(checked)

@@ -69,7 +69,7 @@ impl Metrics {
                 .build(),
             refusals_dropped: meter
                 .u64_counter("keyforge.audit.refusals_dropped")
-                .with_description("Refusals left out of the audit because the spool was half full")
+                .with_description("Refusals left out of the audit: their key had too many, or the spool was half full")
                 .build(),
         }
     }

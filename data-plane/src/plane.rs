@@ -14,6 +14,7 @@ use crate::grants::Grants;
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::replica::Replica;
+use crate::request::refuse::Refusals;
 use crate::upstream::Upstream;
 
 /// What every request of a node shares.
@@ -36,6 +37,8 @@ pub struct Plane {
     pub pools: Pools,
     /// What is counted.
     pub metrics: Metrics,
+    /// Which refusals are recorded.
+    pub refusals: Refusals,
     /// What one request may take.
     pub limits: Limits,
     /// How long the provider may take.

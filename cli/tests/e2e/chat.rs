@@ -33,7 +33,10 @@ async fn a_buffered_answer_is_the_providers_bytes_paid_recorded_and_served_with_
     // gpt-4o-mini: 150, 75 and 600 nano-dollars a thousandth of a token, rounded up once.
     let pico = entry.input_tokens * 150_000 + entry.cache_read_tokens * 75_000 + entry.output_tokens * 600_000;
     assert_eq!(entry.cost_nano_usd, pico.div_ceil(1000));
-    assert_eq!(reply.header("x-keyforge-cost-usd"), keyforge_shared::money::NanoUsd::new(entry.cost_nano_usd).decimal());
+    assert_eq!(
+        reply.header("x-keyforge-cost-usd"),
+        keyforge_shared::money::NanoUsd::new(entry.cost_nano_usd).decimal()
+    );
     assert!(entry.bound_nano_usd >= entry.cost_nano_usd, "I-3");
     gateway.assert_chains_hold();
 }

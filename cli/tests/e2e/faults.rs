@@ -101,7 +101,8 @@ async fn a_stream_that_breaks_ends_with_a_well_formed_error_and_is_charged_in_fu
         let reply = gateway.chat_as(&token, &hello_streamed()).await;
         assert_eq!(reply.status, 200, "{what}");
         let events = reply.events();
-        let last: Value = serde_json::from_str(events.last().unwrap()).unwrap_or_else(|_| panic!("{what}: {}", reply.text()));
+        let last: Value =
+            serde_json::from_str(events.last().unwrap()).unwrap_or_else(|_| panic!("{what}: {}", reply.text()));
         assert!(last["error"]["message"].is_string(), "{what}: {last}");
         if !code.is_empty() {
             assert_eq!(last["error"]["code"], code, "{what}");

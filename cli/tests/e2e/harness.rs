@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use keyforge_loadtest::provider::{ScriptedProvider, Script};
+use keyforge_loadtest::provider::{Script, ScriptedProvider};
 use keyforge_proto::admin::v1 as admin;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -193,10 +193,6 @@ impl Gateway {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().and_then(Child::id).unwrap()
-    }
-
     /// `kill -9`, and waits until it is dead.
     pub async fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
@@ -303,9 +299,8 @@ impl Gateway {
             found.clear();
             let mut page_token = String::new();
             loop {
-                let chain = Some(admin::ChainSelector {
-                    chain: Some(admin::chain_selector::Chain::KeyId(key_id.to_owned())),
-                });
+                let chain =
+                    Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::KeyId(key_id.to_owned())) });
                 let request = admin::ListEntriesRequest { chain, page_size: 500, page_token };
                 let page = audit.list_entries(request).await.unwrap().into_inner();
                 for entry in page.entries {

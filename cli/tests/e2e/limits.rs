@@ -126,11 +126,12 @@ async fn a_raised_limit_takes_effect_at_once_and_a_lowered_one_too() {
     update("4/month");
     gateway.eventually("the raised limit holds", async || gateway.chat_as(&token, &body).await.status == 200).await;
     update("3/month");
-    gateway.eventually("the lowered limit holds", async || {
-        let error = gateway.chat_as(&token, &body).await.json()["error"].clone();
-        error["limit"] == 3
-    })
-    .await;
+    gateway
+        .eventually("the lowered limit holds", async || {
+            let error = gateway.chat_as(&token, &body).await.json()["error"].clone();
+            error["limit"] == 3
+        })
+        .await;
     let admitted = provider.bill().total().requests;
     assert!(admitted <= 4, "{admitted}");
 }

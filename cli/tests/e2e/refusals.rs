@@ -76,7 +76,8 @@ async fn a_key_is_refused_for_what_it_is_and_found_wherever_it_is_sent() {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let reply = read(gateway.request(request.body(Full::new(Bytes::from(hello().to_string()))).unwrap()).await).await;
+        let reply =
+            read(gateway.request(request.body(Full::new(Bytes::from(hello().to_string()))).unwrap()).await).await;
         (reply.status, reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned(), reply)
     };
     let key = gateway.key.clone();
@@ -114,10 +115,11 @@ async fn an_expired_key_is_refused_and_says_since_when() {
     gateway.eventually("it expires", async || gateway.chat_as(&token, &hello()).await.status == 401).await;
     let reply = gateway.chat_as(&token, &hello()).await;
     assert!(reply.text().contains("expired at 20"), "{}", reply.text());
-    gateway.eventually("the refusal is chained", async || {
-        gateway.entries(&id, 1).await.iter().any(|entry| entry.rejection == "key_expired")
-    })
-    .await;
+    gateway
+        .eventually("the refusal is chained", async || {
+            gateway.entries(&id, 1).await.iter().any(|entry| entry.rejection == "key_expired")
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -132,7 +134,8 @@ async fn paths_and_methods_that_do_not_exist_are_refused_with_what_does() {
     assert_eq!(status, 405);
     assert!(message.contains("POST"), "{message}");
     assert_eq!(ask(Method::DELETE, "/v1/models").await.2.header("allow"), "GET");
-    for (path, words) in [("/v1/completions", "chat/completions"), ("/v1/responses", "chat/completions"), ("/", "/v1")] {
+    for (path, words) in [("/v1/completions", "chat/completions"), ("/v1/responses", "chat/completions"), ("/", "/v1")]
+    {
         let (status, message, _) = ask(Method::POST, path).await;
         assert_eq!(status, 404);
         assert!(message.contains(words), "{path}: {message}");
@@ -159,7 +162,8 @@ async fn a_body_over_the_limit_is_refused_before_it_is_read() {
     // Without an announced length the limit holds all the same.
     let body = vec![b' '; 33 << 20];
     let stream = futures_util::stream::iter(
-        body.chunks(1 << 20).map(|chunk| Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::copy_from_slice(chunk)))),
+        body.chunks(1 << 20)
+            .map(|chunk| Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::copy_from_slice(chunk)))),
     );
     let stream: Vec<_> = futures_util::StreamExt::collect(stream).await;
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())

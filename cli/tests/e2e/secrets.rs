@@ -60,14 +60,17 @@ impl Canary {
         let (front, back) = self.bytes.split_at(self.bytes.len() / 2);
         [("front", front), ("back", back)]
             .into_iter()
-            .flat_map(|(half, bytes)| encodings(bytes).into_iter().map(move |(code, needle)| (format!("{half} half, {code}"), needle)))
+            .flat_map(|(half, bytes)| {
+                encodings(bytes).into_iter().map(move |(code, needle)| (format!("{half} half, {code}"), needle))
+            })
             .collect()
     }
 }
 
 /// Bytes as careless code may write them.
 fn encodings(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let percent = |digits: String| digits.as_bytes().chunks(2).flat_map(|pair| [b"%", pair].concat()).collect::<Vec<u8>>();
+    let percent =
+        |digits: String| digits.as_bytes().chunks(2).flat_map(|pair| [b"%", pair].concat()).collect::<Vec<u8>>();
     let numbers: Vec<String> = bytes.iter().map(ToString::to_string).collect();
     let mut found = vec![
         ("raw".to_owned(), bytes.to_vec()),
@@ -119,7 +122,7 @@ impl Search {
             let Some(at) = finder.find(haystack) else { continue };
             if !allowed.contains(&name.as_str()) {
                 let around = &haystack[at.saturating_sub(60)..(at + 20).min(haystack.len())];
-                self.found.insert(format!("{name} ({how}) in {place}: …{}…", String::from_utf8_lossy(around)));
+                self.found.insert(format!("{name} ({how}) in {place}: …{}…", around.escape_ascii()));
             }
         }
     }
@@ -219,8 +222,11 @@ impl Collector {
             while let Ok((socket, _)) = listener.accept().await {
                 let kept = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    let service = service_fn(move |request: Request<hyper::body::Incoming>| keep(Arc::clone(&kept), request));
-                    drop(auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await);
+                    let service =
+                        service_fn(move |request: Request<hyper::body::Incoming>| keep(Arc::clone(&kept), request));
+                    drop(
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await,
+                    );
                 });
             }
         });
@@ -356,19 +362,27 @@ impl Scene {
 
     /// Providers that repeat the key they were called with.
     async fn indiscreet_providers(&mut self) {
-        let error = |message: String| json!({ "error": { "message": message, "type": "invalid_request_error", "param": null, "code": null } }).to_string();
+        let error = |message: String| {
+            json!({ "error": { "message": message, "type": "invalid_request_error", "param": null, "code": null } })
+                .to_string()
+        };
         for key in [PROVIDER_KEY, SECOND_KEY, ROTATED_KEY] {
             let masked = format!("{}***{}", &key[..4], &key[key.len() - 4..]);
             let in_words = error(format!("Incorrect API key provided: {masked} ({key}). Authorization: Bearer {key}"));
             let encoded = STANDARD_NO_PAD.encode(key);
-            let in_fields = json!({ "error": { "message": format!("bad {key}"), "type": key, "param": key, "code": key } }).to_string();
-            let bare = json!({ "message": key, "detail": { "authorization": format!("Bearer {key}") }, "encoded": encoded }).to_string();
+            let in_fields =
+                json!({ "error": { "message": format!("bad {key}"), "type": key, "param": key, "code": key } })
+                    .to_string();
+            let bare =
+                json!({ "message": key, "detail": { "authorization": format!("Bearer {key}") }, "encoded": encoded })
+                    .to_string();
             for status in [400, 401, 402, 403, 404, 409, 413, 422, 429, 500, 503, 529] {
                 for body in [&in_words, &in_fields, &bare] {
-                    let reply = Scripted::Status { code: status, body: Some(body.clone()), headers: Default::default() }
-                        .with_header("x-echo-authorization", &format!("Bearer {key}"))
-                        .with_header("www-authenticate", &format!("Bearer realm=\"{key}\""))
-                        .with_header("x-request-id", key);
+                    let reply =
+                        Scripted::Status { code: status, body: Some(body.clone()), headers: Default::default() }
+                            .with_header("x-echo-authorization", &format!("Bearer {key}"))
+                            .with_header("www-authenticate", &format!("Bearer realm=\"{key}\""))
+                            .with_header("x-request-id", key);
                     self.scripted(&format!("{status} that repeats the key"), reply).await;
                 }
             }
@@ -385,9 +399,9 @@ impl Scene {
                 [event(&chunk), format!("data: {{not json {key}\n\n")].concat(),
                 [event(&chunk), format!(": {key}\n\ndata: [DONE]\n\n")].concat(),
             ];
-            for body in streams {
+            for (number, body) in streams.into_iter().enumerate() {
                 let reply = Scripted::events(body).with_header("x-echo-authorization", key);
-                self.scripted("a stream that repeats the key", reply).await;
+                self.scripted(&format!("stream {number} that repeats the key"), reply).await;
             }
             for body in [format!("not json {key}"), format!("<html>{key}</html>"), in_words.clone(), bare.clone()] {
                 self.scripted("a 200 that repeats the key", Scripted::json(200, body.clone())).await;
@@ -456,7 +470,8 @@ impl Scene {
             ];
             for (name, value) in elsewhere {
                 for with_key in [false, true] {
-                    let mut request = Request::post(format!("{}/v1/chat/completions", self.gateway.url)).header(name, &value);
+                    let mut request =
+                        Request::post(format!("{}/v1/chat/completions", self.gateway.url)).header(name, &value);
                     if with_key && name != "authorization" {
                         request = request.header("authorization", format!("Bearer {capped}"));
                     }
@@ -468,21 +483,26 @@ impl Scene {
             let bodies = [
                 format!("{{\"model\": \"gpt-4o-mini\", \"messages\": [{{\"role\": \"user\", \"content\": \"{secret}"),
                 format!("{{\"model\": 5, \"api_key\": \"{secret}\"}}"),
-                format!("{secret}"),
+                secret.to_owned(),
                 format!("{{\"{secret}\": 1}}"),
                 json!({ "model": "gpt-4o-mini", "messages": secret }).to_string(),
                 json!({ "model": "gpt-4o-mini", "messages": [], "max_tokens": secret }).to_string(),
-                json!({ "model": "gpt-4o-mini", "messages": hello()["messages"], "n": secret, "stream": secret }).to_string(),
-                json!({ "model": "gpt-4o-mini", "messages": hello()["messages"], "stream_options": secret }).to_string(),
+                json!({ "model": "gpt-4o-mini", "messages": hello()["messages"], "n": secret, "stream": secret })
+                    .to_string(),
+                json!({ "model": "gpt-4o-mini", "messages": hello()["messages"], "stream_options": secret })
+                    .to_string(),
                 json!({ "model": "gpt-4o-mini", "messages": hello()["messages"], "service_tier": secret }).to_string(),
-                json!({ "model": "gpt-4o-mini", "messages": [{ "role": secret, "content": [{ "type": secret }] }] }).to_string(),
+                json!({ "model": "gpt-4o-mini", "messages": [{ "role": secret, "content": [{ "type": secret }] }] })
+                    .to_string(),
                 json!({ "model": "gpt-4o-mini", "messages": hello()["messages"], secret: secret }).to_string(),
             ];
             for body in bodies {
                 let reply = self.gateway.send(Method::POST, "/v1/chat/completions", &capped, body.clone()).await;
                 self.search.reply("a body with a secret in it", &reply);
             }
-            for path in [format!("/v1/chat/completions?api_key={secret}"), format!("/{secret}"), format!("/v1/{secret}")] {
+            for path in
+                [format!("/v1/chat/completions?api_key={secret}"), format!("/{secret}"), format!("/v1/{secret}")]
+            {
                 let reply = self.gateway.send(Method::POST, &path, &capped, hello().to_string()).await;
                 self.search.reply("a path with a secret in it", &reply);
             }
@@ -506,7 +526,10 @@ impl Scene {
         let [first, _] = self.tokens.clone();
         let operator = self.operator_token.trim().to_owned();
         for secret in [first.as_str(), operator.as_str(), MISPLACED_KEY] {
-            let lines: [&[&str]; 16] = [
+            let lines: [&[&str]; 19] = [
+                &["credential", "add", "--provider", "openai", secret],
+                &["credential", secret],
+                &["key", "create", "x", "y", secret],
                 &["credential", "add", "--provider", "openai", "--secret", secret],
                 &["credential", "add", "--provider", secret, "--secret", "env:NEVER_SET_ANYWHERE"],
                 &["credential", "rotate", secret, "--secret", secret],
@@ -600,10 +623,12 @@ async fn refused_calls(channel: &Channel, bearer: &str, secret: &str) -> Vec<ton
         Ok(request)
     };
     let mut keys = admin::key_service_client::KeyServiceClient::with_interceptor(channel.clone(), with.clone());
-    let mut credentials = admin::credential_service_client::CredentialServiceClient::with_interceptor(channel.clone(), with.clone());
+    let mut credentials =
+        admin::credential_service_client::CredentialServiceClient::with_interceptor(channel.clone(), with.clone());
     let mut audit = admin::audit_service_client::AuditServiceClient::with_interceptor(channel.clone(), with.clone());
     let mut usage = admin::usage_service_client::UsageServiceClient::with_interceptor(channel.clone(), with.clone());
-    let mut intake = fleet::audit_intake_service_client::AuditIntakeServiceClient::with_interceptor(channel.clone(), with);
+    let mut intake =
+        fleet::audit_intake_service_client::AuditIntakeServiceClient::with_interceptor(channel.clone(), with);
     let id = secret.to_owned();
     statuses.extend(keys.get_key(admin::GetKeyRequest { id: id.clone() }).await.err());
     statuses.extend(keys.revoke_key(admin::RevokeKeyRequest { id: id.clone() }).await.err());
@@ -634,14 +659,20 @@ async fn refused_calls(channel: &Channel, bearer: &str, secret: &str) -> Vec<ton
         ..Default::default()
     };
     statuses.extend(credentials.add_credential(with_userinfo).await.err());
-    statuses.extend(credentials.rotate_credential(admin::RotateCredentialRequest { id: id.clone(), secret: secret.into() }).await.err());
+    statuses.extend(
+        credentials
+            .rotate_credential(admin::RotateCredentialRequest { id: id.clone(), secret: secret.into() })
+            .await
+            .err(),
+    );
     statuses.extend(credentials.remove_credential(admin::RemoveCredentialRequest { id: id.clone() }).await.err());
     let chain = Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::KeyId(id.clone())) });
     let list = admin::ListEntriesRequest { chain: chain.clone(), page_size: 1, page_token: id.clone() };
     statuses.extend(audit.list_entries(list).await.err());
     statuses.extend(audit.verify_chains(admin::VerifyChainsRequest { chain }).await.err());
     statuses.extend(usage.get_balance(admin::GetBalanceRequest { key_id: id }).await.err());
-    let ship = fleet::ShipRecordsRequest { records: vec![secret.as_bytes().to_vec()], first_seq: 1, ..Default::default() };
+    let ship =
+        fleet::ShipRecordsRequest { records: vec![secret.as_bytes().to_vec()], first_seq: 1, ..Default::default() };
     statuses.extend(intake.ship_records(ship).await.err());
     assert!(statuses.len() >= 12, "only {} calls were refused", statuses.len());
     statuses
@@ -723,7 +754,8 @@ async fn i_21_the_database_holds_a_provider_key_only_as_the_vaults_ciphertext() 
     assert_eq!(provider.requests()[0].credential, PROVIDER_KEY, "the key is there and in use");
     assert_eq!(gateway.stop().await.code(), Some(0));
     let database = fs::read(gateway.database()).unwrap();
-    let mut search = Search::new(vec![Canary::new("provider key", PROVIDER_KEY), Canary::token("first key", &gateway.key)]);
+    let mut search =
+        Search::new(vec![Canary::new("provider key", PROVIDER_KEY), Canary::token("first key", &gateway.key)]);
     search.look("the database", &database);
     search.assert_nothing_found();
     // And the search would have seen it: the same file with the key in a free page.

@@ -1,3 +1,5 @@
+//! Who may call: operators and nodes with their tokens, and nobody else.
+
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;

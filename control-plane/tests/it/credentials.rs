@@ -1,3 +1,5 @@
+//! Credentials over gRPC: their secrets go in, and only sealed ones come out.
+
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::audit::admin::AdminOutcome;
 use prost_types::FieldMask;

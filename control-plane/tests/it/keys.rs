@@ -1,3 +1,5 @@
+//! Virtual keys over gRPC: made, listed, changed, revoked, and every refusal by field.
+
 use std::time::Duration;
 
 use keyforge_control_plane::admin::keys::NewKey;

@@ -1,3 +1,5 @@
+//! The model catalogue over gRPC.
+
 use keyforge_proto::admin::v1 as admin;
 use tonic::Code;
 

@@ -1,3 +1,5 @@
+//! Starts: the first, later ones, and those that must be refused.
+
 use keyforge_control_plane::admin::deployment::OpenError;
 use keyforge_control_plane::app::StartError;
 use keyforge_control_plane::store::{MigrationError, StoreError};

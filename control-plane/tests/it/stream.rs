@@ -1,3 +1,5 @@
+//! The state stream as a node sees it.
+
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The scanner of JSON on texts that parsers disagree about.
+
 use proptest::prelude::*;
 
 use super::*;

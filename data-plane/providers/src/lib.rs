@@ -7,6 +7,7 @@
 //! * [`patch`]: a body changed in places, the rest passed on as the same bytes
 //! * [`sse`]: an event stream cut into whole events
 //! * [`fault`]: who failed, whether another credential may help, and when
+//! * [`redact`]: what identifies an account, taken out of a text
 //! * [`bound`]: the most input tokens that a request can be billed
 //! * [`openai`]: chat completions: request scan and rewrite, answer, stream, faults
 
@@ -17,5 +18,5 @@ mod json;
 pub mod openai;
 pub mod patch;
 mod plain_run;
-mod redact;
+pub mod redact;
 pub mod sse;

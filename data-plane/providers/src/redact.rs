@@ -15,7 +15,8 @@ const MIXED_RUN: usize = 20;
 const ANY_RUN: usize = 64;
 
 /// The message without secrets and control characters, and not too long.
-pub(crate) fn message(text: &str) -> String {
+#[must_use]
+pub fn message(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(MAX_CHARS));
     let shown = text.char_indices().nth(MAX_CHARS).map_or(text, |(end, _)| &text[..end]);
     let mut word = String::new();

@@ -1,3 +1,5 @@
+//! Events of a stream, cut at any byte.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Records and grants over a real socket.
+
 use keyforge_proto::fleet::v1::audit_intake_service_server::{AuditIntakeService, AuditIntakeServiceServer};
 use keyforge_proto::fleet::v1::grant_service_server::{GrantService, GrantServiceServer};
 use keyforge_proto::fleet::v1::{

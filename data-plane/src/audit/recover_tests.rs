@@ -1,3 +1,5 @@
+//! What earlier lives left behind, after crashes at any step.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Shipping: in order, at least once, and never before it is durable.
+
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::id::{BootId, CounterStoreId, NodeId, RequestId};
 use parking_lot::Mutex;

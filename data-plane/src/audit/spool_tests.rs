@@ -1,3 +1,5 @@
+//! The spool under full disks, damage, threads and crashes.
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 

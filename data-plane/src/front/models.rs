@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use http_body_util::Full;
+use keyforge_providers::redact;
 use keyforge_shared::catalog::Model;
 use keyforge_shared::state::KeyRecord;
 use serde_json::json;
@@ -34,7 +35,8 @@ pub fn get(plane: &Plane, head: &Head, name: &str) -> Answer {
         head,
         with_key(plane, head, |key| {
             let found = callable(plane, key).into_iter().find(|model| model.name == name);
-            let found = found.ok_or_else(|| Rejection::ModelUnknown(name.chars().take(64).collect()))?;
+            let found = found
+                .ok_or_else(|| Rejection::ModelUnknown(redact::message(&name.chars().take(64).collect::<String>())))?;
             Ok(entry(&found))
         }),
     )

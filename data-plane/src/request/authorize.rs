@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use keyforge_providers::redact;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::state::{KeyRecord, KeyStatus};
@@ -95,5 +96,5 @@ pub fn can_be_called(model: &Model) -> bool {
 }
 
 fn brief(name: &str) -> String {
-    name.chars().take(64).collect()
+    redact::message(&name.chars().take(64).collect::<String>())
 }

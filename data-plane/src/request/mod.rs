@@ -12,6 +12,7 @@
 //! * [`dispatch`]: to the provider, and the whole answer back
 //! * [`relay`]: or the answer as a stream, metered as it passes
 //! * [`settle`]: the truth replaces the reservation, and is recorded
+//! * [`refuse`]: what is recorded of those that end before they are dispatched
 //! * [`carry_on`]: what was dispatched is finished even when its client is gone
 
 pub mod answer;
@@ -22,6 +23,7 @@ pub mod carry_on;
 pub mod dispatch;
 pub mod feed;
 pub mod receive;
+pub mod refuse;
 pub mod relay;
 pub mod reserve;
 pub mod route;
@@ -48,7 +50,7 @@ pub async fn handle(plane: &Arc<Plane>, head: Arc<Head>, body: Incoming) -> Answ
     match admit(plane, &caller, &head, body, &mut model).await {
         Ok(answer) => answer,
         Err(rejection) => {
-            settle::record_refusal(plane, &caller, &head, model, &rejection);
+            refuse::refuse(plane, &caller, &head, model, &rejection);
             Answer::refusal(&head, &rejection).to(caller.key().id)
         }
     }

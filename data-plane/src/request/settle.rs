@@ -11,7 +11,6 @@ use keyforge_shared::limit::{Dimension, touched};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
-use super::authenticate::Caller;
 use super::authorize::Permit;
 use super::bound::Bound;
 use super::carry_on::now_or_spawn;
@@ -298,43 +297,8 @@ fn record(plane: &Plane, open: &Open, ending: &Ending, usage: Usage, cost: NanoU
 }
 
 /// A private value with a fresh salt; left out when there is no randomness, since without a salt it would not be private.
-fn private_value(tag: PrivateTag, value: Vec<u8>) -> Option<PrivateValue> {
+pub(super) fn private_value(tag: PrivateTag, value: Vec<u8>) -> Option<PrivateValue> {
     Some(PrivateValue { tag, salt: *keyforge_shared::id::RequestId::generate().ok()?.as_bytes(), value })
-}
-
-/// Records that a known key's request was refused before anything was dispatched. Best effort: refusals never crowd out what was charged.
-pub fn record_refusal(plane: &Plane, caller: &Caller, head: &Head, model: String, rejection: &Rejection) {
-    let now = plane.clock.now();
-    let record = RequestRecord {
-        deployment: plane.identity.deployment,
-        chain: caller.key().chain,
-        outcome: Outcome::Refused,
-        node: plane.identity.node,
-        boot: plane.identity.boot,
-        node_seq: 0,
-        request: head.id,
-        attempt: 0,
-        period: day_of(now),
-        quota_epoch: 0,
-        t_node: now,
-        t_mono_ns: plane.clock.monotonic_nanos(),
-        model: model.chars().take(128).collect(),
-        credential: CredentialId::from_bytes([0; 16]),
-        status: rejection.status().as_u16(),
-        input_tokens: 0,
-        output_tokens: 0,
-        cache_read_tokens: 0,
-        cache_write_tokens: 0,
-        cost: NanoUsd::ZERO,
-        bound: NanoUsd::ZERO,
-        flags: Flags::NOT_BILLED.with(Flags::NOT_COUNTED),
-        request_digest: [0; 32],
-        response_digest: [0; 32],
-        private: private_value(PrivateTag::REJECTION, rejection.code().as_bytes().to_vec()).into_iter().collect(),
-    };
-    if plane.spool.refusal(record).is_none() {
-        plane.metrics.refusal_dropped();
-    }
 }
 
 /// What is left of the key's tightest spend limit, as far as this node knows: what other nodes were granted counts as spent. `None` without one.

@@ -99,6 +99,8 @@ impl PrivateTag {
     pub const INPUT_AUDIO_TOKENS: Self = Self(3);
     /// Audio tokens contained in the output tokens; 8 bytes, big-endian.
     pub const OUTPUT_AUDIO_TOKENS: Self = Self(4);
+    /// How many refusals of this key before this one were not recorded; 8 bytes, big-endian.
+    pub const REFUSALS_LEFT_OUT: Self = Self(6);
     /// The model that the provider says answered, as text.
     pub const ANSWERED_MODEL: Self = Self(5);
 }

@@ -1,3 +1,5 @@
+//! Failures of providers, by status, code and type.
+
 use std::time::Duration;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Requests: what is read, and what is refused by field.
+
 use super::*;
 
 const LEAST: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;

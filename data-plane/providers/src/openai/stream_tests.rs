@@ -1,3 +1,5 @@
+//! Streams: what is forwarded, dropped, cut out and metered.
+
 use bytes::Bytes;
 
 use super::*;

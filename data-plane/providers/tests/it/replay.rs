@@ -203,7 +203,8 @@ fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
                 bounded += 1;
             }
             InputBound::Unboundable("messages") => {
-                assert_eq!(input_bound(&request, Some(128_000)), InputBound::Tokens(128_000));
+                let InputBound::Tokens(most) = input_bound(&request, Some(128_000)) else { panic!("a bound") };
+                assert!(most >= 128_000);
                 assert!(prompt <= 128_000, "{}", exchange.name);
             }
             InputBound::Unboundable(field) => assert!(!exchange.request[field].is_null(), "{}", exchange.name),
