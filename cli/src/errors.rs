@@ -70,8 +70,9 @@ impl Failure {
     }
 }
 
-/// Letters and digits in a row from which on a word of a command line is taken for a secret that was pasted in the wrong place.
-const SECRET_LENGTH: usize = 32;
+/// Letters and digits from which on a word of a command line is taken for a secret that was pasted in the wrong place: if it has both, and in any case.
+const MIXED_SECRET: usize = 20;
+const ANY_SECRET: usize = 32;
 
 /// Writes what is wrong with a command line to the standard error, without repeating secrets that it holds by mistake.
 pub fn print_usage(text: &str) {
@@ -84,7 +85,8 @@ fn without_secrets(text: &str) -> String {
     for word in text.split_inclusive(|letter| !in_word(letter)) {
         let bare = word.trim_end_matches(|letter| !in_word(letter));
         let plain = bare.chars().filter(char::is_ascii_alphanumeric).count();
-        if plain >= SECRET_LENGTH {
+        let mixed = bare.contains(|letter: char| letter.is_ascii_digit());
+        if plain >= ANY_SECRET || (mixed && plain >= MIXED_SECRET) {
             clean.push_str("[not shown]");
             clean.push_str(&word[bare.len()..]);
         } else {
@@ -96,7 +98,10 @@ fn without_secrets(text: &str) -> String {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.text)?;
+        match self.kind {
+            Kind::Usage => write!(f, "error: {}", without_secrets(&self.text))?,
+            Kind::Refused | Kind::Said => write!(f, "error: {}", self.text)?,
+        }
         self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
     }
 }

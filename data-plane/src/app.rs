@@ -26,7 +26,6 @@ use crate::front::Front;
 use crate::grants::Grants;
 use crate::metrics::Metrics;
 use crate::plane::Plane;
-use crate::pool::Pools;
 use crate::replica::follow::{Follower, KeyObserver};
 use crate::replica::{KeyChange, Replica};
 use crate::request::refuse::Refusals;
@@ -92,7 +91,7 @@ impl DataPlane {
         let replica = Arc::new(Replica::default());
         let counters = MemoryCounters::new(CounterStoreId::from_bytes(*boot.as_bytes()), Arc::clone(&clock));
         let counters = Arc::new(Counters::Memory(counters));
-        let grants = Grants::new(channel.clone(), boot, Arc::clone(&counters), Arc::clone(&clock));
+        let grants = Grants::new(channel.clone(), boot, Arc::clone(&counters), Arc::clone(&clock), shutdown.clone());
         let keys = Keys { counters: Arc::clone(&counters), grants: grants.clone(), shutdown: shutdown.clone() };
         let follower = Follower {
             replica: Arc::clone(&replica),
@@ -189,14 +188,16 @@ impl Rest {
         let mut deployment = self.replica.deployment();
         let Ok(Some(deployment)) = deployment.wait_for(Option::is_some).await.map(|found| *found) else { return };
         let (state, shutdown) = (self.state.clone(), self.shutdown.clone());
-        match tokio::task::block_in_place(|| self.open(deployment)) {
-            Ok(()) => state.set_ready(),
-            Err(error) => {
-                tracing::error!(%error, "the node cannot serve");
-                state.set_not_ready(error.to_string());
-                shutdown.trigger();
-            }
-        }
+        // Opening the spool reads what earlier lives left on disk.
+        let opened = tokio::task::spawn_blocking(move || self.open(deployment)).await;
+        let failure = match opened {
+            Ok(Ok(())) => return state.set_ready(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(error = failure, "the node cannot serve");
+        state.set_not_ready(failure);
+        shutdown.trigger();
     }
 
     /// Opens the spool, begins shipping and recovering, and opens the front.
@@ -220,7 +221,6 @@ impl Rest {
             grants: self.grants,
             spool,
             upstream: self.upstream,
-            pools: Pools::default(),
             metrics: self.metrics,
             refusals: Refusals::default(),
             limits: self.config.limits,

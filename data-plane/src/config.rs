@@ -198,7 +198,7 @@ impl Config {
         let raw: RawTuning = load(path)?;
         let mut problems = Problems::new();
         self.limits = limits(&raw.limits, &mut problems);
-        self.upstream = upstream_times(&raw.upstream);
+        self.upstream = upstream_times(&raw.upstream, &mut problems);
         self.upstream_ca = raw.upstream.ca_file;
         self.spool_bytes = raw.audit.spool_bytes.unwrap_or(self.spool_bytes);
         self.body_digests = raw.audit.body_digests.unwrap_or(self.body_digests);
@@ -233,7 +233,7 @@ impl Config {
         control_plane_problems(&mut problems, &raw.control_plane.url);
         let token = problems.check("control_plane.fleet_token", SecretRef::parse(&raw.control_plane.fleet_token));
         let token = token.and_then(|reference| problems.check("control_plane.fleet_token", reference.resolve()));
-        let (limits, upstream) = (limits(&raw.limits, &mut problems), upstream_times(&raw.upstream));
+        let (limits, upstream) = (limits(&raw.limits, &mut problems), upstream_times(&raw.upstream, &mut problems));
         let checked = agents.zip(token).map(|(agents, fleet_token)| Self {
             data_dir: raw.data_dir,
             region: raw.region,
@@ -279,8 +279,17 @@ fn limits(raw: &RawLimits, problems: &mut Problems) -> Limits {
     limits
 }
 
-fn upstream_times(raw: &RawUpstream) -> UpstreamTimes {
+fn upstream_times(raw: &RawUpstream, problems: &mut Problems) -> UpstreamTimes {
     let default = UpstreamTimes::default();
+    let given = [
+        ("upstream.connect_seconds", raw.connect_seconds),
+        ("upstream.first_byte_seconds", raw.first_byte_seconds),
+        ("upstream.idle_seconds", raw.idle_seconds),
+        ("upstream.total_seconds", raw.total_seconds),
+    ];
+    for (path, seconds) in given {
+        problems.require(path, seconds != Some(0), "at least 1");
+    }
     UpstreamTimes {
         connect: raw.connect_seconds.map_or(default.connect, Duration::from_secs),
         first_byte: raw.first_byte_seconds.map_or(default.first_byte, Duration::from_secs),

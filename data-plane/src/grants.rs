@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use keyforge_proto::convert;
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
+use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{BootId, KeyId};
 use keyforge_shared::limit::CounterId;
@@ -60,6 +61,7 @@ struct Inner {
     boot: BootId,
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
     book: Mutex<Book>,
 }
 
@@ -70,9 +72,15 @@ pub struct Grants(Arc<Inner>);
 impl Grants {
     /// A carrier into `counters`.
     #[must_use]
-    pub fn new(channel: ControlChannel, boot: BootId, counters: Arc<Counters>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        channel: ControlChannel,
+        boot: BootId,
+        counters: Arc<Counters>,
+        clock: Arc<dyn Clock>,
+        shutdown: Shutdown,
+    ) -> Self {
         let client = GrantServiceClient::new(channel);
-        Self(Arc::new(Inner { client, boot, counters, clock, book: Mutex::default() }))
+        Self(Arc::new(Inner { client, boot, counters, clock, shutdown, book: Mutex::default() }))
     }
 
     /// Whether the ledger said a moment ago that it has nothing left for this counter.
@@ -90,23 +98,27 @@ impl Grants {
     pub async fn acquire(&self, key: KeyId, wants: &[Want]) -> Result<(), GrantError> {
         let carrier = self.clone();
         let wants = wants.to_vec();
-        let call = self.enter(key, || async move { carrier.call(key, wants).await }.boxed());
-        self.finish(key, call).await
+        let (call, _) = self.enter(key, || async move { carrier.call(key, wants).await }.boxed());
+        call.await
     }
 
-    /// The call of `key` that is under way, or a new one.
-    fn enter(&self, key: KeyId, new: impl FnOnce() -> BoxFuture<'static, Result<(), GrantError>>) -> Call {
-        self.0.book.lock().calls.entry(key).or_insert_with(|| new().shared()).clone()
-    }
-
-    /// Waits for a call. Whoever sees the result takes the call off the book; a caller that is dropped leaves that to the others.
-    async fn finish(&self, key: KeyId, call: Call) -> Result<(), GrantError> {
-        let result = call.clone().await;
+    /// The call of `key` that is under way, or a new one, and whether it is new. A task of its own brings a new one to its end and takes it off the
+    /// book, so that a caller who is gone leaves nothing behind.
+    fn enter(&self, key: KeyId, new: impl FnOnce() -> BoxFuture<'static, Result<(), GrantError>>) -> (Call, bool) {
         let mut book = self.0.book.lock();
-        if book.calls.get(&key).is_some_and(|current| current.ptr_eq(&call)) {
-            book.calls.remove(&key);
+        if let Some(call) = book.calls.get(&key) {
+            return (call.clone(), false);
         }
-        result
+        let call = new().shared();
+        book.calls.insert(key, call.clone());
+        let (carrier, driven) = (self.clone(), call.clone());
+        drop(self.0.shutdown.spawn_background("grants", async move {
+            if let Err(error) = driven.await {
+                tracing::debug!(%key, %error, "a call to the ledger failed");
+            }
+            carrier.0.book.lock().calls.remove(&key);
+        }));
+        (call, true)
     }
 
     async fn call(&self, key: KeyId, wants: Vec<Want>) -> Result<(), GrantError> {
@@ -162,21 +174,18 @@ impl Grants {
         // No grant may be under way while ceilings are lowered: its older, higher ceiling would undo that.
         loop {
             let carrier = self.clone();
-            let mut mine = false;
-            let call = self.enter(key, || {
-                mine = true;
+            let (call, is_new) = self.enter(key, || {
                 async move {
                     carrier.return_unused(key).await;
                     Ok(())
                 }
                 .boxed()
             });
-            if let Err(error) = self.finish(key, call).await {
-                tracing::debug!(%key, %error, "a grant under way failed before a return");
-            }
-            if mine {
+            if call.await.is_ok() && is_new {
                 return;
             }
+            // The call that was in the way is over; its task takes it off the book in a moment.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -12,7 +12,6 @@ use crate::config::{Limits, UpstreamTimes};
 use crate::counters::Counters;
 use crate::grants::Grants;
 use crate::metrics::Metrics;
-use crate::pool::Pools;
 use crate::replica::Replica;
 use crate::request::refuse::Refusals;
 use crate::upstream::Upstream;
@@ -33,8 +32,6 @@ pub struct Plane {
     pub spool: Spool,
     /// The way to providers.
     pub upstream: Upstream,
-    /// Whose turn it is.
-    pub pools: Pools,
     /// What is counted.
     pub metrics: Metrics,
     /// Which refusals are recorded.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use keyforge_providers::dialect::{Dialect, ErrorBody};
+use keyforge_providers::redact;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
@@ -79,7 +80,7 @@ pub enum Rejection {
     },
     /// The body has more bytes than allowed.
     BodyTooLarge(u64),
-    /// The body did not arrive in time, or broke off.
+    /// The body did not arrive in time.
     BodyTimeout(Duration),
     /// A limit of requests or money is used up.
     Exhausted(Box<Exhausted>),
@@ -99,6 +100,8 @@ pub enum Rejection {
     EnforcementUnavailable,
     /// Requests cannot be recorded right now, so nothing is admitted.
     AuditUnavailable,
+    /// The node has no room for another body.
+    NodeBusy,
     /// The node has no state yet, or is going away.
     NotReady(&'static str),
     /// No credential of the model's provider can be used.
@@ -171,6 +174,7 @@ impl Rejection {
             }
             Self::EnforcementUnavailable => shape(503, "server_error", "enforcement_unavailable", soon),
             Self::AuditUnavailable => shape(503, "server_error", "audit_unavailable", soon),
+            Self::NodeBusy => shape(503, "server_error", "node_busy", soon),
             Self::NotReady(_) => shape(503, "server_error", "not_ready", soon),
             Self::NoCredential(_) => shape(502, "server_error", "upstream_credentials_exhausted", Retry::Never),
             Self::UpstreamUnreachable => shape(502, "server_error", "upstream_unreachable", Retry::Unsaid),
@@ -188,7 +192,7 @@ impl Rejection {
         }
     }
 
-    /// The stable word for it: in bodies, entries, logs and metrics.
+    /// The stable word for it in entries, logs and metrics. Bodies call every dead key `invalid_api_key`, as clients expect.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -224,6 +228,7 @@ impl Rejection {
             Self::AuditUnavailable => {
                 "Requests cannot be recorded right now, so nothing is admitted. Try again shortly."
             }
+            Self::NodeBusy => "This node has no room for another request body right now. Try again shortly.",
             Self::NotReady(why) => why,
             Self::PathUnknown(hint) => hint,
             Self::UpstreamUnreachable => "The provider cannot be reached. Nothing was sent, nothing was charged.",
@@ -254,10 +259,10 @@ impl Rejection {
             Self::BodyTimeout(limit) => format!("The request body did not arrive within {} s.", limit.as_secs()),
             Self::RateLimited { retry_after, limit } => format!(
                 "Rate limit of {limit} requests per minute reached; try again in {:.1}s.",
-                retry_after.as_secs_f64()
+                told(*retry_after).as_secs_f64()
             ),
             Self::ProviderRateLimited { retry_after } => {
-                format!("The provider's rate limit is reached; try again in {:.1}s.", retry_after.as_secs_f64())
+                format!("The provider's rate limit is reached; try again in {:.1}s.", told(*retry_after).as_secs_f64())
             }
             Self::NoCredential(provider) => {
                 format!("No usable {provider} credential: an operator must add or enable one.")
@@ -290,7 +295,13 @@ impl Rejection {
             Self::Exhausted(exhausted) => exhausted.members(),
             _ => Vec::new(),
         };
-        render(&ErrorBody { message: &self.message(), kind: shape.kind, code, param: self.param(), extra: &extra })
+        // What is wrong with a body is told with a few of its words, and somebody may have written a key there.
+        let said = match self {
+            Self::BodyInvalid { .. } | Self::CostUnbounded(_) => Cow::Owned(redact::message(&self.message())),
+            _ => self.message(),
+        };
+        let param = self.param().map(redact::message);
+        render(&ErrorBody { message: &said, kind: shape.kind, code, param: param.as_deref(), extra: &extra })
     }
 
     /// The body of the answer.
@@ -313,7 +324,7 @@ impl Rejection {
                 headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             Retry::After(wait) => {
-                let wait = wait.min(LONGEST_RETRY_AFTER);
+                let wait = told(wait);
                 let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000).max(1)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
@@ -323,6 +334,11 @@ impl Rejection {
             headers.insert(header::ALLOW, HeaderValue::from_static(method));
         }
     }
+}
+
+/// The wait that a client is told.
+fn told(wait: Duration) -> Duration {
+    wait.min(LONGEST_RETRY_AFTER)
 }
 
 impl Exhausted {

@@ -11,10 +11,18 @@ use crate::clock::Timestamp;
 
 /// Why a text is not an id of the expected kind.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{given}` is not {expected}")]
+#[error("{given} is not {expected}")]
 pub struct IdError {
     given: String,
     expected: &'static str,
+}
+
+/// As much of a text that is no id as can be repeated: what begins like something else, or runs on for too long, may be a secret in the wrong place.
+fn shown(text: &str, prefix: &str) -> String {
+    if text.starts_with(prefix) && text.chars().count() <= prefix.len() + 12 {
+        return format!("`{text}`");
+    }
+    "this".to_owned()
 }
 
 macro_rules! id128 {
@@ -78,7 +86,7 @@ macro_rules! id128 {
                     .and_then(|digits| hex::decode_to_slice(digits, &mut bytes).ok())
                     .map(|()| Self(bytes))
                     .ok_or_else(|| IdError {
-                        given: text.chars().take(64).collect(),
+                        given: shown(text, $prefix),
                         expected: concat!("an id of the form ", $prefix, " and 32 hexadecimal digits"),
                     })
             }
@@ -153,7 +161,7 @@ impl KeyId {
         match <[u8; 12]>::try_from(text) {
             Ok(bytes) if bytes.iter().all(u8::is_ascii_alphanumeric) => Ok(Self(bytes)),
             _ => Err(IdError {
-                given: String::from_utf8_lossy(&text[..text.len().min(64)]).into_owned(),
+                given: shown(&String::from_utf8_lossy(text), ""),
                 expected: "a virtual key id of the form vk_ and 12 letters or digits",
             }),
         }
@@ -184,7 +192,7 @@ impl FromStr for KeyId {
     /// Takes `vk_<12>`; a whole token is refused, so that nobody gets used to pasting secrets where an id is meant.
     fn from_str(text: &str) -> Result<Self, IdError> {
         Self::from_ascii(text.strip_prefix("vk_").unwrap_or(text).as_bytes())
-            .map_err(|error| IdError { given: text.chars().take(15).collect(), ..error })
+            .map_err(|error| IdError { given: shown(text, "vk_"), ..error })
     }
 }
 

@@ -48,8 +48,8 @@ impl KeyMask {
                 _ => match POLICY.into_iter().find(|(name, _)| *name == path) {
                     Some((_, part)) => drop(parts.insert(part)),
                     None => problems.push(format!(
-                        "update_mask: a key has no `{}`; use name, frozen, policy, {}",
-                        path.chars().take(60).collect::<String>(),
+                        "update_mask: a key has no {}; use name, frozen, policy, {}",
+                        shown(path),
                         POLICY.map(|(name, _)| name).join(", ")
                     )),
                 },
@@ -94,6 +94,12 @@ impl KeyMask {
             }
         }
     }
+}
+
+/// A path that could be one. Anything else may be a secret in the wrong place, and what is said here is kept for good.
+fn shown(path: &str) -> String {
+    let like_a_field = |letter: char| letter.is_ascii_lowercase() || matches!(letter, '_' | '.');
+    if path.len() <= 40 && path.chars().all(like_a_field) { format!("`{path}`") } else { "such field".to_owned() }
 }
 
 #[cfg(test)]

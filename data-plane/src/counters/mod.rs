@@ -30,7 +30,7 @@ pub use memory::MemoryCounters;
 pub struct ReservationId {
     /// The request.
     pub request: RequestId,
-    /// Which attempt at it, from 0.
+    /// Which attempt at it, from 1.
     pub attempt: u16,
 }
 

@@ -76,12 +76,15 @@ impl Front {
         let head = Arc::new(Head { parts, peer, id, arrived, started, dialect: Dialect::ChatCompletions });
         let Some(plane) = self.plane.get() else {
             let rejection = Rejection::NotReady("This node is starting: it has no keys yet. Try again shortly.");
-            return Answer::refusal(&head, &rejection).response;
+            let answer = Answer::refusal(&head, &rejection);
+            log(self.clock.as_ref(), &head, &answer);
+            return answer.response;
         };
         let span = tracing::debug_span!("request", otel.kind = "server", otel.name = "chat", request = %id);
         propagation::continue_trace(&span, &head.parts.headers);
         let answer = serve(plane, &head, body, operation).instrument(span).await;
-        log(plane, &head, &answer);
+        plane.metrics.answered(answer.response.status().as_u16(), answer.code);
+        log(self.clock.as_ref(), &head, &answer);
         answer.response
     }
 
@@ -113,18 +116,17 @@ async fn serve(
 }
 
 /// One structured line per request, when its answer begins. Nothing in it comes from the client unread.
-fn log(plane: &Plane, head: &Head, answer: &Answer) {
-    let elapsed = seconds(plane.clock.monotonic_nanos().saturating_sub(head.started));
+fn log(clock: &dyn Clock, head: &Head, answer: &Answer) {
+    let elapsed = seconds(clock.monotonic_nanos().saturating_sub(head.started));
     let status = answer.response.status().as_u16();
-    plane.metrics.answered(status, answer.code);
-    let key = answer.response.headers().get("x-keyforge-key-id").and_then(|value| value.to_str().ok());
+    let key = answer.key.map(|key| key.to_string());
     tracing::info!(
         target: "keyforge::request",
         request = %head.id,
         method = %head.parts.method,
         path = path::known(head.parts.uri.path()),
         peer = %head.peer.ip(),
-        key = key.unwrap_or_default(),
+        key,
         model = answer.model,
         status,
         code = answer.code,

@@ -6,6 +6,7 @@ use http::{HeaderValue, Response};
 use http_body_util::Full;
 use keyforge_providers::redact;
 use keyforge_shared::catalog::Model;
+use keyforge_shared::id::KeyId;
 use keyforge_shared::state::KeyRecord;
 use serde_json::json;
 
@@ -46,10 +47,10 @@ fn with_key(
     plane: &Plane,
     head: &Head,
     read: impl FnOnce(&KeyRecord) -> Result<serde_json::Value, Rejection>,
-) -> Result<serde_json::Value, Rejection> {
+) -> Result<(KeyId, serde_json::Value), Rejection> {
     let caller = authenticate(plane, head)?;
     standing(caller.key(), plane.clock.now())?;
-    read(caller.key())
+    Ok((caller.key().id, read(caller.key())?))
 }
 
 fn callable(plane: &Plane, key: &KeyRecord) -> Vec<std::sync::Arc<Model>> {
@@ -67,15 +68,15 @@ fn entry(model: &Model) -> serde_json::Value {
     json!({ "id": model.name, "object": "model", "created": 0, "owned_by": model.provider })
 }
 
-fn answer(head: &Head, result: Result<serde_json::Value, Rejection>) -> Answer {
+fn answer(head: &Head, result: Result<(KeyId, serde_json::Value), Rejection>) -> Answer {
     match result {
-        Ok(value) => {
+        Ok((key, value)) => {
             let mut response = Response::new(AnswerBody::Whole(Full::new(Bytes::from(value.to_string()))));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             if let Ok(id) = HeaderValue::from_str(&head.id.to_string()) {
                 response.headers_mut().insert("x-request-id", id);
             }
-            Answer { response, code: "", model: String::new(), cost: None }
+            Answer { response, code: "", key: Some(key), model: String::new(), cost: None }
         }
         Err(rejection) => Answer::refusal(head, &rejection),
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use keyforge_proto::convert::{self, ConvertError};
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::control_message::Message as FromControl;
@@ -27,6 +28,9 @@ use crate::control::ControlChannel;
 
 /// No message for this long means that the connection is dead: heartbeats come every second.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long a refusal has to leave before the stream is given up.
+const PARTING: Duration = Duration::from_millis(50);
 
 /// Who is told when keys change, so that counters and streams follow.
 pub trait KeyObserver: Send + Sync + 'static {
@@ -125,7 +129,8 @@ impl Follower {
         };
         say(FromNode::Hello(self.hello(resync))).await?;
         let mut client = StateServiceClient::new(self.channel.clone());
-        let mut stream = client.subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
+        let subscribed = tokio::time::timeout(SILENCE, client.subscribe(ReceiverStream::new(outgoing)));
+        let mut stream = subscribed.await.map_err(|_| Interrupted::Silence)??.into_inner();
         let mut snapshot = None;
         loop {
             let message = tokio::time::timeout(SILENCE, stream.message()).await.map_err(|_| Interrupted::Silence)??;
@@ -140,6 +145,8 @@ impl Follower {
                 Err(interrupted) => {
                     let (revision, reason) = (self.replica.position().0, interrupted.to_string());
                     say(FromNode::Nack(proto::Nack { revision, resource: String::new(), reason })).await?;
+                    // The refusal must be on its way before the stream is given up.
+                    tokio::time::sleep(PARTING).await;
                     return Err(interrupted);
                 }
             }
@@ -193,9 +200,10 @@ impl Follower {
             FromControl::Delta(delta) => {
                 let delta = Delta::try_from(delta)?;
                 let revision = delta.to;
-                let changes = self.replica.apply(delta)?;
+                let (changes, applied) = self.replica.apply(delta);
                 self.forget_unused_secrets();
                 observer.keys_changed(&changes);
+                applied?;
                 Ok(Some(revision))
             }
         }
@@ -216,9 +224,11 @@ impl Follower {
     }
 
     fn forget_unused_secrets(&self) {
-        let known: std::collections::HashSet<_> =
-            self.replica.credentials(|credential| credential.enabled).iter().map(|credential| credential.id).collect();
-        self.replica.secrets.retain(|credential| known.contains(&credential));
+        let known = self.replica.credentials(|credential| credential.enabled);
+        let oldest: HashMap<_, _> = known.iter().map(|known| (known.id, known.secret_version)).collect();
+        // Newer versions than those named so far are about to be.
+        let in_use = |credential, version| oldest.get(&credential).is_some_and(|oldest| version >= *oldest);
+        self.replica.secrets.retain(in_use);
     }
 }
 

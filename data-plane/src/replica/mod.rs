@@ -133,11 +133,8 @@ impl Replica {
         Ok(changes)
     }
 
-    /// Applies a delta and says which keys changed.
-    ///
-    /// # Errors
-    /// [`ApplyError`]; the follower then asks for a snapshot.
-    pub fn apply(&self, delta: Delta) -> Result<Vec<KeyChange>, ApplyError> {
+    /// Applies a delta and says which keys changed, also when the result is not what it should be; the follower then asks for a snapshot.
+    pub fn apply(&self, delta: Delta) -> (Vec<KeyChange>, Result<(), ApplyError>) {
         let touched: Vec<KeyId> = delta.changes.iter().filter_map(changed_key).collect();
         let (changes, applied) = {
             let mut held = self.state.write();
@@ -148,7 +145,7 @@ impl Replica {
             (changes, applied)
         };
         self.cut_dead_keys(&changes);
-        applied.map(|()| changes)
+        (changes, applied)
     }
 
     fn cut_dead_keys(&self, changes: &[KeyChange]) {

@@ -11,7 +11,6 @@ use parking_lot::RwLock;
 /// A secret as the `authorization` header that carries it. Built once, so that requests share its bytes.
 pub struct Authorization {
     value: HeaderValue,
-    version: u32,
 }
 
 impl Authorization {
@@ -22,9 +21,9 @@ impl Authorization {
     }
 }
 
-/// All secrets that the node holds.
+/// All secrets that the node holds, by credential and version: a new version comes before the record that names it.
 #[derive(Default)]
-pub struct Secrets(RwLock<HashMap<CredentialId, Arc<Authorization>>>);
+pub struct Secrets(RwLock<HashMap<(CredentialId, u32), Arc<Authorization>>>);
 
 /// The secret holds bytes that no header can carry.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +31,7 @@ pub struct Secrets(RwLock<HashMap<CredentialId, Arc<Authorization>>>);
 pub struct Unsendable(CredentialId);
 
 impl Secrets {
-    /// Takes a secret in place of an older version.
+    /// Takes a secret in.
     ///
     /// # Errors
     /// [`Unsendable`] when no header can carry it.
@@ -40,21 +39,18 @@ impl Secrets {
         let bearer = zeroize::Zeroizing::new([b"Bearer ", secret.expose()].concat());
         let mut value = HeaderValue::from_bytes(&bearer).map_err(|_| Unsendable(credential))?;
         value.set_sensitive(true);
-        let mut secrets = self.0.write();
-        if secrets.get(&credential).is_none_or(|held| held.version < version) {
-            secrets.insert(credential, Arc::new(Authorization { value, version }));
-        }
+        self.0.write().insert((credential, version), Arc::new(Authorization { value }));
         Ok(())
     }
 
-    /// The secret of a credential, if its version is the expected one.
+    /// A version of a credential's secret.
     #[must_use]
     pub fn get(&self, credential: CredentialId, version: u32) -> Option<Arc<Authorization>> {
-        self.0.read().get(&credential).filter(|held| held.version == version).cloned()
+        self.0.read().get(&(credential, version)).cloned()
     }
 
     /// Forgets every secret but those that `keep` wants.
-    pub fn retain(&self, keep: impl Fn(CredentialId) -> bool) {
-        self.0.write().retain(|credential, _| keep(*credential));
+    pub fn retain(&self, keep: impl Fn(CredentialId, u32) -> bool) {
+        self.0.write().retain(|(credential, version), _| keep(*credential, *version));
     }
 }

@@ -40,6 +40,8 @@ pub struct Answer {
     pub response: Response<AnswerBody>,
     /// The rejection that it says, for the log and metrics; empty when it says none.
     pub code: &'static str,
+    /// Whose request it was, once that is known.
+    pub key: Option<KeyId>,
     /// The model asked for; empty when unknown.
     pub model: String,
     /// What it cost, once that is known.
@@ -90,13 +92,14 @@ impl Answer {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         insert(headers, REQUEST_ID, &head.id.to_string());
         rejection.write_headers(headers);
-        Self { response, code: rejection.code(), model: String::new(), cost: None }
+        Self { response, code: rejection.code(), key: None, model: String::new(), cost: None }
     }
 
     /// The same, saying whose request it was.
     #[must_use]
     pub fn to(mut self, key: KeyId) -> Self {
         insert(self.response.headers_mut(), KEY_ID, &key.to_string());
+        self.key = Some(key);
         self
     }
 
@@ -105,6 +108,7 @@ impl Answer {
     pub fn failure(head: &Head, permit: &Permit, rejection: &Rejection, cost: NanoUsd) -> Self {
         let mut answer = Self::refusal(head, rejection);
         describe(answer.response.headers_mut(), permit);
+        answer.key = Some(permit.key().id);
         answer.model.clone_from(&permit.model().name);
         answer.cost = Some(cost);
         answer
@@ -123,7 +127,7 @@ impl Answer {
         }
         insert(headers, REQUEST_ID, &head.id.to_string());
         describe(headers, permit);
-        Self { response, code: "", model: permit.model().name.clone(), cost: None }
+        Self { response, code: "", key: Some(permit.key().id), model: permit.model().name.clone(), cost: None }
     }
 
     /// The same, saying that its output was limited to `limit` tokens because the key could not pay for more.

@@ -89,6 +89,15 @@ pub fn authorize(plane: &Plane, caller: &Caller, inbound: &Inbound) -> Result<Pe
     Ok(Permit { key, model, at })
 }
 
+/// Whether the key of a permit still works.
+///
+/// # Errors
+/// A rejection with status 401.
+pub fn still_stands(plane: &Plane, permit: &Permit) -> Result<(), Rejection> {
+    let key = plane.replica.key_by_digest(&permit.key.digest).ok_or(Rejection::KeyRevoked)?;
+    standing(&key, plane.clock.now())
+}
+
 /// Whether this version can call a model through chat completions.
 #[must_use]
 pub fn can_be_called(model: &Model) -> bool {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, AnswerBody};
 use super::authorize::Permit;
 use super::carry_on::{CarryOn, ClientGone};
-use super::receive::{Head, Inbound};
+use super::receive::{Head, Inbound, Room};
 use super::relay::{Relay, Started};
 use super::route::Candidates;
 use super::settle::{Charge, Ending, Reservation, budget_left};
@@ -38,6 +38,7 @@ struct Attempt {
     reservation: Reservation,
     permit: Permit,
     request: http::Request<Full<keyforge_providers::patch::Pieces>>,
+    room: Room,
     streamed: bool,
     usage_asked: bool,
     gone: ClientGone,
@@ -79,30 +80,27 @@ pub async fn dispatch(
         return Err(Rejection::AuditUnavailable);
     }
     let gone = ClientGone::default();
-    let room = inbound.room;
     let attempt = Attempt {
         plane: Arc::clone(plane),
         head: Arc::clone(head),
         reservation,
         permit,
         request,
+        room: inbound.room,
         streamed,
         usage_asked,
         gone: gone.clone(),
     };
-    let work = async move {
-        let answer = attempt.run().await;
-        drop(room);
-        answer
-    };
-    Ok(CarryOn::new(plane.shutdown.clone(), gone, work).await)
+    Ok(CarryOn::new(plane.shutdown.clone(), gone, attempt.run()).await)
 }
 
 impl Attempt {
     async fn run(self) -> Answer {
-        let Self { plane, head, reservation, permit, request, streamed, usage_asked, gone } = self;
+        let Self { plane, head, reservation, permit, request, room, streamed, usage_asked, gone } = self;
         let deadline = Instant::now() + plane.times.total;
-        let sent = plane.upstream.send(request, plane.times.first_byte).await;
+        let sent = plane.upstream.send(request, plane.times.first_byte.min(plane.times.total)).await;
+        // The body is sent, or never will be: others may have its room.
+        drop(room);
         let ended = Ended { plane: &plane, head: &head, permit: &permit, gone: &gone };
         let answer = match sent {
             Ok(answer) => answer,

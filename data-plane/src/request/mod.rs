@@ -68,8 +68,10 @@ async fn admit(
     let inbound = receive::receive(plane, head, body).instrument(tracing::debug_span!("receive")).await?;
     model.clone_from(&inbound.request.model);
     let permit = authorize::authorize(plane, caller, &inbound)?;
-    let candidates = route::route(plane, &permit)?;
+    let candidates = route::route(plane, &permit, head)?;
     let bound = bound::bound(&permit, &inbound.request)?;
     let reservation = reserve::reserve(plane, &permit, head, bound).instrument(tracing::debug_span!("reserve")).await?;
+    // Reserving may have waited for the ledger, and the key may have been revoked meanwhile.
+    authorize::still_stands(plane, &permit)?;
     dispatch::dispatch(plane, reservation, &candidates, head, inbound).await
 }

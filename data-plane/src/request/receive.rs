@@ -50,7 +50,7 @@ pub struct Inbound {
 /// Takes the body in and reads what it asks for.
 ///
 /// # Errors
-/// A rejection with status 400, 408 or 413 that names what is wrong.
+/// A rejection with status 400, 408, 413 or 503 that names what is wrong.
 pub async fn receive(plane: &Plane, head: &Head, body: Incoming) -> Result<Inbound, Rejection> {
     let limit = plane.limits.body_bytes;
     let announced = announced_length(head)?;
@@ -70,18 +70,15 @@ pub struct Room {
 }
 
 impl Room {
-    /// Makes room for `length` bytes, waiting for others to leave if there is none.
-    async fn hold(&mut self, plane: &Plane, length: usize) -> Result<(), Rejection> {
+    /// Makes room for `length` bytes. It never waits: whoever waits with half a body in hand keeps room from others who wait for it.
+    fn hold(&mut self, plane: &Plane, length: usize) -> Result<(), Rejection> {
         let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if length <= held {
             return Ok(());
         }
-        let wanted = length
-            .next_power_of_two()
-            .max(SMALLEST_ROOM)
-            .min(usize::try_from(plane.limits.body_bytes).unwrap_or(length).max(length));
+        let wanted = length.next_power_of_two().max(SMALLEST_ROOM);
         let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
-        let more = plane.body_room.clone().acquire_many_owned(more).await.map_err(|_| Rejection::Internal)?;
+        let more = plane.body_room.clone().try_acquire_many_owned(more).map_err(|_| Rejection::NodeBusy)?;
         match &mut self.permit {
             Some(permit) => permit.merge(more),
             None => self.permit = Some(more),
@@ -112,7 +109,7 @@ async fn collect(plane: &Plane, mut body: Incoming, expected: u64, limit: u64) -
         if length as u64 > limit {
             return Err(Rejection::BodyTooLarge(limit));
         }
-        room.hold(plane, length).await?;
+        room.hold(plane, length)?;
         if first.is_empty() && joined.is_empty() {
             first = data;
             continue;

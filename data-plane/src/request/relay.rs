@@ -16,6 +16,7 @@ use keyforge_providers::dialect::Dialect;
 use keyforge_providers::openai::stream::StreamMeter;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::money::NanoUsd;
+use keyforge_shared::state::KeyStatus;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -95,10 +96,8 @@ impl Relay {
             last_sent: Instant::now(),
         };
         // The key may have been revoked between its admission and its place among the running streams.
-        let alive = plane
-            .replica
-            .key(relay.permit.key().id)
-            .is_some_and(|key| key.status == keyforge_shared::state::KeyStatus::Active);
+        let key = plane.replica.key(relay.permit.key().id);
+        let alive = key.is_some_and(|key| key.status == KeyStatus::Active);
         let first = if alive { std::future::poll_fn(|cx| relay.poll_first(cx)).await } else { First::Cut };
         match first {
             First::Step(Step::Forward(bytes)) => relay.queue.push_back(bytes),
@@ -113,12 +112,14 @@ impl Relay {
                 return Started::Failed(Rejection::UpstreamBroken, cost);
             }
             First::Cut => {
-                let ending = relay.ending(Charge::Unknown, Some(&Rejection::KeyRevoked)).with(Flags::REVOKED);
+                let (rejection, flags) = relay.cut_rejection();
+                let mut ending = relay.ending(Charge::Unknown, Some(&rejection)).with(flags);
+                ending.status = rejection.status().as_u16();
                 let cost = match relay.reservation.take() {
                     Some(reservation) => reservation.settle(ending).await,
                     None => NanoUsd::ZERO,
                 };
-                return Started::Failed(Rejection::KeyRevoked, cost);
+                return Started::Failed(rejection, cost);
             }
         }
         Started::Stream(Box::new(Self(Some(relay))))
@@ -180,13 +181,18 @@ impl LiveStream {
 
     /// The provider closed without its last event. If it said before why it stopped, that was the end; else it broke off.
     fn ended(&mut self) {
-        let finished = self.feed.as_ref().is_some_and(|feed| feed.meter().finished());
-        if finished {
-            let ending = self.ending(self.known(), None);
-            self.settle(ending);
-        } else {
-            self.break_off(&Failure::Broken);
+        let ending = self.end_of_body();
+        if ending.rejection.is_some() {
+            self.queue.push_back(Rejection::UpstreamBroken.stream_event(self.dialect));
         }
+        self.settle(ending);
+    }
+
+    fn end_of_body(&mut self) -> Ending {
+        if self.feed.as_ref().is_some_and(|feed| feed.meter().finished()) {
+            return self.ending(self.known(), None);
+        }
+        self.failed(&Failure::Broken, &Rejection::UpstreamBroken)
     }
 
     fn break_off(&mut self, failure: &Failure) {
@@ -197,8 +203,9 @@ impl LiveStream {
     }
 
     fn cut_off(&mut self) {
-        self.queue.push_back(Rejection::KeyRevoked.stream_event(self.dialect));
-        let ending = self.ending(self.known(), Some(&Rejection::KeyRevoked)).with(Flags::REVOKED);
+        let (rejection, flags) = self.cut_rejection();
+        self.queue.push_back(rejection.stream_event(self.dialect));
+        let ending = self.ending(self.known(), Some(&rejection)).with(flags);
         self.settle(ending);
         // Dropping it closes the connection, at which the provider stops working.
         self.feed = None;
@@ -230,10 +237,19 @@ impl LiveStream {
         }
     }
 
-    /// What the provider said so far that it took.
+    /// What the provider says that it took. Some report usage as they go, so it counts only once the answer is known to be at its end.
     fn known(&self) -> Charge {
-        let usage = self.feed.as_ref().and_then(|feed| feed.meter().usage());
+        let meter = self.feed.as_ref().map(Feed::meter);
+        let usage = meter.filter(|meter| meter.finished() || meter.done()).and_then(StreamMeter::usage);
         usage.map_or(Charge::Unknown, Charge::Known)
+    }
+
+    /// Why the key's streams are cut.
+    fn cut_rejection(&self) -> (Rejection, Flags) {
+        match self.plane.replica.key(self.permit.key().id).map(|key| key.status) {
+            Some(KeyStatus::Frozen) => (Rejection::KeyFrozen, Flags(0)),
+            Some(KeyStatus::Active | KeyStatus::Revoked) | None => (Rejection::KeyRevoked, Flags::REVOKED),
+        }
     }
 
     fn ending(&mut self, charge: Charge, rejection: Option<&Rejection>) -> Ending {
@@ -267,13 +283,15 @@ impl LiveStream {
         let ending = loop {
             match std::future::poll_fn(|cx| self.poll_first(cx)).await {
                 First::Step(Step::Forward(_)) => {}
-                First::Step(Step::Done(_) | Step::Ended) => break self.ending(self.known(), None),
+                First::Step(Step::Done(_)) => break self.ending(self.known(), None),
+                First::Step(Step::Ended) => break self.end_of_body(),
                 First::Step(Step::Failed(failure)) => {
                     let rejection = self.rejection(&failure);
                     break self.failed(&failure, &rejection);
                 }
                 First::Cut => {
-                    break self.ending(self.known(), Some(&Rejection::KeyRevoked)).with(Flags::REVOKED);
+                    let (rejection, flags) = self.cut_rejection();
+                    break self.ending(self.known(), Some(&rejection)).with(flags);
                 }
             }
         };

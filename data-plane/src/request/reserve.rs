@@ -33,6 +33,7 @@ pub async fn reserve(
     mut bound: Bound,
 ) -> Result<Reservation, Rejection> {
     let mut permit = permit.again();
+    let mut renewed = false;
     let id = ReservationId { request: head.id, attempt: 1 };
     for _ in 0..ROUNDS {
         let needs = needs(&permit, &bound);
@@ -52,10 +53,13 @@ pub async fn reserve(
             }
             Verdict::Frozen => return Err(Rejection::KeyFrozen),
             // A period ended since the permit was made: the request belongs to the one in which it is admitted.
-            Verdict::OutsidePeriod => {
+            Verdict::OutsidePeriod if !renewed => {
+                renewed = true;
                 permit = permit.made_at(plane.clock.now());
                 continue;
             }
+            // The wall clock was set back over the boundary, and the store's clock never goes back: until it catches up nobody knows the period.
+            Verdict::OutsidePeriod => return Err(unavailable(plane, "period")),
             // Ids are made here and used once, and no delivery is delayed in this process.
             Verdict::Duplicate | Verdict::Late => return Err(Rejection::Internal),
             Verdict::NoBooks(missing) => missing.into_iter().map(|index| (index, 0)).collect(),

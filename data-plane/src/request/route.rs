@@ -1,8 +1,9 @@
 //! Where to: the credentials that can serve the model now, all of the same provider and the same model.
 
 use super::authorize::Permit;
+use super::receive::Head;
 use crate::plane::Plane;
-use crate::pool::Candidate;
+use crate::pool::{self, Candidate};
 use crate::rejection::Rejection;
 
 /// At least one credential, the one whose turn it is first.
@@ -21,10 +22,12 @@ impl Candidates {
 ///
 /// # Errors
 /// [`Rejection::NoCredential`] when there is none.
-pub fn route(plane: &Plane, permit: &Permit) -> Result<Candidates, Rejection> {
+pub fn route(plane: &Plane, permit: &Permit, head: &Head) -> Result<Candidates, Rejection> {
     let _step = tracing::debug_span!("route").entered();
     let provider = &permit.model().provider;
-    let candidates = plane.pools.candidates(&plane.replica, provider);
+    // The last bytes of a request's id are random.
+    let spread = head.id.as_bytes().last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let candidates = pool::candidates(&plane.replica, provider, spread);
     if candidates.is_empty() {
         return Err(Rejection::NoCredential(provider.to_string()));
     }

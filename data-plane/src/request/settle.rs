@@ -188,11 +188,14 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let Some(open) = self.open.take() else { return };
-        let charge = if open.credential.is_some() { Charge::Unknown } else { Charge::NotDispatched };
-        let ending = Ending::new(charge, 499).with(Flags::CLIENT_GONE);
         let plane = Arc::clone(&self.plane);
         now_or_spawn(&self.plane.shutdown, "settle", async move {
-            settle(&plane, open, ending).await;
+            if open.credential.is_some() {
+                settle(&plane, open, Ending::new(Charge::Unknown, 499).with(Flags::CLIENT_GONE)).await;
+            } else if let Err(error) = plane.counters.cancel(open.permit.key().id, open.epoch, open.id).await {
+                // Whoever was refused is recorded as refused; here only the hold is given back.
+                tracing::warn!(request = %open.id.request, %error, "a hold could not be given back; it expires by itself");
+            }
         });
     }
 }

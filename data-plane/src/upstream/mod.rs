@@ -1,39 +1,43 @@
 //! The way to providers: one pooled HTTP client over rustls, and the request that goes out with the real key in its header.
 
+mod connector;
+
 use std::time::Duration;
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use keyforge_providers::patch::Pieces;
 use keyforge_runtime::tls::TlsError;
 
+use self::connector::Connector;
 use crate::config::Config;
 use crate::replica::secrets::Authorization;
 
 const AGENT: &str = concat!("keyforge/", env!("CARGO_PKG_VERSION"));
-/// Headers of the client that the provider gets to see; every other one stays here.
-const FORWARDED: [HeaderName; 2] = [HeaderName::from_static("openai-beta"), HeaderName::from_static("idempotency-key")];
+/// The header of the client that the provider gets to see, besides `accept`; every other one stays here. An idempotency key stays, too: all clients
+/// share the credential that it would be looked up under.
+const FORWARDED: HeaderName = HeaderName::from_static("openai-beta");
 /// Idle connections kept to one provider.
 const IDLE_CONNECTIONS: usize = 1024;
 
 /// The pooled client.
 #[derive(Clone)]
-pub struct Upstream(Client<HttpsConnector<HttpConnector>, Full<Pieces>>);
+pub struct Upstream(Client<Connector, Full<Pieces>>);
 
 /// Why no answer's head came.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// No connection: nothing was sent.
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect: {}", causes(.0))]
     Connect(hyper_util::client::legacy::Error),
     /// The connection broke after sending began: whether the provider worked on it is unknown.
-    #[error("no answer: {0}")]
+    #[error("no answer: {}", causes(.0))]
     Broken(hyper_util::client::legacy::Error),
     /// Nothing came in time.
     #[error("no answer in time")]
@@ -53,13 +57,13 @@ impl Upstream {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);
-        http.set_connect_timeout(Some(config.upstream.connect));
         http.set_keepalive(Some(Duration::from_secs(60)));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(http);
+        let connector = Connector { inner: connector, limit: config.upstream.connect };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -90,6 +94,17 @@ impl Upstream {
     }
 }
 
+/// An error with everything that caused it: the outermost alone says little.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// The request to a provider: its own headers, the few of the client that it may see, and the credential.
 ///
 /// # Errors
@@ -112,10 +127,8 @@ pub fn request(
     // Answers are metered as they pass, so they must come uncompressed.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(ACCEPT, client.get(ACCEPT).cloned().unwrap_or(HeaderValue::from_static("*/*")));
-    for name in FORWARDED {
-        if let Some(value) = client.get(&name) {
-            headers.insert(name, value.clone());
-        }
+    if let Some(value) = client.get(&FORWARDED) {
+        headers.insert(FORWARDED, value.clone());
     }
     Ok(request)
 }

@@ -1,11 +1,12 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them, in cleartext or over TLS.
 //!
 //! Everything that a stranger can make us hold is bounded: connections, header bytes, streams per connection, and the
-//! time a connection may take to say what it wants. A drain stops accepting and lets requests that run finish.
+//! time a connection may take to say what it wants or to take what it is sent. A drain stops accepting and lets requests that run finish.
 //! A panic in a service becomes a 500; it never ends the process.
 
 mod connection;
 mod shield;
+mod write_timeout;
 
 use std::error::Error as StdError;
 use std::io;
@@ -45,6 +46,13 @@ pub struct AcceptOptions {
     /// How long a TLS handshake, the first request's head, and each later HTTP/1.1 head may take. Since HTTP/1.1 does
     /// not tell waiting from idling, an idle HTTP/1.1 connection is closed after this time, too.
     pub header_read_timeout: Duration,
+    /// How long a peer may take nothing of what is sent to it before its connection is cut and its response bodies are
+    /// dropped. One byte of progress starts the time anew.
+    ///
+    /// It watches the connection as a whole. An HTTP/2 peer that reads on, but grants one stream no window, is not
+    /// stalled in this sense: that stream, its body and its share of `max_concurrent_streams` last as long as the peer
+    /// answers the keep-alive question. What is buffered for each such stream is bounded.
+    pub write_timeout: Duration,
     /// The most bytes a request head may have; at least 8 KiB.
     pub max_header_bytes: usize,
     /// Connections served at the same time; further ones wait in the kernel's backlog.
@@ -62,6 +70,7 @@ impl Default for AcceptOptions {
         Self {
             tls: None,
             header_read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_connections: 10_000,
             max_concurrent_streams: 256,

@@ -91,11 +91,17 @@ impl Shutdown {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let guard = CriticalGuard { shutdown: self.clone(), name };
-        self.spawn(name, async move {
-            let _guard = guard;
-            future.await
-        })
+        self.spawn(name, self.guarded(name, future))
+    }
+
+    /// Spawns a task without which the process is useless and which must outlive the drain. The drain does not wait
+    /// for it; its end, by return, panic or abort, starts the drain, and is normal once the drain has started.
+    pub fn spawn_critical_background<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn_background(name, self.guarded(name, future))
     }
 
     /// Whether the drain has started: accept no new work.
@@ -180,6 +186,15 @@ impl Shutdown {
             shutdown.force();
         }));
         Ok(())
+    }
+
+    /// The future, at whose end the drain starts unless it has.
+    fn guarded<F: Future>(&self, name: &'static str, future: F) -> impl Future<Output = F::Output> + use<F> {
+        let guard = CriticalGuard { shutdown: self.clone(), name };
+        async move {
+            let _guard = guard;
+            future.await
+        }
     }
 
     async fn watch<F: Future>(self, name: &'static str, future: F) -> F::Output {
@@ -287,6 +302,29 @@ mod tests {
             shutdown.drain_started().await;
             assert_eq!(shutdown.cause(), Some(ShutdownCause::CriticalTaskEnded("listener")));
         }
+    }
+
+    #[tokio::test]
+    async fn end_of_a_critical_background_task_starts_the_drain_and_is_the_cause() {
+        for panics in [false, true] {
+            let shutdown = Shutdown::new();
+            drop(shutdown.spawn_critical_background("ledger", async move { assert!(!panics, "broken") }));
+            shutdown.drain_started().await;
+            assert_eq!(shutdown.cause(), Some(ShutdownCause::CriticalTaskEnded("ledger")));
+        }
+    }
+
+    #[tokio::test]
+    async fn critical_background_task_outlives_the_drain_and_its_end_then_changes_nothing() {
+        let shutdown = Shutdown::new();
+        let (finish, finished) = oneshot::channel::<()>();
+        let task = shutdown.spawn_critical_background("ledger", finished);
+        shutdown.trigger();
+        assert_eq!(shutdown.drained(LONG).await, Drained::Clean);
+        finish.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        assert_eq!(shutdown.cause(), Some(ShutdownCause::Requested));
+        assert!(futures_util::poll!(std::pin::pin!(shutdown.force_started())).is_pending());
     }
 
     #[tokio::test]

@@ -16,6 +16,13 @@ pub(super) struct Reading {
     pub(super) tier: Option<ServiceTier>,
 }
 
+/// Most bytes of a model's name that are kept: it is written down with every request.
+const MAX_MODEL_BYTES: usize = 128;
+
+fn brief(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_MODEL_BYTES)]
+}
+
 impl Reading {
     /// Reads the value of a top-level member if it is one of these. False: the value is still to be read.
     pub(super) fn member(&mut self, key: Text<'_>, cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
@@ -33,8 +40,9 @@ impl Reading {
             }
         } else if key.is("model") && kind == Kind::String {
             let name = cursor.string()?.decode();
-            if name.as_deref() != self.model.as_deref() {
-                self.model = name.map(|name| name.into_owned());
+            let name = name.as_deref().map(brief);
+            if name != self.model.as_deref() {
+                self.model = name.map(str::to_owned);
             }
         } else if key.is("service_tier") && kind == Kind::String {
             self.tier = cursor.string()?.decode().and_then(|name| usage::tier(&name));

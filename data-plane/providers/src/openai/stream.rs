@@ -13,6 +13,7 @@ use super::reading::Reading;
 use crate::fault::Fault;
 use crate::json::{Cursor, JsonError, Kind, Text};
 use crate::patch::{Patch, Pieces};
+use crate::redact;
 use crate::sse::Event;
 
 /// What to do with an event.
@@ -66,10 +67,13 @@ impl StreamMeter {
             self.done = true;
             return Verdict::Done;
         }
-        let Ok(text) = std::str::from_utf8(&data) else { return Verdict::Forward };
+        let Ok(text) = std::str::from_utf8(&data) else { return Verdict::Drop };
         let is_named_error = || event.name() == Some("error");
         let Ok(Some(chunk)) = self.chunk(text) else {
-            return if is_named_error() { Verdict::UpstreamError(fault::in_stream(text)) } else { Verdict::Forward };
+            return match is_named_error() {
+                true => Verdict::UpstreamError(fault::in_stream(text)),
+                false => harmless(event),
+            };
         };
         if chunk.error || (chunk.choices.is_none() && is_named_error()) {
             return Verdict::UpstreamError(fault::in_stream(text));
@@ -313,6 +317,14 @@ impl Cutter {
 }
 
 /// The event without the spans `cuts` of its data `text`, which lies at `span` if it is one line.
+/// What holds no chunk, such as a comment, is free text of the host's: the client gets it unless it names the account.
+fn harmless(event: &Event) -> Verdict {
+    match std::str::from_utf8(&event.raw) {
+        Ok(text) if text.lines().all(|line| redact::message(line) == line) => Verdict::Forward,
+        _ => Verdict::Drop,
+    }
+}
+
 fn trim(event: &Event, span: Option<Range<usize>>, text: &str, cuts: &[Range<usize>]) -> Pieces {
     let offset = span.as_ref().map_or(0, |span| span.start);
     let mut patch = Patch::new();

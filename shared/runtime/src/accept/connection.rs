@@ -1,7 +1,7 @@
 //! One connection from its handshake to its end: which HTTP version it speaks, what it may cost, when it is closed.
 //!
 //! A connection that has not sent a whole request head in time is closed, whichever phase it dawdles in: the TLS
-//! handshake, the choice of the HTTP version, or the head itself.
+//! handshake, the choice of the HTTP version, or the head itself. So is one whose peer has stopped reading.
 
 use std::future::Future;
 use std::pin::pin;
@@ -21,11 +21,15 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::shield::Shield;
+use super::write_timeout::WriteTimeout;
 use super::{AcceptOptions, BoxError};
 use crate::shutdown::Shutdown;
 
 /// The smallest buffer that hyper accepts, in bytes.
 const SMALLEST_BUFFER: usize = 8 * 1024;
+
+/// Bytes of one HTTP/2 stream that wait for its window; beyond them its body is not asked for more.
+const MAX_STREAM_SEND_BUFFER: usize = 64 * 1024;
 
 /// What a connection is served with.
 pub(super) struct Connection {
@@ -50,6 +54,7 @@ impl Connection {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let stream = WriteTimeout::new(stream, self.options.write_timeout);
         let Some(tls) = &self.options.tls else {
             return self.serve_http(stream, service).await;
         };
@@ -119,6 +124,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(options.max_header_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(options.max_concurrent_streams)
+            .max_send_buf_size(MAX_STREAM_SEND_BUFFER)
             .keep_alive_interval(options.keep_alive_interval)
             .keep_alive_timeout(options.keep_alive_timeout);
         builder

@@ -81,7 +81,7 @@ async fn force_cuts_a_request_that_never_ends() {
     let begins = Arc::clone(&begun);
     let address = start(AcceptOptions::default(), &shutdown, move |_request| {
         begins.notify_one();
-        std::future::pending()
+        std::future::pending::<http::Response<http_body_util::Full<bytes::Bytes>>>()
     });
     let (answer, ()) = tokio::join!(get(address, "/", false), async {
         begun.notified().await;

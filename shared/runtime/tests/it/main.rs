@@ -6,5 +6,6 @@ mod accept;
 mod ops;
 mod server;
 mod signals;
+mod stalled_readers;
 mod telemetry;
 mod tls;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,10 +27,11 @@ pub fn any_port() -> SocketAddr {
 }
 
 /// Serves `handler` on a free port.
-pub fn start<H, F>(options: AcceptOptions, shutdown: &Shutdown, handler: H) -> SocketAddr
+pub fn start<H, F, B>(options: AcceptOptions, shutdown: &Shutdown, handler: H) -> SocketAddr
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let listener = accept::bind(any_port()).unwrap();
     let address = listener.local_addr().unwrap();

@@ -13,15 +13,16 @@ use keyforge_runtime::accept::AcceptOptions;
 use keyforge_runtime::shutdown::{Drained, Shutdown};
 use keyforge_runtime::tls;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::server::{LONG, send_and_read_to_end, start, text};
 
-struct Identity {
+pub struct Identity {
     directory: tempfile::TempDir,
 }
 
 impl Identity {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
@@ -29,7 +30,7 @@ impl Identity {
         Self { directory }
     }
 
-    fn options(&self) -> AcceptOptions {
+    pub fn options(&self) -> AcceptOptions {
         let path = self.directory.path();
         let config = tls::server_config(&path.join("cert.pem"), &path.join("key.pem")).unwrap();
         AcceptOptions {
@@ -37,6 +38,11 @@ impl Identity {
             header_read_timeout: Duration::from_secs(1),
             ..AcceptOptions::default()
         }
+    }
+
+    /// A client's configuration that trusts this identity and speaks of no HTTP version.
+    pub fn client(&self) -> ClientConfig {
+        tls::client_config(Some(&self.directory.path().join("cert.pem"))).unwrap()
     }
 }
 
@@ -46,8 +52,7 @@ async fn extra_ca_is_trusted_and_alpn_chooses_the_version() {
     let shutdown = Shutdown::new();
     let address = start(identity.options(), &shutdown, |_request| async { text("over tls") });
     for (h2, version) in [(false, Version::HTTP_11), (true, Version::HTTP_2)] {
-        let config = tls::client_config(Some(&identity.directory.path().join("cert.pem"))).unwrap();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(identity.client()).https_only();
         let connector = if h2 { connector.enable_http2().build() } else { connector.enable_http1().build() };
         let client = Client::builder(TokioExecutor::new()).http2_only(h2).build::<_, Full<Bytes>>(connector);
         let uri = format!("https://localhost:{}/", address.port());
