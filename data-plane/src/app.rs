@@ -102,12 +102,12 @@ impl DataPlane {
             clock: Arc::clone(&clock),
             seal_key: Follower::seal_key(&config.fleet_token, boot),
         };
-        drop(shutdown.spawn_background("state_stream", follower.run(Arc::new(keys), shutdown.clone())));
+        drop(shutdown.spawn_critical_background("state_stream", follower.run(Arc::new(keys), shutdown.clone())));
 
         let front = Front::new(Arc::clone(&clock), readiness.clone());
         let for_connections = front.clone();
         let serve = accept::serve_with(listener, options, move |peer| for_connections.for_peer(peer), shutdown.clone());
-        drop(shutdown.spawn("accept", serve));
+        drop(shutdown.spawn_critical("accept", serve));
 
         let (opened, spool) = watch::channel(None);
         let rest = Rest {

@@ -102,21 +102,27 @@ impl Grants {
         call.await
     }
 
-    /// The call of `key` that is under way, or a new one, and whether it is new. A task of its own brings a new one to its end and takes it off the
-    /// book, so that a caller who is gone leaves nothing behind.
+    /// The call of `key` that is under way, or a new one, and whether it is new. A task of its own brings a new one to its end, so that a caller who is
+    /// gone leaves nothing behind.
     fn enter(&self, key: KeyId, new: impl FnOnce() -> BoxFuture<'static, Result<(), GrantError>>) -> (Call, bool) {
         let mut book = self.0.book.lock();
         if let Some(call) = book.calls.get(&key) {
             return (call.clone(), false);
         }
-        let call = new().shared();
+        let (carrier, work) = (self.clone(), new());
+        let call = async move {
+            let result = work.await;
+            // Before anyone sees the result: whoever then finds too little must be able to begin a new call.
+            carrier.0.book.lock().calls.remove(&key);
+            result
+        };
+        let call = call.boxed().shared();
         book.calls.insert(key, call.clone());
-        let (carrier, driven) = (self.clone(), call.clone());
+        let driven = call.clone();
         drop(self.0.shutdown.spawn_background("grants", async move {
             if let Err(error) = driven.await {
                 tracing::debug!(%key, %error, "a call to the ledger failed");
             }
-            carrier.0.book.lock().calls.remove(&key);
         }));
         (call, true)
     }
@@ -184,8 +190,6 @@ impl Grants {
             if call.await.is_ok() && is_new {
                 return;
             }
-            // The call that was in the way is over; its task takes it off the book in a moment.
-            tokio::task::yield_now().await;
         }
     }
 

@@ -267,6 +267,7 @@ impl Rejection {
             Self::NoCredential(provider) => {
                 format!("No usable {provider} credential: an operator must add or enable one.")
             }
+            Self::UpstreamFailed(200..300) => "The provider reported a failure.".to_owned(),
             Self::UpstreamFailed(status) => format!("The provider failed with status {status}."),
             Self::Exhausted(exhausted) => exhausted.message(),
             _ => String::new(),
@@ -277,7 +278,7 @@ impl Rejection {
         match self {
             Self::BodyInvalid { field, .. } => field.as_deref(),
             Self::UpstreamRefused { param, .. } => param.as_deref(),
-            Self::CostUnbounded(field) => Some(field),
+            Self::CostUnbounded(field) => field.split(':').next(),
             Self::ModelNotAllowed(_) | Self::ModelUnknown(_) | Self::ModelNotServed(_) | Self::ModelNotPriced(_) => {
                 Some("model")
             }
@@ -360,7 +361,7 @@ impl Exhausted {
         };
         let reset = self.resets_at.map_or_else(String::new, |at| format!(" It resets at {}.", at.rfc3339()));
         format!(
-            "This virtual key's {what} of {} {per} is used up: {} spent, {} held by running requests, {} needed.{reset}",
+            "This virtual key's {what} of {} {per} does not cover this request: {} spent, {} held by running requests, {} needed.{reset}",
             self.amount(self.limit),
             self.amount(self.spent),
             self.amount(self.held),

@@ -61,7 +61,7 @@ fn crowd(gateway: &Gateway, token: &str, first: u64, count: u64) -> Clients {
         let request = Request::post(format!("{}/v1/chat/completions", gateway.url))
             .header("authorization", format!("Bearer {token}"))
             .header("content-type", "application/json")
-            .header("idempotency-key", format!("crowd-{number}"))
+            .header("openai-beta", format!("crowd-{number}"))
             .body(Full::new(Bytes::from(body.to_string())))
             .unwrap();
         clients.spawn(attempt(client.clone(), request));
@@ -190,7 +190,7 @@ async fn i_1_i_17_i_20_killed_in_full_traffic_nothing_is_lost_or_spent_twice() {
         outcomes(&entries)
     );
     let tags: HashSet<_> =
-        provider.requests().iter().filter_map(|seen| seen.header("idempotency-key").map(str::to_owned)).collect();
+        provider.requests().iter().filter_map(|seen| seen.header("openai-beta").map(str::to_owned)).collect();
     assert_eq!(tags.len() as u64, admitted, "each was sent to the provider once");
     assert_entries_are_sound(&entries);
     assert_clients_find_their_entries(&seen, &entries);

@@ -75,11 +75,23 @@ CREATE TABLE grants (
     window             TEXT    NOT NULL CHECK (window IN ('day', 'week', 'month', 'total')),
     period_start       INTEGER NOT NULL,
     epoch              INTEGER NOT NULL,
-    granted            INTEGER NOT NULL CHECK (granted >= 0),  -- cumulative
+    before             INTEGER NOT NULL CHECK (before >= 0),   -- settled when these books were made; the store's counter does not know of it
+    granted            INTEGER NOT NULL CHECK (granted >= before),  -- cumulative, on top of before
     settled            INTEGER NOT NULL CHECK (settled >= 0),  -- sum over chained entries
     PRIMARY KEY (key_id, dimension, window, period_start, epoch),
     FOREIGN KEY (key_id, epoch) REFERENCES epochs (key_id, epoch)
 ) STRICT;
+
+-- Keys that are still to be frozen, because a request of theirs cost more than its bound. A row is written with that request's entry and goes
+-- with the transaction that freezes or revokes the key, whoever does it: so it outlives a crash, and never freezes again what was unfrozen.
+CREATE TABLE overspent (
+    key_id             TEXT    PRIMARY KEY REFERENCES virtual_keys (key_id),
+    request_id         BLOB    NOT NULL
+) STRICT;
+CREATE TRIGGER overspent_until_frozen AFTER UPDATE OF status ON virtual_keys WHEN new.status <> 'active'
+BEGIN
+    DELETE FROM overspent WHERE key_id = new.key_id;
+END;
 
 CREATE TABLE chains (
     chain_id           BLOB    PRIMARY KEY,

@@ -2,14 +2,15 @@
 //!
 //! One batch is one transaction: records are checked, those above the boot's watermark are linked to their chains, and usage, ledger and
 //! watermark move with them. The answer is given after the commit, which is on disk. A record that cannot be chained is refused with its
-//! number; nothing after it is chained either, and nothing is ever dropped.
+//! number; nothing after it is chained either, and nothing is ever dropped. A key whose request cost more than its bound is noted in the same
+//! transaction as one to be frozen, so that neither a crash nor a hang-up after the commit can lose that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyforge_shared::audit::canonical::DecodeError;
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord};
-use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId};
 use sqlx::SqliteConnection;
 
 use super::chain::Tail;
@@ -17,7 +18,7 @@ use super::{Audit, AuditError};
 use crate::ledger::settle;
 use crate::store::entries::{self, NewEntry, Origin};
 use crate::store::usage::{self, DayUsage, UsageSums};
-use crate::store::{Store, StoreError, boots};
+use crate::store::{Store, StoreError, boots, ledger};
 
 /// Why a batch was refused. Nothing of it was chained.
 #[derive(Debug, thiserror::Error)]
@@ -74,15 +75,6 @@ impl From<StoreError> for IntakeError {
     }
 }
 
-/// What became of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shipment {
-    /// Every record of that boot up to here is chained and on disk.
-    pub watermark: u64,
-    /// New requests that cost more than their bound: their keys must not go on.
-    pub over_bound: Vec<(ChainId, RequestId)>,
-}
-
 struct Shipped {
     record: RequestRecord,
     bytes: Vec<u8>,
@@ -112,7 +104,7 @@ impl Intake {
         boot: BootId,
         first_seq: u64,
         records: Vec<Vec<u8>>,
-    ) -> Result<Shipment, IntakeError> {
+    ) -> Result<u64, IntakeError> {
         let shipped = self.decode(node, boot, first_seq, records)?;
         let mut tx = self.store.write().await?;
         boots::insert(&mut tx, boot, node, self.audit.clock.now()).await?;
@@ -124,14 +116,12 @@ impl Intake {
         let fresh = skip_chained(&mut tx, boot, watermark, shipped).await?;
         let Some(last) = fresh.last().map(|shipped| shipped.record.node_seq) else {
             tx.commit().await.map_err(StoreError::from)?;
-            return Ok(Shipment { watermark, over_bound: Vec::new() });
+            return Ok(watermark);
         };
-        let over_bound = fresh.iter().filter(|shipped| shipped.record.flags.has(Flags::BOUND_EXCEEDED));
-        let over_bound = over_bound.map(|shipped| (shipped.record.chain, shipped.record.request)).collect();
         self.chain(&mut tx, fresh).await?;
         boots::set_watermark(&mut tx, boot, last).await?;
         tx.commit().await.map_err(StoreError::from)?;
-        Ok(Shipment { watermark: last, over_bound })
+        Ok(last)
     }
 
     fn decode(
@@ -183,6 +173,9 @@ impl Intake {
         }
         usage::add(conn, &sums_by_day(&charged)).await?;
         settle::from_records(conn, &charged).await?;
+        for (key, record) in charged.iter().filter(|(_, record)| record.flags.has(Flags::BOUND_EXCEEDED)) {
+            ledger::note_overspent(conn, *key, record.request).await?;
+        }
         Ok(())
     }
 }

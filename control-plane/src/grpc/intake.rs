@@ -5,13 +5,14 @@ use std::sync::Arc;
 use keyforge_proto::convert::{ConvertError, id};
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::audit_intake_service_server::AuditIntakeService;
-use keyforge_shared::id::{BootId, ChainId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, KeyId, NodeId, RequestId};
+use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
 use crate::admin::Admin;
 use crate::audit::intake::{Intake, IntakeError};
 use crate::audit::{Audit, AuditError};
-use crate::store::{Store, chains};
+use crate::store::{Store, StoreError, ledger};
 
 /// Serves the intake to nodes.
 pub struct IntakeApi {
@@ -19,6 +20,9 @@ pub struct IntakeApi {
     audit: Arc<Audit>,
     intake: Intake,
     admin: Admin,
+    /// Held while noted keys are frozen: a second look at the notes comes after the freeze that took them away, so that it cannot freeze a key
+    /// again which an operator has unfrozen in between.
+    freezing: Mutex<()>,
 }
 
 impl IntakeApi {
@@ -26,21 +30,31 @@ impl IntakeApi {
     #[must_use]
     pub fn new(store: Store, audit: Arc<Audit>, admin: Admin) -> Self {
         let intake = Intake::new(store.clone(), Arc::clone(&audit));
-        Self { store, audit, intake, admin }
+        Self { store, audit, intake, admin, freezing: Mutex::default() }
     }
 
-    /// Freezes the key of a request that cost more than its bound. The records are chained already, so a failure here is only told.
-    async fn freeze(&self, chain: ChainId, request: RequestId) {
-        let key = async {
-            let mut tx = self.store.read().await?;
-            chains::head(&mut tx, chain).await
-        };
-        let key = key.await.ok().flatten().and_then(|head| head.key);
-        let Some(key) = key else { return };
-        let why = format!("request {request} cost more than its bound");
-        if let Err(error) = self.admin.freeze_overspent_key(key, &why).await {
-            tracing::error!(%key, %error, "a key that overspent could not be frozen");
+    /// Freezes every key that is noted as one that overspent.
+    ///
+    /// A freeze needs the administration's turn and is published after its commit, so it cannot be part of the transaction that chains the
+    /// records. The note is, and the freeze takes it away in its own. Whatever comes between (a crash, a caller who hung up, a full disk), the
+    /// note stays, and the next shipment of any node leads to the freeze. Records that are shipped again are not chained again, so
+    /// they make no note, and a key that an operator has unfrozen stays so.
+    async fn freeze_overspent(&self) -> Result<(), StoreError> {
+        if self.overspent().await?.is_empty() {
+            return Ok(());
         }
+        let _turn = self.freezing.lock().await;
+        for (key, request) in self.overspent().await? {
+            let why = format!("request {request} cost more than its bound");
+            if let Err(error) = self.admin.freeze_overspent_key(key, &why).await {
+                tracing::error!(%key, %error, "a key that overspent could not be frozen; the next shipment tries again");
+            }
+        }
+        Ok(())
+    }
+
+    async fn overspent(&self) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
+        ledger::overspent(&mut *self.store.read().await?).await
     }
 }
 
@@ -52,11 +66,12 @@ impl AuditIntakeService for IntakeApi {
     ) -> Result<Response<proto::ShipRecordsResponse>, Status> {
         let request = request.into_inner();
         let (node, boot) = life(&request.node_id, &request.boot_id).map_err(invalid)?;
-        let shipment = self.intake.ship(node, boot, request.first_seq, request.records).await.map_err(refused)?;
-        for (chain, request) in shipment.over_bound {
-            self.freeze(chain, request).await;
+        let watermark = self.intake.ship(node, boot, request.first_seq, request.records).await.map_err(refused)?;
+        if let Err(error) = self.freeze_overspent().await {
+            // The records are chained all the same, and that is what the node asks for.
+            tracing::error!(%error, "the keys that overspent could not be read; the next shipment tries again");
         }
-        Ok(Response::new(proto::ShipRecordsResponse { watermark: shipment.watermark }))
+        Ok(Response::new(proto::ShipRecordsResponse { watermark }))
     }
 
     async fn report_gap(

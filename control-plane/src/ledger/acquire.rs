@@ -1,7 +1,7 @@
 //! Grants: slices of limits, written off for one counter store before it may spend them.
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{BootId, ChainId, CounterStoreId, KeyId};
+use keyforge_shared::id::{BootId, CounterStoreId, KeyId};
 use keyforge_shared::limit::CounterId;
 use keyforge_shared::period::Period;
 use sqlx::SqliteConnection;
@@ -61,7 +61,8 @@ pub struct Grant {
     pub limit: u64,
     /// What could still be granted to anyone.
     pub available: u64,
-    /// What other epochs have settled or were granted.
+    /// What counts against the limit and is not in the store's own counter: what other epochs have settled or were granted, and what this
+    /// one settled before the limit existed. The store may spend at most `limit - elsewhere`, whatever it was granted.
     pub elsewhere: u64,
 }
 
@@ -93,8 +94,11 @@ impl Ledger {
         let (epoch, is_new) = self.epoch(&mut tx, ask, now).await?;
         let mut grants = Vec::with_capacity(due.len());
         for due in &due {
-            let evidence = if is_new { None } else { Some(key.chain) };
-            grants.push(grant(&mut tx, &epoch, due, evidence).await?);
+            let books = match ledger::books(&mut tx, &due.want.counter, epoch.epoch).await? {
+                Some(books) => books,
+                None => evidence::begin_books(&mut tx, key.chain, &epoch, is_new, &due.want.counter).await?,
+            };
+            grants.push(grant(&mut tx, &epoch, due, books).await?);
         }
         let serial = ledger::raise_serial(&mut tx, ask.key, epoch.epoch, None).await?.unwrap_or_default();
         tx.commit().await.map_err(StoreError::from)?;
@@ -131,22 +135,10 @@ fn present_period(counter: &CounterId, now: Timestamp) -> Option<Period> {
         .find(|period| period.start == counter.period_start)
 }
 
-async fn grant(
-    conn: &mut SqliteConnection,
-    epoch: &Epoch,
-    due: &Due,
-    evidence: Option<ChainId>,
-) -> Result<Grant, LedgerError> {
+async fn grant(conn: &mut SqliteConnection, epoch: &Epoch, due: &Due, mut books: Books) -> Result<Grant, LedgerError> {
     let Due { want: Want { counter, amount }, period, limit } = due;
-    let mut books = match (ledger::books(conn, counter, epoch.epoch).await?, evidence) {
-        (Some(books), _) => books,
-        (None, Some(chain)) => {
-            // The epoch is older than this counter's books, so entries may be chained that belong in them.
-            Books { granted: 0, settled: evidence::settled_so_far(conn, chain, epoch, counter).await? }
-        }
-        (None, None) => Books::default(),
-    };
     let elsewhere = ledger::sums(conn, counter, epoch.epoch).await?.written_off();
+    // More may be settled than was granted: an attempt that was admitted before the limit, or one that cost more than its bound.
     let here = books.granted.max(books.settled);
     let spendable = limit.saturating_sub(elsewhere).saturating_sub(here);
     let slice = spendable.min(amount.saturating_mul(NEEDS_PER_GRANT).max(spendable / SHARES));
@@ -155,9 +147,9 @@ async fn grant(
     Ok(Grant {
         counter: *counter,
         period_end: period.end,
-        granted: books.granted,
+        granted: books.granted.saturating_sub(books.before),
         limit: *limit,
         available: spendable - slice,
-        elsewhere,
+        elsewhere: elsewhere.saturating_add(books.before),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Quota and audit check each other: for every counter and epoch, `settled` is the sum over entries. Either one changed alone breaks that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use keyforge_shared::audit::record::Record;
@@ -56,6 +56,11 @@ impl Tally {
         self.0.iter().map(|((epoch, day), used)| (*epoch, *day, *used))
     }
 
+    /// Every epoch that used something, once, in order.
+    fn epochs(&self) -> impl Iterator<Item = u32> {
+        self.0.keys().map(|(epoch, _)| *epoch).collect::<BTreeSet<_>>().into_iter()
+    }
+
     /// What `counter` used in `epoch`, as far as the database can hold it.
     #[must_use]
     pub fn of(&self, counter: &CounterId, epoch: u32) -> u64 {
@@ -73,9 +78,7 @@ impl Tally {
             let (settled, chained) = (books.settled, self.of(counter, *epoch));
             (settled != chained).then_some(Mismatch::Amount { counter: *counter, epoch: *epoch, settled, chained })
         });
-        let mut used: Vec<u32> = self.0.keys().map(|(epoch, _)| *epoch).collect();
-        used.dedup();
-        let without = used.into_iter().filter(|epoch| books.iter().all(|(_, of, _)| of != epoch));
+        let without = self.epochs().filter(|epoch| books.iter().all(|(_, of, _)| of != epoch));
         amounts.chain(without.map(|epoch| Mismatch::NoBooks { epoch })).collect()
     }
 }
@@ -141,22 +144,50 @@ impl Ledger {
     }
 }
 
-/// What chained entries of an epoch already say about a counter without books.
-pub(super) async fn settled_so_far(
+/// Begins a counter's books in an epoch that has none, with what chained entries say it used before. When nobody has books of the counter, its
+/// limit may be younger than other epochs as well: those that used something of it get books, too, so that it counts for everybody at once.
+pub(super) async fn begin_books(
     conn: &mut SqliteConnection,
     chain: ChainId,
     epoch: &Epoch,
+    is_new: bool,
     counter: &CounterId,
-) -> Result<u64, StoreError> {
-    // Nothing of the epoch was chained before it was opened, and nothing of a period before the period was staged.
+) -> Result<Books, StoreError> {
+    let is_only = is_new && epoch.epoch == 1;
+    let others = !is_only && !ledger::has_books(conn, counter).await?;
+    if is_new && !others {
+        return Ok(Books::default());
+    }
+    // Nothing of an epoch was chained before it was opened.
+    let opened = if others { Timestamp::from_nanos(i64::MIN) } else { epoch.opened_at };
+    let tally = chained_since(conn, chain, counter, opened).await?;
+    if others {
+        for other in tally.epochs().filter(|other| *other != epoch.epoch) {
+            match tally.of(counter, other) {
+                0 => {}
+                used => ledger::set_books(conn, counter, other, Books::after(used)).await?,
+            }
+        }
+    }
+    Ok(Books::after(tally.of(counter, epoch.epoch)))
+}
+
+/// The chained entries of a counter's period since `opened`.
+async fn chained_since(
+    conn: &mut SqliteConnection,
+    chain: ChainId,
+    counter: &CounterId,
+    opened: Timestamp,
+) -> Result<Tally, StoreError> {
+    // Nothing of a period was chained before the period was staged.
     let staging = i64::try_from(STAGING.as_nanos()).unwrap_or(i64::MAX);
-    let since = Timestamp::from_nanos(counter.period_start.nanos().saturating_sub(staging)).max(epoch.opened_at);
+    let since = Timestamp::from_nanos(counter.period_start.nanos().saturating_sub(staging)).max(opened);
     let (mut tally, mut before) = (Tally::default(), i64::MAX);
     loop {
         let rows = entries::before(conn, chain, before, PAGE).await?;
         for row in &rows {
             if Timestamp::from_nanos(row.t_cp) < since {
-                return Ok(tally.of(counter, epoch.epoch));
+                return Ok(tally);
             }
             if let Record::Request(record) = decode(&row.record)? {
                 tally.add(&record);
@@ -164,7 +195,7 @@ pub(super) async fn settled_so_far(
         }
         match rows.last() {
             Some(last) => before = last.seq,
-            None => return Ok(tally.of(counter, epoch.epoch)),
+            None => return Ok(tally),
         }
     }
 }

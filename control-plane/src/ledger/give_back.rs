@@ -43,7 +43,8 @@ impl Ledger {
         }
         for (counter, ceiling) in &given.holdings {
             let Some(books) = ledger::books(&mut tx, counter, epoch.epoch).await? else { continue };
-            let granted = books.granted.min(books.settled.max(*ceiling));
+            // The store counts from nothing, the books from what the epoch had settled before them.
+            let granted = books.granted.min(books.settled.max(books.before.saturating_add(*ceiling)));
             ledger::set_books(&mut tx, counter, epoch.epoch, Books { granted, ..books }).await?;
         }
         tx.commit().await.map_err(StoreError::from)?;

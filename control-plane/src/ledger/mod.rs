@@ -8,10 +8,17 @@
 //! ```
 //!
 //! so no failure of a store, a node or the network can spend more than the limit. What is unknown stays written off: an epoch gives its unspent
-//! rest back only when every record of its boot is chained, and never when records of that boot are lost. Two events can put the sum above the limit, and then nothing is granted until
-//! the period ends: the limit is lowered, or an entry arrives for an epoch that is closed already. Books say the truth even then.
+//! rest back only when every record of its boot is chained, and never when records of that boot are lost. Two events can put the sum above the
+//! limit, and then nothing is granted until the period ends: the limit is lowered, or an entry arrives for an epoch that is closed already. Books
+//! say the truth even then.
 //!
-//! A limit that a key gets while an epoch is open counts what that epoch used before, too, as a lowered limit would.
+//! A limit that a key gets in mid-life counts what its epochs used before in the period, as a lowered limit would. Entries prove that when the
+//! first store asks for it. An open epoch keeps it apart, because its store begins to count only then: `granted` contains `before`, the store is
+//! told `granted - before`, and `before` is told as spent elsewhere.
+//!
+//! The boundary: an attempt that was admitted before a limit existed is in no store's counter of it, so the limit does not hold it back. What
+//! it cost counts against the limit once it is chained (for an epoch that had used nothing yet: once its store asks). The limit is then exceeded
+//! by at most what such attempts cost, never by attempts that were admitted under it.
 //!
 //! * [`acquire`], [`give_back`], [`close`]: what nodes ask for
 //! * [`settle`]: what entries settle; [`evidence`]: what entries say, and whether the books agree

@@ -1,7 +1,7 @@
-//! The ledger's rows: epochs, and what each was granted and has settled per counter.
+//! The ledger's rows: epochs, what each was granted and has settled per counter, and the keys that are to be frozen for overspending.
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{BootId, CounterStoreId, KeyId};
+use keyforge_shared::id::{BootId, CounterStoreId, KeyId, RequestId};
 use keyforge_shared::limit::{CounterId, Dimension};
 use keyforge_shared::period::Window;
 use sqlx::sqlite::SqliteRow;
@@ -142,10 +142,21 @@ pub async fn close_epochs(
 /// A counter's books in one epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Handed to the store, cumulative. Requests or nano-dollars.
+    /// Settled when these books were made, because the limit is younger than the epoch. The store counts from nothing all the same: what it
+    /// was told that it may spend is `granted - before`. Requests or nano-dollars.
+    pub before: u64,
+    /// `before`, and what was handed to the store, cumulative.
     pub granted: u64,
-    /// Proven by chained entries.
+    /// Proven by chained entries, from the beginning of the epoch.
     pub settled: u64,
+}
+
+impl Books {
+    /// Books of an epoch that has settled `used` without them, and was granted nothing.
+    #[must_use]
+    pub const fn after(used: u64) -> Self {
+        Self { before: used, granted: used, settled: used }
+    }
 }
 
 /// A counter's books in one epoch; `None` before its first grant there.
@@ -154,7 +165,7 @@ pub struct Books {
 /// [`StoreError`].
 pub async fn books(conn: &mut SqliteConnection, counter: &CounterId, epoch: u32) -> Result<Option<Books>, StoreError> {
     let row = sqlx::query(
-        "SELECT granted, settled FROM grants \
+        "SELECT before, granted, settled FROM grants \
          WHERE key_id = ? AND dimension = ? AND window = ? AND period_start = ? AND epoch = ?",
     )
     .bind(counter.key.as_str())
@@ -164,13 +175,35 @@ pub async fn books(conn: &mut SqliteConnection, counter: &CounterId, epoch: u32)
     .bind(epoch)
     .fetch_optional(conn)
     .await?;
-    let read = |row: &SqliteRow| {
-        Ok(Books { granted: column::unsigned(row, "granted")?, settled: column::unsigned(row, "settled")? })
-    };
-    row.as_ref().map(read).transpose()
+    row.as_ref().map(read_books).transpose()
 }
 
-/// Writes a counter's books in one epoch.
+fn read_books(row: &SqliteRow) -> Result<Books, StoreError> {
+    Ok(Books {
+        before: column::unsigned(row, "before")?,
+        granted: column::unsigned(row, "granted")?,
+        settled: column::unsigned(row, "settled")?,
+    })
+}
+
+/// Whether a counter has books in any epoch.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn has_books(conn: &mut SqliteConnection, counter: &CounterId) -> Result<bool, StoreError> {
+    let found = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM grants WHERE key_id = ? AND dimension = ? AND window = ? AND period_start = ?)",
+    )
+    .bind(counter.key.as_str())
+    .bind(counter.dimension.as_str())
+    .bind(counter.window.as_str())
+    .bind(counter.period_start.nanos())
+    .fetch_one(conn)
+    .await?;
+    Ok(found)
+}
+
+/// Writes a counter's books in one epoch; an epoch that the key never had is passed over.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -181,14 +214,16 @@ pub async fn set_books(
     books: Books,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO grants (key_id, dimension, window, period_start, epoch, granted, settled) \
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET granted = excluded.granted, settled = excluded.settled",
+        "INSERT INTO grants (key_id, dimension, window, period_start, epoch, before, granted, settled) \
+         SELECT key_id, ?3, ?4, ?5, epoch, ?6, ?7, ?8 FROM epochs WHERE key_id = ?1 AND epoch = ?2 \
+         ON CONFLICT DO UPDATE SET before = excluded.before, granted = excluded.granted, settled = excluded.settled",
     )
     .bind(counter.key.as_str())
+    .bind(epoch)
     .bind(counter.dimension.as_str())
     .bind(counter.window.as_str())
     .bind(counter.period_start.nanos())
-    .bind(epoch)
+    .bind(column::signed(books.before, "before")?)
     .bind(column::signed(books.granted, "granted")?)
     .bind(column::signed(books.settled, "settled")?)
     .execute(conn)
@@ -279,7 +314,7 @@ pub async fn settle(conn: &mut SqliteConnection, settlements: &[Settlement]) -> 
 /// [`StoreError`].
 pub async fn all_books(conn: &mut SqliteConnection, key: KeyId) -> Result<Vec<(CounterId, u32, Books)>, StoreError> {
     let rows = sqlx::query(
-        "SELECT dimension, window, period_start, epoch, granted, settled FROM grants WHERE key_id = ? \
+        "SELECT dimension, window, period_start, epoch, before, granted, settled FROM grants WHERE key_id = ? \
          ORDER BY epoch, dimension, window, period_start",
     )
     .bind(key.as_str())
@@ -292,8 +327,7 @@ pub async fn all_books(conn: &mut SqliteConnection, key: KeyId) -> Result<Vec<(C
             window: column::word(row, "window", |word| word.parse::<Window>().ok())?,
             period_start: column::time(row, "period_start")?,
         };
-        let books = Books { granted: column::unsigned(row, "granted")?, settled: column::unsigned(row, "settled")? };
-        Ok((counter, column::unsigned32(row, "epoch")?, books))
+        Ok((counter, column::unsigned32(row, "epoch")?, read_books(row)?))
     };
     rows.iter().map(read).collect()
 }
@@ -315,6 +349,36 @@ pub async fn open_epochs_of_boot(conn: &mut SqliteConnection, boot: BootId) -> R
     let read = |row: &SqliteRow| {
         let key = column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?;
         Ok((key, column::unsigned32(row, "epoch")?))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Notes that a key is to be frozen, because `request` cost more than its bound. A key that is frozen or revoked already needs no note, and the
+/// freeze takes the note away in its own transaction.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn note_overspent(conn: &mut SqliteConnection, key: KeyId, request: RequestId) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO overspent (key_id, request_id) \
+         SELECT key_id, ? FROM virtual_keys WHERE key_id = ? AND status = 'active' ON CONFLICT DO NOTHING",
+    )
+    .bind(request.as_bytes().as_slice())
+    .bind(key.as_str())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The keys that are still to be frozen, each with the request that cost more than its bound.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn overspent(conn: &mut SqliteConnection) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
+    let rows = sqlx::query("SELECT key_id, request_id FROM overspent ORDER BY key_id").fetch_all(conn).await?;
+    let read = |row: &SqliteRow| {
+        let key = column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?;
+        Ok((key, column::bytes(row, "request_id", RequestId::from_slice)?))
     };
     rows.iter().map(read).collect()
 }

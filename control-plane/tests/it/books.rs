@@ -12,6 +12,7 @@ use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, 
 use keyforge_shared::clock::{Clock as _, SystemClock};
 use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, RequestId};
 use keyforge_shared::money::NanoUsd;
+use prost_types::FieldMask;
 use tonic::Code;
 
 use crate::plane::{Authorized, Plane, database};
@@ -229,4 +230,36 @@ async fn what_is_wrong_with_a_call_is_named_by_its_field() {
     assert_eq!(clients.usage.get_balance(nobody).await.unwrap_err().code(), Code::NotFound);
     let status = clients.audit.list_entries(admin::ListEntriesRequest::default()).await.unwrap_err();
     assert!(status.message().starts_with("chain"), "{status}");
+}
+
+#[tokio::test]
+async fn a_key_that_overspent_is_frozen_although_the_first_try_failed_and_stays_unfrozen_afterwards() {
+    let plane = Plane::start().await;
+    let mut clients = clients(&plane, Some(&plane.fleet_token), Some(&plane.operator_token));
+    let key = capped_key(&plane).await;
+    let mut over = RequestRecord::decode(&records(&plane, &key, 1, 1).await[0]).unwrap();
+    over.flags = over.flags.with(Flags::BOUND_EXCEEDED);
+    let shipped = ship(vec![over.encode()]);
+    let status = async || {
+        let get = admin::GetKeyRequest { id: key.clone() };
+        plane.keys().get_key(get).await.unwrap().into_inner().status()
+    };
+    let mut database = database(plane.directory.path()).await;
+    // As a crash, or a caller who hangs up, between the commit of the records and the freeze.
+    let prevent = "CREATE TRIGGER prevent BEFORE UPDATE ON virtual_keys BEGIN SELECT raise(ABORT, 'not now'); END";
+    sqlx::query(prevent).execute(&mut database).await.unwrap();
+    assert_eq!(clients.intake.ship_records(shipped.clone()).await.unwrap().into_inner().watermark, 1);
+    assert_eq!(status().await, admin::KeyStatus::Active);
+    sqlx::query("DROP TRIGGER prevent").execute(&mut database).await.unwrap();
+    assert_eq!(clients.intake.ship_records(shipped.clone()).await.unwrap().into_inner().watermark, 1);
+    assert_eq!(status().await, admin::KeyStatus::Frozen);
+    let thaw = admin::UpdateKeyRequest {
+        id: key.clone(),
+        frozen: false,
+        update_mask: Some(FieldMask { paths: vec!["frozen".to_owned()] }),
+        ..Default::default()
+    };
+    plane.keys().update_key(thaw).await.unwrap();
+    clients.intake.ship_records(shipped).await.unwrap();
+    assert_eq!(status().await, admin::KeyStatus::Active);
 }

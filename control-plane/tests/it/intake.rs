@@ -2,6 +2,7 @@
 
 use keyforge_control_plane::audit::intake::IntakeError;
 use keyforge_control_plane::audit::list;
+use keyforge_control_plane::store::ledger as rows;
 use keyforge_control_plane::store::usage::{self, Grouping, UsageQuery, UsageSums};
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
@@ -9,6 +10,7 @@ use keyforge_shared::clock::Clock as _;
 use keyforge_shared::id::{ChainId, DeploymentId, NodeId, RequestId};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::policy::Policy;
+use keyforge_shared::state::KeyStatus;
 
 use crate::rig::{ADMIN_CHAIN, NODE, Rig, boot};
 
@@ -232,6 +234,32 @@ async fn what_was_not_counted_takes_no_request_and_is_still_chained() {
     let rows = usage::query(&mut rig.store.read().await.unwrap(), &query).await.unwrap();
     assert_eq!((rows[0].1.requests, rows[0].1.refused), (0, 0));
     assert_eq!(key_entries(&rig, key.chain).await, 1);
+}
+
+#[tokio::test]
+async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_frozen_and_not_again() {
+    let rig = Rig::new().await;
+    let (key, frozen) = (rig.key(1, Policy::default()).await, rig.key(2, Policy::default()).await);
+    rig.change(frozen, |record| record.status = KeyStatus::Frozen).await;
+    let over = |key, seq| RequestRecord { flags: Flags::BOUND_EXCEEDED, ..rig.record(key, boot(1), seq, 0, 9) };
+    let records = [over(key, 1), over(key, 2), over(frozen, 3), rig.record(frozen, boot(1), 4, 0, 9)];
+    let noted = async || rows::overspent(&mut rig.store.read().await.unwrap()).await.unwrap();
+    let unknown = RequestRecord { chain: ChainId::from_bytes([9; 16]), ..records[1].clone() };
+    rig.ship(boot(1), &[records[0].clone(), unknown]).await.unwrap_err();
+    assert!(noted().await.is_empty());
+    for _ in 0..2 {
+        rig.ship(boot(1), &records).await.unwrap();
+        assert_eq!(noted().await, [(key.id, records[0].request)]);
+    }
+    rig.change(key, |record| record.policy.requests_per_minute = Some(5)).await;
+    assert_eq!(noted().await.len(), 1, "only a freeze is one");
+    rig.change(key, |record| record.status = KeyStatus::Frozen).await;
+    assert!(noted().await.is_empty());
+    rig.change(key, |record| record.status = KeyStatus::Active).await;
+    rig.ship(boot(1), &records).await.unwrap();
+    assert!(noted().await.is_empty(), "a late copy is no new reason");
+    rig.ship(boot(1), &[over(key, 5)]).await.unwrap();
+    assert_eq!(noted().await.len(), 1);
 }
 
 #[tokio::test]

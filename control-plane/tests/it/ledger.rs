@@ -210,6 +210,100 @@ async fn a_limit_that_comes_later_counts_what_the_open_epoch_used_before() {
     assert!(rig.faults().await.is_empty());
 }
 
+/// A key with 1,000 per day, of which the first store was granted 500 and has shipped `used`, and then a limit of 100 in all.
+async fn with_a_later_limit(rig: &Rig, used: u64) -> (Key, CounterId) {
+    let key = rig.key(1, spend_per(Window::Day, 1_000)).await;
+    acquire(rig, 1, counter(rig, key, Dimension::Spend, Window::Day), 125).await.unwrap();
+    rig.ship(boot(1), &[rig.record(key, boot(1), 1, 1, used)]).await.unwrap();
+    add_total(rig, key).await;
+    (key, counter(rig, key, Dimension::Spend, Window::Total))
+}
+
+async fn add_total(rig: &Rig, key: Key) {
+    let total = SpendLimit { amount: NanoUsd::new(100), window: Window::Total };
+    rig.change(key, |record| record.policy.spend_limits.push(total)).await;
+}
+
+#[tokio::test]
+async fn i_1_i_4_a_limit_that_comes_later_is_granted_once_whatever_is_still_unshipped() {
+    let rig = Rig::new().await;
+    let (key, total) = with_a_later_limit(&rig, 70).await;
+    let told = |granted: Granted| {
+        let grant = granted.grants[0];
+        (grant.granted, grant.elsewhere, grant.available)
+    };
+    // The store counts from nothing, so that 30 is all it may ever spend, and 70 is spent elsewhere.
+    for _ in 0..3 {
+        assert_eq!(told(acquire(&rig, 1, total, 100).await.unwrap()), (30, 70, 0));
+        assert_eq!(told(acquire(&rig, 2, total, 100).await.unwrap()), (0, 100, 0));
+    }
+    let balance = async || {
+        let balances = rig.ledger.balance(key.id).await.unwrap();
+        let total = balances.iter().find(|balance| balance.counter == total).unwrap();
+        (total.settled, total.outstanding)
+    };
+    assert_eq!(balance().await, (70, 30));
+    // It keeps 10, and the other store can have the 20. The serial is that of its fourth answer.
+    let mut given =
+        GiveBack { boot: boot(1), store: store(1), key: key.id, epoch: 1, holdings: vec![(total, 10)], serial: 4 };
+    rig.ledger.give_back(&given).await.unwrap();
+    assert_eq!(balance().await, (70, 10));
+    assert_eq!(told(acquire(&rig, 2, total, 100).await.unwrap()), (20, 80, 0));
+    assert_eq!(told(acquire(&rig, 1, total, 100).await.unwrap()), (10, 90, 0));
+    rig.ship(boot(1), &[rig.record(key, boot(1), 2, 1, 4)]).await.unwrap();
+    assert_eq!(balance().await, (74, 26));
+    (given.holdings, given.serial) = (vec![(total, 4)], 6);
+    rig.ledger.give_back(&given).await.unwrap();
+    assert_eq!(balance().await, (74, 20));
+    rig.ledger.close_store(store(1), boot(1), 2).await.unwrap();
+    assert_eq!(told(acquire(&rig, 2, total, 100).await.unwrap()), (26, 74, 0));
+    assert!(rig.ledger.reconcile(key.id).await.unwrap().is_empty());
+    assert!(rig.faults().await.is_empty());
+}
+
+#[tokio::test]
+async fn i_4_a_limit_that_comes_later_counts_what_every_store_used_before_whoever_asks_first() {
+    for first in [1, 3, 4] {
+        let rig = Rig::new().await;
+        let key = rig.key(1, spend_per(Window::Day, 1_000)).await;
+        let day = counter(&rig, key, Dimension::Spend, Window::Day);
+        for (life, cost) in [(1, 20), (2, 30), (3, 10)] {
+            assert_eq!(acquire(&rig, life, day, 25).await.unwrap().epoch, u32::from(life));
+            rig.ship(boot(life), &[rig.record(key, boot(life), 1, u32::from(life), cost)]).await.unwrap();
+        }
+        rig.ledger.close_store(store(2), boot(2), 1).await.unwrap();
+        add_total(&rig, key).await;
+        let total = counter(&rig, key, Dimension::Spend, Window::Total);
+        for life in [first, 1, 3, 4] {
+            let (granted, elsewhere) = if life == first { (40, 60) } else { (0, 100) };
+            let grant = acquire(&rig, life, total, 100).await.unwrap().grants[0];
+            assert_eq!((grant.granted, grant.elsewhere, grant.available), (granted, elsewhere, 0), "{first}, {life}");
+        }
+        assert!(rig.ledger.reconcile(key.id).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_was_admitted_before_a_limit_counts_against_it_once_chained_and_never_turns_into_more() {
+    let rig = Rig::new().await;
+    let (key, total) = with_a_later_limit(&rig, 70).await;
+    assert_eq!(acquire(&rig, 1, total, 1).await.unwrap().grants[0].granted, 4);
+    // Admitted before the limit was there, so in no counter of it, and far more than the limit has left.
+    rig.ship(boot(1), &[rig.record(key, boot(1), 2, 1, 20)]).await.unwrap();
+    let grant = acquire(&rig, 2, total, 100).await.unwrap().grants[0];
+    assert_eq!((grant.granted, grant.elsewhere), (10, 90));
+    rig.ship(boot(1), &[rig.record(key, boot(1), 3, 1, 200)]).await.unwrap();
+    for _ in 0..2 {
+        let grant = acquire(&rig, 1, total, 100).await.unwrap().grants[0];
+        assert_eq!((grant.granted, grant.elsewhere, grant.available), (4, 80, 0));
+        let grant = acquire(&rig, 2, total, 100).await.unwrap().grants[0];
+        assert_eq!((grant.granted, grant.elsewhere, grant.available), (10, 290, 0));
+    }
+    rig.ledger.close_store(store(1), boot(1), 3).await.unwrap();
+    assert_eq!(acquire(&rig, 3, total, 1).await.unwrap().grants[0].granted, 0);
+    assert!(rig.ledger.reconcile(key.id).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_lowered_limit_grants_nothing_until_it_is_reached_from_below() {
     let rig = Rig::new().await;
@@ -231,6 +325,7 @@ enum Step {
     Close { life: usize },
     Crash { life: usize },
     Wait { minutes: u64 },
+    Limit,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -243,6 +338,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => life.clone().prop_map(|life| Step::Close { life }),
         1 => life.prop_map(|life| Step::Crash { life }),
         1 => (1u64..1_000).prop_map(|minutes| Step::Wait { minutes }),
+        1 => Just(Step::Limit),
     ]
 }
 
@@ -264,23 +360,40 @@ struct World {
     lives: Vec<Life>,
     crashed: Vec<Life>,
     truth: BTreeMap<CounterId, u64>,
+    /// What was spent before the limit in all came, and what of it was chained by then.
+    unlimited: u64,
+    chained_then: Option<u64>,
     born: u8,
 }
+
+const DAY: u64 = 6_000;
+const MONTH: u64 = 15_000;
+/// Comes in mid-life.
+const TOTAL: u64 = 3_000;
 
 impl World {
     async fn new() -> Self {
         let policy = Policy {
             request_limits: vec![RequestLimit { requests: 40, window: Window::Day }],
             spend_limits: vec![
-                SpendLimit { amount: NanoUsd::new(6_000), window: Window::Day },
-                SpendLimit { amount: NanoUsd::new(15_000), window: Window::Total },
+                SpendLimit { amount: NanoUsd::new(DAY), window: Window::Day },
+                SpendLimit { amount: NanoUsd::new(MONTH), window: Window::Month },
             ],
             ..Policy::default()
         };
         let rig = Rig::new().await;
         let key = rig.key(1, policy.clone()).await;
-        let mut world =
-            Self { rig, key, policy, lives: Vec::new(), crashed: Vec::new(), truth: BTreeMap::new(), born: 0 };
+        let mut world = Self {
+            rig,
+            key,
+            policy,
+            lives: Vec::new(),
+            crashed: Vec::new(),
+            truth: BTreeMap::new(),
+            unlimited: 0,
+            chained_then: None,
+            born: 0,
+        };
         for _ in 0..3 {
             let life = world.birth();
             world.lives.push(life);
@@ -323,8 +436,23 @@ impl World {
                 self.crashed.push(dead);
             }
             Step::Wait { minutes } => self.rig.clock.advance(Duration::from_mins(minutes)),
+            Step::Limit => self.limit().await,
         }
         self.check().await;
+    }
+
+    async fn limit(&mut self) {
+        if self.chained_then.is_some() {
+            return;
+        }
+        let mut tx = self.rig.store.read().await.unwrap();
+        let mut chained = 0;
+        for month in self.truth.keys().filter(|counter| counter.window == Window::Month) {
+            chained += rows::sums(&mut tx, month, 0).await.unwrap().settled;
+        }
+        self.chained_then = Some(chained);
+        self.policy.spend_limits.push(SpendLimit { amount: NanoUsd::new(TOTAL), window: Window::Total });
+        self.rig.change(self.key, |record| record.policy = self.policy.clone()).await;
     }
 
     async fn acquire(&mut self, life: usize, amount: u64) {
@@ -353,6 +481,9 @@ impl World {
         });
         if !fits {
             return;
+        }
+        if self.chained_then.is_none() {
+            self.unlimited += cost;
         }
         for (counter, _) in &counters {
             *life.used.entry(*counter).or_default() += amount(counter);
@@ -401,12 +532,22 @@ impl World {
         for (counter, truth) in &self.truth {
             let limit = match (counter.dimension, counter.window) {
                 (Dimension::Requests, _) => 40,
-                (Dimension::Spend, Window::Total) => 15_000,
-                (Dimension::Spend, _) => 6_000,
+                // The store's own counter begins with the limit; what was chained before is spent for it all the same.
+                (Dimension::Spend, Window::Total) => TOTAL.saturating_sub(self.chained_then.unwrap_or(0)),
+                (Dimension::Spend, Window::Month) => MONTH,
+                (Dimension::Spend, _) => DAY,
             };
+            assert!(*truth <= limit, "I-1: {counter:?}: {truth} of {limit}");
+            if counter.window == Window::Total {
+                let sums = rows::sums(&mut tx, counter, 0).await.unwrap();
+                let (chained, all) = (self.chained_then.unwrap_or(0), self.unlimited + truth);
+                assert!(sums.written_off() <= TOTAL.max(self.unlimited) + self.unlimited - chained, "I-4: {sums:?}");
+                assert!(sums.settled <= all, "{sums:?}, but {all} was spent");
+                assert!(sums.written_off() >= chained + truth, "{sums:?}, but {chained} and {truth} were spent");
+                continue;
+            }
             let sums = rows::sums(&mut tx, counter, 0).await.unwrap();
             assert!(sums.written_off() <= limit, "I-4: {counter:?}: {sums:?} of {limit}");
-            assert!(*truth <= limit, "I-1: {counter:?}: {truth} of {limit}");
             assert!(sums.settled <= *truth, "{counter:?}: {sums:?}, but {truth} was spent");
             assert!(sums.written_off() >= *truth, "{counter:?}: {sums:?}, but {truth} was spent");
         }
@@ -422,7 +563,10 @@ impl World {
         let mut tx = self.rig.store.read().await.unwrap();
         for (counter, truth) in &self.truth {
             let sums = rows::sums(&mut tx, counter, 0).await.unwrap();
-            assert_eq!((sums.settled, sums.outstanding), (*truth, 0), "{counter:?}");
+            assert_eq!(sums.outstanding, 0, "{counter:?}");
+            if counter.window != Window::Total {
+                assert_eq!(sums.settled, *truth, "{counter:?}");
+            }
         }
         drop(tx);
         assert!(self.rig.ledger.reconcile(self.key.id).await.unwrap().is_empty());

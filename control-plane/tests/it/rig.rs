@@ -122,10 +122,7 @@ impl Rig {
 
     pub async fn ship(&self, boot: BootId, records: &[RequestRecord]) -> Result<u64, IntakeError> {
         let first = records.first().map_or(1, |record| record.node_seq);
-        self.intake
-            .ship(NODE, boot, first, records.iter().map(RequestRecord::encode).collect())
-            .await
-            .map(|shipment| shipment.watermark)
+        self.intake.ship(NODE, boot, first, records.iter().map(RequestRecord::encode).collect()).await
     }
 
     pub async fn verify(&self, selection: Selection) -> Vec<Verdict> {

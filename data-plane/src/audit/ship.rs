@@ -42,7 +42,7 @@ impl<S: AuditSink> Shipper<S> {
 
     /// Starts shipping. The task outlives the drain, because attempts end while it lasts; [`Spool::close`] ends it.
     pub fn spawn(self, shutdown: &Shutdown) -> JoinHandle<()> {
-        shutdown.spawn_background("audit-ship", self.run())
+        shutdown.spawn_critical_background("audit-ship", self.run())
     }
 
     /// Ships until the spool is closed and everything is shipped; then closes this life and removes its files.

@@ -130,7 +130,7 @@ fn log(clock: &dyn Clock, head: &Head, answer: &Answer) {
         model = answer.model,
         status,
         code = answer.code,
-        cost = answer.cost.map(|cost| cost.nanos()),
+        cost_nano_usd = answer.cost.map(|cost| cost.nanos()),
         seconds = elapsed,
         "request"
     );

@@ -240,7 +240,7 @@ pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
             message: fault.message.clone(),
         },
         FaultKind::Overloaded | FaultKind::ServerError | FaultKind::Ambiguous => {
-            Rejection::UpstreamFailed(fault.status.unwrap_or(500))
+            Rejection::UpstreamFailed(fault.status.unwrap_or(200))
         }
     }
 }

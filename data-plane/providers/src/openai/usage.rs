@@ -56,7 +56,8 @@ pub fn read(json: &str) -> Option<Usage> {
     let total = wire.total_tokens.unwrap_or(0);
     let counts =
         [wire.prompt_tokens, wire.completion_tokens, cached, written, input_audio, output_audio, reasoning, total];
-    if counts.into_iter().any(|count| count > MAX_COUNT) {
+    // No prompt has no tokens: a host that says so does not count.
+    if wire.prompt_tokens == 0 || counts.into_iter().any(|count| count > MAX_COUNT) {
         return None;
     }
 
