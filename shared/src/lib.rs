@@ -7,6 +7,7 @@
 //! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
 //! * [`seal`], [`fleet_seal`]: authenticated encryption of secrets, at rest and on their way to a node
+//! * [`state_seal`]: the seal of the replicated state where it is stored
 //! * [`audit`]: the entry encoding and the per-key HMAC chain
 
 pub mod audit;
@@ -21,5 +22,6 @@ pub mod policy;
 pub mod seal;
 pub mod secret;
 pub mod state;
+pub mod state_seal;
 pub mod token;
 pub mod usage;

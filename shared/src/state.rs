@@ -187,7 +187,7 @@ impl SetHash {
         &self.0
     }
 
-    fn add(&mut self, digest: &[u8; 32]) {
+    pub(crate) fn add(&mut self, digest: &[u8; 32]) {
         let mut carry = 0_u16;
         for (byte, other) in self.0.iter_mut().zip(digest) {
             let sum = u16::from(*byte) + u16::from(*other) + carry;
@@ -196,7 +196,7 @@ impl SetHash {
         }
     }
 
-    fn remove(&mut self, digest: &[u8; 32]) {
+    pub(crate) fn remove(&mut self, digest: &[u8; 32]) {
         // Adding the two's complement subtracts.
         let mut complement = digest.map(|byte| !byte);
         let mut carry = 1_u16;
@@ -329,6 +329,16 @@ impl State {
         };
         if let Some(resource) = removed {
             self.set_hash.remove(&resource.digest());
+        }
+    }
+
+    /// The record with this name.
+    #[must_use]
+    pub fn get(&self, id: &ResourceId) -> Option<Resource> {
+        match id {
+            ResourceId::Key(id) => self.key(*id).cloned().map(Resource::Key),
+            ResourceId::Model(name) => self.models.get(name).cloned().map(Resource::Model),
+            ResourceId::Credential(id) => self.credentials.get(id).cloned().map(Resource::Credential),
         }
     }
 

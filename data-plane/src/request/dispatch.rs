@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, AnswerBody};
 use super::authorize::Permit;
 use super::carry_on::{CarryOn, ClientGone};
+use super::join::Join;
 use super::receive::{Head, Inbound, Room};
 use super::relay::{Relay, Started};
 use super::route::Candidates;
@@ -271,23 +272,16 @@ enum Unreadable {
 
 /// The whole body. One that comes in one piece is not copied.
 async fn collect(mut body: Incoming, limit: u64, idle: Duration, deadline: Instant) -> Result<Bytes, Unreadable> {
-    let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
+    let mut join = Join::default();
     while !body.is_end_stream() {
         let due = deadline.min(Instant::now() + idle);
         let frame = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| Unreadable::Late)?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Unreadable::Broken)?.into_data() else { continue };
-        if (first.len().max(joined.len()) + data.len()) as u64 > limit {
+        if (join.len() + data.len()) as u64 > limit {
             return Err(Unreadable::Broken);
         }
-        if first.is_empty() && joined.is_empty() {
-            first = data;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.extend_from_slice(&std::mem::take(&mut first));
-        }
-        joined.extend_from_slice(&data);
+        join.push(data, 0);
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
+    Ok(join.finish())
 }

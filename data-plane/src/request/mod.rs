@@ -22,6 +22,7 @@ pub mod bound;
 pub mod carry_on;
 pub mod dispatch;
 pub mod feed;
+mod join;
 pub mod receive;
 pub mod refuse;
 pub mod relay;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http_body_util::BodyExt;
@@ -13,6 +13,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::RequestId;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::join::Join;
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 
@@ -101,24 +102,16 @@ async fn collect(plane: &Plane, mut body: Incoming, expected: u64, limit: u64) -
     let broken =
         |_| Rejection::BodyInvalid { field: None, message: "the request body broke off before its end".to_owned() };
     let mut room = Room { permit: None };
-    let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
+    let mut join = Join::default();
+    let expected = usize::try_from(expected).unwrap_or(0).min(LARGEST_RESERVE);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        let length = first.len().max(joined.len()) + data.len();
+        let length = join.len() + data.len();
         if length as u64 > limit {
             return Err(Rejection::BodyTooLarge(limit));
         }
         room.hold(plane, length)?;
-        if first.is_empty() && joined.is_empty() {
-            first = data;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.reserve(usize::try_from(expected).unwrap_or(0).min(LARGEST_RESERVE).max(length));
-            joined.extend_from_slice(&std::mem::take(&mut first));
-        }
-        joined.extend_from_slice(&data);
+        join.push(data, expected);
     }
-    Ok((if joined.is_empty() { first } else { joined.freeze() }, room))
+    Ok((join.finish(), room))
 }
