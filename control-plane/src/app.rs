@@ -169,7 +169,8 @@ async fn assemble(
     metrics::register(&telemetry.meter(), &hub, &fleet);
     let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), Arc::clone(fleet_token.secret()));
     let audit = opened.audit;
-    let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), shutdown.clone());
+    let sealed = (opened.seal, opened.sum);
+    let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
     let publisher = Publisher { hub, fleet, secrets, deployment: opened.id, clock };
     Ok(Parts { store, audit, ledger, admin, publisher, fleet_auth: FleetAuth::new(fleet_token) })

@@ -173,6 +173,14 @@ mod tests {
         }
     }
 
+    /// Computed with Python's `hmac` and `hashlib` from the formulas above.
+    #[test]
+    fn seal_of_an_empty_state_is_what_another_implementation_computes() {
+        let key = key();
+        let seal = key.seal(3, key.sum(&State::default()), &[9; 32]);
+        assert_eq!(hex::encode(seal), "6a79ed5fba46a559e4602a4dcb9b936c3a1efdaf9d6892d70133a9aa334b3b0d");
+    }
+
     #[test]
     fn seal_holds_for_its_deployment_root_revision_set_and_operators_alone() {
         let state = |resource| State::from_snapshot(3, [resource]);

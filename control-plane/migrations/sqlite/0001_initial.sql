@@ -5,6 +5,7 @@ CREATE TABLE deployment (
     deployment_id      BLOB    NOT NULL,
     created_at         INTEGER NOT NULL,
     revision           INTEGER NOT NULL,  -- of the replicated state; dense
+    state_seal         BLOB    NOT NULL,  -- over keys, models, credentials and operators at that revision, keyed with the audit root key
     vault_check        BLOB    NOT NULL,  -- sealed under the vault key, to tell a wrong key at start
     audit_root         BLOB    NOT NULL,  -- the audit root key, sealed under the vault key
     admin_chain_id     BLOB    NOT NULL

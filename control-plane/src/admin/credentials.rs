@@ -8,11 +8,12 @@ use http::uri::Scheme;
 use keyforge_shared::catalog::ProviderName;
 use keyforge_shared::id::CredentialId;
 use keyforge_shared::secret::SecretBytes;
-use keyforge_shared::state::{Change, CredentialRecord, Resource, ResourceId};
+use keyforge_shared::state::{Change, CredentialRecord, Resource, ResourceId, State};
 use serde_json::{Value, json};
 
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
+use crate::audit::completeness::NOTHING_CHANGED;
 use crate::catalog;
 use crate::store::credentials::{self, After, StoredCredential};
 use crate::vault::Place;
@@ -163,7 +164,7 @@ impl Admin {
             }
             AdminError::unless_valid(&record_problems(&record))?;
             if record == before.record {
-                self.commit(edit, &call, "nothing changed".to_owned(), Vec::new()).await?;
+                self.commit(edit, &call, NOTHING_CHANGED.to_owned(), Vec::new()).await?;
                 return Ok(before);
             }
             credentials::update(edit.connection(), &record).await?;
@@ -220,7 +221,10 @@ impl Admin {
     async fn edit_credential(&self, id: CredentialId) -> Result<(Edit, StoredCredential), AdminError> {
         let mut edit = self.edit().await?;
         let found = credentials::get(edit.connection(), id).await?;
-        Ok((edit, found.ok_or_else(|| AdminError::not_found("credential", id))?))
+        let found = found.ok_or_else(|| AdminError::not_found("credential", id))?;
+        let published = |state: &State| state.credentials().find(|credential| credential.id == id).cloned();
+        self.unless_published(&found.record, published, "credentials")?;
+        Ok((edit, found))
     }
 
     fn knows_provider(&self, provider: &str) -> bool {

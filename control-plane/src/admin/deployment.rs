@@ -1,7 +1,8 @@
 //! The deployment: made at the first start, recognised at every later one.
 //!
 //! The first start draws the vault key, the audit root key and the first operator's token, imports the built-in models and begins the
-//! administrators' chain, all or nothing. A later start refuses a vault key that does not belong to the data.
+//! administrators' chain, all or nothing. A later start refuses a vault key that does not belong to the data, and keys, models, credentials or
+//! operators that are not the ones that were sealed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +13,11 @@ use keyforge_shared::clock::Clock;
 use keyforge_shared::id::{ChainId, DeploymentId, OperatorId};
 use keyforge_shared::secret::Key256;
 use keyforge_shared::state::{Resource, State};
+use keyforge_shared::state_seal::SealSum;
 use keyforge_shared::token::{self, TokenKind};
 use zeroize::Zeroizing;
 
+use super::state_seal::StateSeal;
 use crate::audit::{AdminAct, Audit, AuditError};
 use crate::catalog::{self, CatalogError};
 use crate::store::deployment::{self, Deployment};
@@ -48,6 +51,12 @@ pub enum OpenError {
     /// The built-in models cannot be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// Keys, models, credentials or operators are not the ones that were sealed.
+    #[error(
+        "the seal of the state does not hold: keys, models, credentials or operators in the database were changed by something other than \
+         KeyForge, so nothing of it is served; restore the database from a backup (the administrators' chain says what they should be)"
+    )]
+    StateChanged,
     /// The operating system gave no randomness.
     #[error("no randomness available for the keys of a new deployment")]
     Random,
@@ -63,6 +72,10 @@ pub struct Opened {
     pub audit: Arc<Audit>,
     /// Its replicated state.
     pub state: State,
+    /// Seals the states that follow.
+    pub seal: StateSeal,
+    /// Sum of this state, under its seal.
+    pub sum: SealSum,
 }
 
 /// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to.
@@ -86,8 +99,11 @@ pub async fn open(store: &Store, data_dir: &Path, kek: &KekSource, clock: Arc<dy
     if is_new {
         create(store, &audit, &deployment, &data_dir.join(OPERATOR_TOKEN_FILE)).await?;
     }
-    let state = load(store, deployment.revision).await?;
-    Ok(Opened { id: deployment.id, vault: Arc::new(vault), audit: Arc::new(audit), state })
+    let (deployment, operators, state) = load(store).await?;
+    let seal = StateSeal::new(&audit, &operators);
+    let sum = seal.sum(&state);
+    seal.check(&deployment, sum)?;
+    Ok(Opened { id: deployment.id, vault: Arc::new(vault), audit: Arc::new(audit), state, seal, sum })
 }
 
 fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenError> {
@@ -99,6 +115,8 @@ fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenE
         id,
         created_at: store.now(),
         revision: FIRST_REVISION,
+        // The models and the operator that it covers are still to be made.
+        state_seal: Vec::new(),
         vault_check: vault.make_check()?,
         audit_root: vault.seal_audit_root(&root)?,
         admin_chain,
@@ -114,10 +132,14 @@ async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_fil
         digest: token::digest(token.as_bytes()),
         created_at: deployment.created_at,
     };
-    let mut tx = store.write().await?;
-    deployment::insert(&mut tx, deployment).await?;
-    operators::insert(&mut tx, &operator).await?;
     let built_in = catalog::built_in()?;
+    let resources = built_in.iter().map(|model| Resource::Model(Arc::new(model.clone())));
+    let state = State::from_snapshot(deployment.revision, resources);
+    let seal = StateSeal::new(audit, std::slice::from_ref(&operator));
+    let state_seal = seal.seal(deployment.revision, seal.sum(&state)).to_vec();
+    let mut tx = store.write().await?;
+    deployment::insert(&mut tx, &Deployment { state_seal, ..deployment.clone() }).await?;
+    operators::insert(&mut tx, &operator).await?;
     for model in &built_in {
         models::put(&mut tx, model).await?;
     }
@@ -145,11 +167,15 @@ fn write_token(path: &Path, token: &str) -> Result<(), PrivateFileError> {
     private_file::replace(path, line.as_bytes())
 }
 
-async fn load(store: &Store, revision: u64) -> Result<State, StoreError> {
+/// The installation, its operators and its state, as of one moment.
+async fn load(store: &Store) -> Result<(Deployment, Vec<Operator>, State), StoreError> {
     let mut read = store.read().await?;
+    let deployment = deployment::get(&mut read).await?.ok_or(StoreError::Corrupt("deployment"))?;
+    let operators = operators::all(&mut read).await?;
     let keys = keys::all(&mut read).await?.into_iter().map(|key| Resource::Key(Arc::new(key)));
     let models = models::all(&mut read).await?.into_iter().map(|model| Resource::Model(Arc::new(model)));
     let credentials = credentials::all(&mut read).await?.into_iter();
     let credentials = credentials.map(|credential| Resource::Credential(Arc::new(credential)));
-    Ok(State::from_snapshot(revision, keys.chain(models).chain(credentials)))
+    let state = State::from_snapshot(deployment.revision, keys.chain(models).chain(credentials));
+    Ok((deployment, operators, state))
 }

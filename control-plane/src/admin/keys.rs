@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::key_update::KeyMask;
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
+use crate::audit::completeness::NOTHING_CHANGED;
 use crate::store::keys::{self, After, StoredKey};
 
 const MAX_NAME: usize = 100;
@@ -179,8 +180,9 @@ impl Admin {
 
     async fn edit_key(&self, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
         let mut edit = self.edit().await?;
-        let found = keys::get(edit.connection(), id).await?;
-        Ok((edit, found.ok_or_else(|| AdminError::not_found("virtual key", id))?))
+        let found = keys::get(edit.connection(), id).await?.ok_or_else(|| AdminError::not_found("virtual key", id))?;
+        self.unless_published(&found.record, |state| state.key(id).cloned(), "virtual_keys")?;
+        Ok((edit, found))
     }
 
     async fn save_key(
@@ -191,7 +193,7 @@ impl Admin {
         mut after: StoredKey,
     ) -> Result<StoredKey, AdminError> {
         if after == *before {
-            self.commit(edit, call, "nothing changed".to_owned(), Vec::new()).await?;
+            self.commit(edit, call, NOTHING_CHANGED.to_owned(), Vec::new()).await?;
             return Ok(after);
         }
         after.revision = edit.revision();

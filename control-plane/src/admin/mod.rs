@@ -1,8 +1,8 @@
 //! Administration: the only writer of keys, credentials and models.
 //!
-//! Every mutation is one straight line: validate, write rows, move to the next revision, append an entry to the administrators' chain, commit,
-//! publish. Rows and entry are one transaction, so that nothing changes without a trace. Reads and refused calls are entries, too. Commit and
-//! publication run in a task of their own: a caller who hangs up cannot come between them.
+//! Every mutation is one straight line: validate, write rows, move to the next revision under a new seal, append an entry to the administrators'
+//! chain, commit, publish. Rows and entry are one transaction, so that nothing changes without a trace. Reads and refused calls are entries, too.
+//! Commit and publication run in a task of their own: a caller who hangs up cannot come between them.
 
 pub mod credentials;
 pub mod deployment;
@@ -12,6 +12,7 @@ pub mod keys;
 pub mod models;
 pub mod operators;
 pub mod page;
+pub mod state_seal;
 mod strangers;
 
 use std::fmt;
@@ -22,15 +23,17 @@ use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::OperatorId;
-use keyforge_shared::state::Change;
+use keyforge_shared::state::{Change, State};
+use keyforge_shared::state_seal::SealSum;
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::audit::{AdminAct, Audit};
 use crate::publish::hub::Hub;
-use crate::store::{Store, Tx, deployment as stored_deployment};
+use crate::store::{Store, StoreError, Tx, deployment as stored_deployment};
 use crate::vault::Vault;
 
+use state_seal::StateSeal;
 use strangers::Strangers;
 
 pub use error::AdminError;
@@ -52,8 +55,9 @@ struct Parts {
     /// Runs commits to their end.
     shutdown: Shutdown,
     strangers: Strangers,
-    /// Held from a mutation's first look at the state until its publication.
-    turn: Arc<Mutex<()>>,
+    seal: StateSeal,
+    /// Held from a mutation's first look at the state until its publication: the sum of the published state, which its seal is made of.
+    turn: Arc<Mutex<SealSum>>,
 }
 
 /// Someone who proved to be an operator.
@@ -100,7 +104,7 @@ impl Call {
 /// A mutation under way: a transaction, and the right to publish what it changes. Dropping it undoes it.
 struct Edit {
     tx: Tx<'static>,
-    turn: OwnedMutexGuard<()>,
+    turn: OwnedMutexGuard<SealSum>,
     held: u64,
     now: Timestamp,
 }
@@ -117,9 +121,16 @@ impl Edit {
 }
 
 impl Admin {
-    /// Administration over an opened deployment.
+    /// Administration over an opened deployment, whose state in `hub` has the given sum.
     #[must_use]
-    pub fn new(store: Store, vault: Arc<Vault>, audit: Arc<Audit>, hub: Hub, shutdown: Shutdown) -> Self {
+    pub fn new(
+        store: Store,
+        vault: Arc<Vault>,
+        audit: Arc<Audit>,
+        hub: Hub,
+        (seal, sum): (StateSeal, SealSum),
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
             inner: Arc::new(Parts {
                 store,
@@ -128,7 +139,8 @@ impl Admin {
                 hub,
                 shutdown,
                 strangers: Strangers::default(),
-                turn: Arc::default(),
+                seal,
+                turn: Arc::new(Mutex::new(sum)),
             }),
         }
     }
@@ -188,7 +200,7 @@ impl Admin {
     async fn append(&self, act: AdminAct) -> Result<(), AdminError> {
         let mut tx = self.inner.store.write().await?;
         self.inner.audit.append_admin(&mut tx, act).await?;
-        Ok(tx.commit().await.map_err(crate::store::StoreError::from)?)
+        Ok(tx.commit().await.map_err(StoreError::from)?)
     }
 
     /// Begins a mutation; one at a time.
@@ -196,6 +208,17 @@ impl Admin {
         let turn = Arc::clone(&self.inner.turn).lock_owned().await;
         let tx = self.inner.store.write().await?;
         Ok(Edit { tx, turn, held: self.inner.hub.revision(), now: self.inner.store.now() })
+    }
+
+    /// Refuses to go on from a row that is not what is published: what somebody else wrote there must not be taken over into the state.
+    fn unless_published<T: PartialEq>(
+        &self,
+        row: &T,
+        published: impl FnOnce(&State) -> Option<Arc<T>>,
+        table: &'static str,
+    ) -> Result<(), AdminError> {
+        let same = self.inner.hub.with_state(published).is_some_and(|published| *published == *row);
+        if same { Ok(()) } else { Err(StoreError::Corrupt(table).into()) }
     }
 
     /// Commits a mutation with its entry and publishes its changes. Without changes the revision stays.
@@ -206,23 +229,26 @@ impl Admin {
         detail: String,
         changes: Vec<Change>,
     ) -> Result<(), AdminError> {
+        let (held, parts) = (edit.held, &self.inner);
+        let sum = parts.hub.with_state(|state| parts.seal.sum_after(*edit.turn, state, &changes));
         if !changes.is_empty() {
-            let held = edit.held;
-            stored_deployment::advance_revision(edit.connection(), held).await?;
+            let seal = parts.seal.seal(edit.revision(), sum);
+            stored_deployment::advance_revision(edit.connection(), held, &seal).await?;
         }
         self.inner.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
         let hub = self.inner.hub.clone();
-        let Edit { tx, turn, .. } = edit;
+        let Edit { tx, mut turn, .. } = edit;
         let committing = self.inner.shutdown.spawn("commit", async move {
             tx.commit().await?;
             if !changes.is_empty() {
                 hub.commit(changes);
+                *turn = sum;
             }
             drop(turn);
             Ok::<(), sqlx::Error>(())
         });
         let committed = committing.await.map_err(|_| AdminError::Interrupted)?;
-        Ok(committed.map_err(crate::store::StoreError::from)?)
+        Ok(committed.map_err(StoreError::from)?)
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::page::{Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller};
+use crate::audit::completeness::NOTHING_CHANGED;
 use crate::store::models;
 
 /// Longest note on where an entry was read, in characters.
@@ -27,7 +28,7 @@ impl Admin {
             let mut edit = self.edit().await?;
             let before = models::get(edit.connection(), &model.name).await?;
             if before.as_ref() == Some(&model) {
-                self.commit(edit, &call, "nothing changed".to_owned(), Vec::new()).await?;
+                self.commit(edit, &call, NOTHING_CHANGED.to_owned(), Vec::new()).await?;
                 return Ok(model.clone());
             }
             models::put(edit.connection(), &model).await?;

@@ -5,7 +5,6 @@ use keyforge_shared::id::OperatorId;
 use keyforge_shared::token::{self, TokenKind};
 
 use super::{Admin, AdminError, Call, Caller};
-use crate::store::operators;
 
 const MISSING: &str = "no operator token: send the metadata `authorization: Bearer kfo_...`; the first operator's token was written to \
                        operator.token in the data directory";
@@ -24,7 +23,7 @@ impl Admin {
         peer: &str,
         method: &'static str,
     ) -> Result<Caller, AdminError> {
-        match self.operator(token).await {
+        match self.operator(token) {
             Ok(operator) => Ok(Caller { operator, peer: peer.to_owned() }),
             Err(error) => {
                 self.note_stranger(peer, method, &error).await;
@@ -46,11 +45,10 @@ impl Admin {
         }
     }
 
-    async fn operator(&self, token: Option<&[u8]>) -> Result<OperatorId, AdminError> {
+    fn operator(&self, token: Option<&[u8]>) -> Result<OperatorId, AdminError> {
         let token = token.ok_or(AdminError::Unauthenticated(MISSING))?;
         let digest = token::digest_of(TokenKind::Operator, token).ok_or(AdminError::Unauthenticated(MALFORMED))?;
         // Looked up by the digest of 256 random bits: how long a look-up takes says nothing about any token.
-        let found = operators::by_digest(&mut *self.inner.store.read().await?, &digest).await?;
-        found.map(|operator| operator.id).ok_or(AdminError::Unauthenticated(UNKNOWN))
+        self.inner.seal.operator(&digest).ok_or(AdminError::Unauthenticated(UNKNOWN))
     }
 }

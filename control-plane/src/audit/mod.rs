@@ -2,9 +2,10 @@
 //!
 //! * [`chain`]: the only way to extend a chain; a chain whose head was tampered with is never extended
 //! * [`intake`]: records of nodes arrive at least once and are chained exactly once; [`gap`]: they never arrive
-//! * [`list`]: entries for people; [`verify`]: everything that is stored, checked against its hashes and against the ledger
+//! * [`list`]: entries for people; [`verify`]: everything that is stored, checked against its hashes, the ledger, and what should be there
 
 pub mod chain;
+pub mod completeness;
 pub mod gap;
 pub mod intake;
 pub mod list;
@@ -17,6 +18,7 @@ use keyforge_shared::audit::chain::{ChainKey, Genesis, head_seal};
 use keyforge_shared::clock::Clock;
 use keyforge_shared::id::{ChainId, DeploymentId, KeyId, OperatorId, RequestId};
 use keyforge_shared::secret::Key256;
+use keyforge_shared::state_seal::SealKey;
 use sqlx::SqliteConnection;
 
 use crate::store::StoreError;
@@ -86,6 +88,12 @@ impl Audit {
     #[must_use]
     pub const fn admin_chain(&self) -> ChainId {
         self.admin_chain
+    }
+
+    /// The key that seals the replicated state, derived from the same root.
+    #[must_use]
+    pub fn state_seal_key(&self) -> SealKey {
+        SealKey::derive(&self.root, self.deployment)
     }
 
     fn chain_key(&self, chain: ChainId) -> ChainKey {

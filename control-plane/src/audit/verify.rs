@@ -1,7 +1,8 @@
 //! Verification: walks chains from their genesis and names the first entry that is not what was chained.
 //!
 //! Beside the hashes it checks what they do not cover: the columns stored beside each record, chains without a key, keys without a chain,
-//! entries without a chain, and whether the ledger's books are the sum of the entries. One chain is read in one consistent state of the
+//! entries without a chain, whether the ledger's books are the sum of the entries, whether every record that nodes shipped is chained, and
+//! whether every key that was made is there. One chain is read in one consistent state of the
 //! database, page by page, so that memory stays bounded however long the chain is.
 
 use keyforge_shared::audit::chain::{Broken, ChainKey, Entry, Fault, Hash, Verifier};
@@ -14,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Audit;
+use super::completeness::{self, Acts};
 use crate::ledger::evidence::Tally;
 use crate::store::chains::{self, StoredChain, Stray};
 use crate::store::entries::{self, StoredEntry};
@@ -34,7 +36,7 @@ pub struct Verdict {
     pub entries: u64,
     /// The first entry that does not hold, 0 for the genesis; `None` when all do.
     pub first_bad_seq: Option<u64>,
-    /// What is wrong: with that entry, or between ledger and entries. Empty when nothing is.
+    /// What is wrong: with that entry, between ledger and entries, or missing although it must be there. Empty when nothing is.
     pub fault: String,
 }
 
@@ -58,6 +60,7 @@ pub struct Verification {
 enum Next {
     Strays,
     After(Vec<u8>),
+    BootAfter(Vec<u8>),
     One(ChainId),
     Done,
 }
@@ -101,11 +104,21 @@ impl Verification {
                     self.ready.push_back(verdict);
                 }
                 Next::After(last) => {
-                    let Some(id) = chains::chain_after(&mut tx, &last).await? else { continue };
+                    let Some(id) = chains::chain_after(&mut tx, &last).await? else {
+                        self.next = Next::BootAfter(Vec::new());
+                        continue;
+                    };
                     if let Some(stored) = chains::chain(&mut tx, &id).await? {
                         self.ready.push_back(self.audit.verify_chain(&mut tx, &stored).await?);
                     }
                     self.next = Next::After(id);
+                }
+                Next::BootAfter(last) => {
+                    let Some((boot, fault)) = completeness::boot_after(&mut tx, &last).await? else { continue };
+                    if !fault.is_empty() {
+                        self.ready.push_back(of_no_entry(self.audit.admin_chain(), fault));
+                    }
+                    self.next = Next::BootAfter(boot);
                 }
             }
         }
@@ -137,6 +150,11 @@ fn absent(chain: String) -> Verdict {
     Verdict { chain, key: String::new(), entries: 0, first_bad_seq: Some(0), fault }
 }
 
+/// What is wrong with the whole rather than with one chain is told beside the administrators' chain, and names no entry.
+fn of_no_entry(admin: ChainId, fault: String) -> Verdict {
+    Verdict { chain: admin.to_string(), key: String::new(), entries: 0, first_bad_seq: None, fault }
+}
+
 fn name(chain: &[u8]) -> String {
     ChainId::from_slice(chain).map_or_else(|| format!("{chain:02x?}"), |chain| chain.to_string())
 }
@@ -144,10 +162,10 @@ fn name(chain: &[u8]) -> String {
 impl Audit {
     async fn verify_chain(&self, conn: &mut SqliteConnection, stored: &StoredChain) -> Result<Verdict, StoreError> {
         let key = stored.key_id.as_ref().or(stored.owner.as_ref()).map_or_else(String::new, |key| format!("vk_{key}"));
-        let mut tally = Tally::default();
+        let mut found = Found::default();
         let mut verdict =
             Verdict { chain: name(&stored.chain_id), key, entries: 0, first_bad_seq: None, fault: String::new() };
-        match self.walk(conn, stored, &mut tally).await? {
+        match self.walk(conn, stored, &mut found).await? {
             Ok(entries) => verdict.entries = entries,
             Err(broken) => {
                 verdict.entries = broken.seq.saturating_sub(1);
@@ -159,10 +177,12 @@ impl Audit {
         let key = stored.key_id.as_ref().and_then(|key| KeyId::from_ascii(key.as_bytes()).ok());
         if let Some(key) = key {
             verdict.fault = match ledger::all_books(conn, key).await {
-                Ok(books) => tally.mismatches(&books).first().map_or_else(String::new, ToString::to_string),
+                Ok(books) => found.tally.mismatches(&books).first().map_or_else(String::new, ToString::to_string),
                 Err(StoreError::Corrupt(column)) => format!("the ledger holds an impossible value in {column}"),
                 Err(error) => return Err(error),
             };
+        } else {
+            verdict.fault = found.acts.fault(conn).await?;
         }
         Ok(verdict)
     }
@@ -171,7 +191,7 @@ impl Audit {
         &self,
         conn: &mut SqliteConnection,
         stored: &StoredChain,
-        tally: &mut Tally,
+        found: &mut Found,
     ) -> Result<Result<u64, Broken>, StoreError> {
         let begun = match self.begin(stored) {
             Ok(begun) => begun,
@@ -189,8 +209,9 @@ impl Audit {
             time = Some(last.t_cp);
             for row in rows {
                 match check(&mut verifier, seq, row) {
-                    Ok(Record::Request(record)) => tally.add(&record),
-                    Ok(Record::Admin(_) | Record::Gap(_)) => {}
+                    Ok(Record::Request(record)) => found.tally.add(&record),
+                    Ok(Record::Admin(act)) => found.acts.add(conn, &act).await?,
+                    Ok(Record::Gap(_)) => {}
                     Err(broken) => return Ok(Err(broken)),
                 }
                 seq += 1;
@@ -228,6 +249,13 @@ impl Audit {
             head: (head_seq, hash(&stored.head_hash)?, hash(&stored.head_seal)?),
         })
     }
+}
+
+/// What the records of a chain say about what else must be stored.
+#[derive(Default)]
+struct Found {
+    tally: Tally,
+    acts: Acts,
 }
 
 struct Begun<'a> {

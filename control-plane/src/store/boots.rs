@@ -78,3 +78,44 @@ pub async fn close(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) ->
         .await?;
     Ok(())
 }
+
+/// What is stored of a boot's records that should be 1 to its watermark, each once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stocktaking {
+    /// The boot's bytes, unchecked.
+    pub boot: Vec<u8>,
+    /// The stored watermark; `None` when there is no such boot although entries name it.
+    pub watermark: Option<i64>,
+    /// How many entries name the boot.
+    pub entries: i64,
+    /// The first place in the order of their numbers whose entry has another number, and that number.
+    pub first_astray: Option<(i64, i64)>,
+}
+
+/// Counts the records of the next boot after `after`, in the order of ids, of all that the table or an entry names; `None` after the last.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn stocktaking_after(conn: &mut SqliteConnection, after: &[u8]) -> Result<Option<Stocktaking>, StoreError> {
+    // Each half is one step in an index, so the walk costs as much as there are boots.
+    let next: Option<Vec<u8>> = sqlx::query_scalar(
+        "SELECT min(boot_id) FROM (SELECT min(boot_id) AS boot_id FROM boots WHERE boot_id > ?1 \
+         UNION ALL SELECT min(boot_id) FROM entries WHERE boot_id IS NOT NULL AND boot_id > ?1)",
+    )
+    .bind(after)
+    .fetch_one(&mut *conn)
+    .await?;
+    let Some(boot) = next else { return Ok(None) };
+    let counts = sqlx::query_as(
+        "SELECT (SELECT watermark FROM boots WHERE boot_id = ?1), (SELECT count(*) FROM entries WHERE boot_id = ?1)",
+    );
+    let (watermark, entries) = counts.bind(boot.as_slice()).fetch_one(&mut *conn).await?;
+    // Read off the index in order; a number of its own kind (NULL, text) is astray, too.
+    let astray = sqlx::query_as(
+        "SELECT place, coalesce(node_seq, 0) FROM \
+         (SELECT node_seq, row_number() OVER (ORDER BY node_seq) AS place FROM entries WHERE boot_id = ?) \
+         WHERE node_seq IS NOT place LIMIT 1",
+    );
+    let first_astray = astray.bind(boot.as_slice()).fetch_optional(conn).await?;
+    Ok(Some(Stocktaking { boot, watermark, entries, first_astray }))
+}

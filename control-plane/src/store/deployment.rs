@@ -15,6 +15,8 @@ pub struct Deployment {
     pub created_at: Timestamp,
     /// Revision of the replicated state.
     pub revision: u64,
+    /// Seal of the replicated state and the operators at that revision.
+    pub state_seal: Vec<u8>,
     /// Tells a wrong vault key.
     pub vault_check: Vec<u8>,
     /// The audit root key, sealed under the vault key.
@@ -34,10 +36,19 @@ pub async fn get(connection: &mut SqliteConnection) -> Result<Option<Deployment>
         id: column::bytes(&row, "deployment_id", DeploymentId::from_slice)?,
         created_at: column::time(&row, "created_at")?,
         revision: column::unsigned(&row, "revision")?,
+        state_seal: row.try_get("state_seal")?,
         vault_check: row.try_get("vault_check")?,
         audit_root: row.try_get("audit_root")?,
         admin_chain: column::bytes(&row, "admin_chain_id", ChainId::from_slice)?,
     }))
+}
+
+/// The stored revision, unchecked; `None` in a new database.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn revision(connection: &mut SqliteConnection) -> Result<Option<i64>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT revision FROM deployment WHERE singleton = 1").fetch_optional(connection).await?)
 }
 
 /// Writes the row of a new installation.
@@ -46,12 +57,14 @@ pub async fn get(connection: &mut SqliteConnection) -> Result<Option<Deployment>
 /// [`StoreError`]; also when there is one already.
 pub async fn insert(connection: &mut SqliteConnection, deployment: &Deployment) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO deployment (singleton, deployment_id, created_at, revision, vault_check, audit_root, admin_chain_id) \
-         VALUES (1, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deployment \
+         (singleton, deployment_id, created_at, revision, state_seal, vault_check, audit_root, admin_chain_id) \
+         VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(deployment.id.as_bytes().as_slice())
     .bind(deployment.created_at.nanos())
     .bind(column::signed(deployment.revision, "the revision")?)
+    .bind(deployment.state_seal.as_slice())
     .bind(deployment.vault_check.as_slice())
     .bind(deployment.audit_root.as_slice())
     .bind(deployment.admin_chain.as_bytes().as_slice())
@@ -60,15 +73,17 @@ pub async fn insert(connection: &mut SqliteConnection, deployment: &Deployment) 
     Ok(())
 }
 
-/// Moves the replicated state from `revision` to the next one, so that revisions stay dense.
+/// Moves the replicated state from `revision` to the next one, whose seal is `seal`, so that revisions stay dense.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] when the database is at another revision.
-pub async fn advance_revision(connection: &mut SqliteConnection, revision: u64) -> Result<(), StoreError> {
+pub async fn advance_revision(
+    connection: &mut SqliteConnection,
+    revision: u64,
+    seal: &[u8; 32],
+) -> Result<(), StoreError> {
     let held = column::signed(revision, "the revision")?;
-    let result = sqlx::query("UPDATE deployment SET revision = revision + 1 WHERE singleton = 1 AND revision = ?")
-        .bind(held)
-        .execute(connection)
-        .await?;
+    let update = "UPDATE deployment SET revision = revision + 1, state_seal = ? WHERE singleton = 1 AND revision = ?";
+    let result = sqlx::query(update).bind(seal.as_slice()).bind(held).execute(connection).await?;
     if result.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Corrupt("revision")) }
 }

@@ -84,6 +84,15 @@ pub async fn get(connection: &mut SqliteConnection, id: KeyId) -> Result<Option<
     row.as_ref().map(read).transpose()
 }
 
+/// Whether there is a key with this id, whatever its row holds.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn exists(connection: &mut SqliteConnection, id: KeyId) -> Result<bool, StoreError> {
+    let exists = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM virtual_keys WHERE key_id = ?)");
+    Ok(exists.bind(id.as_str()).fetch_one(connection).await?)
+}
+
 /// Up to `count` keys, newest first, from `after` on.
 ///
 /// # Errors

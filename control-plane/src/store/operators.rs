@@ -1,8 +1,10 @@
 //! Operators: who may administer, known by the digests of their tokens.
 
+use keyforge_shared::audit::canonical::Writer;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::OperatorId;
 use keyforge_shared::token::TokenDigest;
+use sha2::{Digest as _, Sha256};
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{StoreError, column};
@@ -35,23 +37,34 @@ pub async fn insert(connection: &mut SqliteConnection, operator: &Operator) -> R
     Ok(())
 }
 
-/// The operator whose token has this digest.
+/// Every operator, by id.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn by_digest(
-    connection: &mut SqliteConnection,
-    digest: &TokenDigest,
-) -> Result<Option<Operator>, StoreError> {
-    let row = sqlx::query("SELECT operator_id, name, token_digest, created_at FROM operators WHERE token_digest = ?")
-        .bind(digest.0.as_slice())
-        .fetch_optional(connection)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Operator {
-        id: column::bytes(&row, "operator_id", OperatorId::from_slice)?,
-        name: row.try_get("name")?,
-        digest: TokenDigest(column::bytes32(&row, "token_digest")?),
-        created_at: column::time(&row, "created_at")?,
-    }))
+pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<Operator>, StoreError> {
+    let select = "SELECT operator_id, name, token_digest, created_at FROM operators ORDER BY operator_id";
+    let rows = sqlx::query(select).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Operator {
+                id: column::bytes(row, "operator_id", OperatorId::from_slice)?,
+                name: row.try_get("name")?,
+                digest: TokenDigest(column::bytes32(row, "token_digest")?),
+                created_at: column::time(row, "created_at")?,
+            })
+        })
+        .collect()
+}
+
+/// SHA-256 over the canonical bytes of all operators, in the order of their ids. It names every field.
+#[must_use]
+pub fn digest(operators: &[Operator]) -> [u8; 32] {
+    let mut sorted: Vec<&Operator> = operators.iter().collect();
+    sorted.sort_unstable_by_key(|operator| operator.id);
+    let mut writer = Writer::with_magic(b"KSO1");
+    writer.u64(sorted.len() as u64);
+    for operator in sorted {
+        writer.raw(operator.id.as_bytes()).str(&operator.name).raw(&operator.digest.0).i64(operator.created_at.nanos());
+    }
+    Sha256::digest(writer.finish()).into()
 }

@@ -14,3 +14,4 @@ mod plane;
 mod rig;
 mod start;
 mod stream;
+mod tampering;
