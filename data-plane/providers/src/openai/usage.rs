@@ -170,6 +170,7 @@ mod tests {
             "7",
             r#"{"prompt_tokens":1}"#,
             r#"{"completion_tokens":1}"#,
+            r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#,
             r#"{"prompt_tokens":-1,"completion_tokens":1}"#,
             r#"{"prompt_tokens":1.5,"completion_tokens":1}"#,
             r#"{"prompt_tokens":"1","completion_tokens":1}"#,
@@ -188,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn totals_are_what_the_provider_says(prompt in 0u64..1000, completion in 0u64..1000, details in any::<[u16; 5]>()) {
+        fn totals_are_what_the_provider_says(prompt in 1u64..1000, completion in 0u64..1000, details in any::<[u16; 5]>()) {
             let [cached, audio, written, reasoning, spoken] = details;
             let json = format!(
                 "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{completion},\
