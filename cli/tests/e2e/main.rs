@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 #![expect(clippy::disallowed_methods, reason = "a test may read its environment and spawn")]
 
+mod collector;
 mod harness;
 
 mod chat;
@@ -15,3 +16,4 @@ mod revocation;
 mod sdk;
 mod secrets;
 mod tampering;
+mod telemetry;

@@ -3,21 +3,17 @@
 //! A secret is looked for in halves, so that a part of it is found too, and in every encoding that a careless line of code would give it.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use http_body_util::Full;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioExecutor;
 use keyforge_loadtest::provider::{Reply as Scripted, Script, ScriptedProvider};
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::fleet::v1 as fleet;
@@ -26,6 +22,7 @@ use serde_json::json;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
+use crate::collector::Collector;
 use crate::harness::{Gateway, PROVIDER_KEY, Reply, cap, hello, hello_streamed, provider, read};
 
 /// Provider keys beside [`PROVIDER_KEY`].
@@ -204,53 +201,6 @@ fn the_search_finds_a_planted_canary_in_every_encoding_and_nothing_where_there_i
     assert_eq!(search.directory("now", directory.path()), 1);
     assert!(search.found.iter().any(|found| found.contains("deep/file")));
     assert!(std::panic::catch_unwind(|| search.assert_nothing_found()).is_err());
-}
-
-/// A collector of telemetry that keeps the raw bodies.
-struct Collector {
-    url: String,
-    kept: Arc<Mutex<Vec<(String, Bytes)>>>,
-}
-
-impl Collector {
-    async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&kept);
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let kept = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    let service =
-                        service_fn(move |request: Request<hyper::body::Incoming>| keep(Arc::clone(&kept), request));
-                    drop(
-                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await,
-                    );
-                });
-            }
-        });
-        Self { url, kept }
-    }
-
-    /// All bodies that came to a path, one after the other.
-    fn of(&self, path: &str) -> Vec<u8> {
-        let kept = self.kept.lock().unwrap();
-        kept.iter().filter(|(to, _)| to == path).flat_map(|(_, body)| body.to_vec()).collect()
-    }
-}
-
-async fn keep(
-    kept: Arc<Mutex<Vec<(String, Bytes)>>>,
-    request: Request<hyper::body::Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let headers = format!("{:?}", request.headers());
-    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let mut kept = kept.lock().unwrap();
-    kept.push((path.clone(), Bytes::from(headers)));
-    kept.push((path, body));
-    Ok(Response::new(Full::default()))
 }
 
 /// A gateway full of secrets, and the search for them.

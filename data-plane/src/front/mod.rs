@@ -23,7 +23,7 @@ use keyforge_runtime::propagation;
 use keyforge_runtime::readiness::Readiness;
 use keyforge_shared::clock::Clock;
 use keyforge_shared::id::RequestId;
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
 use self::path::Operation;
 use crate::plane::Plane;
@@ -80,9 +80,19 @@ impl Front {
             log(self.clock.as_ref(), &head, &answer);
             return answer.response;
         };
-        let span = tracing::debug_span!("request", otel.kind = "server", otel.name = "chat", request = %id);
+        let span = tracing::debug_span!(
+            "request",
+            otel.kind = "server",
+            otel.name = "chat",
+            gen_ai.operation.name = "chat",
+            gen_ai.request.model = field::Empty,
+            http.response.status_code = field::Empty,
+            request = %id,
+        );
         propagation::continue_trace(&span, &head.parts.headers);
-        let answer = serve(plane, &head, body, operation).instrument(span).await;
+        let answer = serve(plane, &head, body, operation).instrument(span.clone()).await;
+        span.record("gen_ai.request.model", &answer.model);
+        span.record("http.response.status_code", answer.response.status().as_u16());
         plane.metrics.answered(answer.response.status().as_u16(), answer.code);
         log(self.clock.as_ref(), &head, &answer);
         answer.response

@@ -74,5 +74,6 @@ async fn admit(
     let reservation = reserve::reserve(plane, &permit, head, bound).instrument(tracing::debug_span!("reserve")).await?;
     // Reserving may have waited for the ledger, and the key may have been revoked meanwhile.
     authorize::still_stands(plane, &permit)?;
-    dispatch::dispatch(plane, reservation, &candidates, head, inbound).await
+    let dispatched = dispatch::dispatch(plane, reservation, &candidates, head, inbound);
+    dispatched.instrument(tracing::debug_span!("dispatch", otel.kind = "client")).await
 }

@@ -10,6 +10,7 @@ use keyforge_shared::id::CredentialId;
 use keyforge_shared::limit::{Dimension, touched};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::usage::{ServiceTier, Usage};
+use tracing::Instrument;
 
 use super::authorize::Permit;
 use super::bound::Bound;
@@ -171,7 +172,7 @@ impl Reservation {
     /// Settles and records. Returns what was charged.
     pub async fn settle(mut self, ending: Ending) -> NanoUsd {
         match self.open.take() {
-            Some(open) => settle(&self.plane, open, ending).await,
+            Some(open) => settle(&self.plane, open, ending).instrument(tracing::debug_span!("settle")).await,
             None => NanoUsd::ZERO,
         }
     }
