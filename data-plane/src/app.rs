@@ -13,21 +13,22 @@ use keyforge_runtime::shutdown::{Drained, Shutdown};
 use keyforge_runtime::telemetry::Telemetry;
 use keyforge_runtime::tls::{self, TlsError};
 use keyforge_shared::clock::Clock;
+use keyforge_shared::fleet_seal;
 use keyforge_shared::id::{BootId, CounterStoreId, DeploymentId};
-use keyforge_shared::state::KeyStatus;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::{self, GrpcSink, Identity, NodeIdentity, Shipper, Spool, SpoolError, SpoolLimits};
 use crate::config::Config;
 use crate::control::{self, ControlChannel, ControlError};
-use crate::counters::{CounterStore as _, Counters, MemoryCounters};
+use crate::counters::{Counters, MemoryCounters};
 use crate::front::Front;
 use crate::grants::Grants;
 use crate::metrics::Metrics;
 use crate::plane::Plane;
-use crate::replica::follow::{Follower, KeyObserver};
-use crate::replica::{KeyChange, Replica};
+use crate::replica::Replica;
+use crate::replica::follow::Follower;
+use crate::replica::key_followers::KeyFollowers;
 use crate::request::refuse::Refusals;
 use crate::upstream::Upstream;
 
@@ -92,7 +93,7 @@ impl DataPlane {
         let counters = MemoryCounters::new(CounterStoreId::from_bytes(*boot.as_bytes()), Arc::clone(&clock));
         let counters = Arc::new(Counters::Memory(counters));
         let grants = Grants::new(channel.clone(), boot, Arc::clone(&counters), Arc::clone(&clock), shutdown.clone());
-        let keys = Keys { counters: Arc::clone(&counters), grants: grants.clone(), shutdown: shutdown.clone() };
+        let keys = KeyFollowers::new(Arc::clone(&counters), grants.clone(), shutdown.clone());
         let follower = Follower {
             replica: Arc::clone(&replica),
             channel: channel.clone(),
@@ -100,9 +101,9 @@ impl DataPlane {
             boot,
             region: config.region.clone(),
             clock: Arc::clone(&clock),
-            seal_key: Follower::seal_key(&config.fleet_token, boot),
+            seal_key: fleet_seal::seal_key(&config.fleet_token, boot),
         };
-        drop(shutdown.spawn_critical_background("state_stream", follower.run(Arc::new(keys), shutdown.clone())));
+        drop(shutdown.spawn_critical_background("state_stream", follower.run(keys, shutdown.clone())));
 
         let front = Front::new(Arc::clone(&clock), readiness.clone());
         let for_connections = front.clone();
@@ -231,33 +232,5 @@ impl Rest {
             readiness: self.readiness,
         }));
         Ok(())
-    }
-}
-
-/// Lets counters follow the keys: a changed limit gives grants back, a key that an operator unfroze works again.
-struct Keys {
-    counters: Arc<Counters>,
-    grants: Grants,
-    shutdown: Shutdown,
-}
-
-impl KeyObserver for Keys {
-    fn keys_changed(&self, changes: &[KeyChange]) {
-        for change in changes {
-            let (Some(before), Some(now)) = (&change.before, &change.now) else { continue };
-            let limits_changed = before.policy.request_limits != now.policy.request_limits
-                || before.policy.spend_limits != now.policy.spend_limits;
-            let unfrozen = before.status == KeyStatus::Frozen && now.status == KeyStatus::Active;
-            if !limits_changed && !unfrozen && now.status == before.status {
-                continue;
-            }
-            let (key, grants, counters) = (now.id, self.grants.clone(), Arc::clone(&self.counters));
-            drop(self.shutdown.spawn_background("follow_key", async move {
-                if unfrozen && counters.unfreeze(key).await.is_err() {
-                    tracing::error!(%key, "the key could not be unfrozen on this node");
-                }
-                grants.give_back(key).await;
-            }));
-        }
     }
 }

@@ -200,3 +200,21 @@ async fn a_silent_stream_is_kept_alive_and_a_drain_lets_it_finish() {
     let entries = gateway.entries(&Gateway::id_of(&gateway.key), 1).await;
     assert_eq!(entries[0].outcome, "completed");
 }
+
+#[tokio::test]
+async fn a_stream_that_counts_nothing_for_what_it_sent_is_charged_in_full() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let (token, id) = gateway.create_key("cheated", cap(1_000_000_000)).await;
+    let chunk = |delta: Value, finish: Value| {
+        json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini",
+            "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] })
+    };
+    let nothing = json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9 } });
+    let content = chunk(json!({ "role": "assistant", "content": "all for free" }), Value::Null);
+    let end = chunk(json!({}), json!("stop"));
+    provider.push(Scripted::events(format!("data: {content}\n\ndata: {end}\n\ndata: {nothing}\n\ndata: [DONE]\n\n")));
+    let reply = gateway.chat_as(&token, &hello_streamed()).await;
+    assert!(reply.text().contains("all for free"), "{}", reply.text());
+    assert_charged(&gateway.entries(&id, 1).await[0], Charge::Bound, "no tokens for some words");
+}

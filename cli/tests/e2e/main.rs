@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 #![expect(clippy::disallowed_methods, reason = "a test may read its environment and spawn")]
 
+mod canary;
 mod collector;
 mod harness;
 

@@ -1,14 +1,11 @@
-//! Canaries: marked secrets go through everything that can go right and wrong, and are then looked for in everything that comes out (I-21).
-//!
-//! A secret is looked for in halves, so that a part of it is found too, and in every encoding that a careless line of code would give it.
+//! Marked secrets go through everything that can go right and wrong, and are then looked for in everything that comes out (I-21).
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::Full;
@@ -22,143 +19,15 @@ use serde_json::json;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
+use crate::canary::{Canary, Search};
 use crate::collector::Collector;
-use crate::harness::{Gateway, PROVIDER_KEY, Reply, cap, hello, hello_streamed, provider, read};
+use crate::harness::{Gateway, PROVIDER_KEY, cap, hello, hello_streamed, provider, read};
 
 /// Provider keys beside [`PROVIDER_KEY`].
 const SECOND_KEY: &str = "sk-proj-Q7mZx4TfWc9LrHs2KvNbYd6GpEa";
 const ROTATED_KEY: &str = "sk-proj-Uj3Rk8VwXq5MyCt1BnFhZs0DgLo";
 /// A secret that is only ever typed in the wrong place.
 const MISPLACED_KEY: &str = "sk-proj-Ap6Ie2OuTy4QwRx9ZmBvNc7KjHg";
-/// Files that are there to hold a secret.
-const KEPT_FOR_SECRETS: [&str; 3] = ["operator.token", "fleet.token", "vault.key"];
-
-/// A marked secret.
-#[derive(Clone)]
-struct Canary {
-    name: String,
-    bytes: Vec<u8>,
-}
-
-impl Canary {
-    fn new(name: impl Into<String>, secret: impl AsRef<[u8]>) -> Self {
-        let bytes = secret.as_ref().to_vec();
-        assert!(bytes.len() >= 24, "too short to be told from chance");
-        Self { name: name.into(), bytes }
-    }
-
-    /// The secret part of a token: its id is public.
-    fn token(name: impl Into<String>, token: &str) -> Self {
-        Self::new(name, token.trim().rsplit('_').next().unwrap())
-    }
-
-    /// Each half in each encoding.
-    fn needles(&self) -> Vec<(String, Vec<u8>)> {
-        let (front, back) = self.bytes.split_at(self.bytes.len() / 2);
-        [("front", front), ("back", back)]
-            .into_iter()
-            .flat_map(|(half, bytes)| {
-                encodings(bytes).into_iter().map(move |(code, needle)| (format!("{half} half, {code}"), needle))
-            })
-            .collect()
-    }
-}
-
-/// Bytes as careless code may write them.
-fn encodings(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let percent =
-        |digits: String| digits.as_bytes().chunks(2).flat_map(|pair| [b"%", pair].concat()).collect::<Vec<u8>>();
-    let numbers: Vec<String> = bytes.iter().map(ToString::to_string).collect();
-    let mut found = vec![
-        ("raw".to_owned(), bytes.to_vec()),
-        ("hex".to_owned(), hex::encode(bytes).into_bytes()),
-        ("HEX".to_owned(), hex::encode_upper(bytes).into_bytes()),
-        ("percent".to_owned(), percent(hex::encode(bytes))),
-        ("PERCENT".to_owned(), percent(hex::encode_upper(bytes))),
-        ("list of numbers".to_owned(), numbers.join(",").into_bytes()),
-        ("printed list of numbers".to_owned(), numbers.join(", ").into_bytes()),
-    ];
-    for before in 0..3 {
-        let shifted = [&[0; 2][..before], bytes].concat();
-        // Only characters that depend on nothing around the secret.
-        let (first, last) = ((before * 8).div_ceil(6), shifted.len() * 8 / 6);
-        for (code, engine) in [("base64", STANDARD_NO_PAD), ("base64url", URL_SAFE_NO_PAD)] {
-            let text = engine.encode(&shifted);
-            found.push((format!("{code} at {before}"), text[first..last].into()));
-        }
-    }
-    found
-}
-
-/// Looks for canaries, and remembers where it found one.
-struct Search {
-    finders: Vec<(usize, String, Finder<'static>)>,
-    canaries: Vec<Canary>,
-    found: BTreeSet<String>,
-    looked_at: u64,
-}
-
-impl Search {
-    fn new(canaries: Vec<Canary>) -> Self {
-        let finders = canaries.iter().enumerate().flat_map(|(number, canary)| {
-            canary.needles().into_iter().map(move |(how, needle)| (number, how, Finder::new(&needle).into_owned()))
-        });
-        let finders = finders.collect();
-        Self { finders, canaries, found: BTreeSet::new(), looked_at: 0 }
-    }
-
-    fn look(&mut self, place: &str, haystack: &[u8]) {
-        self.look_except(place, haystack, &[]);
-    }
-
-    /// Looks for all canaries but those of these names, which belong there.
-    fn look_except(&mut self, place: &str, haystack: &[u8], allowed: &[&str]) {
-        self.looked_at += haystack.len() as u64;
-        for (number, how, finder) in &self.finders {
-            let name = &self.canaries[*number].name;
-            let Some(at) = finder.find(haystack) else { continue };
-            if !allowed.contains(&name.as_str()) {
-                let around = &haystack[at.saturating_sub(60)..(at + 20).min(haystack.len())];
-                self.found.insert(format!("{name} ({how}) in {place}: …{}…", around.escape_ascii()));
-            }
-        }
-    }
-
-    fn reply(&mut self, place: &str, reply: &Reply) {
-        let mut headers = Vec::new();
-        for (name, value) in &reply.headers {
-            headers.extend_from_slice(name.as_str().as_bytes());
-            headers.extend_from_slice(b": ");
-            headers.extend_from_slice(value.as_bytes());
-            headers.push(b'\n');
-        }
-        self.look(&format!("headers of {place}"), &headers);
-        self.look(&format!("body of {place}"), &reply.body);
-    }
-
-    /// Everything in a directory but the files that are there for secrets.
-    fn directory(&mut self, when: &str, directory: &Path) -> usize {
-        let mut files = 0;
-        for entry in fs::read_dir(directory).unwrap().filter_map(Result::ok) {
-            let path = entry.path();
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if path.is_dir() {
-                files += self.directory(when, &path);
-            } else if KEPT_FOR_SECRETS.contains(&name.as_str()) {
-                assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{name} is for its owner only");
-            } else if let Ok(bytes) = fs::read(&path) {
-                files += 1;
-                self.look(&format!("{} {when}", path.display()), &bytes);
-            }
-        }
-        files
-    }
-
-    fn assert_nothing_found(&self) {
-        let found: Vec<_> = self.found.iter().map(String::as_str).collect();
-        assert!(found.is_empty(), "I-21: {} leaks:\n{}", found.len(), found.join("\n"));
-    }
-}
 
 #[test]
 fn the_search_finds_a_planted_canary_in_every_encoding_and_nothing_where_there_is_none() {

@@ -66,14 +66,13 @@ impl Front {
         if let Ok(Operation::Health | Operation::Ready) = operation {
             return self.health(operation.is_ok_and(|operation| operation == Operation::Ready));
         }
-        let arrived = self.clock.now();
-        let Ok(id) = RequestId::generate_at(arrived) else {
+        let Ok(id) = RequestId::generate_at(self.clock.now()) else {
             let mut response = Response::new(AnswerBody::Whole(Full::default()));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             return response;
         };
         let started = self.clock.monotonic_nanos();
-        let head = Arc::new(Head { parts, peer, id, arrived, started, dialect: Dialect::ChatCompletions });
+        let head = Arc::new(Head { parts, peer, id, started, dialect: Dialect::ChatCompletions });
         let Some(plane) = self.plane.get() else {
             let rejection = Rejection::NotReady("This node is starting: it has no keys yet. Try again shortly.");
             let answer = Answer::refusal(&head, &rejection);

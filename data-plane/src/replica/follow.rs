@@ -18,12 +18,13 @@ use keyforge_shared::clock::Clock;
 use keyforge_shared::fleet_seal;
 use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
 use keyforge_shared::seal;
-use keyforge_shared::secret::{Key256, SecretBytes};
+use keyforge_shared::secret::Key256;
 use keyforge_shared::state::{ApplyError, Delta, Resource, SetHash, State};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{KeyChange, Replica};
+use super::Replica;
+use super::key_followers::KeyFollowers;
 use crate::control::ControlChannel;
 
 /// No message for this long means that the connection is dead: heartbeats come every second.
@@ -31,12 +32,6 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long a refusal has to leave before the stream is given up.
 const PARTING: Duration = Duration::from_millis(50);
-
-/// Who is told when keys change, so that counters and streams follow.
-pub trait KeyObserver: Send + Sync + 'static {
-    /// Keys changed; the replica already shows it.
-    fn keys_changed(&self, changes: &[KeyChange]);
-}
 
 /// One node's place at the control plane.
 pub struct Follower {
@@ -80,19 +75,13 @@ impl From<tonic::Status> for Interrupted {
 }
 
 impl Follower {
-    /// The key that opens what the control plane seals for this life of the node.
-    #[must_use]
-    pub fn seal_key(fleet_token: &SecretBytes, boot: BootId) -> Key256 {
-        fleet_seal::seal_key(fleet_token, boot)
-    }
-
     /// Follows until the process is forced to stop: what still runs during a drain can still be revoked.
-    pub async fn run(self, observer: Arc<dyn KeyObserver>, shutdown: Shutdown) {
+    pub async fn run(self, followers: KeyFollowers, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut resync = false;
         let mut connected = true;
         loop {
-            let attempt = self.attend(resync, observer.as_ref(), &mut backoff);
+            let attempt = self.attend(resync, &followers, &mut backoff);
             let interrupted = tokio::select! {
                 () = shutdown.force_started() => return,
                 interrupted = attempt => interrupted,
@@ -109,8 +98,8 @@ impl Follower {
         }
     }
 
-    async fn attend(&self, resync: bool, observer: &dyn KeyObserver, backoff: &mut Backoff) -> Interrupted {
-        match self.subscribe(resync, observer, backoff).await {
+    async fn attend(&self, resync: bool, followers: &KeyFollowers, backoff: &mut Backoff) -> Interrupted {
+        match self.subscribe(resync, followers, backoff).await {
             Ok(()) => Interrupted::Ended,
             Err(interrupted) => interrupted,
         }
@@ -119,7 +108,7 @@ impl Follower {
     async fn subscribe(
         &self,
         resync: bool,
-        observer: &dyn KeyObserver,
+        followers: &KeyFollowers,
         backoff: &mut Backoff,
     ) -> Result<(), Interrupted> {
         let (answers, outgoing) = mpsc::channel(64);
@@ -136,7 +125,7 @@ impl Follower {
             let message = tokio::time::timeout(SILENCE, stream.message()).await.map_err(|_| Interrupted::Silence)??;
             let Some(message) = message.and_then(|message| message.message) else { return Ok(()) };
             self.replica.heard_at(self.clock.now());
-            match self.take(message, &mut snapshot, observer) {
+            match self.take(message, &mut snapshot, followers) {
                 Ok(None) => {}
                 Ok(Some(revision)) => {
                     backoff.reset();
@@ -170,7 +159,7 @@ impl Follower {
         &self,
         message: FromControl,
         snapshot: &mut Option<Snapshot>,
-        observer: &dyn KeyObserver,
+        followers: &KeyFollowers,
     ) -> Result<Option<u64>, Interrupted> {
         match message {
             FromControl::Heartbeat(_) => Ok(None),
@@ -193,7 +182,7 @@ impl Follower {
                 let state = State::from_snapshot(snapshot.revision, snapshot.resources);
                 let changes = self.replica.replace(snapshot.deployment, state, set_hash)?;
                 self.forget_unused_secrets();
-                observer.keys_changed(&changes);
+                followers.keys_changed(&changes);
                 tracing::info!(revision = snapshot.revision, "state snapshot applied");
                 Ok(Some(snapshot.revision))
             }
@@ -202,7 +191,7 @@ impl Follower {
                 let revision = delta.to;
                 let (changes, applied) = self.replica.apply(delta);
                 self.forget_unused_secrets();
-                observer.keys_changed(&changes);
+                followers.keys_changed(&changes);
                 applied?;
                 Ok(Some(revision))
             }

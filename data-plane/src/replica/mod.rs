@@ -1,10 +1,12 @@
 //! The node's copy of the replicated state: what the request path reads, without waiting for anyone.
 //!
 //! * [`follow`]: keeps the copy at the control plane's revision
+//! * [`key_followers`]: what follows when a key changes
 //! * [`secrets`]: the credentials' secrets, in memory only
 //! * [`running`]: the streams that are running, by key, so that a revocation can cut them
 
 pub mod follow;
+pub mod key_followers;
 pub mod running;
 pub mod secrets;
 

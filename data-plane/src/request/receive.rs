@@ -9,7 +9,6 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use keyforge_providers::dialect::Dialect;
 use keyforge_providers::openai::request::{ChatRequest, scan};
-use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::RequestId;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -30,8 +29,6 @@ pub struct Head {
     pub peer: SocketAddr,
     /// Its identity everywhere.
     pub id: RequestId,
-    /// When it came, by the wall clock.
-    pub arrived: Timestamp,
     /// When it came, in nanoseconds of the monotonic clock.
     pub started: u64,
     /// What the client speaks.

@@ -17,6 +17,7 @@ use keyforge_providers::openai::stream::StreamMeter;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::state::KeyStatus;
+use keyforge_shared::usage::Usage;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -237,10 +238,13 @@ impl LiveStream {
         }
     }
 
-    /// What the provider says that it took. Some report usage as they go, so it counts only once the answer is known to be at its end.
+    /// What the provider says that it took. Some report usage as they go, so it counts only once the answer is known to be at its end; and who sent
+    /// something cannot have counted nothing.
     fn known(&self) -> Charge {
         let meter = self.feed.as_ref().map(Feed::meter);
-        let usage = meter.filter(|meter| meter.finished() || meter.done()).and_then(StreamMeter::usage);
+        let ended = meter.filter(|meter| meter.finished() || meter.done());
+        let counted = |usage: &Usage, meter: &StreamMeter| usage.output_total() > 0 || !meter.has_content();
+        let usage = ended.and_then(|meter| meter.usage().filter(|usage| counted(usage, meter)));
         usage.map_or(Charge::Unknown, Charge::Known)
     }
 
