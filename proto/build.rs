@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "keyforge/admin/v1/policy.proto",
     "keyforge/admin/v1/keys.proto",
+    "keyforge/admin/v1/workspaces.proto",
     "keyforge/admin/v1/credentials.proto",
     "keyforge/admin/v1/models.proto",
     "keyforge/admin/v1/audit.proto",

@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{audit, control_plane, credential, data_plane, dev, env, key, model, usage};
+use crate::commands::{
+    audit, control_plane, credential, data_plane, dev, env, key, local_cluster, model, usage, workspace,
+};
 
 /// An AI-agent credential gateway: agents hold virtual keys with limits, real provider keys stay in the vault.
 #[derive(Debug, Parser)]
@@ -25,12 +27,16 @@ pub struct Cli {
 pub enum Command {
     /// Run everything in one process: control plane, one node and, without a provider key, a sandbox provider.
     Dev(dev::DevArgs),
+    /// Run a control plane, several nodes and Redis as processes of their own on this machine, and start again what dies.
+    LocalCluster(local_cluster::LocalClusterArgs),
     /// Run the control plane.
     ControlPlane(control_plane::ControlPlaneArgs),
     /// Run a node.
     DataPlane(data_plane::DataPlaneArgs),
     /// Virtual keys: what agents hold, and what it lets them do.
     Key(key::KeyArgs),
+    /// Workspaces: keys that share limits.
+    Workspace(workspace::WorkspaceArgs),
     /// Credentials: real provider keys in the vault.
     Credential(credential::CredentialArgs),
     /// The model catalogue: who serves a model, its limits and its prices.

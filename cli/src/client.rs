@@ -14,6 +14,7 @@ use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClien
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
 use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
+use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_runtime::config::{SecretRef, env_var};
 use keyforge_runtime::private_file;
 use keyforge_shared::secret::SecretBytes;
@@ -189,6 +190,12 @@ impl AdminClient {
     #[must_use]
     pub fn keys(&self) -> KeyServiceClient<Service> {
         KeyServiceClient::new(self.service.clone())
+    }
+
+    /// Workspaces.
+    #[must_use]
+    pub fn workspaces(&self) -> WorkspaceServiceClient<Service> {
+        WorkspaceServiceClient::new(self.service.clone())
     }
 
     /// Credentials.

@@ -125,7 +125,9 @@ const fn hint_for(code: Code) -> Option<&'static str> {
              use the one that the control plane wrote to operator.token in its data directory",
         ),
         Code::PermissionDenied => Some("use the token of an operator who may do this"),
-        Code::NotFound => Some("`keyforge key list`, `credential list` and `model list` show what there is"),
+        Code::NotFound => {
+            Some("`keyforge key list`, `workspace list`, `credential list` and `model list` show what there is")
+        }
         Code::Unavailable | Code::Cancelled => {
             Some("is the control plane still running? look at its log, then try again")
         }

@@ -1,12 +1,12 @@
 //! Limits and moments as people write them on a command line: `20000/month`, `$0.01/day`, `2026-12-04`, `12h`.
 //!
-//! A text is read exactly or refused with an example of what is right; nothing is rounded or guessed. All periods and dates are in UTC.
+//! A text is read exactly or refused with an example of what is right; nothing is rounded or guessed. Dates on which something ends are in UTC.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::money::NanoUsd;
-use keyforge_shared::period::Window;
+use keyforge_shared::period::{Calendar, CivilDay, Window};
 use keyforge_shared::policy::{RequestLimit, SpendLimit};
 
 const MINUTE_MS: i64 = 60_000;
@@ -101,12 +101,12 @@ fn from_now(text: &str) -> Option<i64> {
     number.checked_mul(minutes)?.checked_mul(MINUTE_MS)
 }
 
-/// Reads a day, `YYYY-MM-DD`, and gives it back as it was written.
+/// Reads a day of the calendar, `YYYY-MM-DD` from 1970 on, and gives it back as it was written.
 ///
 /// # Errors
 /// A message with an example.
 pub fn day(text: &str) -> Result<String, String> {
-    date(text).map(|_| text.to_owned()).ok_or_else(|| "not a day such as 2026-12-04 (UTC)".to_owned())
+    text.parse().map(|day: CivilDay| day.to_string()).map_err(|_| "not a day such as 2026-12-04".to_owned())
 }
 
 fn date(text: &str) -> Option<Date> {
@@ -116,7 +116,7 @@ fn date(text: &str) -> Option<Date> {
 /// The day that a moment lies in, in UTC, as `YYYY-MM-DD`.
 #[must_use]
 pub fn day_of(moment: Timestamp) -> String {
-    moment.rfc3339().chars().take(DATE_LEN).collect()
+    Calendar::utc().day_at(moment).to_string()
 }
 
 #[cfg(test)]
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn days_are_real_days_of_the_calendar() {
         assert_eq!(day("2028-02-29").as_deref(), Ok("2028-02-29"));
-        for wrong in ["2027-02-29", "2027-2-9", "today", "", "2027-02-09T00:00:00Z"] {
+        for wrong in ["2027-02-29", "2027-2-9", "1969-12-31", "today", "", "2027-02-09T00:00:00Z"] {
             assert!(day(wrong).unwrap_err().contains("2026-12-04"), "{wrong}");
         }
         assert_eq!(day_of(moment("2026-11-22T23:59:59Z")), "2026-11-22");

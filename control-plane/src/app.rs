@@ -17,6 +17,7 @@ use keyforge_proto::admin::v1::credential_service_server::CredentialServiceServe
 use keyforge_proto::admin::v1::key_service_server::KeyServiceServer;
 use keyforge_proto::admin::v1::model_service_server::ModelServiceServer;
 use keyforge_proto::admin::v1::usage_service_server::UsageServiceServer;
+use keyforge_proto::admin::v1::workspace_service_server::WorkspaceServiceServer;
 use keyforge_proto::fleet::v1::audit_intake_service_server::AuditIntakeServiceServer;
 use keyforge_proto::fleet::v1::grant_service_server::GrantServiceServer;
 use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
@@ -41,6 +42,7 @@ use crate::grpc::keys::KeyApi;
 use crate::grpc::models::ModelApi;
 use crate::grpc::state::StateApi;
 use crate::grpc::usage::UsageApi;
+use crate::grpc::workspaces::WorkspaceApi;
 use crate::ledger::Ledger;
 use crate::metrics;
 use crate::publish::fleet::Fleet;
@@ -194,6 +196,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone());
     Ok(Routes::new(reflection)
         .add_service(health_service)
+        .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
         .add_service(KeyServiceServer::new(KeyApi::new(admin.clone())))
         .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone())))
         .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyforge_counters::redis::RedisStartError;
+use keyforge_counters::{Counters, MemoryCounters, RedisCounters};
 use keyforge_runtime::accept::{self, AcceptOptions, BindError};
 use keyforge_runtime::ops::Ops;
 use keyforge_runtime::private_file::{self, PrivateFileError};
@@ -14,22 +16,27 @@ use keyforge_runtime::telemetry::Telemetry;
 use keyforge_runtime::tls::{self, TlsError};
 use keyforge_shared::clock::Clock;
 use keyforge_shared::fleet_seal;
-use keyforge_shared::id::{BootId, CounterStoreId, DeploymentId};
+use keyforge_shared::id::{BootId, DeploymentId};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::{self, GrpcSink, Identity, NodeIdentity, Shipper, Spool, SpoolError, SpoolLimits};
-use crate::config::Config;
+use crate::config::{Config, CounterConfig};
 use crate::control::{self, ControlChannel, ControlError};
-use crate::counters::{Counters, MemoryCounters};
 use crate::front::Front;
 use crate::grants::Grants;
+use crate::grants::returns::Returns;
+use crate::leases::Leases;
+use crate::ledger::Ledger;
+use crate::memberships::Memberships;
+use crate::memberships::leaving::Leaving;
 use crate::metrics::Metrics;
 use crate::plane::Plane;
 use crate::replica::Replica;
 use crate::replica::follow::Follower;
 use crate::replica::key_followers::KeyFollowers;
 use crate::request::refuse::Refusals;
+use crate::settlements::Settlements;
 use crate::upstream::Upstream;
 
 /// How long a stopping node tries to ship its last records before it leaves them to its next start.
@@ -53,6 +60,9 @@ pub enum StartError {
     /// The control plane's address or token cannot be used.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The counter store cannot be used.
+    #[error(transparent)]
+    Counters(#[from] RedisStartError),
     /// No randomness for the name of this life.
     #[error("the operating system has no randomness: {0}")]
     Random(String),
@@ -72,7 +82,7 @@ impl DataPlane {
     /// # Errors
     /// [`StartError`] for everything that no waiting would mend.
     pub async fn start(
-        config: Config,
+        mut config: Config,
         shutdown: Shutdown,
         telemetry: &Telemetry,
         clock: Arc<dyn Clock>,
@@ -90,10 +100,14 @@ impl DataPlane {
         }
         let options = accept_options(&config)?;
         let replica = Arc::new(Replica::default());
-        let counters = MemoryCounters::new(CounterStoreId::from_bytes(*boot.as_bytes()), Arc::clone(&clock));
-        let counters = Arc::new(Counters::Memory(counters));
-        let grants = Grants::new(channel.clone(), boot, Arc::clone(&counters), Arc::clone(&clock), shutdown.clone());
-        let keys = KeyFollowers::new(Arc::clone(&counters), grants.clone(), shutdown.clone());
+        let metrics = Metrics::new(&telemetry.meter());
+        let ledger = Ledger::new(channel.clone(), boot);
+        let counters = std::mem::take(&mut config.counters);
+        let store_patience = counters.patience();
+        let counting = Counting::start(counters, &ledger, &metrics, Arc::clone(&clock), &shutdown).await?;
+        let returns = Returns::start(counting.grants.clone());
+        let (memberships, settlements) = (counting.memberships.clone(), counting.settlements.clone());
+        let keys = KeyFollowers::new(Arc::clone(&replica), memberships, returns, settlements);
         let follower = Follower {
             replica: Arc::clone(&replica),
             channel: channel.clone(),
@@ -113,14 +127,15 @@ impl DataPlane {
         let (opened, spool) = watch::channel(None);
         let rest = Rest {
             upstream: Upstream::new(&config)?,
-            metrics: Metrics::new(&telemetry.meter()),
+            metrics,
             state: readiness.check("state"),
             drain: config.drain,
             config,
             clock,
             replica,
-            counters,
-            grants,
+            counting,
+            store_patience,
+            ledger,
             channel,
             identity: (node, boot),
             shutdown: shutdown.clone(),
@@ -164,14 +179,75 @@ fn accept_options(config: &Config) -> Result<AcceptOptions, StartError> {
     })
 }
 
+/// What decides about limits, and what keeps it going.
+struct Counting {
+    counters: Arc<Counters>,
+    store_up: watch::Receiver<bool>,
+    memberships: Memberships,
+    grants: Grants,
+    settlements: Settlements,
+    leases: Leases,
+}
+
+impl Counting {
+    async fn start(
+        config: CounterConfig,
+        ledger: &Ledger,
+        metrics: &Metrics,
+        clock: Arc<dyn Clock>,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let (counters, store_up) = counter_store(config, Arc::clone(&clock), shutdown).await?;
+        drop(shutdown.spawn_background("counter_store", show_availability(store_up.clone(), metrics.clone())));
+        let memberships = Memberships::new(Arc::clone(&clock));
+        let shared = (Arc::clone(&counters), memberships.clone());
+        let grants = Grants::new(ledger.clone(), shared.0, shared.1, clock, shutdown.clone());
+        let settlements = Settlements::start(Arc::clone(&counters), metrics.clone(), shutdown);
+        let leases = Leases::start(Arc::clone(&counters), shutdown);
+        Ok(Self { counters, store_up, memberships, grants, settlements, leases })
+    }
+}
+
+async fn counter_store(
+    config: CounterConfig,
+    clock: Arc<dyn Clock>,
+    shutdown: &Shutdown,
+) -> Result<(Arc<Counters>, watch::Receiver<bool>), StartError> {
+    match config {
+        CounterConfig::Memory => {
+            let always = watch::Sender::new(true).subscribe();
+            Ok((Arc::new(Counters::Memory(MemoryCounters::new(clock))), always))
+        }
+        CounterConfig::Redis(settings) => {
+            let redis = RedisCounters::start(settings, shutdown).await?;
+            let up = redis.availability();
+            Ok((Arc::new(Counters::Redis(redis)), up))
+        }
+    }
+}
+
+/// Shows in the metrics whether the counter store can be reached; its log line is the store's own. The node stays ready meanwhile: keys without
+/// limits work.
+async fn show_availability(mut up: watch::Receiver<bool>, metrics: Metrics) {
+    loop {
+        let now = *up.borrow_and_update();
+        metrics.counter_store(now);
+        // A store in this process never changes.
+        if up.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// What is built once the control plane has said which installation this is.
 struct Rest {
     config: Config,
     drain: Duration,
     clock: Arc<dyn Clock>,
     replica: Arc<Replica>,
-    counters: Arc<Counters>,
-    grants: Grants,
+    counting: Counting,
+    store_patience: Duration,
+    ledger: Ledger,
     channel: ControlChannel,
     identity: (keyforge_shared::id::NodeId, BootId),
     upstream: Upstream,
@@ -208,6 +284,14 @@ impl Rest {
         let limits = SpoolLimits { max_bytes: self.config.spool_bytes, ..SpoolLimits::default() };
         let directory: PathBuf = self.config.data_dir.join("spool");
         let (spool, leftovers) = Spool::open(&directory, limits, identity, Arc::clone(&self.clock))?;
+        let counting = self.counting;
+        let leaving = Leaving {
+            memberships: counting.memberships.clone(),
+            grants: counting.grants.clone(),
+            ledger: self.ledger,
+            spool: spool.clone(),
+        };
+        drop(self.shutdown.spawn_background("leave_epochs", leaving.run()));
         let sink = Arc::new(GrpcSink::new(self.channel));
         drop(Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&self.shutdown));
         let recovery = audit::recover(leftovers, sink, Arc::clone(&self.clock), self.shutdown.clone());
@@ -218,8 +302,13 @@ impl Rest {
             clock: self.clock,
             identity,
             replica: self.replica,
-            counters: self.counters,
-            grants: self.grants,
+            counters: counting.counters,
+            store_up: counting.store_up,
+            store_patience: self.store_patience,
+            grants: counting.grants,
+            memberships: counting.memberships,
+            settlements: counting.settlements,
+            leases: counting.leases,
             spool,
             upstream: self.upstream,
             metrics: self.metrics,

@@ -1,5 +1,7 @@
 //! A node's configuration: the raw shape of its file, and the checked shape that everything else takes.
 
+mod counters;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use keyforge_runtime::config::{ConfigError, Problems, SecretRef, load};
 use keyforge_shared::secret::SecretBytes;
 use serde::Deserialize;
+
+pub use self::counters::CounterConfig;
 
 /// The file as written. Unknown keys are refused.
 #[derive(Debug, Deserialize)]
@@ -17,6 +21,8 @@ struct Raw {
     region: String,
     listen: RawListen,
     control_plane: RawControlPlane,
+    #[serde(default)]
+    counters: counters::RawCounters,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -100,6 +106,8 @@ pub struct Config {
     pub control_plane_url: String,
     /// What the node shows to the control plane.
     pub fleet_token: SecretBytes,
+    /// Where reservations are decided.
+    pub counters: CounterConfig,
     /// What one request may take.
     pub limits: Limits,
     /// How long the provider may take.
@@ -180,6 +188,7 @@ impl Config {
             tls: None,
             control_plane_url: format!("http://{control_plane}"),
             fleet_token,
+            counters: CounterConfig::Memory,
             limits: Limits::default(),
             upstream: UpstreamTimes::default(),
             upstream_ca: None,
@@ -233,6 +242,7 @@ impl Config {
         control_plane_problems(&mut problems, &raw.control_plane.url);
         let token = problems.check("control_plane.fleet_token", SecretRef::parse(&raw.control_plane.fleet_token));
         let token = token.and_then(|reference| problems.check("control_plane.fleet_token", reference.resolve()));
+        let counters = counters::counters(raw.counters, &mut problems);
         let (limits, upstream) = (limits(&raw.limits, &mut problems), upstream_times(&raw.upstream, &mut problems));
         let checked = agents.zip(token).map(|(agents, fleet_token)| Self {
             data_dir: raw.data_dir,
@@ -242,6 +252,7 @@ impl Config {
             tls,
             control_plane_url: raw.control_plane.url,
             fleet_token,
+            counters,
             limits,
             upstream,
             upstream_ca: raw.upstream.ca_file,

@@ -7,7 +7,8 @@
 //! * [`request`]: the life of one request, step by step
 //! * [`rejection`]: the one closed list of refusals
 //! * [`replica`]: the node's copy of keys, models and credentials
-//! * [`counters`]: reservations; [`grants`] brings what they may spend
+//! * [`grants`]: brings what reservations may spend from the [`ledger`] to the counter store, for the [`memberships`] of this node
+//! * [`settlements`], [`leases`]: what the counter store is told afterwards, and meanwhile; [`pace`] is what agents are told
 //! * [`pool`], [`upstream`]: which credential, and the way to its provider
 //! * [`audit`]: what happened, on disk and then to the control plane
 //! * [`control`]: the connection to the control plane
@@ -17,13 +18,20 @@ pub mod app;
 pub mod audit;
 pub mod config;
 pub mod control;
-pub mod counters;
 pub mod front;
 pub mod grants;
+pub mod leases;
+pub mod ledger;
+pub mod memberships;
 pub mod metrics;
+pub mod pace;
 pub mod plane;
 pub mod pool;
 pub mod rejection;
 pub mod replica;
 pub mod request;
+pub mod settlements;
 pub mod upstream;
+
+#[cfg(test)]
+mod fixture;

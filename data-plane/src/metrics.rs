@@ -5,9 +5,10 @@
 use keyforge_shared::catalog::Model;
 use keyforge_shared::usage::Usage;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-/// The instruments of a node.
+/// The instruments of a node. Clones share them.
+#[derive(Clone)]
 pub struct Metrics {
     requests: Counter<u64>,
     tokens: Histogram<u64>,
@@ -17,6 +18,8 @@ pub struct Metrics {
     bound_exceeded: Counter<u64>,
     fail_closed: Counter<u64>,
     refusals_dropped: Counter<u64>,
+    settlements_dropped: Counter<u64>,
+    store_up: Gauge<u64>,
 }
 
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -71,6 +74,16 @@ impl Metrics {
                 .u64_counter("keyforge.audit.refusals_dropped")
                 .with_description("Refusals left out of the audit: their key had too many, or the spool was half full")
                 .build(),
+            settlements_dropped: meter
+                .u64_counter("keyforge.settlements_dropped")
+                .with_description(
+                    "Ends of requests that the counter store was not told: their holds expire by themselves, charged in full there",
+                )
+                .build(),
+            store_up: meter
+                .u64_gauge("keyforge.counter_store.up")
+                .with_description("Whether the counter store can be reached: 1 or 0")
+                .build(),
         }
     }
 
@@ -113,6 +126,16 @@ impl Metrics {
     /// A request was refused because `missing` could not be kept.
     pub fn failed_closed(&self, missing: &'static str) {
         self.fail_closed.add(1, &[KeyValue::new("keyforge.missing", missing)]);
+    }
+
+    /// The counter store will not be told how a request ended.
+    pub fn settlement_dropped(&self) {
+        self.settlements_dropped.add(1, &[]);
+    }
+
+    /// The counter store can be reached, or cannot.
+    pub fn counter_store(&self, up: bool) {
+        self.store_up.record(u64::from(up), &[]);
     }
 
     /// A refusal was left out of the audit.

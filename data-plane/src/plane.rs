@@ -1,19 +1,23 @@
 //! What every request of a node shares: state, counters, spool, client, limits. Built once, by [`crate::app`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use keyforge_counters::Counters;
 use keyforge_runtime::readiness::Readiness;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Clock;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Identity, Spool};
 use crate::config::{Limits, UpstreamTimes};
-use crate::counters::Counters;
 use crate::grants::Grants;
+use crate::leases::Leases;
+use crate::memberships::Memberships;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 use crate::request::refuse::Refusals;
+use crate::settlements::Settlements;
 use crate::upstream::Upstream;
 
 /// What every request of a node shares.
@@ -26,8 +30,18 @@ pub struct Plane {
     pub replica: Arc<Replica>,
     /// Where reservations are made.
     pub counters: Arc<Counters>,
+    /// Whether the counter store can be reached.
+    pub store_up: watch::Receiver<bool>,
+    /// How long an agent waits for an answer of the counter store, second attempt included.
+    pub store_patience: Duration,
     /// Where counters get more from.
     pub grants: Grants,
+    /// The epochs that reservations are made in.
+    pub memberships: Memberships,
+    /// What the counter store is told after the fact.
+    pub settlements: Settlements,
+    /// What runs under a limit of concurrency.
+    pub leases: Leases,
     /// Where attempts are written down.
     pub spool: Spool,
     /// The way to providers.
@@ -48,4 +62,12 @@ pub struct Plane {
     pub shutdown: Shutdown,
     /// Whether the node can serve.
     pub readiness: Readiness,
+}
+
+impl Plane {
+    /// Whether the counter store could be reached a moment ago.
+    #[must_use]
+    pub fn store_is_up(&self) -> bool {
+        *self.store_up.borrow()
+    }
 }

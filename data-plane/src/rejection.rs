@@ -7,37 +7,57 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use keyforge_counters::Rate;
 use keyforge_providers::dialect::{Dialect, ErrorBody};
 use keyforge_providers::redact;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::limit::Dimension;
+use keyforge_shared::limit::{Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::Window;
 use serde_json::{Value, json};
+
+use crate::pace::Pace;
 
 /// Tells SDKs that trying again can or cannot help.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// SDKs distrust longer waits than a minute, so none is ever told.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// When to ask again for what other nodes hold and have not settled.
+const SETTLING: Duration = Duration::from_secs(2);
 
-/// An exhausted limit: what the answer tells the agent about it.
+/// A limit that does not cover a request: what the answer tells the agent about it, in requests or nano-dollars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exhausted {
+    /// Whose limit.
+    pub scope: Scope,
     /// What ran out.
     pub dimension: Dimension,
     /// Counted over.
     pub window: Window,
-    /// The policy's limit: requests, or nano-dollars.
+    /// The limit.
     pub limit: u64,
-    /// Used up.
+    /// Charged: settled, or charged in full because nobody knows.
     pub spent: u64,
-    /// Held by requests that are running.
+    /// Held by requests that are running, or granted to others and not settled.
     pub held: u64,
     /// The least that this request would have needed.
     pub needed: u64,
     /// When the period ends; `None` for a limit on the whole life.
     pub resets_at: Option<Timestamp>,
+}
+
+/// A rate that is at its limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Which.
+    pub rate: Rate,
+    /// The policy's limit.
+    pub limit: u64,
+    /// When the request would be admitted, or may be.
+    pub retry_after: Duration,
+    /// What is left of the key's rates.
+    pub pace: Pace,
 }
 
 /// Why a request is not served, or not served to its end.
@@ -84,12 +104,16 @@ pub enum Rejection {
     BodyTimeout(Duration),
     /// A limit of requests or money is used up.
     Exhausted(Box<Exhausted>),
-    /// Too many requests in the last minute.
-    RateLimited {
-        /// When the next one would be admitted.
-        retry_after: Duration,
-        /// The policy's limit.
-        limit: u32,
+    /// A limit is used up, counting what others hold; once they have settled it may not be.
+    Settling(Box<Exhausted>),
+    /// The key goes too fast.
+    RateLimited(Box<RateLimit>),
+    /// The request alone is more than the key's tokens per minute.
+    TooManyTokens {
+        /// What it can take at most, in tokens; `None` when nothing bounds that.
+        needed: Option<u64>,
+        /// The policy's limit, in tokens.
+        limit: u64,
     },
     /// The provider limits the rate of its credentials.
     ProviderRateLimited {
@@ -169,9 +193,14 @@ impl Rejection {
             Self::BodyTooLarge(_) => shape(413, "invalid_request_error", "request_too_large", Retry::Never),
             Self::BodyTimeout(_) => shape(408, "invalid_request_error", "request_timeout", Retry::Unsaid),
             Self::Exhausted(_) => shape(402, "insufficient_quota", "budget_exceeded", Retry::Never),
-            Self::RateLimited { retry_after, .. } | Self::ProviderRateLimited { retry_after } => {
+            Self::Settling(_) => shape(429, "rate_limit_error", "limit_settling", Retry::After(SETTLING)),
+            Self::RateLimited(limited) => {
+                shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(limited.retry_after))
+            }
+            Self::ProviderRateLimited { retry_after } => {
                 shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(*retry_after))
             }
+            Self::TooManyTokens { .. } => shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::Never),
             Self::EnforcementUnavailable => shape(503, "server_error", "enforcement_unavailable", soon),
             Self::AuditUnavailable => shape(503, "server_error", "audit_unavailable", soon),
             Self::NodeBusy => shape(503, "server_error", "node_busy", soon),
@@ -257,12 +286,14 @@ impl Rejection {
             Self::MethodNotAllowed(method) => format!("This path takes {method} only."),
             Self::BodyTooLarge(limit) => format!("The request body is larger than the {limit} bytes allowed."),
             Self::BodyTimeout(limit) => format!("The request body did not arrive within {} s.", limit.as_secs()),
-            Self::RateLimited { retry_after, limit } => format!(
-                "Rate limit of {limit} requests per minute reached; try again in {:.1}s.",
-                told(*retry_after).as_secs_f64()
+            Self::RateLimited(limited) => limited.message(),
+            Self::TooManyTokens { needed, limit } => format!(
+                "This request can take {}, more than this virtual key's tokens_per_minute of {limit}: \
+                 waiting does not help. Send less input, lower max_completion_tokens, or have the limit raised.",
+                needed.map_or_else(|| "any number of tokens".to_owned(), |needed| format!("up to {needed} tokens"))
             ),
             Self::ProviderRateLimited { retry_after } => {
-                format!("The provider's rate limit is reached; try again in {:.1}s.", told(*retry_after).as_secs_f64())
+                format!("The provider's rate limit is reached; try again in {}.", tenths(*retry_after))
             }
             Self::NoCredential(provider) => {
                 format!("No usable {provider} credential: an operator must add or enable one.")
@@ -270,6 +301,11 @@ impl Rejection {
             Self::UpstreamFailed(200..300) => "The provider reported a failure.".to_owned(),
             Self::UpstreamFailed(status) => format!("The provider failed with status {status}."),
             Self::Exhausted(exhausted) => exhausted.message(),
+            Self::Settling(exhausted) => format!(
+                "{} Requests on other nodes may give some of it back; try again in {}.",
+                exhausted.message(),
+                tenths(SETTLING)
+            ),
             _ => String::new(),
         }
     }
@@ -293,7 +329,7 @@ impl Rejection {
             _ => shape.code,
         };
         let extra = match self {
-            Self::Exhausted(exhausted) => exhausted.members(),
+            Self::Exhausted(exhausted) | Self::Settling(exhausted) => exhausted.members(),
             _ => Vec::new(),
         };
         // What is wrong with a body is told with a few of its words, and somebody may have written a key there.
@@ -331,8 +367,12 @@ impl Rejection {
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
             }
         }
-        if let Self::MethodNotAllowed(method) = self {
-            headers.insert(header::ALLOW, HeaderValue::from_static(method));
+        match self {
+            Self::MethodNotAllowed(method) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(method));
+            }
+            Self::RateLimited(limited) => limited.pace.write(headers),
+            _ => {}
         }
     }
 }
@@ -340,6 +380,24 @@ impl Rejection {
 /// The wait that a client is told.
 fn told(wait: Duration) -> Duration {
     wait.min(LONGEST_RETRY_AFTER)
+}
+
+/// The wait that a client is told, in seconds with one decimal, rounded up: some read it out of the message.
+fn tenths(wait: Duration) -> String {
+    let tenths = told(wait).as_millis().div_ceil(100).max(1);
+    format!("{}.{}s", tenths / 10, tenths % 10)
+}
+
+impl RateLimit {
+    fn message(&self) -> String {
+        let wait = tenths(self.retry_after);
+        let limit = self.limit;
+        match self.rate {
+            Rate::Requests => format!("Rate limit of {limit} requests per minute reached; try again in {wait}."),
+            Rate::Tokens => format!("Rate limit of {limit} tokens per minute reached; try again in {wait}."),
+            Rate::Concurrency => format!("Limit of {limit} requests at the same time reached; try again in {wait}."),
+        }
+    }
 }
 
 impl Exhausted {
@@ -360,8 +418,12 @@ impl Exhausted {
             window => format!("per {window}"),
         };
         let reset = self.resets_at.map_or_else(String::new, |at| format!(" It resets at {}.", at.rfc3339()));
+        let whose = match self.scope {
+            Scope::Key => "This virtual key's",
+            Scope::Workspace => "The workspace's",
+        };
         format!(
-            "This virtual key's {what} of {} {per} does not cover this request: {} spent, {} held by running requests, {} needed.{reset}",
+            "{whose} {what} of {} {per} does not cover this request: {} spent, {} held, {} needed.{reset}",
             self.amount(self.limit),
             self.amount(self.spent),
             self.amount(self.held),
@@ -376,6 +438,7 @@ impl Exhausted {
             Dimension::Requests => json!(value),
         };
         vec![
+            ("scope", json!(self.scope.as_str())),
             ("dimension", json!(self.dimension.as_str())),
             ("unit", json!(if self.dimension == Dimension::Spend { "usd" } else { "requests" })),
             ("window", json!(self.window.as_str())),

@@ -63,13 +63,25 @@ pub struct Rates {
 }
 
 impl Rates {
-    fn dearest_input(&self) -> PicoUsdPerToken {
-        let others = [self.cache_read, self.cache_write_5m, self.cache_write_1h, self.input_audio];
+    fn dearest_text_input(&self) -> PicoUsdPerToken {
+        let others = [self.cache_read, self.cache_write_5m, self.cache_write_1h];
         others.into_iter().flatten().fold(self.input, PicoUsdPerToken::max)
     }
 
-    fn dearest_output(&self) -> PicoUsdPerToken {
-        [self.output_audio, self.reasoning].into_iter().flatten().fold(self.output, PicoUsdPerToken::max)
+    fn dearest_input(&self) -> PicoUsdPerToken {
+        self.input_audio.into_iter().fold(self.dearest_text_input(), PicoUsdPerToken::max)
+    }
+
+    fn dearest_output(&self, spoken: bool) -> PicoUsdPerToken {
+        let spoken = self.output_audio.filter(|_| spoken);
+        [spoken, self.reasoning].into_iter().flatten().fold(self.output, PicoUsdPerToken::max)
+    }
+
+    fn most(&self, most: &Most) -> Charge {
+        Charge::default()
+            .add(most.input, self.dearest_text_input())
+            .add(most.input_audio, self.dearest_input())
+            .add(most.output, self.dearest_output(most.spoken))
     }
 
     fn charge(&self, usage: &Usage) -> Charge {
@@ -82,6 +94,27 @@ impl Rates {
             .add(usage.output, self.output)
             .add(usage.output_audio, self.output_audio.unwrap_or(self.output))
             .add(usage.reasoning, self.reasoning.unwrap_or(self.output))
+    }
+}
+
+/// The most tokens that a request can be billed, by what they can be billed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Most {
+    /// Input tokens that are not sound: text, pictures, whatever came from a cache or went to one.
+    pub input: u64,
+    /// Input tokens that are sound, or may be.
+    pub input_audio: u64,
+    /// Output tokens of all choices together, reasoning included.
+    pub output: u64,
+    /// Whether output may be sound.
+    pub spoken: bool,
+}
+
+impl Most {
+    /// All input tokens.
+    #[must_use]
+    pub const fn input_total(&self) -> u64 {
+        self.input.saturating_add(self.input_audio)
     }
 }
 
@@ -123,33 +156,48 @@ impl Prices {
         }
     }
 
-    /// The most that up to `input` input tokens and `output` output tokens can cost at any of `tiers`, whatever kinds of tokens they are.
+    /// The most that a request of at most so many tokens can cost at any of `tiers`.
     #[must_use]
-    pub fn bound(&self, input: u64, output: u64, tiers: &[ServiceTier]) -> NanoUsd {
-        let most = |rates: &Rates| {
-            Charge::default().add(input, rates.dearest_input()).add(output, rates.dearest_output()).total()
-        };
-        let by_tier = tiers.iter().map(|tier| most(self.rates(*tier)));
-        let by_length = self.reachable_long_rates(input).map(most);
-        by_tier.chain(by_length).max().unwrap_or(NanoUsd::ZERO)
+    pub fn bound(&self, most: &Most, tiers: &[ServiceTier]) -> NanoUsd {
+        let by_tier = tiers.iter().map(|tier| self.rates(*tier));
+        let by_length = self.reachable_long_rates(most.input_total());
+        by_tier.chain(by_length).map(|rates| rates.most(most).total()).max().unwrap_or(NanoUsd::ZERO)
     }
 
-    /// The largest number of output tokens whose [`Self::bound`] with `input` input tokens is at most `budget`; `None` when not even the
-    /// input fits, or when output is free and so unlimited by money ([`u64::MAX`] is returned then).
+    /// The largest number of output tokens whose [`Self::bound`] with the input of `most` is at most `budget`; `None` when not even the
+    /// input fits. When output is free and so unlimited by money, [`u64::MAX`]. The output of `most` is not looked at.
     #[must_use]
-    pub fn affordable_output(&self, input: u64, budget: NanoUsd, tiers: &[ServiceTier]) -> Option<u64> {
-        if self.bound(input, 0, tiers) > budget {
+    pub fn affordable_output(&self, most: &Most, budget: NanoUsd, tiers: &[ServiceTier]) -> Option<u64> {
+        let fits_budget = |output| self.bound(&Most { output, ..*most }, tiers) <= budget;
+        if !fits_budget(0) {
             return None;
         }
         let (mut fits, mut too_many) = (0, u64::MAX);
-        if self.bound(input, too_many, tiers) <= budget {
+        if fits_budget(too_many) {
             return Some(u64::MAX);
         }
         while too_many - fits > 1 {
             let middle = fits + (too_many - fits) / 2;
-            if self.bound(input, middle, tiers) <= budget { fits = middle } else { too_many = middle }
+            if fits_budget(middle) { fits = middle } else { too_many = middle }
         }
         Some(fits)
+    }
+
+    /// Whether sound that is sent has a price of its own in every list. Without one nobody knows what it costs.
+    #[must_use]
+    pub fn has_input_audio(&self) -> bool {
+        self.lists().all(|rates| rates.input_audio.is_some())
+    }
+
+    /// Whether sound that comes back has a price of its own in every list.
+    #[must_use]
+    pub fn has_output_audio(&self) -> bool {
+        self.lists().all(|rates| rates.output_audio.is_some())
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &Rates> {
+        let long = self.long_context.iter().map(|long| &long.rates);
+        [Some(&self.standard), self.priority.as_ref(), self.flex.as_ref()].into_iter().flatten().chain(long)
     }
 
     fn rates(&self, tier: ServiceTier) -> &Rates {
@@ -258,26 +306,69 @@ mod tests {
         assert_eq!(prices().cost(&usage(272_001), ServiceTier::Standard), NanoUsd::new(272_001 * 5_000 + 22_500));
     }
 
+    fn audio_prices() -> Prices {
+        let mut prices = prices();
+        prices.standard.input_audio = Some(PicoUsdPerToken(40_000_000));
+        prices.standard.output_audio = Some(PicoUsdPerToken(80_000_000));
+        (prices.priority, prices.long_context) = (None, Vec::new());
+        prices
+    }
+
+    #[test]
+    fn sound_is_dear_only_where_there_can_be_any() {
+        let most = Most { input: 1000, input_audio: 10, output: 100, spoken: false };
+        let tiers = [ServiceTier::Standard];
+        // 1000 x 3.125 (cache writes) + 10 x 40 + 100 x 15 dollars per million.
+        assert_eq!(audio_prices().bound(&most, &tiers), NanoUsd::new(3_125_000 + 400_000 + 1_500_000));
+        let spoken = Most { spoken: true, ..most };
+        assert_eq!(audio_prices().bound(&spoken, &tiers), NanoUsd::new(3_125_000 + 400_000 + 8_000_000));
+        assert!(audio_prices().has_input_audio() && audio_prices().has_output_audio());
+        assert!(!prices().has_input_audio() && !prices().has_output_audio());
+        let one_list_is_silent = Prices { priority: prices().priority, ..audio_prices() };
+        assert!(!one_list_is_silent.has_input_audio() && !one_list_is_silent.has_output_audio());
+    }
+
+    #[test]
+    fn bounds_saturate() {
+        let most = Most { input: u64::MAX, input_audio: u64::MAX, output: u64::MAX, spoken: true };
+        assert_eq!(prices().bound(&most, &[ServiceTier::Standard]), NanoUsd::new(u64::MAX));
+        assert_eq!(most.input_total(), u64::MAX);
+        assert_eq!(prices().affordable_output(&most, NanoUsd::new(1), &[ServiceTier::Standard]), None);
+    }
+
     proptest! {
         #[test]
         fn i_3_no_usage_within_the_limits_costs_more_than_the_bound(
-            fresh in 0u64..300_000, read in 0u64..300_000, write in 0u64..300_000, out in 0u64..200_000, think in 0u64..200_000,
+            fresh in 0u64..300_000, read in 0u64..300_000, write in 0u64..300_000, heard in 0u64..10_000,
+            out in 0u64..200_000, think in 0u64..200_000, said in 0u64..10_000, spare: [u16; 3], has_audio: bool,
         ) {
-            let usage = Usage { input: fresh, cache_read: read, cache_write_5m: write, output: out, reasoning: think, ..Usage::default() };
-            for tier in [ServiceTier::Standard, ServiceTier::Priority] {
-                let bound = prices().bound(usage.input_total(), usage.output_total(), &[tier]);
-                prop_assert!(prices().cost(&usage, tier) <= bound);
+            let (heard, said) = if has_audio { (heard, said) } else { (0, 0) };
+            let usage = Usage {
+                input: fresh, cache_read: read, cache_write_5m: write, input_audio: heard, output: out, reasoning: think,
+                output_audio: said, ..Usage::default()
+            };
+            let most = Most {
+                input: fresh + read + write + u64::from(spare[0]),
+                input_audio: heard + u64::from(spare[1]),
+                output: usage.output_total() + u64::from(spare[2]),
+                spoken: has_audio,
+            };
+            for prices in [prices(), audio_prices()] {
+                for tier in [ServiceTier::Standard, ServiceTier::Priority] {
+                    prop_assert!(prices.cost(&usage, tier) <= prices.bound(&most, &[tier]));
+                }
             }
         }
 
         #[test]
         fn affordable_output_is_the_exact_edge(input in 0u64..400_000, budget in 0u64..20_000_000_000) {
             let (prices, budget, tiers) = (prices(), NanoUsd::new(budget), [ServiceTier::Standard]);
-            match prices.affordable_output(input, budget, &tiers) {
-                None => prop_assert!(prices.bound(input, 0, &tiers) > budget),
+            let with = |output| Most { input, output, ..Most::default() };
+            match prices.affordable_output(&with(7), budget, &tiers) {
+                None => prop_assert!(prices.bound(&with(0), &tiers) > budget),
                 Some(tokens) => {
-                    prop_assert!(prices.bound(input, tokens, &tiers) <= budget);
-                    prop_assert!(prices.bound(input, tokens + 1, &tiers) > budget);
+                    prop_assert!(prices.bound(&with(tokens), &tiers) <= budget);
+                    prop_assert!(prices.bound(&with(tokens + 1), &tiers) > budget);
                 }
             }
         }

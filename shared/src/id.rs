@@ -123,8 +123,11 @@ id128!(
     /// One life of a node's process; never used twice.
     BootId, "boot_");
 id128!(
-    /// One life of a counter store: a Redis instance, or the memory of one node's process.
-    CounterStoreId, "store_");
+    /// One life of a virtual key's books in a counter store. Books that were lost, rolled back or given up begin a new one.
+    LifeId, "life_");
+id128!(
+    /// A workspace: the keys of one team, and the limits that they share.
+    WorkspaceId, "ws_");
 id128!(
     /// An operator: an identity that may administer.
     OperatorId, "op_");

@@ -1,14 +1,15 @@
 //! Counters: which ones a request touches, and how they are named.
 //!
-//! Each limit of a policy is a counter of its own in each period. A request takes one unit from every request counter and its bound from every
-//! spend counter of its key, all or nothing.
+//! Each limit is a counter of its own in each period: those of the key, and those that the key shares with its workspace. A request takes one
+//! unit from every request counter and its bound from every spend counter, all or nothing. What a key takes of its workspace's limit is counted
+//! with the key, in a slice that was granted to it: so one decision needs to look at one key alone.
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::KeyId;
-use crate::period::{Period, Window};
-use crate::policy::Policy;
+use crate::period::{Calendar, CivilDay, Period, Window};
+use crate::state::{KeyRecord, WorkspaceRecord};
 
 /// What a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub enum Dimension {
 }
 
 impl Dimension {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Requests, Self::Spend];
+
     /// The word used in the API, metrics and error bodies.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -31,17 +35,43 @@ impl Dimension {
     }
 }
 
-/// The name of one counter: a key's limit in one period.
+/// Whose limit a counter counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The key's own.
+    Key,
+    /// Its workspace's.
+    Workspace,
+}
+
+impl Scope {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Key, Self::Workspace];
+
+    /// The word used in the API, metrics and error bodies.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Workspace => "workspace",
+        }
+    }
+}
+
+/// The name of one counter: what one key takes of a limit in one period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CounterId {
-    /// Whose.
+    /// Who takes.
     pub key: KeyId,
+    /// Whose limit it is.
+    pub scope: Scope,
     /// What it counts.
     pub dimension: Dimension,
     /// Length of its period.
     pub window: Window,
-    /// Start of its period.
-    pub period_start: Timestamp,
+    /// First day of its period, in the calendar of the key.
+    pub first_day: CivilDay,
 }
 
 /// One counter that a request of a key touches now.
@@ -51,17 +81,31 @@ pub struct Touched {
     pub counter: CounterId,
     /// The period it counts.
     pub period: Period,
-    /// The policy's limit: requests, or nano-dollars.
+    /// The limit: requests, or nano-dollars.
     pub limit: u64,
 }
 
-/// The counters that a request of `key` admitted at `now` touches, requests before spend and short windows before long ones, so that
-/// every part of the system names the same counter when several are exhausted.
-pub fn touched(key: KeyId, policy: &Policy, now: Timestamp) -> impl Iterator<Item = Touched> {
-    let requests = policy.request_limits.iter().map(|limit| (Dimension::Requests, limit.window, limit.requests));
-    let spend = policy.spend_limits.iter().map(|limit| (Dimension::Spend, limit.window, limit.amount.nanos()));
-    requests.chain(spend).map(move |(dimension, window, limit)| {
-        let period = window.period_at(now);
-        Touched { counter: CounterId { key, dimension, window, period_start: period.start }, period, limit }
+/// The counters that a request of `key` admitted at `now` touches: the key's before its workspace's, requests before spend and short windows
+/// before long ones, so that every part of the system names the same counter when several are exhausted.
+pub fn touched<'a>(
+    key: &'a KeyRecord,
+    workspace: &'a WorkspaceRecord,
+    now: Timestamp,
+) -> impl Iterator<Item = Touched> + use<'a> {
+    let calendar = Calendar::of(key.policy.time_zone.as_ref());
+    let today = calendar.day_at(now);
+    let own = (Scope::Key, &key.policy.request_limits, &key.policy.spend_limits);
+    let shared = (Scope::Workspace, &workspace.request_limits, &workspace.spend_limits);
+    let limits = [own, shared].into_iter().flat_map(|(scope, requests, spend)| {
+        let mut limits: Vec<_> =
+            requests.iter().map(|limit| (scope, Dimension::Requests, limit.window, limit.requests)).collect();
+        limits.extend(spend.iter().map(|limit| (scope, Dimension::Spend, limit.window, limit.amount.nanos())));
+        limits.sort_by_key(|(_, dimension, window, _)| (*dimension, *window));
+        limits
+    });
+    let id = key.id;
+    limits.map(move |(scope, dimension, window, limit)| {
+        let counter = CounterId { key: id, scope, dimension, window, first_day: window.first_day(today) };
+        Touched { counter, period: calendar.period(window, today), limit }
     })
 }

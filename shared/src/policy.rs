@@ -1,4 +1,4 @@
-//! What a virtual key may do: models, quotas, spend, rate, expiry.
+//! What a virtual key may do: models, quotas, spend, rates, expiry.
 //!
 //! A policy is checked once, where it enters; whoever holds a [`Policy`] that came out of the control plane need not check it again.
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::money::NanoUsd;
-use crate::period::Window;
+use crate::period::{Calendar, Window, ZoneName};
 
 /// A model name with `*` for any run of characters, such as `gpt-5*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,18 +81,32 @@ pub struct Policy {
     /// Most admissions in any 60 seconds.
     #[serde(default)]
     pub requests_per_minute: Option<u32>,
+    /// Most tokens in any 60 seconds, input and output together. A running request counts with the most that it can take.
+    #[serde(default)]
+    pub tokens_per_minute: Option<u64>,
+    /// Most requests that run at the same time.
+    #[serde(default)]
+    pub concurrent_requests: Option<u32>,
     /// Most output tokens of one request.
     #[serde(default)]
     pub max_output_tokens: Option<u64>,
     /// First moment at which the key no longer works.
     #[serde(default)]
     pub expires_at: Option<Timestamp>,
+    /// The time zone in which the key's days, weeks and months begin; UTC without one. It is chosen when the key is made: periods in two
+    /// calendars would overlap.
+    #[serde(default)]
+    pub time_zone: Option<ZoneName>,
 }
 
 /// Largest request quota: counters may live where integers are exact only up to 2^53.
 pub const MAX_REQUEST_LIMIT: u64 = 9_000_000_000_000_000;
 /// Largest requests-per-minute limit: an exact sliding log keeps one timestamp per admission.
-pub const MAX_REQUESTS_PER_MINUTE: u32 = 10_000_000;
+pub const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
+/// Largest tokens-per-minute limit: counters may live where integers are exact only up to 2^53.
+pub const MAX_TOKENS_PER_MINUTE: u64 = 9_000_000_000_000_000;
+/// Largest limit of requests at the same time: each is remembered until it ends.
+pub const MAX_CONCURRENT_REQUESTS: u32 = 1_000_000;
 
 impl Policy {
     /// Whether the key may call `model`.
@@ -107,6 +121,18 @@ impl Policy {
         !self.spend_limits.is_empty()
     }
 
+    /// Whether anything needs the counter store: a limit or a rate.
+    #[must_use]
+    pub const fn has_rates(&self) -> bool {
+        self.requests_per_minute.is_some() || self.tokens_per_minute.is_some() || self.concurrent_requests.is_some()
+    }
+
+    /// When the key's days begin.
+    #[must_use]
+    pub fn calendar(&self) -> Calendar {
+        Calendar::of(self.time_zone.as_ref())
+    }
+
     /// Every problem of this policy, each with the field it is in. Empty means valid.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
@@ -117,35 +143,44 @@ impl Policy {
                 problems.push(format!("models: `{}` is not a model pattern such as gpt-5*", brief(&pattern.0)));
             }
         }
-        for limit in &self.request_limits {
-            if limit.requests > MAX_REQUEST_LIMIT {
-                problems.push(format!("request_limits: at most {MAX_REQUEST_LIMIT} requests per period"));
+        problems.extend(limit_problems(&self.request_limits, &self.spend_limits));
+        let rates = [
+            ("requests_per_minute", self.requests_per_minute.map(u64::from), u64::from(MAX_REQUESTS_PER_MINUTE)),
+            ("tokens_per_minute", self.tokens_per_minute, MAX_TOKENS_PER_MINUTE),
+            ("concurrent_requests", self.concurrent_requests.map(u64::from), u64::from(MAX_CONCURRENT_REQUESTS)),
+        ];
+        for (field, value, most) in rates {
+            if value.is_some_and(|value| !(1..=most).contains(&value)) {
+                problems.push(format!("{field}: from 1 to {most}"));
             }
-        }
-        for limit in &self.spend_limits {
-            if limit.amount > NanoUsd::MAX_LIMIT {
-                problems.push(format!("spend_limits: at most {} per period", NanoUsd::MAX_LIMIT));
-            }
-        }
-        let requests: Vec<_> = self.request_limits.iter().map(|limit| limit.window).collect();
-        let spend: Vec<_> = self.spend_limits.iter().map(|limit| limit.window).collect();
-        for (field, windows) in [("request_limits", requests), ("spend_limits", spend)] {
-            for window in Window::ALL {
-                if windows.iter().filter(|other| **other == window).count() > 1 {
-                    problems.push(format!("{field}: more than one limit per {window}"));
-                }
-            }
-        }
-        if let Some(rpm) = self.requests_per_minute
-            && !(1..=MAX_REQUESTS_PER_MINUTE).contains(&rpm)
-        {
-            problems.push(format!("requests_per_minute: from 1 to {MAX_REQUESTS_PER_MINUTE}"));
         }
         if self.max_output_tokens == Some(0) {
             problems.push("max_output_tokens: at least 1".to_owned());
         }
         problems
     }
+}
+
+/// Every problem of the limits of a key or a workspace, each with the field it is in. Empty means valid.
+#[must_use]
+pub fn limit_problems(requests: &[RequestLimit], spend: &[SpendLimit]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if requests.iter().any(|limit| limit.requests > MAX_REQUEST_LIMIT) {
+        problems.push(format!("request_limits: at most {MAX_REQUEST_LIMIT} requests per period"));
+    }
+    if spend.iter().any(|limit| limit.amount > NanoUsd::MAX_LIMIT) {
+        problems.push(format!("spend_limits: at most {} per period", NanoUsd::MAX_LIMIT));
+    }
+    let requests: Vec<_> = requests.iter().map(|limit| limit.window).collect();
+    let spend: Vec<_> = spend.iter().map(|limit| limit.window).collect();
+    for (field, windows) in [("request_limits", requests), ("spend_limits", spend)] {
+        for window in Window::ALL {
+            if windows.iter().filter(|other| **other == window).count() > 1 {
+                problems.push(format!("{field}: more than one limit per {window}"));
+            }
+        }
+    }
+    problems
 }
 
 fn brief(text: &str) -> String {
@@ -187,10 +222,19 @@ mod tests {
             models: vec![ModelPattern("has space".to_owned())],
             spend_limits: vec![SpendLimit { amount: NanoUsd::new(u64::MAX), window: Window::Day }; 2],
             requests_per_minute: Some(0),
+            tokens_per_minute: Some(0),
+            concurrent_requests: Some(MAX_CONCURRENT_REQUESTS + 1),
             ..Policy::default()
         };
         let problems = policy.problems().join("; ");
-        for field in ["models", "spend_limits: at most", "spend_limits: more than one", "requests_per_minute"] {
+        for field in [
+            "models",
+            "spend_limits: at most",
+            "spend_limits: more than one",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "concurrent_requests",
+        ] {
             assert!(problems.contains(field), "{field} in {problems}");
         }
     }
@@ -198,5 +242,6 @@ mod tests {
     #[test]
     fn an_unknown_policy_field_is_refused() {
         assert!(serde_json::from_str::<Policy>(r#"{"budget": 5}"#).is_err());
+        assert!(serde_json::from_str::<Policy>(r#"{"time_zone": "Europe/Atlantis"}"#).is_err());
     }
 }

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::canonical::Writer;
 use crate::catalog::{Model, ProviderName};
-use crate::id::{ChainId, CredentialId, KeyId};
-use crate::policy::Policy;
+use crate::id::{ChainId, CredentialId, KeyId, WorkspaceId};
+use crate::period::ZoneName;
+use crate::policy::{Policy, RequestLimit, SpendLimit};
 use crate::token::TokenDigest;
 
 /// Whether a virtual key works.
@@ -59,6 +60,21 @@ pub struct KeyRecord {
     pub policy: Policy,
     /// Where its entries go.
     pub chain: ChainId,
+    /// Whose limits it shares. It belongs to the same workspace all its life.
+    pub workspace: WorkspaceId,
+}
+
+/// A workspace as nodes know it: the limits that its keys share. An absent limit does not limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceRecord {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Its name, unique in the deployment.
+    pub name: String,
+    /// Request quotas over all its keys, at most one per window.
+    pub request_limits: Vec<RequestLimit>,
+    /// Spend caps over all its keys, at most one per window.
+    pub spend_limits: Vec<SpendLimit>,
 }
 
 /// A credential as nodes know it: everything but the secret, which travels sealed and apart from the replicated set.
@@ -83,6 +99,8 @@ pub struct CredentialRecord {
 /// One record of the replicated set.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
+    /// A workspace.
+    Workspace(Arc<WorkspaceRecord>),
     /// A virtual key.
     Key(Arc<KeyRecord>),
     /// A catalogue entry.
@@ -94,6 +112,8 @@ pub enum Resource {
 /// The name of a record in the replicated set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceId {
+    /// A workspace.
+    Workspace(WorkspaceId),
     /// A virtual key.
     Key(KeyId),
     /// A catalogue entry, by name.
@@ -107,6 +127,7 @@ impl Resource {
     #[must_use]
     pub fn id(&self) -> ResourceId {
         match self {
+            Self::Workspace(workspace) => ResourceId::Workspace(workspace.id),
             Self::Key(key) => ResourceId::Key(key.id),
             Self::Model(model) => ResourceId::Model(model.name.clone()),
             Self::Credential(credential) => ResourceId::Credential(credential.id),
@@ -117,6 +138,7 @@ impl Resource {
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let bytes = match self {
+            Self::Workspace(workspace) => workspace_bytes(workspace),
             Self::Key(key) => key_bytes(key),
             Self::Model(model) => model_bytes(model),
             Self::Credential(credential) => credential_bytes(credential),
@@ -128,8 +150,26 @@ impl Resource {
 fn key_bytes(key: &KeyRecord) -> Vec<u8> {
     let mut writer = Writer::with_magic(b"KSK1");
     writer.str(key.id.as_str()).raw(&key.digest.0).str(&key.name).str(key.status.as_str()).raw(key.chain.as_bytes());
-    writer.raw(&policy_digest(&key.policy));
+    writer.raw(&policy_digest(&key.policy)).raw(key.workspace.as_bytes());
     writer.finish()
+}
+
+fn workspace_bytes(workspace: &WorkspaceRecord) -> Vec<u8> {
+    let mut writer = Writer::with_magic(b"KSW1");
+    writer.raw(workspace.id.as_bytes()).str(&workspace.name);
+    write_limits(&mut writer, &workspace.request_limits, &workspace.spend_limits);
+    writer.finish()
+}
+
+fn write_limits(writer: &mut Writer, requests: &[RequestLimit], spend: &[SpendLimit]) {
+    writer.u64(requests.len() as u64);
+    for limit in requests {
+        writer.u64(limit.requests).str(limit.window.as_str());
+    }
+    writer.u64(spend.len() as u64);
+    for limit in spend {
+        writer.u64(limit.amount.nanos()).str(limit.window.as_str());
+    }
 }
 
 /// SHA-256 over a policy's canonical bytes: what a chain's genesis names its first policy by.
@@ -140,16 +180,11 @@ pub fn policy_digest(policy: &Policy) -> [u8; 32] {
     for pattern in &policy.models {
         writer.str(&pattern.0);
     }
-    writer.u64(policy.request_limits.len() as u64);
-    for limit in &policy.request_limits {
-        writer.u64(limit.requests).str(limit.window.as_str());
-    }
-    writer.u64(policy.spend_limits.len() as u64);
-    for limit in &policy.spend_limits {
-        writer.u64(limit.amount.nanos()).str(limit.window.as_str());
-    }
-    writer.option_u64(policy.requests_per_minute.map(u64::from)).option_u64(policy.max_output_tokens);
+    write_limits(&mut writer, &policy.request_limits, &policy.spend_limits);
+    writer.option_u64(policy.requests_per_minute.map(u64::from)).option_u64(policy.tokens_per_minute);
+    writer.option_u64(policy.concurrent_requests.map(u64::from)).option_u64(policy.max_output_tokens);
     writer.option_u64(policy.expires_at.map(|at| at.nanos().cast_unsigned()));
+    writer.str(policy.time_zone.as_ref().map_or("", ZoneName::as_str));
     Sha256::digest(writer.finish()).into()
 }
 
@@ -251,6 +286,7 @@ pub enum ApplyError {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     revision: u64,
+    workspaces: BTreeMap<WorkspaceId, Arc<WorkspaceRecord>>,
     keys: HashMap<TokenDigest, Arc<KeyRecord>>,
     digests: HashMap<KeyId, TokenDigest>,
     models: BTreeMap<String, Arc<Model>>,
@@ -303,6 +339,9 @@ impl State {
                 self.remove(&resource.id());
                 self.set_hash.add(&resource.digest());
                 match resource {
+                    Resource::Workspace(workspace) => {
+                        self.workspaces.insert(workspace.id, workspace);
+                    }
                     Resource::Key(key) => {
                         self.digests.insert(key.id, key.digest);
                         self.keys.insert(key.digest, key);
@@ -321,6 +360,7 @@ impl State {
 
     fn remove(&mut self, id: &ResourceId) {
         let removed = match id {
+            ResourceId::Workspace(id) => self.workspaces.remove(id).map(Resource::Workspace),
             ResourceId::Key(id) => {
                 self.digests.remove(id).and_then(|digest| self.keys.remove(&digest)).map(Resource::Key)
             }
@@ -336,6 +376,7 @@ impl State {
     #[must_use]
     pub fn get(&self, id: &ResourceId) -> Option<Resource> {
         match id {
+            ResourceId::Workspace(id) => self.workspace(*id).cloned().map(Resource::Workspace),
             ResourceId::Key(id) => self.key(*id).cloned().map(Resource::Key),
             ResourceId::Model(name) => self.models.get(name).cloned().map(Resource::Model),
             ResourceId::Credential(id) => self.credentials.get(id).cloned().map(Resource::Credential),
@@ -366,6 +407,17 @@ impl State {
         self.keys.get(self.digests.get(&id)?)
     }
 
+    /// The workspace with this id.
+    #[must_use]
+    pub fn workspace(&self, id: WorkspaceId) -> Option<&Arc<WorkspaceRecord>> {
+        self.workspaces.get(&id)
+    }
+
+    /// All workspaces.
+    pub fn workspaces(&self) -> impl Iterator<Item = &Arc<WorkspaceRecord>> {
+        self.workspaces.values()
+    }
+
     /// The catalogue entry with this name.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
@@ -382,11 +434,12 @@ impl State {
         self.credentials.values()
     }
 
-    /// Every record, for a snapshot.
+    /// Every record, for a snapshot. Workspaces come before the keys that name them.
     pub fn resources(&self) -> impl Iterator<Item = Resource> {
+        let workspaces = self.workspaces.values().cloned().map(Resource::Workspace);
         let keys = self.keys.values().cloned().map(Resource::Key);
         let models = self.models.values().cloned().map(Resource::Model);
-        keys.chain(models).chain(self.credentials.values().cloned().map(Resource::Credential))
+        workspaces.chain(keys).chain(models).chain(self.credentials.values().cloned().map(Resource::Credential))
     }
 }
 
@@ -399,7 +452,8 @@ mod tests {
         let id = KeyId::from_ascii(format!("key{number:09}").as_bytes()).unwrap();
         let digest = TokenDigest([number; 32]);
         let (policy, chain) = (Policy::default(), ChainId::from_bytes([number; 16]));
-        Resource::Key(Arc::new(KeyRecord { id, digest, name: "k".to_owned(), status, policy, chain }))
+        let workspace = WorkspaceId::from_bytes([0; 16]);
+        Resource::Key(Arc::new(KeyRecord { id, digest, name: "k".to_owned(), status, policy, chain, workspace }))
     }
 
     fn change() -> impl Strategy<Value = Change> {

@@ -1,5 +1,5 @@
-//! The seal of the replicated state where it is stored: whoever lacks the audit root key cannot change keys, models, credentials or operators
-//! unnoticed.
+//! The seal of the replicated state where it is stored: whoever lacks the audit root key cannot change workspaces, keys, models, credentials or
+//! operators unnoticed.
 //!
 //! ```text
 //! K_s  = HKDF-Expand(R, "kf/state/seal/v1" || deployment_id)
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::catalog::ProviderName;
-    use crate::id::{ChainId, CredentialId, KeyId};
+    use crate::id::{ChainId, CredentialId, KeyId, WorkspaceId};
     use crate::policy::Policy;
     use crate::state::{CredentialRecord, KeyRecord, KeyStatus};
     use crate::token::TokenDigest;
@@ -133,7 +133,8 @@ mod tests {
         let id = KeyId::from_ascii(format!("key{number:09}").as_bytes()).unwrap();
         let (digest, chain) = (TokenDigest([number; 32]), ChainId::from_bytes([number; 16]));
         let (name, policy) = ("k".to_owned(), Policy::default());
-        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, policy, chain }))
+        let workspace = WorkspaceId::from_bytes([0; 16]);
+        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, policy, chain, workspace }))
     }
 
     fn credential(number: u8, base_url: &str) -> Resource {

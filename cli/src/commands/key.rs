@@ -6,10 +6,11 @@ mod view;
 use clap::{Args, Subcommand};
 use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::clock::{Clock as _, SystemClock, Timestamp};
+use keyforge_shared::period::ZoneName;
 
 use self::limits::{LimitArgs, NoLimitArgs};
 use self::view::{CreatedView, KeyView};
-use super::key_id;
+use super::{key_id, workspace_name};
 use crate::client::{AdminArgs, AdminClient, pages};
 use crate::errors::Failure;
 
@@ -26,7 +27,7 @@ pub struct KeyArgs {
 enum KeyAction {
     /// Make a key and print its token, this once
     #[command(after_help = "Example:\n  keyforge key create ci --models 'gpt-5*,gpt-4o*' \
-                      --requests 20000/month --spend 50/month --rpm 120")]
+                      --requests 20000/month --spend 50/month --rpm 120 --time-zone Europe/Berlin")]
     Create(CreateArgs),
     /// Show all keys, newest first
     List {
@@ -57,6 +58,12 @@ struct IdArgs {
 struct CreateArgs {
     /// What the key is for, such as the agent's name
     name: String,
+    /// The workspace whose limits it shares, for all its life [default: default]
+    #[arg(long, value_name = "ID|NAME")]
+    workspace: Option<String>,
+    /// The time zone in which its days, weeks and months begin, for all its life, such as Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<ZoneName>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -68,6 +75,12 @@ struct UpdateArgs {
     /// A new name
     #[arg(long)]
     name: Option<String>,
+    /// Cannot change: refused unless it is the key's own
+    #[arg(long, value_name = "ID|NAME", hide = true)]
+    workspace: Option<String>,
+    /// Cannot change: refused unless it is the key's own
+    #[arg(long, value_name = "ZONE", hide = true)]
+    time_zone: Option<ZoneName>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -117,9 +130,11 @@ impl Call {
     /// Everything that can be wrong with a command line is found before a server is looked for.
     fn of(action: KeyAction, now: Timestamp) -> Result<Self, Failure> {
         Ok(match action {
-            KeyAction::Create(CreateArgs { name, limits }) => {
-                let (policy, _) = limits.policy(now)?;
-                Self::Create(proto::CreateKeyRequest { name, policy: Some(policy) })
+            KeyAction::Create(CreateArgs { name, workspace, time_zone, limits }) => {
+                let (limits, _) = limits.policy(now)?;
+                let policy = Some(proto::Policy { time_zone: time_zone.map(Into::into), ..limits });
+                let workspace = workspace.map(workspace_name).transpose()?.unwrap_or_default();
+                Self::Create(proto::CreateKeyRequest { name, policy, workspace })
             }
             KeyAction::List { limit } => Self::List(limit),
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
@@ -132,9 +147,11 @@ impl Call {
 }
 
 fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, Failure> {
-    let (policy, mut paths) = args.limits.policy(now)?;
+    let (limits, mut paths) = args.limits.policy(now)?;
     paths.extend(args.remove.paths());
     paths.extend(args.name.is_some().then_some("name"));
+    paths.extend(args.workspace.is_some().then_some("workspace"));
+    paths.extend(args.time_zone.is_some().then_some("policy.time_zone"));
     if paths.is_empty() {
         return Err(
             Failure::usage("nothing to change").hint("name what is to change, such as --spend 80/month or --no-rpm")
@@ -143,9 +160,10 @@ fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, F
     Ok(proto::UpdateKeyRequest {
         id: key_id(&args.id)?,
         name: args.name.unwrap_or_default(),
-        policy: Some(policy),
+        policy: Some(proto::Policy { time_zone: args.time_zone.map(Into::into), ..limits }),
         frozen: false,
         update_mask: Some(mask(&paths)),
+        workspace: args.workspace.map(workspace_name).transpose()?.unwrap_or_default(),
     })
 }
 
@@ -195,9 +213,34 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_changed_and_removed_by_their_own_options() {
+        let (paths, policy) = updated("--tpm 90000 --concurrency 4");
+        assert_eq!(paths, ["policy.tokens_per_minute", "policy.concurrent_requests"]);
+        assert_eq!((policy.tokens_per_minute, policy.concurrent_requests), (Some(90_000), Some(4)));
+        let (paths, policy) = updated("--no-tpm --no-concurrency");
+        assert_eq!(paths, ["policy.tokens_per_minute", "policy.concurrent_requests"]);
+        assert_eq!((policy.tokens_per_minute, policy.concurrent_requests), (None, None));
+    }
+
+    #[test]
+    fn a_key_is_made_in_a_workspace_and_a_time_zone_and_an_update_names_them_for_the_server_to_refuse() {
+        let Call::Create(request) = call("create n --workspace team --time-zone europe/berlin").unwrap() else {
+            panic!("not a creation")
+        };
+        assert_eq!(request.workspace, "team");
+        assert_eq!(request.policy.unwrap().time_zone.as_deref(), Some("Europe/Berlin"));
+        let (paths, policy) = updated("--workspace team --time-zone Asia/Tokyo");
+        assert_eq!(paths, ["workspace", "policy.time_zone"]);
+        assert_eq!(policy.time_zone.as_deref(), Some("Asia/Tokyo"));
+    }
+
+    #[test]
     fn an_update_of_nothing_and_a_contradiction_are_refused() {
         assert!(call("update vk_0123456789ab").unwrap_err().to_string().contains("nothing to change"));
-        assert!(call("update vk_0123456789ab --rpm 5 --no-rpm").is_err());
+        for limit in ["rpm 5", "tpm 5", "concurrency 5", "requests 5", "spend 5"] {
+            let (name, _) = limit.split_once(' ').unwrap();
+            assert!(call(&format!("update vk_0123456789ab --{limit} --no-{name}")).is_err(), "{limit}");
+        }
     }
 
     #[test]
@@ -218,7 +261,12 @@ mod tests {
             ("create n --max-output-tokens x", "--max-output-tokens"),
             ("create n --expires soon", "--expires"),
             ("create n --expires 2020-01-01", "--expires"),
-            ("create n --tpm 5", "--tpm"),
+            ("create n --tpm -5", "--tpm"),
+            ("create n --tpm 1k", "--tpm"),
+            ("create n --concurrency 5000000000", "--concurrency"),
+            ("create n --time-zone Mars/Olympus", "--time-zone"),
+            ("create n --workspace ws_1", "workspace"),
+            ("create n --daily 5", "--daily"),
         ] {
             let error = call(words).unwrap_err().to_string();
             assert!(error.contains(option), "{words}: {error}");

@@ -7,12 +7,15 @@ pub mod data_plane;
 pub mod dev;
 pub mod env;
 pub mod key;
+pub mod local_cluster;
 pub mod model;
+mod period_limits;
 mod process;
 pub mod usage;
+pub mod workspace;
 
 use keyforge_runtime::config::{SecretRef, SecretRefError};
-use keyforge_shared::id::KeyId;
+use keyforge_shared::id::{KeyId, WorkspaceId};
 use keyforge_shared::secret::SecretBytes;
 
 use crate::args::Command;
@@ -28,9 +31,11 @@ const KEY_ID_LEN: usize = 15;
 pub async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => Box::pin(dev::run(args)).await,
+        Command::LocalCluster(args) => Box::pin(local_cluster::run(args)).await,
         Command::ControlPlane(args) => Box::pin(control_plane::run(args)).await,
         Command::DataPlane(args) => Box::pin(data_plane::run(args)).await,
         Command::Key(args) => Box::pin(key::run(args)).await,
+        Command::Workspace(args) => Box::pin(workspace::run(args)).await,
         Command::Credential(args) => Box::pin(credential::run(args)).await,
         Command::Model(args) => Box::pin(model::run(args)).await,
         Command::Usage(args) => Box::pin(usage::run(args)).await,
@@ -52,6 +57,15 @@ fn key_id(text: &str) -> Result<String, Failure> {
     }
     Err(Failure::usage("a key is named by its id: vk_ and 12 letters or digits")
         .hint("`keyforge key list` shows every key"))
+}
+
+/// Checks how a workspace is named: by its id, or by its name, which does not begin like an id.
+fn workspace_name(text: String) -> Result<String, Failure> {
+    if !text.starts_with("ws_") || text.parse::<WorkspaceId>().is_ok() {
+        return Ok(text);
+    }
+    Err(Failure::usage("a workspace is named by its name, or by its id: ws_ and 32 hexadecimal digits")
+        .hint("`keyforge workspace list` shows every workspace"))
 }
 
 /// Follows `--secret`. A secret given literally is refused without repeating it.
@@ -81,6 +95,15 @@ mod tests {
         for wrong in ["", "vk_", "key", "vk_abc", "vk_äöüäöüäöüäöü"] {
             assert!(key_id(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_workspace_is_named_by_its_name_or_a_whole_id() {
+        let id = format!("ws_{}", "0".repeat(32));
+        for good in ["default", "my team", &id] {
+            assert_eq!(workspace_name(good.to_owned()).unwrap(), good);
+        }
+        assert!(workspace_name("ws_123".to_owned()).is_err());
     }
 
     #[test]

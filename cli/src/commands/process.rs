@@ -42,6 +42,19 @@ enum LogFormatArg {
 }
 
 impl LogArgs {
+    /// What is logged, as the option takes it.
+    pub(super) fn filter(&self) -> &str {
+        &self.log_level
+    }
+
+    /// The shape of a line, as the option takes it.
+    pub(super) const fn format(&self) -> &'static str {
+        match self.log_format {
+            LogFormatArg::Text => "text",
+            LogFormatArg::Json => "json",
+        }
+    }
+
     /// Telemetry of the service `name`. OTLP export is switched on by `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub(super) fn telemetry(&self, name: &str) -> TelemetryConfig {
         let mut config = TelemetryConfig::new(name);

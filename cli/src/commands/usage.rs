@@ -2,11 +2,10 @@
 
 use clap::{Args, ValueEnum};
 use keyforge_proto::admin::v1 as proto;
-use keyforge_proto::convert;
 use keyforge_shared::money::NanoUsd;
 use serde::Serialize;
 
-use super::key_id;
+use super::{key_id, period_limits};
 use crate::client::{AdminArgs, AdminClient, pages};
 use crate::errors::Failure;
 use crate::limit_syntax;
@@ -18,16 +17,16 @@ use crate::output::{Row, moment, or_dash, table};
 pub struct UsageArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// Only this key, and its limits: vk_ and 12 characters
+    /// Only this key, and its limits and its workspace's: vk_ and 12 characters
     #[arg(long, value_name = "ID")]
     key: Option<String>,
     /// One row for each of these
     #[arg(long, value_enum, default_value_t = Grouping::Key)]
     by: Grouping,
-    /// First day, such as 2026-11-01 (UTC) [default: the beginning]
+    /// First day in each key's own time zone, such as 2026-11-01 [default: the beginning]
     #[arg(long, value_name = "DAY", value_parser = limit_syntax::day)]
     from: Option<String>,
-    /// Day after the last, such as 2026-12-01 (UTC) [default: no end]
+    /// Day after the last, such as 2026-12-01 [default: no end]
     #[arg(long, value_name = "DAY", value_parser = limit_syntax::day)]
     until: Option<String>,
     /// Show at most this many rows
@@ -42,7 +41,7 @@ enum Grouping {
     Key,
     /// A model
     Model,
-    /// A day, UTC
+    /// A day in each key's own time zone
     Day,
 }
 
@@ -98,7 +97,7 @@ pub async fn run(args: UsageArgs) -> Result<(), Failure> {
 struct UsageReport {
     by: Grouping,
     rows: Vec<UsageView>,
-    /// The limits of the one key that was asked for.
+    /// The limits of the one key that was asked for, and of its workspace.
     limits: Option<Vec<BalanceView>>,
 }
 
@@ -106,7 +105,7 @@ impl UsageReport {
     fn text(&self) -> String {
         match self.limits.as_deref() {
             None => table(&self.rows),
-            Some([]) => format!("{}\n\nThe key has no limits per period.", table(&self.rows)),
+            Some([]) => format!("{}\n\nNeither the key nor its workspace has limits per period.", table(&self.rows)),
             Some(limits) => format!("{}\n\nLimits in their current periods\n{}", table(&self.rows), table(limits)),
         }
     }
@@ -168,8 +167,12 @@ impl Row for UsageView {
 /// A limit in its current period: requests or dollars.
 #[derive(Debug, Serialize)]
 struct BalanceView {
+    /// Whose limit it is: the key's own, or its workspace's.
+    scope: String,
     dimension: String,
     window: &'static str,
+    /// First day of the period in the key's time zone; none for its whole life.
+    first_day: Option<String>,
     /// Requests or nano-dollars, by `dimension`.
     limit: u64,
     settled: u64,
@@ -189,7 +192,9 @@ impl BalanceView {
         let money = balance.dimension == "spend";
         let usd = |nanos: u64| money.then(|| NanoUsd::new(nanos).decimal());
         Self {
-            window: convert::window(balance.window, "window").map_or("unknown", |window| window.as_str()),
+            window: period_limits::window(balance.window),
+            first_day: balance.first_day,
+            scope: balance.scope,
             limit_usd: usd(balance.limit),
             settled_usd: usd(balance.settled),
             granted_usd: usd(balance.granted),
@@ -205,14 +210,17 @@ impl BalanceView {
 }
 
 impl Row for BalanceView {
-    const COLUMNS: &'static [&'static str] = &["limit", "period", "at most", "settled", "with nodes", "left", "resets"];
+    const COLUMNS: &'static [&'static str] =
+        &["of", "limit", "period", "since", "at most", "settled", "with nodes", "left", "resets"];
 
     fn cells(&self) -> Vec<String> {
         let amount =
             |number: u64, usd: &Option<String>| usd.as_ref().map_or(number.to_string(), |usd| format!("${usd}"));
         vec![
+            self.scope.clone(),
             self.dimension.clone(),
             self.window.to_owned(),
+            or_dash(self.first_day.as_ref()),
             amount(self.limit, &self.limit_usd),
             amount(self.settled, &self.settled_usd),
             amount(self.granted, &self.granted_usd),
@@ -228,8 +236,10 @@ mod tests {
 
     fn balance(dimension: &str) -> BalanceView {
         BalanceView::of(proto::Balance {
+            scope: "workspace".to_owned(),
             dimension: dimension.to_owned(),
             window: proto::Window::Month.into(),
+            first_day: Some("2026-11-01".to_owned()),
             limit: 5_000_000_000,
             settled: 1_000_000_000,
             granted: 500_000_000,
@@ -241,8 +251,10 @@ mod tests {
     fn what_is_left_of_a_limit_is_neither_settled_nor_with_a_node() {
         let money = balance("spend");
         assert_eq!((money.left, money.left_usd.as_deref()), (3_500_000_000, Some("3.50")));
-        assert_eq!(money.cells()[2..], ["$5.00", "$1.00", "$0.50", "$3.50", "-"]);
-        assert_eq!(balance("requests").cells()[2], "5000000000");
+        assert_eq!(money.cells()[..4], ["workspace", "spend", "month", "2026-11-01"]);
+        assert_eq!(money.cells()[4..], ["$5.00", "$1.00", "$0.50", "$3.50", "-"]);
+        assert_eq!(balance("requests").cells()[4], "5000000000");
+        assert_eq!(money.cells().len(), BalanceView::COLUMNS.len());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Keys, credentials and models, by their commands.
+//! Workspaces, keys, credentials and models, by their commands.
 
 use serde_json::json;
 
@@ -26,6 +26,12 @@ fn a_key_lives_from_create_to_revoke() {
         "$12.50/month",
         "--rpm",
         "120",
+        "--tpm",
+        "90000",
+        "--concurrency",
+        "8",
+        "--time-zone",
+        "Europe/Berlin",
         "--max-output-tokens",
         "256",
         "--expires",
@@ -36,12 +42,28 @@ fn a_key_lives_from_create_to_revoke() {
         "models": ["gpt-4o*", "gpt-5*"],
         "request_limits": [{ "requests": 20000, "window": "month" }, { "requests": 500, "window": "day" }],
         "spend_limits": [{ "usd": "12.50", "nano_usd": 12_500_000_000_u64, "window": "month" }],
-        "requests_per_minute": 120, "max_output_tokens": 256, "expires_at": "2030-01-02T00:00:00Z",
+        "requests_per_minute": 120, "tokens_per_minute": 90000, "concurrent_requests": 8, "max_output_tokens": 256,
+        "expires_at": "2030-01-02T00:00:00Z", "time_zone": "Europe/Berlin",
     });
     assert_eq!((&made["key"]["policy"], &made["key"]["status"]), (&policy, &"active".into()));
+    assert_eq!(made["key"]["workspace"], "default");
     eventually("the key on the node", || (dev.chat(token).0 == 200).then_some(()));
 
-    let updated = dev.json(&["key", "update", id, "--no-rpm", "--spend", "80", "--models", ""]);
+    let updated = dev.json(&[
+        "key",
+        "update",
+        id,
+        "--no-rpm",
+        "--tpm",
+        "1000000",
+        "--no-concurrency",
+        "--spend",
+        "80",
+        "--models",
+        "",
+    ]);
+    let rates = ["tokens_per_minute", "concurrent_requests"].map(|rate| updated["policy"][rate].clone());
+    assert_eq!((rates, &updated["policy"]["time_zone"]), ([json!(1_000_000), json!(null)], &policy["time_zone"]));
     assert_eq!((updated["policy"]["requests_per_minute"].is_null(), &updated["policy"]["models"]), (true, &json!([])));
     assert_eq!(updated["policy"]["spend_limits"][0]["usd"], "80.00");
     assert_eq!(updated["policy"]["request_limits"], policy["request_limits"]);
@@ -60,6 +82,61 @@ fn a_key_lives_from_create_to_revoke() {
         listed.stdout
     );
     assert_eq!(dev.json(&["key", "list", "--limit", "1"])[0]["id"], id);
+}
+
+#[test]
+fn a_workspace_is_made_changed_and_shown_and_its_keys_say_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let made = dev.json(&["workspace", "create", "my team", "--requests", "20000/month", "--spend", "$50/month"]);
+    let id = made["id"].as_str().unwrap();
+    assert!(id.starts_with("ws_") && id.len() == 35, "{id}");
+    let requests = json!([{ "requests": 20000, "window": "month" }]);
+    assert_eq!((&made["name"], &made["request_limits"]), (&json!("my team"), &requests));
+    let updated = dev.json(&["workspace", "update", "my team", "--spend", "80/month", "--spend", "5/day"]);
+    assert_eq!((&updated["request_limits"], updated["spend_limits"].as_array().unwrap().len()), (&requests, 2));
+    let updated = dev.json(&["workspace", "update", id, "--no-requests"]);
+    assert_eq!((&updated["request_limits"], &updated["spend_limits"][1]["usd"]), (&json!([]), &json!("5.00")));
+    for named in [id, "my team"] {
+        assert_eq!(dev.json(&["workspace", "show", named]), updated);
+    }
+    let names: Vec<_> =
+        dev.json(&["workspace", "list"]).as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["default", "my team"]);
+    assert!(dev.run(&["workspace", "list"]).stdout.contains("$80.00/month, $5.00/day"));
+
+    for named in [id, "my team"] {
+        let key = dev.json(&["key", "create", "ci", "--workspace", named, "--time-zone", "asia/tokyo"])["key"].clone();
+        assert_eq!((&key["workspace"], &key["workspace_id"]), (&json!("my team"), &json!(id)));
+        assert_eq!(key["policy"]["time_zone"], "Asia/Tokyo");
+        let shown = dev.run(&["key", "show", key["id"].as_str().unwrap()]).stdout;
+        assert!(shown.contains("my team") && shown.contains("Asia/Tokyo"), "{shown}");
+        let usage = dev.json(&["usage", "--key", key["id"].as_str().unwrap()]);
+        let limits: Vec<_> = usage["limits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|limit| (limit["scope"].as_str().unwrap(), limit["window"].as_str().unwrap(), &limit["limit_usd"]))
+            .collect();
+        assert_eq!(limits, [("workspace", "day", &json!("5.00")), ("workspace", "month", &json!("80.00"))]);
+    }
+}
+
+#[test]
+fn a_key_keeps_its_workspace_and_its_time_zone_and_is_told_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    dev.json(&["workspace", "create", "team"]);
+    let key = dev.key();
+    for (option, value, field) in
+        [("--workspace", "team", "workspace: "), ("--time-zone", "Asia/Tokyo", "policy.time_zone: ")]
+    {
+        let refused = dev.run(&["key", "update", &key, option, value]);
+        assert_eq!(refused.code, 1, "{}", refused.stdout);
+        assert!(refused.stderr.contains(field) && refused.stderr.contains("would overlap"), "{}", refused.stderr);
+    }
+    let kept = dev.json(&["key", "update", &key, "--workspace", "default", "--time-zone", "UTC"]);
+    assert_eq!((&kept["workspace"], &kept["policy"]["time_zone"]), (&json!("default"), &json!(null)));
 }
 
 #[test]

@@ -12,7 +12,19 @@ fn a_wrong_command_line_is_exit_code_2_and_names_the_option() {
         (&["key", "create", "n", "--requests", "20k/month"], "--requests"),
         (&["key", "create", "n", "--spend", "5/year"], "50/month"),
         (&["key", "create", "n", "--expires", "2020-01-01"], "lies in the past"),
-        (&["key", "create", "n", "--tpm", "5"], "--tpm"),
+        (&["key", "create", "n", "--tpm", "1k"], "--tpm"),
+        (&["key", "create", "n", "--concurrency", "-1"], "--concurrency"),
+        (&["key", "create", "n", "--time-zone", "Mars/Olympus"], "--time-zone"),
+        (&["key", "create", "n", "--workspace", "ws_1"], "ws_ and 32"),
+        (&["key", "create", "n", "--daily", "5"], "--daily"),
+        (&["workspace", "create"], "<NAME>"),
+        (&["workspace", "create", "n", "--requests", "20k/month"], "20000/month"),
+        (&["workspace", "create", "n", "--spend", "5/year"], "50/month"),
+        (&["workspace", "create", "n", "--rpm", "5"], "--rpm"),
+        (&["workspace", "update", "n"], "nothing to change"),
+        (&["workspace", "update", "n", "--name", "m"], "--name"),
+        (&["workspace", "show", "ws_1"], "ws_ and 32"),
+        (&["workspace", "delete", "n"], "delete"),
         (&["key", "create", "n", "--output", "yaml"], "--output"),
         (&["key", "update", "vk_0123456789ab"], "nothing to change"),
         (&["key", "show", "nonsense"], "vk_ and 12"),
@@ -88,6 +100,15 @@ fn what_the_server_refuses_is_exit_code_1_in_the_servers_words() {
         (&["key", "show", "vk_0123456789ab"][..], "there is no virtual key"),
         (&["key", "create", ""], "name"),
         (&["key", "create", "n", "--rpm", "0"], "requests_per_minute"),
+        (&["key", "create", "n", "--tpm", "0"], "tokens_per_minute"),
+        (&["key", "create", "n", "--concurrency", "0"], "concurrent_requests"),
+        (&["key", "create", "n", "--workspace", "nobody"], "workspace: there is none"),
+        (&["workspace", "create", "default"], "name: there is a workspace of this name already"),
+        (&["workspace", "create", ""], "name"),
+        (&["workspace", "create", "ws_mine"], "name: must not begin with ws_"),
+        (&["workspace", "create", "n", "--spend", "1/day", "--spend", "2/day"], "spend_limits"),
+        (&["workspace", "show", "nobody"], "there is no workspace"),
+        (&["workspace", "update", "nobody", "--spend", "1/day"], "there is no workspace"),
         (&["key", "create", "n", "--spend", "1/day", "--spend", "2/day"], "spend_limits"),
         (&["key", "update", "vk_0123456789ab", "--rpm", "5"], "there is no virtual key"),
         (&["credential", "disable", "nonsense"], "id"),
@@ -138,7 +159,10 @@ fn help_and_version_are_exit_code_0() {
     assert_eq!((version.code, version.stdout), (0, format!("keyforge {}\n", env!("CARGO_PKG_VERSION"))));
     let help = run_in(directory.path(), &["key", "create", "--help"], &[]);
     assert!(
-        help.code == 0 && help.stdout.contains("keyforge key create ci") && !help.stdout.contains("--tpm"),
+        help.code == 0
+            && help.stdout.contains("keyforge key create ci")
+            && help.stdout.contains("--tpm")
+            && !help.stdout.contains("--daily"),
         "{}",
         help.stdout
     );

@@ -281,7 +281,7 @@ impl Gateway {
     /// Makes a key with this policy and waits until the node knows it. Returns token and id.
     pub async fn create_key(&self, name: &str, policy: admin::Policy) -> (String, String) {
         let mut keys = admin::key_service_client::KeyServiceClient::new(self.admin().await);
-        let request = admin::CreateKeyRequest { name: name.to_owned(), policy: Some(policy) };
+        let request = admin::CreateKeyRequest { name: name.to_owned(), policy: Some(policy), ..Default::default() };
         let answer = keys.create_key(request).await.unwrap().into_inner();
         let id = answer.key.unwrap().id;
         self.eventually("the node knows the new key", async || {

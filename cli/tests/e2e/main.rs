@@ -8,6 +8,7 @@ mod collector;
 mod harness;
 
 mod chat;
+mod cluster;
 mod corpus;
 mod crash;
 mod faults;

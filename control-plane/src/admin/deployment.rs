@@ -1,8 +1,8 @@
 //! The deployment: made at the first start, recognised at every later one.
 //!
-//! The first start draws the vault key, the audit root key and the first operator's token, imports the built-in models and begins the
-//! administrators' chain, all or nothing. A later start refuses a vault key that does not belong to the data, and keys, models, credentials or
-//! operators that are not the ones that were sealed.
+//! The first start draws the vault key, the audit root key and the first operator's token, makes the workspace `default`, imports the built-in
+//! models and begins the administrators' chain, all or nothing. A later start refuses a vault key that does not belong to the data, and
+//! workspaces, keys, models, credentials or operators that are not the ones that were sealed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,18 +10,20 @@ use std::sync::Arc;
 use keyforge_runtime::private_file::{self, PrivateFileError};
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Clock;
-use keyforge_shared::id::{ChainId, DeploymentId, OperatorId};
+use keyforge_shared::id::{ChainId, DeploymentId, OperatorId, WorkspaceId};
 use keyforge_shared::secret::Key256;
-use keyforge_shared::state::{Resource, State};
+use keyforge_shared::state::{Resource, State, WorkspaceRecord};
 use keyforge_shared::state_seal::SealSum;
 use keyforge_shared::token::{self, TokenKind};
 use zeroize::Zeroizing;
 
 use super::state_seal::StateSeal;
+use super::workspaces::DEFAULT_WORKSPACE;
 use crate::audit::{AdminAct, Audit, AuditError};
 use crate::catalog::{self, CatalogError};
 use crate::store::deployment::{self, Deployment};
 use crate::store::operators::{self, Operator};
+use crate::store::workspaces::{self, StoredWorkspace};
 use crate::store::{Store, StoreError, credentials, keys, models};
 use crate::vault::{Kek, KekError, KekSource, Vault, VaultError};
 
@@ -51,10 +53,10 @@ pub enum OpenError {
     /// The built-in models cannot be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// Keys, models, credentials or operators are not the ones that were sealed.
+    /// Workspaces, keys, models, credentials or operators are not the ones that were sealed.
     #[error(
-        "the seal of the state does not hold: keys, models, credentials or operators in the database were changed by something other than \
-         KeyForge, so nothing of it is served; restore the database from a backup (the administrators' chain says what they should be)"
+        "the seal of the state does not hold: workspaces, keys, models, credentials or operators in the database were changed by something \
+         other than KeyForge, so nothing of it is served; restore the database from a backup (the administrators' chain says what they should be)"
     )]
     StateChanged,
     /// The operating system gave no randomness.
@@ -115,7 +117,7 @@ fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenE
         id,
         created_at: store.now(),
         revision: FIRST_REVISION,
-        // The models and the operator that it covers are still to be made.
+        // The workspace, the models and the operator that it covers are still to be made.
         state_seal: Vec::new(),
         vault_check: vault.make_check()?,
         audit_root: vault.seal_audit_root(&root)?,
@@ -133,13 +135,16 @@ async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_fil
         created_at: deployment.created_at,
     };
     let built_in = catalog::built_in()?;
-    let resources = built_in.iter().map(|model| Resource::Model(Arc::new(model.clone())));
-    let state = State::from_snapshot(deployment.revision, resources);
+    let workspace = first_workspace(deployment)?;
+    let models = built_in.iter().map(|model| Resource::Model(Arc::new(model.clone())));
+    let first = Resource::Workspace(Arc::new(workspace.record.clone()));
+    let state = State::from_snapshot(deployment.revision, std::iter::once(first).chain(models));
     let seal = StateSeal::new(audit, std::slice::from_ref(&operator));
     let state_seal = seal.seal(deployment.revision, seal.sum(&state)).to_vec();
     let mut tx = store.write().await?;
     deployment::insert(&mut tx, &Deployment { state_seal, ..deployment.clone() }).await?;
     operators::insert(&mut tx, &operator).await?;
+    workspaces::insert(&mut tx, &workspace).await?;
     for model in &built_in {
         models::put(&mut tx, model).await?;
     }
@@ -150,7 +155,10 @@ async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_fil
         method: "deployment/Create",
         target: deployment.id.to_string(),
         outcome: AdminOutcome::Done,
-        detail: format!("operator {FIRST_OPERATOR} made, {} models imported", built_in.len()),
+        detail: format!(
+            "operator {FIRST_OPERATOR} and workspace {DEFAULT_WORKSPACE} made, {} models imported",
+            built_in.len()
+        ),
     };
     audit.append_admin(&mut tx, act).await?;
     // Before the commit: a token that nobody was told would lock everyone out. A file that is left behind by a failed start is replaced.
@@ -158,6 +166,17 @@ async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_fil
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(deployment = %deployment.id, token_file = %token_file.display(), "a new deployment was made");
     Ok(())
+}
+
+/// The workspace that keys belong to when none is named.
+fn first_workspace(deployment: &Deployment) -> Result<StoredWorkspace, OpenError> {
+    let record = WorkspaceRecord {
+        id: WorkspaceId::generate().map_err(|_| OpenError::Random)?,
+        name: DEFAULT_WORKSPACE.to_owned(),
+        request_limits: Vec::new(),
+        spend_limits: Vec::new(),
+    };
+    Ok(StoredWorkspace { record, created_at: deployment.created_at, revision: deployment.revision })
 }
 
 fn write_token(path: &Path, token: &str) -> Result<(), PrivateFileError> {
@@ -172,10 +191,12 @@ async fn load(store: &Store) -> Result<(Deployment, Vec<Operator>, State), Store
     let mut read = store.read().await?;
     let deployment = deployment::get(&mut read).await?.ok_or(StoreError::Corrupt("deployment"))?;
     let operators = operators::all(&mut read).await?;
+    let workspaces = workspaces::all(&mut read).await?.into_iter();
+    let workspaces = workspaces.map(|workspace| Resource::Workspace(Arc::new(workspace)));
     let keys = keys::all(&mut read).await?.into_iter().map(|key| Resource::Key(Arc::new(key)));
     let models = models::all(&mut read).await?.into_iter().map(|model| Resource::Model(Arc::new(model)));
     let credentials = credentials::all(&mut read).await?.into_iter();
     let credentials = credentials.map(|credential| Resource::Credential(Arc::new(credential)));
-    let state = State::from_snapshot(deployment.revision, keys.chain(models).chain(credentials));
+    let state = State::from_snapshot(deployment.revision, workspaces.chain(keys).chain(models).chain(credentials));
     Ok((deployment, operators, state))
 }

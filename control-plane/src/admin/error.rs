@@ -21,6 +21,9 @@ pub enum AdminError {
         /// Its name or id, as given.
         name: String,
     },
+    /// There is such a thing already.
+    #[error("{0}")]
+    Exists(String),
     /// The thing is not in a state in which this could be done.
     #[error("{0}")]
     Precondition(String),

@@ -11,21 +11,28 @@ use super::AdminError;
 enum Part {
     Name,
     Frozen,
+    Workspace,
     Models,
     RequestLimits,
     SpendLimits,
     RequestsPerMinute,
     MaxOutputTokens,
     ExpiresAt,
+    TokensPerMinute,
+    ConcurrentRequests,
+    TimeZone,
 }
 
-const POLICY: [(&str, Part); 6] = [
+const POLICY: [(&str, Part); 9] = [
     ("policy.models", Part::Models),
     ("policy.request_limits", Part::RequestLimits),
     ("policy.spend_limits", Part::SpendLimits),
     ("policy.requests_per_minute", Part::RequestsPerMinute),
     ("policy.max_output_tokens", Part::MaxOutputTokens),
     ("policy.expires_at_ms", Part::ExpiresAt),
+    ("policy.tokens_per_minute", Part::TokensPerMinute),
+    ("policy.concurrent_requests", Part::ConcurrentRequests),
+    ("policy.time_zone", Part::TimeZone),
 ];
 
 /// The parts that an update names. Never empty.
@@ -33,7 +40,7 @@ const POLICY: [(&str, Part); 6] = [
 pub struct KeyMask(BTreeSet<Part>);
 
 impl KeyMask {
-    /// Reads `name`, `frozen`, `policy` and `policy.<field>`.
+    /// Reads `name`, `frozen`, `workspace`, `policy` and `policy.<field>`.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] naming every path that a key does not have, or when there is no path at all: nothing is ever changed that was
@@ -44,6 +51,7 @@ impl KeyMask {
             match path {
                 "name" => drop(parts.insert(Part::Name)),
                 "frozen" => drop(parts.insert(Part::Frozen)),
+                "workspace" => drop(parts.insert(Part::Workspace)),
                 "policy" => parts.extend(POLICY.map(|(_, part)| part)),
                 _ => match POLICY.into_iter().find(|(name, _)| *name == path) {
                     Some((_, part)) => drop(parts.insert(part)),
@@ -74,23 +82,37 @@ impl KeyMask {
         self.0.contains(&Part::Frozen)
     }
 
+    /// Whether the update names the key's workspace, which cannot change.
+    #[must_use]
+    pub fn workspace(&self) -> bool {
+        self.0.contains(&Part::Workspace)
+    }
+
+    /// Whether the update names the key's time zone, which cannot change.
+    #[must_use]
+    pub fn time_zone(&self) -> bool {
+        self.0.contains(&Part::TimeZone)
+    }
+
     /// Whether any part of the policy is to change.
     #[must_use]
     pub fn policy(&self) -> bool {
         POLICY.iter().any(|(_, part)| self.0.contains(part))
     }
 
-    /// Takes the named parts of `new` over into `policy`.
+    /// Takes the named parts of `new` over into `policy`, all but what cannot change.
     pub(super) fn change(&self, policy: &mut Policy, new: Policy) {
         for part in &self.0 {
             match part {
-                Part::Name | Part::Frozen => {}
+                Part::Name | Part::Frozen | Part::Workspace | Part::TimeZone => {}
                 Part::Models => policy.models.clone_from(&new.models),
                 Part::RequestLimits => policy.request_limits.clone_from(&new.request_limits),
                 Part::SpendLimits => policy.spend_limits.clone_from(&new.spend_limits),
                 Part::RequestsPerMinute => policy.requests_per_minute = new.requests_per_minute,
                 Part::MaxOutputTokens => policy.max_output_tokens = new.max_output_tokens,
                 Part::ExpiresAt => policy.expires_at = new.expires_at,
+                Part::TokensPerMinute => policy.tokens_per_minute = new.tokens_per_minute,
+                Part::ConcurrentRequests => policy.concurrent_requests = new.concurrent_requests,
             }
         }
     }
@@ -106,7 +128,7 @@ fn shown(path: &str) -> String {
 mod tests {
     use keyforge_shared::clock::Timestamp;
     use keyforge_shared::money::NanoUsd;
-    use keyforge_shared::period::Window;
+    use keyforge_shared::period::{Window, ZoneName};
     use keyforge_shared::policy::{ModelPattern, RequestLimit, SpendLimit};
 
     use super::*;
@@ -119,21 +141,25 @@ mod tests {
             requests_per_minute: u32::try_from(number).ok(),
             max_output_tokens: Some(number),
             expires_at: Some(Timestamp::from_nanos(i64::try_from(number).unwrap())),
+            tokens_per_minute: Some(number),
+            concurrent_requests: u32::try_from(number).ok(),
+            time_zone: ZoneName::new(if number == 1 { "Europe/Berlin" } else { "Asia/Tokyo" }).ok(),
         }
     }
 
     #[test]
-    fn each_path_changes_its_field_and_no_other_and_policy_changes_all() {
+    fn each_path_changes_its_field_and_no_other_and_policy_changes_all_but_the_time_zone() {
         let merged = |paths: &[&str]| {
             let mut policy = full(1);
             KeyMask::parse(paths.iter().copied()).unwrap().change(&mut policy, full(2));
             policy
         };
-        assert_eq!(merged(&["policy"]), full(2));
-        assert_eq!(merged(&["name", "frozen"]), full(1));
+        let changed = || Policy { time_zone: full(1).time_zone, ..full(2) };
+        assert_eq!(merged(&["policy"]), changed());
+        assert_eq!(merged(&["name", "frozen", "workspace", "policy.time_zone"]), full(1));
         let every: Vec<&str> = POLICY.iter().map(|(path, _)| *path).collect();
-        assert_eq!(merged(&every), full(2));
-        for path in every {
+        assert_eq!(merged(&every), changed());
+        for path in every.into_iter().filter(|path| *path != "policy.time_zone") {
             let value = |policy: &Policy| serde_json::to_value(policy).unwrap();
             let (old, new, merged) = (value(&full(1)), value(&full(2)), value(&merged(&[path])));
             let field = path.trim_start_matches("policy.").trim_end_matches("_ms");

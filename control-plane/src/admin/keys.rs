@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId, OperatorId};
+use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{Change, KeyRecord, KeyStatus, Resource, policy_digest};
 use keyforge_shared::token::NewToken;
@@ -13,6 +14,7 @@ use super::key_update::KeyMask;
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
+use crate::store::StoreError;
 use crate::store::keys::{self, After, StoredKey};
 
 const MAX_NAME: usize = 100;
@@ -26,6 +28,8 @@ pub struct NewKey {
     pub name: String,
     /// What it may do.
     pub policy: Policy,
+    /// The workspace that it belongs to all its life, by id or name; empty for `default`.
+    pub workspace: String,
 }
 
 /// A change of a key. What the mask does not name stays as it is.
@@ -39,13 +43,15 @@ pub struct KeyUpdate {
     pub policy: Option<Policy>,
     /// Whether it is to be frozen.
     pub frozen: bool,
+    /// The workspace, by id or name: refused unless it is the key's own.
+    pub workspace: String,
 }
 
 impl Admin {
     /// Makes a key with a chain of its own. The token is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] with every problem of name and policy.
+    /// [`AdminError::Invalid`] with every problem of name, policy and workspace.
     pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<(StoredKey, NewToken), AdminError> {
         let token = NewToken::generate().map_err(|_| AdminError::Random)?;
         let call = Call::new(caller, "keys/Create", token.id());
@@ -56,7 +62,12 @@ impl Admin {
             if policy.expires_at.is_some_and(|at| at <= now) {
                 problems.push("policy.expires_at_ms: lies in the past".to_owned());
             }
+            let workspace = self.workspace_or_default(&new.workspace);
+            if workspace.is_none() {
+                problems.push("workspace: there is none of this id or name".to_owned());
+            }
             AdminError::unless_valid(&problems)?;
+            let workspace = workspace.ok_or(StoreError::Corrupt("workspaces"))?.id;
             let chain = ChainId::generate().map_err(|_| AdminError::Random)?;
             let mut edit = self.edit().await?;
             let record = KeyRecord {
@@ -66,6 +77,7 @@ impl Admin {
                 status: KeyStatus::Active,
                 policy,
                 chain,
+                workspace,
             };
             let key = StoredKey { record, created_at: now, revoked_at: None, revision: edit.revision() };
             keys::insert(edit.connection(), &key).await?;
@@ -121,6 +133,7 @@ impl Admin {
             if before.record.status == KeyStatus::Revoked {
                 return Err(AdminError::Precondition(format!("{id} is revoked for ever: make a new key")));
             }
+            let mut problems = self.fixed_parts_named_otherwise(&before, &update);
             let mut after = before.clone();
             if update.mask.name() {
                 after.record.name = update.name;
@@ -132,7 +145,8 @@ impl Admin {
                 let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
                 update.mask.change(&mut after.record.policy, whole_millis(update.policy.ok_or_else(missing)?));
             }
-            AdminError::unless_valid(&problems(&after.record.name, &after.record.policy))?;
+            problems.extend(self::problems(&after.record.name, &after.record.policy));
+            AdminError::unless_valid(&problems)?;
             self.save_key(edit, &call, &before, after).await
         })
         .await
@@ -178,6 +192,21 @@ impl Admin {
         .await
     }
 
+    /// What an update would have to change and cannot: a key keeps its workspace and its time zone.
+    fn fixed_parts_named_otherwise(&self, key: &StoredKey, update: &KeyUpdate) -> Vec<String> {
+        let mut problems = Vec::new();
+        let workspace = || self.workspace_or_default(&update.workspace).map(|workspace| workspace.id);
+        if update.mask.workspace() && workspace() != Some(key.record.workspace) {
+            problems.push(format!("workspace: {}", fixed("workspace")));
+        }
+        let zone = |policy: &Policy| policy.time_zone.as_ref().map_or("UTC", ZoneName::as_str).to_owned();
+        let named = update.policy.as_ref().filter(|_| update.mask.time_zone());
+        if named.is_some_and(|policy| zone(policy) != zone(&key.record.policy)) {
+            problems.push(format!("policy.time_zone: {}", fixed("time zone")));
+        }
+        problems
+    }
+
     async fn edit_key(&self, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
         let mut edit = self.edit().await?;
         let found = keys::get(edit.connection(), id).await?.ok_or_else(|| AdminError::not_found("virtual key", id))?;
@@ -207,11 +236,21 @@ impl Admin {
     }
 }
 
+/// Why a part of a key cannot be another one.
+fn fixed(part: &str) -> String {
+    format!(
+        "a key's {part} is set when it is made: with another one, periods that are already counted would overlap; make a new key"
+    )
+}
+
+/// What is wrong with the name of a key or a workspace.
+pub(super) fn name_problem(name: &str) -> Option<String> {
+    let good = (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    (!good).then(|| format!("name: 1 to {MAX_NAME} printable characters"))
+}
+
 fn problems(name: &str, policy: &Policy) -> Vec<String> {
-    let mut problems = Vec::new();
-    if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-        problems.push(format!("name: 1 to {MAX_NAME} printable characters"));
-    }
+    let mut problems: Vec<String> = name_problem(name).into_iter().collect();
     if policy.models.len() > MAX_PATTERNS {
         problems.push(format!("policy.models: at most {MAX_PATTERNS} patterns"));
     }
@@ -229,8 +268,8 @@ fn publish(key: &StoredKey) -> Vec<Change> {
     vec![Change::Upsert(Resource::Key(Arc::new(key.record.clone())))]
 }
 
-/// What entries show of a key: everything that can change, and no digest.
+/// What entries show of a key: all but its digest and its chain.
 fn shown(key: &StoredKey) -> Value {
-    let KeyRecord { name, status, policy, .. } = &key.record;
-    json!({ "name": name, "status": status.as_str(), "policy": policy })
+    let KeyRecord { name, status, policy, workspace, .. } = &key.record;
+    json!({ "name": name, "status": status.as_str(), "policy": policy, "workspace": workspace })
 }

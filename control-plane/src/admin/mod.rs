@@ -1,4 +1,4 @@
-//! Administration: the only writer of keys, credentials and models.
+//! Administration: the only writer of workspaces, keys, credentials and models.
 //!
 //! Every mutation is one straight line: validate, write rows, move to the next revision under a new seal, append an entry to the administrators'
 //! chain, commit, publish. Rows and entry are one transaction, so that nothing changes without a trace. Reads and refused calls are entries, too.
@@ -14,6 +14,7 @@ pub mod operators;
 pub mod page;
 pub mod state_seal;
 mod strangers;
+pub mod workspaces;
 
 use std::fmt;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! The seal that tells, at start, whether keys, models, credentials or operators were changed by something other than this program.
+//! The seal that tells, at start, whether workspaces, keys, models, credentials or operators were changed by something other than this program.
 //!
 //! It is written in the transaction of every change. What goes into it comes from memory, where it was loaded under a seal that held, and never
 //! from rows that somebody may have changed meanwhile: such a change is found at the next start, and is not sealed before.

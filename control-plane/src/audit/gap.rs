@@ -13,7 +13,7 @@ use sqlx::SqliteConnection;
 
 use super::intake::IntakeError;
 use super::{Audit, AuditError};
-use crate::store::{Store, StoreError, boots, chains, entries, ledger};
+use crate::store::{Store, StoreError, boots, chains, entries, epochs, ledger};
 
 /// How far back a repeated report is looked for. One that comes later than that is recorded twice, which says nothing false.
 const REPEATS: u32 = 500;
@@ -25,8 +25,8 @@ struct Missing {
 }
 
 impl Audit {
-    /// Writes a gap entry to every chain that is known to miss records of `boot`: those of keys that still hold money of an open epoch of
-    /// that boot, and those where other attempts at `requests` were chained. What can be attributed to no chain goes to the administrators'.
+    /// Writes a gap entry to every chain that is known to miss records of `boot`: those of keys that still hold money of an epoch that the
+    /// boot has not left, and those where other attempts at `requests` were chained. What can be attributed to no chain goes to the administrators'.
     ///
     /// # Errors
     /// [`IntakeError::ForeignBoot`] when the boot is another node's; [`IntakeError::Audit`].
@@ -57,7 +57,7 @@ impl Audit {
                 self.append(&mut tx, chain, record.encode()).await?;
             }
         }
-        boots::close(&mut tx, boot, now).await?;
+        boots::declare_lost(&mut tx, boot, now).await?;
         tx.commit().await.map_err(StoreError::from)?;
         tracing::warn!(%node, %boot, watermark = known.watermark, requests = requests.len(), "audit records are lost for good");
         Ok(())
@@ -70,7 +70,7 @@ impl Audit {
         requests: &[RequestId],
     ) -> Result<BTreeMap<ChainId, Missing>, AuditError> {
         let mut chains_missing: BTreeMap<ChainId, Missing> = BTreeMap::new();
-        for (key, epoch) in ledger::open_epochs_of_boot(conn, boot).await? {
+        for (key, epoch) in epochs::of_boot(conn, boot).await? {
             let Some(chain) = chains::chain_of_key(conn, key).await? else { continue };
             // The same money stands in the books of every window, so the largest remainder is all of it.
             let books = ledger::all_books(conn, key).await?;

@@ -18,7 +18,7 @@ use super::{Audit, AuditError};
 use crate::ledger::settle;
 use crate::store::entries::{self, NewEntry, Origin};
 use crate::store::usage::{self, DayUsage, UsageSums};
-use crate::store::{Store, StoreError, boots, ledger};
+use crate::store::{Store, StoreError, boots, overspent};
 
 /// Why a batch was refused. Nothing of it was chained.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +174,7 @@ impl Intake {
         usage::add(conn, &sums_by_day(&charged)).await?;
         settle::from_records(conn, &charged).await?;
         for (key, record) in charged.iter().filter(|(_, record)| record.flags.has(Flags::BOUND_EXCEEDED)) {
-            ledger::note_overspent(conn, *key, record.request).await?;
+            overspent::note(conn, *key, record.request).await?;
         }
         Ok(())
     }

@@ -3,14 +3,17 @@
 use keyforge_proto::convert::{ConvertError, counter_id, id, parsed, required};
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::grant_service_server::GrantService;
-use keyforge_shared::id::{BootId, CounterStoreId, KeyId};
+use keyforge_shared::id::{BootId, KeyId, LifeId};
 use keyforge_shared::limit::CounterId;
 use tonic::{Code, Request, Response, Status};
 
-use crate::ledger::{Acquire, GiveBack, Grant, Ledger, LedgerError, Want};
+use crate::ledger::{Acquire, GiveBack, Grant, Granted, Ledger, LedgerError, Membership, Want};
+use crate::store::ledger::Holder;
 
-/// Counters in one call: each dimension and window in the present period, the one before and the next.
-const MOST_COUNTERS: usize = 24;
+/// Counters in one call: each scope, dimension and window in the present period, the one before and the next.
+const MOST_COUNTERS: usize = 48;
+/// Memberships that one call can end.
+const MOST_MEMBERSHIPS: usize = 1_000;
 
 /// Serves the ledger to nodes.
 pub struct GrantApi {
@@ -33,8 +36,7 @@ impl GrantService for GrantApi {
     ) -> Result<Response<proto::AcquireGrantsResponse>, Status> {
         let ask = acquire(&request.into_inner()).map_err(invalid)?;
         let granted = self.ledger.acquire(&ask).await.map_err(refused)?;
-        let grants = granted.grants.iter().map(encode).collect();
-        Ok(Response::new(proto::AcquireGrantsResponse { epoch: granted.epoch, grants, serial: granted.serial }))
+        Ok(Response::new(answer(&granted)))
     }
 
     async fn return_grants(
@@ -46,27 +48,37 @@ impl GrantService for GrantApi {
         Ok(Response::new(proto::ReturnGrantsResponse {}))
     }
 
-    async fn close_store(
+    async fn leave_epochs(
         &self,
-        request: Request<proto::CloseStoreRequest>,
-    ) -> Result<Response<proto::CloseStoreResponse>, Status> {
+        request: Request<proto::LeaveEpochsRequest>,
+    ) -> Result<Response<proto::LeaveEpochsResponse>, Status> {
         let request = request.into_inner();
-        let store = id(&request.store_id, "store_id", CounterStoreId::from_slice).map_err(invalid)?;
         let boot = id(&request.boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
-        let epochs_closed = self.ledger.close_store(store, boot, request.last_seq).await.map_err(refused)?;
-        Ok(Response::new(proto::CloseStoreResponse { epochs_closed }))
+        let memberships = memberships(&request.memberships).map_err(invalid)?;
+        let epochs_closed = self.ledger.leave(boot, request.last_seq, &memberships).await.map_err(refused)?;
+        Ok(Response::new(proto::LeaveEpochsResponse { epochs_closed }))
+    }
+
+    async fn close_boot(
+        &self,
+        request: Request<proto::CloseBootRequest>,
+    ) -> Result<Response<proto::CloseBootResponse>, Status> {
+        let request = request.into_inner();
+        let boot = id(&request.boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
+        let epochs_closed = self.ledger.close_boot(boot, request.last_seq).await.map_err(refused)?;
+        Ok(Response::new(proto::CloseBootResponse { epochs_closed }))
     }
 }
 
 fn acquire(request: &proto::AcquireGrantsRequest) -> Result<Acquire, ConvertError> {
     let key = parsed(&request.key_id, "key_id")?;
-    few(request.wants.len(), "wants")?;
+    few(request.wants.len(), MOST_COUNTERS, "wants")?;
     let want = |(index, want): (usize, &proto::Want)| {
         Ok(Want { counter: counter(key, want.counter.as_ref(), "wants", index)?, amount: want.amount })
     };
     Ok(Acquire {
         boot: id(&request.boot_id, "boot_id", BootId::from_slice)?,
-        store: id(&request.store_id, "store_id", CounterStoreId::from_slice)?,
+        life: id(&request.life_id, "life_id", LifeId::from_slice)?,
         key,
         wants: request.wants.iter().enumerate().map(want).collect::<Result<_, ConvertError>>()?,
     })
@@ -74,12 +86,13 @@ fn acquire(request: &proto::AcquireGrantsRequest) -> Result<Acquire, ConvertErro
 
 fn give_back(request: &proto::ReturnGrantsRequest) -> Result<GiveBack, ConvertError> {
     let key = parsed(&request.key_id, "key_id")?;
+    few(request.holdings.len(), MOST_COUNTERS, "holdings")?;
     let holding = |(index, holding): (usize, &proto::Holding)| {
         Ok((counter(key, holding.counter.as_ref(), "holdings", index)?, holding.granted))
     };
     Ok(GiveBack {
         boot: id(&request.boot_id, "boot_id", BootId::from_slice)?,
-        store: id(&request.store_id, "store_id", CounterStoreId::from_slice)?,
+        life: id(&request.life_id, "life_id", LifeId::from_slice)?,
         key,
         epoch: request.epoch,
         serial: request.serial,
@@ -87,11 +100,17 @@ fn give_back(request: &proto::ReturnGrantsRequest) -> Result<GiveBack, ConvertEr
     })
 }
 
-fn few(count: usize, field: &str) -> Result<(), ConvertError> {
-    match count {
-        1..=MOST_COUNTERS => Ok(()),
-        _ => Err(ConvertError::new(field, format!("from 1 to {MOST_COUNTERS} counters in one call"))),
-    }
+fn memberships(given: &[proto::Membership]) -> Result<Vec<Membership>, ConvertError> {
+    few(given.len(), MOST_MEMBERSHIPS, "memberships")?;
+    let membership = |(index, given): (usize, &proto::Membership)| {
+        let key = parsed(&given.key_id, "key_id").map_err(|error| error.within(format!("memberships[{index}]")))?;
+        Ok(Membership { key, epoch: given.epoch, serial: given.serial })
+    };
+    given.iter().enumerate().map(membership).collect()
+}
+
+fn few(count: usize, most: usize, field: &str) -> Result<(), ConvertError> {
+    if count <= most { Ok(()) } else { Err(ConvertError::new(field, format!("at most {most} in one call"))) }
 }
 
 fn counter(key: KeyId, counter: Option<&proto::Counter>, list: &str, index: usize) -> Result<CounterId, ConvertError> {
@@ -100,14 +119,34 @@ fn counter(key: KeyId, counter: Option<&proto::Counter>, list: &str, index: usiz
     counter_id(key, counter).map_err(|error| error.within("counter").within(place))
 }
 
-fn encode(grant: &Grant) -> proto::Grant {
+fn answer(granted: &Granted) -> proto::AcquireGrantsResponse {
+    proto::AcquireGrantsResponse {
+        epoch: granted.epoch,
+        serial: granted.serial,
+        grants: granted.grants.iter().map(grant).collect(),
+        holders: granted.holders.iter().map(holder).collect(),
+    }
+}
+
+fn grant(grant: &Grant) -> proto::Grant {
     proto::Grant {
         counter: Some(grant.counter.into()),
-        period_end_ms: grant.period_end.millis(),
+        period_start_ms: grant.period.start.millis(),
+        period_end_ms: grant.period.end.millis(),
         granted: grant.granted,
         limit: grant.limit,
         available: grant.available,
         elsewhere: grant.elsewhere,
+        unsettled: grant.unsettled,
+    }
+}
+
+fn holder(holder: &Holder) -> proto::Holder {
+    proto::Holder {
+        key_id: holder.key.to_string(),
+        life_id: holder.life.as_bytes().to_vec(),
+        epoch: holder.epoch,
+        unsettled: holder.unsettled,
     }
 }
 
@@ -127,9 +166,11 @@ fn refused(error: LedgerError) -> Status {
         | LedgerError::NoSuchLimit(_)
         | LedgerError::WrongPeriod(_)
         | LedgerError::Overtaken(_)
+        | LedgerError::WrongEpoch { .. }
         | LedgerError::NotShipped { .. } => Code::FailedPrecondition,
+        // The life's books are to be vacated. A boot that is over must not do that to a life that others may use.
         LedgerError::Over(_) => Code::Aborted,
-        LedgerError::Foreign { .. } => Code::PermissionDenied,
+        LedgerError::BootOver(_) => Code::PermissionDenied,
     };
     Status::new(code, error.to_string())
 }

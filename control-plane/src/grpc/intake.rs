@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::admin::Admin;
 use crate::audit::intake::{Intake, IntakeError};
 use crate::audit::{Audit, AuditError};
-use crate::store::{Store, StoreError, ledger};
+use crate::store::{Store, StoreError, overspent};
 
 /// Serves the intake to nodes.
 pub struct IntakeApi {
@@ -54,7 +54,7 @@ impl IntakeApi {
     }
 
     async fn overspent(&self) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
-        ledger::overspent(&mut *self.store.read().await?).await
+        overspent::noted(&mut *self.store.read().await?).await
     }
 }
 

@@ -26,6 +26,20 @@ impl KeyApi {
     pub const fn new(admin: Admin) -> Self {
         Self { admin }
     }
+
+    fn encode(&self, key: &StoredKey) -> proto::Key {
+        proto::Key {
+            id: key.record.id.to_string(),
+            name: key.record.name.clone(),
+            status: proto::KeyStatus::from(key.record.status).into(),
+            policy: Some((&key.record.policy).into()),
+            created_at_ms: key.created_at.millis(),
+            revoked_at_ms: key.revoked_at.map(Timestamp::millis),
+            revision: key.revision,
+            workspace_id: key.record.workspace.to_string(),
+            workspace_name: self.admin.workspace_name(key.record.workspace),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -35,11 +49,11 @@ impl KeyService for KeyApi {
         request: Request<proto::CreateKeyRequest>,
     ) -> Result<Response<proto::CreateKeyResponse>, Status> {
         let caller = operator(&self.admin, &request, "keys/Create").await?;
-        let proto::CreateKeyRequest { name, policy } = request.into_inner();
+        let proto::CreateKeyRequest { name, policy, workspace } = request.into_inner();
         let policy = decode_policy(policy.unwrap_or_default()).map_err(AdminError::from);
         let policy = decoded(&self.admin, &caller, "keys/Create", &name, policy).await?;
-        let (key, token) = self.admin.create_key(&caller, NewKey { name, policy }).await?;
-        Ok(Response::new(proto::CreateKeyResponse { key: Some(encode(&key)), token: token.expose().to_owned() }))
+        let (key, token) = self.admin.create_key(&caller, NewKey { name, policy, workspace }).await?;
+        Ok(Response::new(proto::CreateKeyResponse { key: Some(self.encode(&key)), token: token.expose().to_owned() }))
     }
 
     async fn get_key(&self, request: Request<proto::GetKeyRequest>) -> Result<Response<proto::Key>, Status> {
@@ -47,7 +61,7 @@ impl KeyService for KeyApi {
         let id = request.into_inner().id;
         let key = key_id(&id);
         let key = decoded(&self.admin, &caller, "keys/Get", "", key).await?;
-        Ok(Response::new(encode(&self.admin.get_key(&caller, key).await?)))
+        Ok(Response::new(self.encode(&self.admin.get_key(&caller, key).await?)))
     }
 
     async fn list_keys(
@@ -57,7 +71,7 @@ impl KeyService for KeyApi {
         let caller = operator(&self.admin, &request, "keys/List").await?;
         let proto::ListKeysRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_keys(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let keys = page.entries.iter().map(encode).collect();
+        let keys = page.entries.iter().map(|key| self.encode(key)).collect();
         Ok(Response::new(proto::ListKeysResponse { keys, next_page_token: page.next.unwrap_or_default() }))
     }
 
@@ -68,11 +82,12 @@ impl KeyService for KeyApi {
             let mask = required(request.update_mask, "update_mask")?;
             let mask = KeyMask::parse(mask.paths.iter().map(String::as_str))?;
             let policy = request.policy.map(decode_policy).transpose()?;
-            let update = KeyUpdate { mask, name: request.name, policy, frozen: request.frozen };
+            let update =
+                KeyUpdate { mask, name: request.name, policy, frozen: request.frozen, workspace: request.workspace };
             Ok((key_id(&request.id)?, update))
         })();
         let (id, update) = decoded(&self.admin, &caller, "keys/Update", "", update).await?;
-        Ok(Response::new(encode(&self.admin.update_key(&caller, id, update).await?)))
+        Ok(Response::new(self.encode(&self.admin.update_key(&caller, id, update).await?)))
     }
 
     async fn revoke_key(&self, request: Request<proto::RevokeKeyRequest>) -> Result<Response<proto::Key>, Status> {
@@ -80,22 +95,10 @@ impl KeyService for KeyApi {
         let id = request.into_inner().id;
         let key = key_id(&id);
         let key = decoded(&self.admin, &caller, "keys/Revoke", "", key).await?;
-        Ok(Response::new(encode(&self.admin.revoke_key(&caller, key).await?)))
+        Ok(Response::new(self.encode(&self.admin.revoke_key(&caller, key).await?)))
     }
 }
 
 fn decode_policy(policy: proto::Policy) -> Result<Policy, ConvertError> {
     policy.try_into().map_err(|error: ConvertError| error.within("policy"))
-}
-
-fn encode(key: &StoredKey) -> proto::Key {
-    proto::Key {
-        id: key.record.id.to_string(),
-        name: key.record.name.clone(),
-        status: proto::KeyStatus::from(key.record.status).into(),
-        policy: Some((&key.record.policy).into()),
-        created_at_ms: key.created_at.millis(),
-        revoked_at_ms: key.revoked_at.map(Timestamp::millis),
-        revision: key.revision,
-    }
 }

@@ -12,3 +12,4 @@ mod recorded;
 pub mod state;
 mod status;
 pub mod usage;
+pub mod workspaces;

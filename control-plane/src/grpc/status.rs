@@ -10,6 +10,7 @@ impl From<AdminError> for Status {
             AdminError::Unauthenticated(_) => Code::Unauthenticated,
             AdminError::Invalid(_) => Code::InvalidArgument,
             AdminError::NotFound { .. } => Code::NotFound,
+            AdminError::Exists(_) => Code::AlreadyExists,
             AdminError::Precondition(_) => Code::FailedPrecondition,
             AdminError::Interrupted => Code::Aborted,
             AdminError::Store(_) | AdminError::Vault(_) | AdminError::Audit(_) | AdminError::Random => {

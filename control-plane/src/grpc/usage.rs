@@ -3,9 +3,9 @@
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::usage_service_server::UsageService;
 use keyforge_proto::convert::parsed;
-use keyforge_shared::audit::request::parse_day;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
+use keyforge_shared::period::{CivilDay, Window};
 use tonic::{Request, Response, Status};
 
 use super::auth::operator;
@@ -42,8 +42,8 @@ impl UsageApi {
         let query = UsageQuery {
             key: request.key_id.as_deref().map(|text| parsed::<KeyId>(text, "key_id")).transpose()?,
             grouping: grouping(request.group_by)?,
-            from_day: day(request.from_day.as_deref(), "from_day")?.unwrap_or(0),
-            until_day: day(request.until_day.as_deref(), "until_day")?.unwrap_or(u32::MAX),
+            from_day: day(request.from_day.as_deref(), "from_day")?,
+            until_day: day(request.until_day.as_deref(), "until_day")?,
             after: page.token.strip_prefix(MARK).map(str::to_owned),
             limit: size + 1,
         };
@@ -106,8 +106,8 @@ fn grouping(number: i32) -> Result<Grouping, AdminError> {
     }
 }
 
-fn day(text: Option<&str>, field: &str) -> Result<Option<u32>, AdminError> {
-    let parse = |text| parse_day(text).ok_or_else(|| AdminError::Invalid(format!("{field}: not a day as YYYY-MM-DD")));
+fn day(text: Option<&str>, field: &str) -> Result<Option<CivilDay>, AdminError> {
+    let parse = |text: &str| text.parse().map_err(|_| AdminError::Invalid(format!("{field}: not a day as YYYY-MM-DD")));
     text.map(parse).transpose()
 }
 
@@ -127,11 +127,13 @@ fn row((group, sums): (String, UsageSums)) -> proto::UsageRow {
 
 fn balance(balance: &Balance) -> proto::Balance {
     proto::Balance {
+        scope: balance.counter.scope.as_str().to_owned(),
         dimension: balance.counter.dimension.as_str().to_owned(),
         window: proto::Window::from(balance.counter.window).into(),
         limit: balance.limit,
         settled: balance.settled,
         granted: balance.outstanding,
+        first_day: (balance.counter.window != Window::Total).then(|| balance.counter.first_day.to_string()),
         resets_at_ms: (balance.period_end != Timestamp::MAX).then(|| balance.period_end.millis()),
     }
 }

@@ -1,69 +1,78 @@
-//! Grants: slices of limits, written off for one counter store before it may spend them.
+//! Grants: slices of limits, written off for one life of a key's books before it may spend them.
+
+use std::collections::BTreeMap;
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{BootId, CounterStoreId, KeyId};
-use keyforge_shared::limit::CounterId;
-use keyforge_shared::period::Period;
+use keyforge_shared::id::{BootId, KeyId, LifeId};
+use keyforge_shared::limit::{CounterId, Scope};
+use keyforge_shared::period::{Calendar, Period};
 use sqlx::SqliteConnection;
 
-use super::{Ledger, LedgerError, STAGING, evidence, is_active, limit_of};
-use crate::store::ledger::{self, Books, Epoch};
-use crate::store::{StoreError, boots, keys};
+use super::{Ledger, LedgerError, STAGING, evidence, is_active, limit_of, limited};
+use crate::store::epochs;
+use crate::store::ledger::{self, Holder};
+use crate::store::{StoreError, boots};
 
 /// A grant is at least this many times what is needed now, so that a burst does not ask for each request.
 const NEEDS_PER_GRANT: u64 = 4;
 /// A grant is at least this part of what is left, so that a large budget is not handed out in crumbs, and at most that part is lost to a crash.
 const SHARES: u64 = 8;
+/// Most holders that one answer names.
+const MOST_HOLDERS: u32 = 8;
 
-/// A counter store's question for more.
+/// A boot's question for more of one key, on behalf of a life of its books.
 #[derive(Clone, Debug)]
 pub struct Acquire {
-    /// Whose process the store lives in.
+    /// Who asks, and becomes or stays a member of the life's epoch.
     pub boot: BootId,
-    /// The store.
-    pub store: CounterStoreId,
+    /// The life.
+    pub life: LifeId,
     /// The key.
     pub key: KeyId,
-    /// Counters of that key, at least one.
+    /// Counters of that key. None: only the membership is wanted.
     pub wants: Vec<Want>,
 }
 
-/// What a store needs of one counter.
+/// What a life needs of one counter.
 #[derive(Clone, Copy, Debug)]
 pub struct Want {
     /// The counter.
     pub counter: CounterId,
-    /// Needed now, beyond what is free in the store: requests or nano-dollars.
+    /// Needed now, beyond what is free in the books: requests or nano-dollars.
     pub amount: u64,
 }
 
-/// What a store may spend.
+/// What a life may spend.
 #[derive(Clone, Debug)]
 pub struct Granted {
-    /// The store's epoch of this key.
+    /// The life's epoch.
     pub epoch: u32,
+    /// Number of this answer among all of the epoch.
+    pub serial: u64,
     /// One for each want, in the same order.
     pub grants: Vec<Grant>,
-    /// Serial of this answer among all changes of the store's grants of this key.
-    pub serial: u64,
+    /// Who else holds what of a workspace's limit that could not cover a want: at most 8, each life once, those with most first.
+    pub holders: Vec<Holder>,
 }
 
-/// What a store may spend of one counter. Amounts are requests, or nano-dollars.
+/// What a life may spend of one counter. Amounts are requests, or nano-dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The counter.
     pub counter: CounterId,
-    /// First moment after its period.
-    pub period_end: Timestamp,
+    /// Its period.
+    pub period: Period,
     /// Cumulative in this epoch: asking again never takes anything away.
     pub granted: u64,
-    /// The policy's limit.
+    /// The limit of the key or the workspace.
     pub limit: u64,
     /// What could still be granted to anyone.
     pub available: u64,
-    /// What counts against the limit and is not in the store's own counter: what other epochs have settled or were granted, and what this
-    /// one settled before the limit existed. The store may spend at most `limit - elsewhere`, whatever it was granted.
+    /// What counts against the limit and is not in the life's own counter: what others have settled or were granted, and what was settled here
+    /// before these books. The life may spend at most `limit - elsewhere`, whatever it was granted.
     pub elsewhere: u64,
+    /// The part of `elsewhere` that was granted, is not settled, and can still come back.
+    pub unsettled: u64,
 }
 
 struct Due {
@@ -73,83 +82,102 @@ struct Due {
 }
 
 impl Ledger {
-    /// Grants what can be granted of each want, down to nothing, in one transaction. Opens the store's epoch of this key if there is none.
+    /// Makes the boot a member of the life's epoch, which is opened if there is none, and grants what can be granted of each want, down to
+    /// nothing, in one transaction.
     ///
     /// # Errors
-    /// [`LedgerError`]; nothing was granted then.
+    /// [`LedgerError`]; nothing was granted then, and no membership changed.
     pub async fn acquire(&self, ask: &Acquire) -> Result<Granted, LedgerError> {
         let now = self.clock.now();
         let mut tx = self.store.write().await?;
-        let key = keys::get(&mut tx, ask.key).await?.ok_or(LedgerError::UnknownKey(ask.key))?.record;
+        let (key, workspace) = limited(&mut tx, ask.key).await?;
         if !is_active(&key, now) {
             return Err(LedgerError::NotActive(ask.key));
         }
+        let calendar = Calendar::of(key.policy.time_zone.as_ref());
         let due = ask.wants.iter().map(|want| {
-            let limit = limit_of(&key.policy, &want.counter).ok_or(LedgerError::NoSuchLimit(want.counter))?;
-            let period = present_period(&want.counter, now).ok_or(LedgerError::WrongPeriod(want.counter))?;
+            let limit = limit_of(&key, &workspace, &want.counter).ok_or(LedgerError::NoSuchLimit(want.counter))?;
+            let period = present_period(&calendar, &want.counter, now).ok_or(LedgerError::WrongPeriod(want.counter))?;
             Ok(Due { want: *want, period, limit })
         });
         let due = due.collect::<Result<Vec<_>, LedgerError>>()?;
 
-        let (epoch, is_new) = self.epoch(&mut tx, ask, now).await?;
+        let (epoch, serial) = join(&mut tx, ask, now).await?;
         let mut grants = Vec::with_capacity(due.len());
+        let mut holders = Vec::new();
         for due in &due {
-            let books = match ledger::books(&mut tx, &due.want.counter, epoch.epoch).await? {
-                Some(books) => books,
-                None => evidence::begin_books(&mut tx, key.chain, &epoch, is_new, &due.want.counter).await?,
-            };
-            grants.push(grant(&mut tx, &epoch, due, books).await?);
+            let (grant, is_covered) = grant(&mut tx, epoch, due).await?;
+            if !is_covered && due.want.counter.scope == Scope::Workspace {
+                holders.extend(ledger::holders(&mut tx, &due.want.counter, MOST_HOLDERS).await?);
+            }
+            grants.push(grant);
         }
-        let serial = ledger::raise_serial(&mut tx, ask.key, epoch.epoch, None).await?.unwrap_or_default();
         tx.commit().await.map_err(StoreError::from)?;
-        Ok(Granted { epoch: epoch.epoch, grants, serial })
+        Ok(Granted { epoch, serial, grants, holders: largest(holders) })
     }
+}
 
-    async fn epoch(
-        &self,
-        conn: &mut SqliteConnection,
-        ask: &Acquire,
-        now: Timestamp,
-    ) -> Result<(Epoch, bool), LedgerError> {
-        let facts = ledger::store_facts(conn, ask.store, ask.boot).await?;
-        let lost = boots::get(conn, ask.boot).await?.is_some_and(|boot| boot.closed_at.is_some());
-        if facts.foreign {
-            return Err(LedgerError::Foreign { store: ask.store, boot: ask.boot });
-        }
-        if facts.closed || lost {
-            return Err(LedgerError::Over(ask.store));
-        }
-        match ledger::epoch(conn, ask.key, ask.store).await? {
-            Some(epoch) => Ok((epoch, false)),
-            None => Ok((ledger::open_epoch(conn, ask.key, ask.store, ask.boot, now).await?, true)),
-        }
+/// Enters the boot into the epoch of the life. Gives the epoch, and the serial of this answer.
+async fn join(conn: &mut SqliteConnection, ask: &Acquire, now: Timestamp) -> Result<(u32, u64), LedgerError> {
+    if boots::is_over(conn, ask.boot).await? {
+        return Err(LedgerError::BootOver(ask.boot));
     }
+    let epoch = match epochs::of_life(conn, ask.key, ask.life).await? {
+        Some(epoch) if epoch.open => epoch.epoch,
+        Some(_) => return Err(LedgerError::Over(ask.life)),
+        None => epochs::open(conn, ask.key, ask.life, now).await?,
+    };
+    let serial = epochs::next_serial(conn, ask.key, epoch, !ask.wants.is_empty()).await?;
+    epochs::join(conn, ask.key, epoch, ask.boot, serial).await?;
+    Ok((epoch, serial))
 }
 
 /// The period that the counter names, if it is the present one or close to it.
-fn present_period(counter: &CounterId, now: Timestamp) -> Option<Period> {
+fn present_period(calendar: &Calendar, counter: &CounterId, now: Timestamp) -> Option<Period> {
     let staging = i64::try_from(STAGING.as_nanos()).unwrap_or(i64::MAX);
-    [0, -staging, staging]
-        .map(|offset| counter.window.period_at(Timestamp::from_nanos(now.nanos().saturating_add(offset))))
-        .into_iter()
-        .find(|period| period.start == counter.period_start)
+    let near = [0, -staging, staging].map(|offset| Timestamp::from_nanos(now.nanos().saturating_add(offset)));
+    let mut days = near.into_iter().map(|moment| calendar.day_at(moment));
+    let day = days.find(|day| counter.window.first_day(*day) == counter.first_day)?;
+    Some(calendar.period(counter.window, day))
 }
 
-async fn grant(conn: &mut SqliteConnection, epoch: &Epoch, due: &Due, mut books: Books) -> Result<Grant, LedgerError> {
+/// Grants a slice, and says whether it covers what is needed.
+async fn grant(conn: &mut SqliteConnection, epoch: u32, due: &Due) -> Result<(Grant, bool), LedgerError> {
     let Due { want: Want { counter, amount }, period, limit } = due;
-    let elsewhere = ledger::sums(conn, counter, epoch.epoch).await?.written_off();
+    let mut books = match ledger::books(conn, counter, epoch).await? {
+        Some(books) => books,
+        None => evidence::begin_books(conn, counter, epoch).await?,
+    }
+    .begun();
+    let others = ledger::sums(conn, counter, Some(epoch)).await?;
+    let elsewhere = others.written_off();
     // More may be settled than was granted: an attempt that was admitted before the limit, or one that cost more than its bound.
     let here = books.granted.max(books.settled);
     let spendable = limit.saturating_sub(elsewhere).saturating_sub(here);
     let slice = spendable.min(amount.saturating_mul(NEEDS_PER_GRANT).max(spendable / SHARES));
     books.granted = books.granted.saturating_add(slice);
-    ledger::set_books(conn, counter, epoch.epoch, books).await?;
-    Ok(Grant {
+    ledger::set_books(conn, counter, epoch, books).await?;
+    let grant = Grant {
         counter: *counter,
-        period_end: period.end,
+        period: *period,
         granted: books.granted.saturating_sub(books.before),
         limit: *limit,
         available: spendable - slice,
         elsewhere: elsewhere.saturating_add(books.before),
-    })
+        unsettled: others.reachable,
+    };
+    Ok((grant, slice >= *amount))
+}
+
+/// Each life once, with what it holds most of; the largest first, and no more than one answer names.
+fn largest(holders: Vec<Holder>) -> Vec<Holder> {
+    let mut lives: BTreeMap<(KeyId, LifeId), Holder> = BTreeMap::new();
+    for holder in holders {
+        let life = lives.entry((holder.key, holder.life)).or_insert(holder);
+        life.unsettled = life.unsettled.max(holder.unsettled);
+    }
+    let mut holders: Vec<_> = lives.into_values().collect();
+    holders.sort_by_key(|holder| std::cmp::Reverse(holder.unsettled));
+    holders.truncate(MOST_HOLDERS as usize);
+    holders
 }

@@ -1,20 +1,20 @@
-//! Balances: a key's limits in their current periods, for people.
+//! Balances: the limits that a key is under, in their current periods, for people.
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::limit::{CounterId, touched};
 
-use super::{Ledger, LedgerError};
-use crate::store::{keys, ledger};
+use super::{Ledger, LedgerError, limited};
+use crate::store::ledger;
 
-/// One limit in its current period. Amounts are requests, or nano-dollars.
+/// One limit in its current period. Amounts are requests, or nano-dollars; those of a workspace's limit are of all its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balance {
-    /// What is limited, and in which period.
+    /// Whose limit, what is limited, and in which period.
     pub counter: CounterId,
     /// First moment after the period; [`Timestamp::MAX`] when it never ends.
     pub period_end: Timestamp,
-    /// The policy's limit.
+    /// The limit.
     pub limit: u64,
     /// Proven by chained entries.
     pub settled: u64,
@@ -23,16 +23,16 @@ pub struct Balance {
 }
 
 impl Ledger {
-    /// The balances of a key now, requests before spend.
+    /// The balances of a key now, its own before its workspace's, requests before spend.
     ///
     /// # Errors
     /// [`LedgerError::UnknownKey`], [`LedgerError::Store`].
     pub async fn balance(&self, key: KeyId) -> Result<Vec<Balance>, LedgerError> {
         let mut tx = self.store.read().await?;
-        let policy = keys::get(&mut tx, key).await?.ok_or(LedgerError::UnknownKey(key))?.record.policy;
+        let (key, workspace) = limited(&mut tx, key).await?;
         let mut balances = Vec::new();
-        for touched in touched(key, &policy, self.clock.now()) {
-            let sums = ledger::sums(&mut tx, &touched.counter, 0).await?;
+        for touched in touched(&key, &workspace, self.clock.now()) {
+            let sums = ledger::sums(&mut tx, &touched.counter, None).await?;
             balances.push(Balance {
                 counter: touched.counter,
                 period_end: touched.period.end,

@@ -1,19 +1,20 @@
 //! Evidence: what the chained entries of a key say was used, and whether the ledger's books agree.
 //!
-//! Quota and audit check each other: for every counter and epoch, `settled` is the sum over entries. Either one changed alone breaks that.
+//! Quota and audit check each other: for every known counter, what its books have settled is the sum over entries, each epoch's own while it is
+//! open and all others' together. Either one changed alone breaks that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use keyforge_shared::audit::record::Record;
-use keyforge_shared::audit::request::{RequestRecord, start_of_day};
-use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{ChainId, KeyId};
+use keyforge_shared::audit::request::RequestRecord;
+use keyforge_shared::id::KeyId;
 use keyforge_shared::limit::{CounterId, Dimension};
+use keyforge_shared::period::CivilDay;
 use sqlx::SqliteConnection;
 
-use super::{Ledger, LedgerError, STAGING};
-use crate::store::ledger::{self, Books, Epoch};
+use super::{Ledger, LedgerError};
+use crate::store::ledger::{self, Books, Settlement, User};
 use crate::store::{StoreError, chains, entries};
 
 const PAGE: u32 = 1_000;
@@ -34,52 +35,71 @@ impl Used {
             Dimension::Spend => self.spend,
         }
     }
+
+    const fn add(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.spend = self.spend.saturating_add(other.spend);
+    }
 }
 
-/// What records of one key used, by epoch and day.
+impl From<&RequestRecord> for Used {
+    fn from(record: &RequestRecord) -> Self {
+        Self { requests: u64::from(record.takes_from_request_quota()), spend: record.cost.nanos() }
+    }
+}
+
+/// What records of one key used, by epoch and day in the key's calendar. Those that touched no limit name epoch 0.
 #[derive(Clone, Debug, Default)]
-pub struct Tally(BTreeMap<(u32, u32), Used>);
+pub struct Tally(BTreeMap<(u32, CivilDay), Used>);
 
 impl Tally {
-    /// Adds a record. One that touched no limit adds nothing.
+    /// Adds a record.
     pub fn add(&mut self, record: &RequestRecord) {
-        if record.quota_epoch == 0 {
-            return;
-        }
-        let used = self.0.entry((record.quota_epoch, record.period)).or_default();
-        used.requests = used.requests.saturating_add(u64::from(record.takes_from_request_quota()));
-        used.spend = used.spend.saturating_add(record.cost.nanos());
+        let day = CivilDay::from_number(record.period);
+        self.0.entry((record.quota_epoch, day)).or_default().add(record.into());
     }
 
     /// Epoch, day and use.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, Used)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, CivilDay, Used)> {
         self.0.iter().map(|((epoch, day), used)| (*epoch, *day, *used))
     }
 
-    /// Every epoch that used something, once, in order.
-    fn epochs(&self) -> impl Iterator<Item = u32> {
-        self.0.keys().map(|(epoch, _)| *epoch).collect::<BTreeSet<_>>().into_iter()
+    /// Every epoch that records name, once, in order.
+    fn epochs(&self) -> BTreeSet<u32> {
+        self.0.keys().map(|(epoch, _)| *epoch).collect()
     }
 
-    /// What `counter` used in `epoch`, as far as the database can hold it.
-    #[must_use]
-    pub fn of(&self, counter: &CounterId, epoch: u32) -> u64 {
-        let days = self.0.range((epoch, 0)..=(epoch, u32::MAX));
+    /// What `counter` used in the epochs that `which` names, as far as the database can hold it.
+    fn of(&self, counter: &CounterId, which: impl Fn(u32) -> bool) -> u64 {
         let inside =
-            days.filter(|((_, day), _)| counter.window.period_at(start_of_day(*day)).start == counter.period_start);
-        let sum = inside.fold(0u64, |sum, (_, used)| sum.saturating_add(used.of(counter.dimension)));
+            self.iter().filter(|(epoch, day, _)| which(*epoch) && counter.window.first_day(*day) == counter.first_day);
+        let sum = inside.fold(0u64, |sum, (_, _, used)| sum.saturating_add(used.of(counter.dimension)));
         sum.min(i64::MAX.unsigned_abs())
     }
 
-    /// Everything in which the books differ from this.
+    /// Everything in which the books differ from this. `books` are all of the key, with their epochs.
     #[must_use]
     pub fn mismatches(&self, books: &[(CounterId, u32, Books)]) -> Vec<Mismatch> {
-        let amounts = books.iter().filter_map(|(counter, epoch, books)| {
-            let (settled, chained) = (books.settled, self.of(counter, *epoch));
-            (settled != chained).then_some(Mismatch::Amount { counter: *counter, epoch: *epoch, settled, chained })
-        });
-        let without = self.epochs().filter(|epoch| books.iter().all(|(_, of, _)| of != epoch));
-        amounts.chain(without.map(|epoch| Mismatch::NoBooks { epoch })).collect()
+        let mut counters: BTreeMap<CounterId, BTreeMap<u32, u64>> = BTreeMap::new();
+        for (counter, epoch, books) in books {
+            counters.entry(*counter).or_default().insert(*epoch, books.settled);
+        }
+        let mut found = Vec::new();
+        for (counter, settled_by) in &counters {
+            let own = settled_by.iter().filter(|(epoch, _)| **epoch > 0);
+            let own = own.map(|(epoch, settled)| (*epoch, *settled, self.of(counter, |of| of == *epoch)));
+            // What has no books of its own counts in those of epoch 0.
+            let rest = self.of(counter, |of| of == 0 || !settled_by.contains_key(&of));
+            let all = own.chain([(0, settled_by.get(&0).copied().unwrap_or(0), rest)]);
+            found.extend(
+                all.filter(|(_, settled, chained)| settled != chained)
+                    .map(|(epoch, settled, chained)| Mismatch::Amount { counter: *counter, epoch, settled, chained }),
+            );
+        }
+        let has_books = |epoch: u32| books.iter().any(|(_, of, _)| *of == 0 || *of == epoch);
+        let without = self.epochs().into_iter().filter(|epoch| *epoch > 0 && !has_books(*epoch));
+        found.extend(without.map(|epoch| Mismatch::NoBooks { epoch }));
+        found
     }
 }
 
@@ -90,7 +110,7 @@ pub enum Mismatch {
     Amount {
         /// The counter.
         counter: CounterId,
-        /// The epoch.
+        /// The epoch; 0 for all that have no books of their own.
         epoch: u32,
         /// What the ledger says; requests or nano-dollars.
         settled: u64,
@@ -106,16 +126,19 @@ pub enum Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Amount { counter, epoch, settled, chained } => write!(
-                f,
-                "{} per {} from {} in epoch {epoch}: the ledger settled {settled}, the entries say {chained}",
-                counter.dimension.as_str(),
-                counter.window,
-                counter.period_start.rfc3339(),
-            ),
-            Self::NoBooks { epoch } => write!(f, "entries name epoch {epoch}, of which the ledger has no books"),
+        let (counter, epoch, settled, chained) = match self {
+            Self::Amount { counter, epoch, settled, chained } => (counter, epoch, settled, chained),
+            Self::NoBooks { epoch } => {
+                return write!(f, "entries name epoch {epoch}, of which the ledger has no books");
+            }
+        };
+        let (whose, what) = (counter.scope.as_str(), counter.dimension.as_str());
+        write!(f, "{what} per {} from {} under the limit of the {whose}, ", counter.window, counter.first_day)?;
+        match epoch {
+            0 => f.write_str("outside of open epochs")?,
+            epoch => write!(f, "in epoch {epoch}")?,
         }
+        write!(f, ": the ledger settled {settled}, the entries say {chained}")
     }
 }
 
@@ -144,60 +167,49 @@ impl Ledger {
     }
 }
 
-/// Begins a counter's books in an epoch that has none, with what chained entries say it used before. When nobody has books of the counter, its
-/// limit may be younger than other epochs as well: those that used something of it get books, too, so that it counts for everybody at once.
+/// Begins a counter's books in an epoch that has none. Of a known counter everything is settled that has no books yet, so these begin at nothing.
+/// When the counter becomes known by this, all that its period's entries say is settled first: of the key, or of all keys of the workspace.
 pub(super) async fn begin_books(
     conn: &mut SqliteConnection,
-    chain: ChainId,
-    epoch: &Epoch,
-    is_new: bool,
     counter: &CounterId,
+    epoch: u32,
 ) -> Result<Books, StoreError> {
-    let is_only = is_new && epoch.epoch == 1;
-    let others = !is_only && !ledger::has_books(conn, counter).await?;
-    if is_new && !others {
+    let is_known = ledger::is_known(conn, counter).await?;
+    ledger::set_books(conn, counter, epoch, Books::default()).await?;
+    if is_known {
         return Ok(Books::default());
     }
-    // Nothing of an epoch was chained before it was opened.
-    let opened = if others { Timestamp::from_nanos(i64::MIN) } else { epoch.opened_at };
-    let tally = chained_since(conn, chain, counter, opened).await?;
-    if others {
-        for other in tally.epochs().filter(|other| *other != epoch.epoch) {
-            match tally.of(counter, other) {
-                0 => {}
-                used => ledger::set_books(conn, counter, other, Books::after(used)).await?,
-            }
-        }
+    let mut before = Vec::new();
+    for user in ledger::users(conn, counter).await? {
+        let counter = CounterId { key: user.key, ..*counter };
+        let tally = chained(conn, &counter, &user).await?;
+        let used = tally.epochs().into_iter().map(|epoch| (epoch, tally.of(&counter, |of| of == epoch)));
+        let used = used.filter(|(_, amount)| *amount > 0);
+        before.extend(used.map(|(epoch, amount)| Settlement { counter, epoch, amount }));
     }
-    Ok(Books::after(tally.of(counter, epoch.epoch)))
+    ledger::settle(conn, &before).await?;
+    Ok(ledger::books(conn, counter, epoch).await?.unwrap_or_default())
 }
 
-/// The chained entries of a counter's period since `opened`.
-async fn chained_since(
-    conn: &mut SqliteConnection,
-    chain: ChainId,
-    counter: &CounterId,
-    opened: Timestamp,
-) -> Result<Tally, StoreError> {
-    // Nothing of a period was chained before the period was staged.
-    let staging = i64::try_from(STAGING.as_nanos()).unwrap_or(i64::MAX);
-    let since = Timestamp::from_nanos(counter.period_start.nanos().saturating_sub(staging)).max(opened);
-    let (mut tally, mut before) = (Tally::default(), i64::MAX);
-    loop {
-        let rows = entries::before(conn, chain, before, PAGE).await?;
+/// The chained entries of a counter's period, from the last one back to where all are found that the daily sums know of. Those sums only say how far to
+/// look; what counts is what the entries say.
+async fn chained(conn: &mut SqliteConnection, counter: &CounterId, user: &User) -> Result<Tally, StoreError> {
+    let (mut tally, mut found, mut before) = (Tally::default(), Used::default(), i64::MAX);
+    while found.requests < user.requests || found.spend < user.spend {
+        let rows = entries::before(conn, user.chain, before, PAGE).await?;
         for row in &rows {
-            if Timestamp::from_nanos(row.t_cp) < since {
-                return Ok(tally);
-            }
-            if let Record::Request(record) = decode(&row.record)? {
+            let Record::Request(record) = decode(&row.record)? else { continue };
+            if counter.window.first_day(CivilDay::from_number(record.period)) == counter.first_day {
+                found.add((&*record).into());
                 tally.add(&record);
             }
         }
         match rows.last() {
             Some(last) => before = last.seq,
-            None => return Ok(tally),
+            None => break,
         }
     }
+    Ok(tally)
 }
 
 fn decode(record: &[u8]) -> Result<Record, StoreError> {

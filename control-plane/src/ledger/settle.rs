@@ -1,13 +1,14 @@
-//! Settlement: chained entries prove what epochs used.
+//! Settlement: chained entries prove what was used.
 //!
-//! Called in the transaction that chains the entries, so that books and chains never differ. An entry settles every counter of its key that
-//! has books in its epoch and whose period contains the day of its reservation. Entries for closed epochs settle as well: books say the truth.
+//! Called in the transaction that chains the entries, so that books and chains never differ. An entry settles every known counter, its key's own
+//! and its workspace's, whose period contains the day of its reservation: so a request counts in the period that it began in, whenever it ends.
+//! Entries for closed epochs, and such that name none, settle as well: books say the truth.
 
 use std::collections::{BTreeMap, HashMap};
 
-use keyforge_shared::audit::request::{RequestRecord, start_of_day};
+use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::id::KeyId;
-use keyforge_shared::limit::{CounterId, Dimension};
+use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::Window;
 use sqlx::SqliteConnection;
 
@@ -28,11 +29,13 @@ pub async fn from_records(conn: &mut SqliteConnection, records: &[(KeyId, Reques
     for (key, tally) in tallies {
         for (epoch, day, used) in tally.iter() {
             for window in Window::ALL {
-                let period_start = window.period_at(start_of_day(day)).start;
-                for dimension in [Dimension::Requests, Dimension::Spend] {
-                    let counter = CounterId { key, dimension, window, period_start };
-                    let amount = amounts.entry((counter, epoch)).or_default();
-                    *amount = amount.saturating_add(used.of(dimension));
+                let first_day = window.first_day(day);
+                for dimension in Dimension::ALL {
+                    for scope in Scope::ALL {
+                        let counter = CounterId { key, scope, dimension, window, first_day };
+                        let amount = amounts.entry((counter, epoch)).or_default();
+                        *amount = amount.saturating_add(used.of(dimension));
+                    }
                 }
             }
         }

@@ -261,7 +261,7 @@ impl Sender<'_> {
 fn credential(resource: &Resource) -> Option<CredentialId> {
     match resource {
         Resource::Credential(credential) => Some(credential.id),
-        Resource::Key(_) | Resource::Model(_) => None,
+        Resource::Workspace(_) | Resource::Key(_) | Resource::Model(_) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Boots as rows: how far each life of a node has shipped its records, and whether it was declared over.
+//! Boots as rows: how far each life of a node has shipped its records, and how it ended: in good order, or with records lost.
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, NodeId};
@@ -14,8 +14,8 @@ pub struct Boot {
     pub node: NodeId,
     /// Every record up to this number is chained.
     pub watermark: u64,
-    /// When its life was declared over, if it was.
-    pub closed_at: Option<Timestamp>,
+    /// When records of it were declared lost, if they were.
+    pub lost_at: Option<Timestamp>,
 }
 
 /// Reads a boot; `None` when it never shipped anything.
@@ -23,7 +23,7 @@ pub struct Boot {
 /// # Errors
 /// [`StoreError`].
 pub async fn get(conn: &mut SqliteConnection, boot: BootId) -> Result<Option<Boot>, StoreError> {
-    let row = sqlx::query("SELECT node_id, watermark, closed_at FROM boots WHERE boot_id = ?")
+    let row = sqlx::query("SELECT node_id, watermark, lost_at FROM boots WHERE boot_id = ?")
         .bind(boot.as_bytes().as_slice())
         .fetch_optional(conn)
         .await?;
@@ -31,7 +31,7 @@ pub async fn get(conn: &mut SqliteConnection, boot: BootId) -> Result<Option<Boo
         Ok(Boot {
             node: column::bytes(row, "node_id", NodeId::from_slice)?,
             watermark: column::unsigned(row, "watermark")?,
-            closed_at: row.try_get::<Option<i64>, _>("closed_at")?.map(Timestamp::from_nanos),
+            lost_at: row.try_get::<Option<i64>, _>("lost_at")?.map(Timestamp::from_nanos),
         })
     };
     row.as_ref().map(read).transpose()
@@ -66,17 +66,42 @@ pub async fn set_watermark(conn: &mut SqliteConnection, boot: BootId, watermark:
     Ok(())
 }
 
-/// Declares a boot's life over. The first declaration stands.
+/// Declares that records of a boot are lost. The first declaration stands.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn close(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query("UPDATE boots SET closed_at = ? WHERE boot_id = ? AND closed_at IS NULL")
+pub async fn declare_lost(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("UPDATE boots SET lost_at = ? WHERE boot_id = ? AND lost_at IS NULL")
         .bind(now.nanos())
         .bind(boot.as_bytes().as_slice())
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// Notes that a boot, known or not, ended in good order. The first note stands.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn close(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO closed_boots (boot_id, closed_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(boot.as_bytes().as_slice())
+        .bind(now.nanos())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether a boot's life is over: closed, or with records declared lost.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_over(conn: &mut SqliteConnection, boot: BootId) -> Result<bool, StoreError> {
+    let over = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM closed_boots WHERE boot_id = ?1) \
+             OR EXISTS (SELECT 1 FROM boots WHERE boot_id = ?1 AND lost_at IS NOT NULL)",
+    );
+    Ok(over.bind(boot.as_bytes().as_slice()).fetch_one(conn).await?)
 }
 
 /// What is stored of a boot's records that should be 1 to its watermark, each once.

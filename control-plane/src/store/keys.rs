@@ -1,7 +1,7 @@
 //! Virtual keys. Of a token only its digest is stored; a policy is stored as JSON.
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{ChainId, KeyId};
+use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{KeyRecord, KeyStatus};
 use keyforge_shared::token::TokenDigest;
@@ -38,8 +38,9 @@ pub struct After {
 /// [`StoreError`].
 pub async fn insert(connection: &mut SqliteConnection, key: &StoredKey) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO virtual_keys (name, status, policy, revoked_at, revision, key_id, token_digest, chain_id, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO virtual_keys (name, status, policy, revoked_at, revision, key_id, token_digest, chain_id, workspace_id, \
+             created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
@@ -49,13 +50,14 @@ pub async fn insert(connection: &mut SqliteConnection, key: &StoredKey) -> Resul
     .bind(key.record.id.as_str())
     .bind(key.record.digest.0.as_slice())
     .bind(key.record.chain.as_bytes().as_slice())
+    .bind(key.record.workspace.as_bytes().as_slice())
     .bind(key.created_at.nanos())
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Writes everything of a key that can change.
+/// Writes everything of a key that can change: not its workspace.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -136,6 +138,7 @@ fn read(row: &SqliteRow) -> Result<StoredKey, StoreError> {
         status: column::word(row, "status", KeyStatus::from_word)?,
         policy: column::word(row, "policy", |text| serde_json::from_str(text).ok())?,
         chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
+        workspace: column::bytes(row, "workspace_id", WorkspaceId::from_slice)?,
     };
     Ok(StoredKey {
         record,

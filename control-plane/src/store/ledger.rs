@@ -1,177 +1,54 @@
-//! The ledger's rows: epochs, what each was granted and has settled per counter, and the keys that are to be frozen for overspending.
+//! The ledger's books as rows: what each open epoch was granted and has settled per counter, and what counts for good.
+//!
+//! A counter that has no row at all is unknown. Once it has one, every chained entry of its scope is settled in rows: in that of its epoch while
+//! the epoch is open, else in that of epoch 0.
 
-use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{BootId, CounterStoreId, KeyId, RequestId};
-use keyforge_shared::limit::{CounterId, Dimension};
-use keyforge_shared::period::Window;
+use keyforge_shared::id::{ChainId, KeyId, LifeId};
+use keyforge_shared::limit::{CounterId, Dimension, Scope};
+use keyforge_shared::period::{CivilDay, Window};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{StoreError, column};
 
-/// One life of a counter store, as one key sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch {
-    /// From 1, dense per key.
-    pub epoch: u32,
-    /// Whose process the store lives in.
-    pub boot: BootId,
-    /// Whether it may still spend.
-    pub open: bool,
-    /// When it was opened.
-    pub opened_at: Timestamp,
-}
-
-/// The epoch of `key` in `store`, if one was ever opened.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn epoch(
-    conn: &mut SqliteConnection,
-    key: KeyId,
-    store: CounterStoreId,
-) -> Result<Option<Epoch>, StoreError> {
-    let row = sqlx::query("SELECT epoch, boot_id, state, opened_at FROM epochs WHERE key_id = ? AND store_id = ?")
-        .bind(key.as_str())
-        .bind(store.as_bytes().as_slice())
-        .fetch_optional(conn)
-        .await?;
-    let read = |row: &SqliteRow| {
-        Ok(Epoch {
-            epoch: column::unsigned32(row, "epoch")?,
-            boot: column::bytes(row, "boot_id", BootId::from_slice)?,
-            open: row.try_get::<&str, _>("state")? == "open",
-            opened_at: column::time(row, "opened_at")?,
-        })
-    };
-    row.as_ref().map(read).transpose()
-}
-
-/// Opens the next epoch of `key`.
-///
-/// # Errors
-/// [`StoreError::Database`], also when the store has an epoch of this key already.
-pub async fn open_epoch(
-    conn: &mut SqliteConnection,
-    key: KeyId,
-    store: CounterStoreId,
-    boot: BootId,
-    now: Timestamp,
-) -> Result<Epoch, StoreError> {
-    let row = sqlx::query(
-        "INSERT INTO epochs (key_id, epoch, store_id, boot_id, state, opened_at) \
-         SELECT ?1, 1 + coalesce(max(epoch), 0), ?2, ?3, 'open', ?4 FROM epochs WHERE key_id = ?1 RETURNING epoch",
-    )
-    .bind(key.as_str())
-    .bind(store.as_bytes().as_slice())
-    .bind(boot.as_bytes().as_slice())
-    .bind(now.nanos())
-    .fetch_one(conn)
-    .await?;
-    Ok(Epoch { epoch: column::unsigned32(&row, "epoch")?, boot, open: true, opened_at: now })
-}
-
-/// What is known of a counter store over all keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreFacts {
-    /// It was closed, for at least one key.
-    pub closed: bool,
-    /// Another boot than the one asked for opened an epoch in it.
-    pub foreign: bool,
-}
-
-/// Whether `store` is closed, or not `boot`'s.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn store_facts(
-    conn: &mut SqliteConnection,
-    store: CounterStoreId,
-    boot: BootId,
-) -> Result<StoreFacts, StoreError> {
-    let row = sqlx::query(
-        "SELECT coalesce(max(state = 'closed'), 0) AS closed, coalesce(max(boot_id <> ?), 0) AS foreign_boot \
-         FROM epochs WHERE store_id = ?",
-    )
-    .bind(boot.as_bytes().as_slice())
-    .bind(store.as_bytes().as_slice())
-    .fetch_one(conn)
-    .await?;
-    Ok(StoreFacts { closed: row.try_get("closed")?, foreign: row.try_get("foreign_boot")? })
-}
-
-/// Raises the serial of an epoch's grants and gives the new one. With `expected`, only from that serial: `None` says that it is another by now.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn raise_serial(
-    conn: &mut SqliteConnection,
-    key: KeyId,
-    epoch: u32,
-    expected: Option<u64>,
-) -> Result<Option<u64>, StoreError> {
-    let row = sqlx::query(
-        "UPDATE epochs SET serial = serial + 1 WHERE key_id = ?1 AND epoch = ?2 AND (?3 IS NULL OR serial = ?3) \
-         RETURNING serial",
-    )
-    .bind(key.as_str())
-    .bind(epoch)
-    .bind(expected.map(|serial| i64::try_from(serial).unwrap_or(i64::MAX)))
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| column::unsigned(&row, "serial")).transpose()
-}
-
-/// Closes the open epochs of a store. Returns how many there were.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn close_epochs(
-    conn: &mut SqliteConnection,
-    store: CounterStoreId,
-    now: Timestamp,
-) -> Result<u64, StoreError> {
-    let done = sqlx::query("UPDATE epochs SET state = 'closed', closed_at = ? WHERE store_id = ? AND state = 'open'")
-        .bind(now.nanos())
-        .bind(store.as_bytes().as_slice())
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected())
-}
-
 /// A counter's books in one epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Settled when these books were made, because the limit is younger than the epoch. The store counts from nothing all the same: what it
-    /// was told that it may spend is `granted - before`. Requests or nano-dollars.
+    /// Settled, and in no counter of the life: it counts from nothing all the same. What the life was told that it may spend is
+    /// `granted - before`. Requests or nano-dollars.
     pub before: u64,
-    /// `before`, and what was handed to the store, cumulative.
+    /// `before`, and what was handed to the life, cumulative.
     pub granted: u64,
-    /// Proven by chained entries, from the beginning of the epoch.
+    /// Proven by chained entries.
     pub settled: u64,
 }
 
 impl Books {
-    /// Books of an epoch that has settled `used` without them, and was granted nothing.
+    /// The same, when nothing is handed out: then the life has spent nothing under these books, so that all they settled was before them.
     #[must_use]
-    pub const fn after(used: u64) -> Self {
-        Self { before: used, granted: used, settled: used }
+    pub fn begun(self) -> Self {
+        if self.granted > self.before {
+            return self;
+        }
+        let before = self.before.max(self.settled);
+        Self { before, granted: before, settled: self.settled }
     }
 }
 
-/// A counter's books in one epoch; `None` before its first grant there.
+/// A counter's books in one epoch; `None` when there are none.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn books(conn: &mut SqliteConnection, counter: &CounterId, epoch: u32) -> Result<Option<Books>, StoreError> {
     let row = sqlx::query(
         "SELECT before, granted, settled FROM grants \
-         WHERE key_id = ? AND dimension = ? AND window = ? AND period_start = ? AND epoch = ?",
+         WHERE key_id = ? AND scope = ? AND dimension = ? AND window = ? AND first_day = ? AND epoch = ?",
     )
     .bind(counter.key.as_str())
+    .bind(counter.scope.as_str())
     .bind(counter.dimension.as_str())
     .bind(counter.window.as_str())
-    .bind(counter.period_start.nanos())
+    .bind(counter.first_day.number())
     .bind(epoch)
     .fetch_optional(conn)
     .await?;
@@ -186,24 +63,7 @@ fn read_books(row: &SqliteRow) -> Result<Books, StoreError> {
     })
 }
 
-/// Whether a counter has books in any epoch.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn has_books(conn: &mut SqliteConnection, counter: &CounterId) -> Result<bool, StoreError> {
-    let found = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM grants WHERE key_id = ? AND dimension = ? AND window = ? AND period_start = ?)",
-    )
-    .bind(counter.key.as_str())
-    .bind(counter.dimension.as_str())
-    .bind(counter.window.as_str())
-    .bind(counter.period_start.nanos())
-    .fetch_one(conn)
-    .await?;
-    Ok(found)
-}
-
-/// Writes a counter's books in one epoch; an epoch that the key never had is passed over.
+/// Writes a counter's books in one epoch.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -214,15 +74,17 @@ pub async fn set_books(
     books: Books,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO grants (key_id, dimension, window, period_start, epoch, before, granted, settled) \
-         SELECT key_id, ?3, ?4, ?5, epoch, ?6, ?7, ?8 FROM epochs WHERE key_id = ?1 AND epoch = ?2 \
+        "INSERT INTO grants (key_id, scope, dimension, window, first_day, epoch, workspace_id, before, granted, settled) \
+         SELECT key_id, ?2, ?3, ?4, ?5, ?6, CASE ?2 WHEN 'workspace' THEN workspace_id END, ?7, ?8, ?9 \
+         FROM virtual_keys WHERE key_id = ?1 \
          ON CONFLICT DO UPDATE SET before = excluded.before, granted = excluded.granted, settled = excluded.settled",
     )
     .bind(counter.key.as_str())
-    .bind(epoch)
+    .bind(counter.scope.as_str())
     .bind(counter.dimension.as_str())
     .bind(counter.window.as_str())
-    .bind(counter.period_start.nanos())
+    .bind(counter.first_day.number())
+    .bind(epoch)
     .bind(column::signed(books.before, "before")?)
     .bind(column::signed(books.granted, "granted")?)
     .bind(column::signed(books.settled, "settled")?)
@@ -231,57 +93,159 @@ pub async fn set_books(
     Ok(())
 }
 
-/// What all epochs but one make of a counter.
+/// All that counts against one limit in one period: of one key, or of all keys of a workspace.
+macro_rules! of_limit {
+    ($scope:expr, $select:expr, $and:expr) => {
+        match $scope {
+            Scope::Key => concat!(
+                $select,
+                " FROM grants AS books WHERE books.key_id = ?1 AND books.scope = 'key' AND books.dimension = ?2 \
+                 AND books.window = ?3 AND books.first_day = ?4",
+                $and
+            ),
+            Scope::Workspace => concat!(
+                $select,
+                " FROM grants AS books \
+                 WHERE books.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = ?1) \
+                 AND books.dimension = ?2 AND books.window = ?3 AND books.first_day = ?4",
+                $and
+            ),
+        }
+    };
+}
+
+/// Whether books are of an epoch with a member that can still settle or return what is granted: one whose records are not lost.
+macro_rules! reachable {
+    () => {
+        "EXISTS (SELECT 1 FROM epoch_members AS member LEFT JOIN boots USING (boot_id) \
+         WHERE member.key_id = books.key_id AND member.epoch = books.epoch AND boots.lost_at IS NULL)"
+    };
+}
+
+/// Whether the counter, or that of another key with the same limit and period, has books.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_known(conn: &mut SqliteConnection, counter: &CounterId) -> Result<bool, StoreError> {
+    let found = sqlx::query(of_limit!(counter.scope, "SELECT 1", " LIMIT 1"))
+        .bind(counter.key.as_str())
+        .bind(counter.dimension.as_str())
+        .bind(counter.window.as_str())
+        .bind(counter.first_day.number())
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// What all books but one make of a limit in one period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// Settled, over all epochs.
+    /// Proven by chained entries, in open and closed epochs.
     pub settled: u64,
-    /// Written off for open epochs beyond what they have settled.
+    /// Granted to open epochs and not settled.
     pub outstanding: u64,
+    /// The part of `outstanding` whose epoch has a member that can still settle or return it.
+    pub reachable: u64,
 }
 
 impl Sums {
-    /// What can no longer be granted to anyone else.
+    /// What nobody else can be granted any more.
     #[must_use]
     pub const fn written_off(&self) -> u64 {
         self.settled.saturating_add(self.outstanding)
     }
 }
 
-/// Sums a counter over all epochs except `except` (0 excepts none). An open epoch counts with the larger of what it was granted and what it
-/// has settled, a closed one with what it has settled.
+/// Sums over all books of the counter's limit and period, for a workspace's limit those of all its keys. With `except`, those of the counter
+/// itself in that epoch are left out. Books count as at most 2^53, which is more than any limit, so that no absurd entry makes sums overflow.
 ///
 /// # Errors
-/// [`StoreError`], also when the sum is beyond 2^63 - 1.
-pub async fn sums(conn: &mut SqliteConnection, counter: &CounterId, except: u32) -> Result<Sums, StoreError> {
-    let row = sqlx::query(
-        "SELECT coalesce(sum(settled), 0) AS settled, \
-             coalesce(sum(CASE WHEN state = 'open' THEN max(granted - settled, 0) ELSE 0 END), 0) AS outstanding \
-         FROM grants JOIN epochs USING (key_id, epoch) \
-         WHERE key_id = ? AND dimension = ? AND window = ? AND period_start = ? AND epoch <> ?",
-    )
+/// [`StoreError`].
+pub async fn sums(conn: &mut SqliteConnection, counter: &CounterId, except: Option<u32>) -> Result<Sums, StoreError> {
+    let row = sqlx::query(of_limit!(
+        counter.scope,
+        concat!(
+            "SELECT coalesce(sum(min(settled, 9007199254740992)), 0) AS settled, \
+             coalesce(sum(CASE WHEN epoch > 0 THEN max(granted - settled, 0) END), 0) AS outstanding, \
+             coalesce(sum(CASE WHEN epoch > 0 AND granted > settled AND ",
+            reachable!(),
+            " THEN granted - settled END), 0) AS reachable"
+        ),
+        " AND NOT (books.key_id = ?1 AND books.epoch = ?5)"
+    ))
     .bind(counter.key.as_str())
     .bind(counter.dimension.as_str())
     .bind(counter.window.as_str())
-    .bind(counter.period_start.nanos())
-    .bind(except)
+    .bind(counter.first_day.number())
+    .bind(except.map_or(-1, i64::from))
     .fetch_one(conn)
     .await?;
-    Ok(Sums { settled: column::unsigned(&row, "settled")?, outstanding: column::unsigned(&row, "outstanding")? })
+    Ok(Sums {
+        settled: column::unsigned(&row, "settled")?,
+        outstanding: column::unsigned(&row, "outstanding")?,
+        reachable: column::unsigned(&row, "reachable")?,
+    })
 }
 
-/// What one counter settles in one epoch.
+/// A life of another key that was granted something of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The key.
+    pub key: KeyId,
+    /// The life of its books.
+    pub life: LifeId,
+    /// The life's epoch.
+    pub epoch: u32,
+    /// Granted and not settled: requests or nano-dollars.
+    pub unsettled: u64,
+}
+
+/// Up to `most` lives of other keys that hold most of the counter's limit and can still return it, those with most first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn holders(conn: &mut SqliteConnection, counter: &CounterId, most: u32) -> Result<Vec<Holder>, StoreError> {
+    let rows = sqlx::query(of_limit!(
+        counter.scope,
+        "SELECT books.key_id AS key_id, books.epoch AS epoch, books.granted - books.settled AS unsettled, \
+             (SELECT life_id FROM epochs WHERE epochs.key_id = books.key_id AND epochs.epoch = books.epoch) AS life_id",
+        concat!(
+            " AND books.epoch > 0 AND books.key_id <> ?1 AND books.granted > books.settled AND ",
+            reachable!(),
+            " ORDER BY unsettled DESC, key_id LIMIT ?5"
+        )
+    ))
+    .bind(counter.key.as_str())
+    .bind(counter.dimension.as_str())
+    .bind(counter.window.as_str())
+    .bind(counter.first_day.number())
+    .bind(most)
+    .fetch_all(conn)
+    .await?;
+    let read = |row: &SqliteRow| {
+        Ok(Holder {
+            key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
+            life: column::bytes(row, "life_id", LifeId::from_slice)?,
+            epoch: column::unsigned32(row, "epoch")?,
+            unsettled: column::unsigned(row, "unsettled")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// What one counter settles for one epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Settlement {
     /// The counter.
     pub counter: CounterId,
-    /// The epoch.
+    /// The epoch that entries name; 0 for none.
     pub epoch: u32,
     /// Requests or nano-dollars.
     pub amount: u64,
 }
 
-/// Adds to what counters have settled; counters without books are passed over. No counter may occur twice. Sums stop at 2^63 - 1.
+/// Adds to what known counters have settled; unknown ones are passed over. What names an epoch that is not open counts for good at once. Sums stop
+/// at 2^63 - 1.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -290,17 +254,26 @@ pub async fn settle(conn: &mut SqliteConnection, settlements: &[Settlement]) -> 
         .iter()
         .map(|row| {
             let amount = row.amount.min(i64::MAX.unsigned_abs());
-            let counter = &row.counter;
-            let start = counter.period_start.nanos();
-            (counter.key.as_str(), counter.dimension.as_str(), counter.window.as_str(), start, row.epoch, amount)
+            let CounterId { key, scope, dimension, window, first_day } = &row.counter;
+            let name = (key.as_str(), scope.as_str(), dimension.as_str(), window.as_str(), first_day.number());
+            (name, row.epoch, amount)
         })
         .collect();
     sqlx::query(
-        "UPDATE grants SET settled = min(9223372036854775807, settled + given.amount) \
-         FROM (SELECT value ->> 0 AS key_id, value ->> 1 AS dimension, value ->> 2 AS window, value ->> 3 AS period_start, \
-                   value ->> 4 AS epoch, value ->> 5 AS amount FROM json_each(?)) AS given \
-         WHERE grants.key_id = given.key_id AND grants.dimension = given.dimension AND grants.window = given.window \
-             AND grants.period_start = given.period_start AND grants.epoch = given.epoch",
+        "WITH given AS MATERIALIZED (SELECT value ->> '$[0][0]' AS key_id, value ->> '$[0][1]' AS scope, \
+             value ->> '$[0][2]' AS dimension, value ->> '$[0][3]' AS window, value ->> '$[0][4]' AS first_day, \
+             value ->> 1 AS epoch, value ->> 2 AS amount FROM json_each(?)) \
+         INSERT INTO grants (key_id, scope, dimension, window, first_day, epoch, workspace_id, before, granted, settled) \
+         SELECT given.key_id, given.scope, given.dimension, given.window, given.first_day, coalesce(epochs.epoch, 0), \
+             CASE given.scope WHEN 'workspace' THEN owner.workspace_id END, amount, amount, amount \
+         FROM given JOIN virtual_keys AS owner ON owner.key_id = given.key_id \
+             LEFT JOIN epochs ON epochs.key_id = given.key_id AND epochs.epoch = given.epoch AND epochs.state = 'open' \
+         WHERE CASE given.scope \
+             WHEN 'key' THEN EXISTS (SELECT 1 FROM grants AS books WHERE books.key_id = given.key_id AND books.scope = 'key' \
+                 AND books.dimension = given.dimension AND books.window = given.window AND books.first_day = given.first_day) \
+             ELSE EXISTS (SELECT 1 FROM grants AS books WHERE books.workspace_id = owner.workspace_id \
+                 AND books.dimension = given.dimension AND books.window = given.window AND books.first_day = given.first_day) END \
+         ON CONFLICT DO UPDATE SET settled = min(9223372036854775807, settled + excluded.settled)",
     )
     .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("settlements"))?)
     .execute(conn)
@@ -308,77 +281,94 @@ pub async fn settle(conn: &mut SqliteConnection, settlements: &[Settlement]) -> 
     Ok(())
 }
 
-/// All books of a key, by epoch.
+/// All books of a key, by epoch; those of epoch 0 count for good.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError::Corrupt`] also when books of a workspace's limit are kept for another workspace than the key's; [`StoreError::Database`].
 pub async fn all_books(conn: &mut SqliteConnection, key: KeyId) -> Result<Vec<(CounterId, u32, Books)>, StoreError> {
     let rows = sqlx::query(
-        "SELECT dimension, window, period_start, epoch, before, granted, settled FROM grants WHERE key_id = ? \
-         ORDER BY epoch, dimension, window, period_start",
+        "SELECT scope, dimension, window, first_day, epoch, before, granted, settled, \
+             scope = 'key' OR grants.workspace_id IS virtual_keys.workspace_id AS in_place \
+         FROM grants JOIN virtual_keys USING (key_id) WHERE key_id = ? \
+         ORDER BY epoch, scope, dimension, window, first_day",
     )
     .bind(key.as_str())
     .fetch_all(conn)
     .await?;
     let read = |row: &SqliteRow| {
+        if !row.try_get::<bool, _>("in_place")? {
+            return Err(StoreError::Corrupt("workspace_id"));
+        }
+        let named = |word: &str| Dimension::ALL.into_iter().find(|dimension| dimension.as_str() == word);
         let counter = CounterId {
             key,
-            dimension: column::word(row, "dimension", dimension)?,
+            scope: column::word(row, "scope", |word| Scope::ALL.into_iter().find(|scope| scope.as_str() == word))?,
+            dimension: column::word(row, "dimension", named)?,
             window: column::word(row, "window", |word| word.parse::<Window>().ok())?,
-            period_start: column::time(row, "period_start")?,
+            first_day: CivilDay::from_number(column::unsigned32(row, "first_day")?),
         };
         Ok((counter, column::unsigned32(row, "epoch")?, read_books(row)?))
     };
     rows.iter().map(read).collect()
 }
 
-fn dimension(word: &str) -> Option<Dimension> {
-    [Dimension::Requests, Dimension::Spend].into_iter().find(|dimension| dimension.as_str() == word)
+/// A key that used something in a counter's period, according to the daily sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The key.
+    pub key: KeyId,
+    /// Where its entries are.
+    pub chain: ChainId,
+    /// Requests that counted.
+    pub requests: u64,
+    /// Nano-dollars.
+    pub spend: u64,
 }
 
-/// The open epochs of a boot, over all keys and stores.
+/// The keys under the counter's limit that used something in its period. For a workspace's limit all its keys are looked at.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn open_epochs_of_boot(conn: &mut SqliteConnection, boot: BootId) -> Result<Vec<(KeyId, u32)>, StoreError> {
-    let rows =
-        sqlx::query("SELECT key_id, epoch FROM epochs WHERE boot_id = ? AND state = 'open' ORDER BY key_id, epoch")
-            .bind(boot.as_bytes().as_slice())
-            .fetch_all(conn)
-            .await?;
-    let read = |row: &SqliteRow| {
-        let key = column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?;
-        Ok((key, column::unsigned32(row, "epoch")?))
+pub async fn users(conn: &mut SqliteConnection, counter: &CounterId) -> Result<Vec<User>, StoreError> {
+    let last = match counter.window {
+        Window::Day => counter.first_day.number(),
+        Window::Week => counter.first_day.number().saturating_add(6),
+        Window::Month => counter.first_day.number().saturating_add(30),
+        Window::Total => u32::MAX,
     };
-    rows.iter().map(read).collect()
-}
-
-/// Notes that a key is to be frozen, because `request` cost more than its bound. A key that is frozen or revoked already needs no note, and the
-/// freeze takes the note away in its own transaction.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn note_overspent(conn: &mut SqliteConnection, key: KeyId, request: RequestId) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO overspent (key_id, request_id) \
-         SELECT key_id, ? FROM virtual_keys WHERE key_id = ? AND status = 'active' ON CONFLICT DO NOTHING",
+    let rows = sqlx::query(
+        "SELECT used.key_id AS key_id, owner.chain_id AS chain_id, used.day AS day, used.requests AS requests, used.cost AS spend \
+         FROM virtual_keys AS owner JOIN usage_by_day AS used USING (key_id) \
+         WHERE CASE ?2 WHEN 'key' THEN owner.key_id = ?1 \
+             ELSE owner.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE key_id = ?1) END \
+             AND used.day BETWEEN ?3 AND ?4 \
+         ORDER BY used.key_id",
     )
-    .bind(request.as_bytes().as_slice())
-    .bind(key.as_str())
-    .execute(conn)
+    .bind(counter.key.as_str())
+    .bind(counter.scope.as_str())
+    .bind(counter.first_day.number())
+    .bind(last)
+    .fetch_all(conn)
     .await?;
-    Ok(())
-}
-
-/// The keys that are still to be frozen, each with the request that cost more than its bound.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn overspent(conn: &mut SqliteConnection) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
-    let rows = sqlx::query("SELECT key_id, request_id FROM overspent ORDER BY key_id").fetch_all(conn).await?;
-    let read = |row: &SqliteRow| {
-        let key = column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?;
-        Ok((key, column::bytes(row, "request_id", RequestId::from_slice)?))
-    };
-    rows.iter().map(read).collect()
+    let mut users: Vec<User> = Vec::new();
+    for row in &rows {
+        let day = CivilDay::from_number(column::unsigned32(row, "day")?);
+        if counter.window.first_day(day) != counter.first_day {
+            continue;
+        }
+        let used = User {
+            key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
+            chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
+            requests: column::unsigned(row, "requests")?,
+            spend: column::unsigned(row, "spend")?,
+        };
+        match users.last_mut().filter(|last| last.key == used.key) {
+            Some(last) => {
+                last.requests = last.requests.saturating_add(used.requests);
+                last.spend = last.spend.saturating_add(used.spend);
+            }
+            None => users.push(used),
+        }
+    }
+    Ok(users)
 }

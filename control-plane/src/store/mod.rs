@@ -10,12 +10,15 @@ pub mod column;
 pub mod credentials;
 pub mod deployment;
 pub mod entries;
+pub mod epochs;
 pub mod keys;
 pub mod ledger;
 mod migrate;
 pub mod models;
 pub mod operators;
+pub mod overspent;
 pub mod usage;
+pub mod workspaces;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

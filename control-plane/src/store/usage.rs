@@ -2,8 +2,8 @@
 //!
 //! They are a convenience for reports and can be recomputed from the chains; no decision is made on them. Sums stop at 2^63 - 1.
 
-use keyforge_shared::audit::request::{day_text, parse_day};
 use keyforge_shared::id::KeyId;
+use keyforge_shared::period::CivilDay;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
@@ -72,7 +72,7 @@ impl UsageSums {
 pub struct DayUsage {
     /// Whose.
     pub key: KeyId,
-    /// Days since 1970-01-01, UTC.
+    /// Number of the day in the key's calendar, see [`CivilDay`].
     pub day: u32,
     /// The catalogue model asked for; may be empty.
     pub model: String,
@@ -88,7 +88,9 @@ pub async fn add(conn: &mut SqliteConnection, usage: &[DayUsage]) -> Result<(), 
     let rows: Vec<_> = usage
         .iter()
         .map(|row| {
-            (row.key.as_str(), row.day, &row.model, row.sums.fields().map(|sum| sum.min(i64::MAX.unsigned_abs())))
+            // Nodes say the day. One that no calendar has would not be found again by its name.
+            let day = CivilDay::from_number(row.day).number();
+            (row.key.as_str(), day, &row.model, row.sums.fields().map(|sum| sum.min(i64::MAX.unsigned_abs())))
         })
         .collect();
     sqlx::query(
@@ -131,10 +133,10 @@ pub struct UsageQuery {
     pub key: Option<KeyId>,
     /// By what.
     pub grouping: Grouping,
-    /// First day, in days since 1970-01-01.
-    pub from_day: u32,
-    /// First day after.
-    pub until_day: u32,
+    /// First day, in each key's own calendar; `None` for the beginning.
+    pub from_day: Option<CivilDay>,
+    /// First day after; `None` for no end.
+    pub until_day: Option<CivilDay>,
     /// Continue after the group of this name, which a former page ended with.
     pub after: Option<String>,
     /// Most rows.
@@ -147,7 +149,7 @@ macro_rules! grouped_by {
             "SELECT CAST(", $group, " AS TEXT) AS name, sum(requests), sum(refused), sum(input_tokens), \
                  sum(cache_read_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost) \
              FROM usage_by_day \
-             WHERE (?1 IS NULL OR key_id = ?1) AND day >= ?2 AND day < ?3 AND (?4 IS NULL OR ", $group, " > ?4) \
+             WHERE (?1 IS NULL OR key_id = ?1) AND (?2 IS NULL OR day >= ?2) AND (?3 IS NULL OR day < ?3) AND (?4 IS NULL OR ", $group, " > ?4) \
              GROUP BY ", $group, " ORDER BY ", $group, " LIMIT ?5"
         )
     };
@@ -163,10 +165,13 @@ pub async fn query(conn: &mut SqliteConnection, query: &UsageQuery) -> Result<Ve
         Grouping::Model => grouped_by!("model"),
         Grouping::Day => grouped_by!("day"),
     };
-    let statement =
-        sqlx::query(sql).bind(query.key.as_ref().map(KeyId::as_str)).bind(query.from_day).bind(query.until_day);
+    let day = |text: &str| text.parse::<CivilDay>().ok().map(CivilDay::number);
+    let statement = sqlx::query(sql)
+        .bind(query.key.as_ref().map(KeyId::as_str))
+        .bind(query.from_day.map(CivilDay::number))
+        .bind(query.until_day.map(CivilDay::number));
     let statement = match query.grouping {
-        Grouping::Day => statement.bind(query.after.as_deref().and_then(parse_day)),
+        Grouping::Day => statement.bind(query.after.as_deref().and_then(day)),
         Grouping::Key => statement.bind(query.after.as_deref().map(|key| key.trim_start_matches("vk_"))),
         Grouping::Model => statement.bind(query.after.as_deref()),
     };
@@ -181,7 +186,10 @@ fn group(row: &SqliteRow, grouping: Grouping) -> Result<(String, UsageSums), Sto
         *field = u64::try_from(row.try_get::<i64, _>(index + 1)?).map_err(|_| StoreError::Corrupt("usage_by_day"))?;
     }
     let name = match grouping {
-        Grouping::Day => name.parse().map(day_text).map_err(|_| StoreError::Corrupt("day"))?,
+        Grouping::Day => {
+            let number = name.parse().map_err(|_| StoreError::Corrupt("day"))?;
+            CivilDay::from_number(number).to_string()
+        }
         Grouping::Key => format!("vk_{name}"),
         Grouping::Model => name,
     };

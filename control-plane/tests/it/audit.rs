@@ -5,9 +5,8 @@ use keyforge_control_plane::audit::{AdminAct, list};
 use keyforge_control_plane::ledger::{Acquire, Want};
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::audit::record::Record;
-use keyforge_shared::clock::Clock as _;
-use keyforge_shared::id::{CounterStoreId, OperatorId};
-use keyforge_shared::limit::{CounterId, Dimension};
+use keyforge_shared::id::{LifeId, OperatorId};
+use keyforge_shared::limit::Dimension;
 use keyforge_shared::period::Window;
 
 use crate::rig::{ADMIN_CHAIN, Key, Rig, boot, spend_per};
@@ -18,15 +17,9 @@ async fn filled() -> (Rig, [Key; 2]) {
     let keys =
         [rig.key(1, spend_per(Window::Day, 1_000_000)).await, rig.key(2, spend_per(Window::Day, 1_000_000)).await];
     for (n, key) in (1u8..).zip(keys) {
-        let counter = CounterId {
-            key: key.id,
-            dimension: Dimension::Spend,
-            window: Window::Day,
-            period_start: Window::Day.period_at(rig.clock.now()).start,
-        };
-        let store = CounterStoreId::from_bytes([n; 16]);
-        let wants = vec![Want { counter, amount: 100 }];
-        let granted = rig.ledger.acquire(&Acquire { boot: boot(n), store, key: key.id, wants }).await.unwrap();
+        let wants = vec![Want { counter: rig.counter(key, Dimension::Spend, Window::Day), amount: 100 }];
+        let life = LifeId::from_bytes([n; 16]);
+        let granted = rig.ledger.acquire(&Acquire { boot: boot(n), life, key: key.id, wants }).await.unwrap();
         let records: Vec<_> = (1..=20).map(|seq| rig.record(key, boot(n), seq, granted.epoch, 10)).collect();
         rig.ship(boot(n), &records).await.unwrap();
     }
@@ -155,6 +148,7 @@ async fn i_18_chains_that_are_gone_and_entries_that_belong_nowhere_are_reported(
 
     let (rig, keys) = filled().await;
     rig.tamper("DELETE FROM grants WHERE key_id = 'key000000001'").await;
+    rig.tamper("DELETE FROM epoch_members WHERE key_id = 'key000000001'").await;
     rig.tamper("DELETE FROM epochs WHERE key_id = 'key000000001'").await;
     rig.tamper("DELETE FROM virtual_keys WHERE key_id = 'key000000001'").await;
     let faults = rig.faults().await;

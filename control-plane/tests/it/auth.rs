@@ -4,6 +4,7 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
+use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_proto::fleet::v1 as fleet;
 use keyforge_proto::fleet::v1::audit_intake_service_client::AuditIntakeServiceClient;
 use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
@@ -89,7 +90,8 @@ async fn every_service_asks_for_the_token_of_its_own_kind() {
     let (channel, node) = plane.with(Some(&plane.fleet_token));
     let (_, operator) = plane.with(Some(&plane.operator_token));
     let mut audit = AuditServiceClient::with_interceptor(channel.clone(), node.clone());
-    let mut usage = UsageServiceClient::with_interceptor(channel.clone(), node);
+    let mut usage = UsageServiceClient::with_interceptor(channel.clone(), node.clone());
+    let mut workspaces = WorkspaceServiceClient::with_interceptor(channel.clone(), node);
     let mut grants = GrantServiceClient::with_interceptor(channel.clone(), operator.clone());
     let mut intake = AuditIntakeServiceClient::with_interceptor(channel, operator);
     let codes = [
@@ -97,13 +99,18 @@ async fn every_service_asks_for_the_token_of_its_own_kind() {
         audit.verify_chains(admin::VerifyChainsRequest::default()).await.unwrap_err().code(),
         usage.query_usage(admin::QueryUsageRequest::default()).await.unwrap_err().code(),
         usage.get_balance(admin::GetBalanceRequest::default()).await.unwrap_err().code(),
+        workspaces.create_workspace(admin::CreateWorkspaceRequest::default()).await.unwrap_err().code(),
+        workspaces.get_workspace(admin::GetWorkspaceRequest::default()).await.unwrap_err().code(),
+        workspaces.list_workspaces(admin::ListWorkspacesRequest::default()).await.unwrap_err().code(),
+        workspaces.update_workspace(admin::UpdateWorkspaceRequest::default()).await.unwrap_err().code(),
         grants.acquire_grants(fleet::AcquireGrantsRequest::default()).await.unwrap_err().code(),
         grants.return_grants(fleet::ReturnGrantsRequest::default()).await.unwrap_err().code(),
-        grants.close_store(fleet::CloseStoreRequest::default()).await.unwrap_err().code(),
+        grants.leave_epochs(fleet::LeaveEpochsRequest::default()).await.unwrap_err().code(),
+        grants.close_boot(fleet::CloseBootRequest::default()).await.unwrap_err().code(),
         intake.ship_records(fleet::ShipRecordsRequest::default()).await.unwrap_err().code(),
         intake.report_gap(fleet::ReportGapRequest::default()).await.unwrap_err().code(),
     ];
-    assert_eq!(codes, [Code::Unauthenticated; 9]);
+    assert_eq!(codes, [Code::Unauthenticated; 14]);
     plane.stop().await;
 }
 

@@ -8,10 +8,11 @@ use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
 use keyforge_proto::fleet::v1 as fleet;
 use keyforge_proto::fleet::v1::audit_intake_service_client::AuditIntakeServiceClient;
 use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
-use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord, day_of, day_text};
+use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
 use keyforge_shared::clock::{Clock as _, SystemClock};
 use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, RequestId};
 use keyforge_shared::money::NanoUsd;
+use keyforge_shared::period::Calendar;
 use prost_types::FieldMask;
 use tonic::Code;
 
@@ -19,6 +20,7 @@ use crate::plane::{Authorized, Plane, database};
 
 const BOOT: [u8; 16] = [7; 16];
 const NODE: [u8; 16] = [8; 16];
+const LIFE: [u8; 16] = [9; 16];
 
 struct Clients {
     grants: GrantServiceClient<Authorized>,
@@ -42,7 +44,7 @@ fn clients(plane: &Plane, fleet: Option<&str>, operator: Option<&str>) -> Client
 async fn capped_key(plane: &Plane) -> String {
     let limit = admin::SpendLimit { nano_usd: 1_000_000_000, window: admin::Window::Total.into() };
     let policy = admin::Policy { spend_limits: vec![limit], ..Default::default() };
-    let request = admin::CreateKeyRequest { name: "capped".to_owned(), policy: Some(policy) };
+    let request = admin::CreateKeyRequest { name: "capped".to_owned(), policy: Some(policy), ..Default::default() };
     plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap().id
 }
 
@@ -61,7 +63,7 @@ async fn records(plane: &Plane, key: &str, epoch: u32, count: u64) -> Vec<Vec<u8
         node_seq,
         request: RequestId::from_bytes([5; 16]),
         attempt: 1,
-        period: day_of(now),
+        period: Calendar::utc().day_at(now).number(),
         quota_epoch: epoch,
         t_node: now,
         t_mono_ns: 1,
@@ -88,13 +90,14 @@ async fn records(plane: &Plane, key: &str, epoch: u32, count: u64) -> Vec<Vec<u8
 
 fn ask(key: &str, amount: u64) -> fleet::AcquireGrantsRequest {
     let counter = fleet::Counter {
+        scope: fleet::Scope::Key.into(),
         dimension: fleet::Dimension::Spend.into(),
         window: admin::Window::Total.into(),
-        period_start_ms: 0,
+        first_day: 0,
     };
     fleet::AcquireGrantsRequest {
         boot_id: BOOT.to_vec(),
-        store_id: BOOT.to_vec(),
+        life_id: LIFE.to_vec(),
         key_id: key.to_owned(),
         wants: vec![fleet::Want { counter: Some(counter), amount }],
     }
@@ -120,7 +123,8 @@ async fn a_request_is_granted_shipped_chained_listed_summed_and_verified() {
     let key = capped_key(&plane).await;
 
     let granted = clients.grants.acquire_grants(ask(&key, 1_000_000)).await.unwrap().into_inner();
-    assert_eq!((granted.epoch, granted.grants[0].granted), (1, 125_000_000));
+    assert_eq!((granted.epoch, granted.serial, granted.grants[0].granted), (1, 1, 125_000_000));
+    assert_eq!((granted.grants[0].period_start_ms, granted.holders), (0, Vec::new()));
     let shipped = records(&plane, &key, 1, 3).await;
     for _ in 0..2 {
         let answer = clients.intake.ship_records(ship(shipped.clone())).await.unwrap().into_inner();
@@ -130,11 +134,35 @@ async fn a_request_is_granted_shipped_chained_listed_summed_and_verified() {
     let balance = admin::GetBalanceRequest { key_id: key.clone() };
     let balances = clients.usage.get_balance(balance.clone()).await.unwrap().into_inner().balances;
     assert_eq!((balances[0].settled, balances[0].granted, balances[0].resets_at_ms), (3_000, 124_997_000, None));
-    let close = fleet::CloseStoreRequest { store_id: BOOT.to_vec(), boot_id: BOOT.to_vec(), last_seq: 4 };
-    let early = clients.grants.close_store(close.clone()).await.unwrap_err();
+    let give_back = fleet::ReturnGrantsRequest {
+        boot_id: BOOT.to_vec(),
+        life_id: LIFE.to_vec(),
+        key_id: key.clone(),
+        epoch: 1,
+        serial: 1,
+        holdings: vec![fleet::Holding { counter: granted.grants[0].counter, granted: 4_000 }],
+    };
+    clients.grants.return_grants(give_back).await.unwrap();
+    let balances = clients.usage.get_balance(balance.clone()).await.unwrap().into_inner().balances;
+    assert_eq!((balances[0].settled, balances[0].granted), (3_000, 1_000));
+
+    let membership = fleet::Membership { key_id: key.clone(), epoch: 1, serial: 1 };
+    let leave = fleet::LeaveEpochsRequest { boot_id: BOOT.to_vec(), last_seq: 4, memberships: vec![membership] };
+    let early = clients.grants.leave_epochs(leave.clone()).await.unwrap_err();
     assert_eq!(early.code(), Code::FailedPrecondition);
-    let closed = clients.grants.close_store(fleet::CloseStoreRequest { last_seq: 3, ..close }).await.unwrap();
-    assert_eq!(closed.into_inner().epochs_closed, 1);
+    for closed in [1, 0] {
+        let left = clients.grants.leave_epochs(fleet::LeaveEpochsRequest { last_seq: 3, ..leave.clone() }).await;
+        assert_eq!(left.unwrap().into_inner().epochs_closed, closed);
+    }
+    let over = clients.grants.acquire_grants(ask(&key, 1)).await.unwrap_err();
+    assert_eq!(over.code(), Code::Aborted, "{over}");
+    let join = fleet::AcquireGrantsRequest { life_id: vec![10; 16], wants: Vec::new(), ..ask(&key, 1) };
+    let joined = clients.grants.acquire_grants(join).await.unwrap().into_inner();
+    assert_eq!((joined.epoch, joined.grants), (2, Vec::new()));
+    let close = fleet::CloseBootRequest { boot_id: BOOT.to_vec(), last_seq: 3 };
+    assert_eq!(clients.grants.close_boot(close).await.unwrap().into_inner().epochs_closed, 1);
+    let late = clients.grants.acquire_grants(ask(&key, 1)).await.unwrap_err();
+    assert_eq!(late.code(), Code::PermissionDenied, "{late}");
     let balances = clients.usage.get_balance(balance).await.unwrap().into_inner().balances;
     assert_eq!((balances[0].settled, balances[0].granted), (3_000, 0));
 
@@ -153,7 +181,7 @@ async fn a_request_is_granted_shipped_chained_listed_summed_and_verified() {
     let rows = clients.usage.query_usage(query).await.unwrap().into_inner().rows;
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].requests, rows[0].cost_nano_usd, rows[0].reasoning_tokens), (3, 3_000, 90));
-    assert_eq!(rows[0].group, day_text(day_of(SystemClock.now())));
+    assert_eq!(rows[0].group, Calendar::utc().day_at(SystemClock.now()).to_string());
 
     let verdicts = verdicts(&mut clients.audit).await;
     assert_eq!(verdicts.len(), 2);
@@ -207,14 +235,28 @@ async fn what_is_wrong_with_a_call_is_named_by_its_field() {
     let mut clients = clients(&plane, Some(&plane.fleet_token), Some(&plane.operator_token));
     let mut wrong = ask("vk_abcdefghijkl", 1);
     wrong.wants[0].counter.as_mut().unwrap().dimension = 9;
-    let mut none = ask("vk_abcdefghijkl", 1);
-    none.wants.clear();
+    let mut astray = ask("vk_abcdefghijkl", 1);
+    astray.wants[0].counter.as_mut().unwrap().first_day = 1;
+    let mut many = ask("vk_abcdefghijkl", 1);
+    many.wants = vec![many.wants[0]; 49];
     let short = fleet::AcquireGrantsRequest { boot_id: vec![1], ..ask("vk_abcdefghijkl", 1) };
-    for (request, field) in [(wrong, "wants[0].counter.dimension"), (none, "wants"), (short, "boot_id")] {
+    for (request, field) in [
+        (wrong, "wants[0].counter.dimension"),
+        (astray, "wants[0].counter.first_day"),
+        (many, "wants"),
+        (short, "boot_id"),
+    ] {
         let status = clients.grants.acquire_grants(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(field), "{status}");
     }
+    let nameless = fleet::LeaveEpochsRequest {
+        boot_id: BOOT.to_vec(),
+        last_seq: 0,
+        memberships: vec![fleet::Membership { key_id: "nobody".to_owned(), epoch: 1, serial: 1 }],
+    };
+    let status = clients.grants.leave_epochs(nameless).await.unwrap_err();
+    assert!(status.message().starts_with("memberships[0].key_id"), "{status}");
     let unknown = clients.grants.acquire_grants(ask("vk_abcdefghijkl", 1)).await.unwrap_err();
     assert_eq!(unknown.code(), Code::FailedPrecondition);
     let foreign = clients.intake.ship_records(ship(vec![b"KFN1".to_vec()])).await.unwrap_err();

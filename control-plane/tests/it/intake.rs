@@ -2,7 +2,7 @@
 
 use keyforge_control_plane::audit::intake::IntakeError;
 use keyforge_control_plane::audit::list;
-use keyforge_control_plane::store::ledger as rows;
+use keyforge_control_plane::store::overspent;
 use keyforge_control_plane::store::usage::{self, Grouping, UsageQuery, UsageSums};
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
@@ -161,8 +161,8 @@ async fn usage_is_summed_by_key_model_and_day_in_pages() {
     let more = RequestRecord { node_seq: 8, ..huge.clone() };
     rig.ship(boot(1), &[huge, more]).await.unwrap();
 
-    let all =
-        UsageQuery { key: None, grouping: Grouping::Model, from_day: 0, until_day: 20_780, after: None, limit: 1 };
+    let until_day = Some("2026-11-23".parse().unwrap());
+    let all = UsageQuery { key: None, grouping: Grouping::Model, from_day: None, until_day, after: None, limit: 1 };
     let mut tx = rig.store.read().await.unwrap();
     let first = usage::query(&mut tx, &all).await.unwrap();
     assert_eq!(first.len(), 1);
@@ -181,15 +181,31 @@ async fn usage_is_summed_by_key_model_and_day_in_pages() {
     };
     assert_eq!(second, [("gpt-5-mini".to_owned(), expected)]);
 
-    let by_day = UsageQuery { grouping: Grouping::Day, until_day: u32::MAX, limit: 10, ..all.clone() };
+    let by_day = UsageQuery { grouping: Grouping::Day, until_day: None, limit: 10, ..all.clone() };
     let days = usage::query(&mut tx, &by_day).await.unwrap();
     assert_eq!(days.iter().map(|(day, _)| day.as_str()).collect::<Vec<_>>(), ["2026-11-22", "2026-11-23"]);
     assert_eq!(days[1].1.cost, i64::MAX.unsigned_abs());
     let rest = usage::query(&mut tx, &UsageQuery { after: Some(days[0].0.clone()), ..by_day }).await.unwrap();
     assert_eq!(rest.len(), 1);
+    let later = UsageQuery { from_day: until_day, until_day: None, ..all.clone() };
+    assert_eq!(usage::query(&mut tx, &later).await.unwrap()[0].0, "huge");
     let by_key = UsageQuery { grouping: Grouping::Key, key: Some(keys[1].id), limit: 10, ..all };
     let rows = usage::query(&mut tx, &by_key).await.unwrap();
     assert_eq!((rows.len(), rows[0].0.as_str()), (1, keys[1].id.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_day_that_no_calendar_has_is_reported_once_and_does_not_hold_up_the_pages() {
+    let rig = Rig::new().await;
+    let key = rig.key(1, Policy::default()).await;
+    let never = RequestRecord { period: u32::MAX, ..rig.record(key, boot(1), 1, 0, 1) };
+    rig.ship(boot(1), &[never]).await.unwrap();
+    let mut query =
+        UsageQuery { key: None, grouping: Grouping::Day, from_day: None, until_day: None, after: None, limit: 10 };
+    let days = usage::query(&mut rig.store.read().await.unwrap(), &query).await.unwrap();
+    assert_eq!((days.len(), days[0].0.as_str()), (1, "9999-12-31"));
+    query.after = Some(days[0].0.clone());
+    assert!(usage::query(&mut rig.store.read().await.unwrap(), &query).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -230,7 +246,7 @@ async fn what_was_not_counted_takes_no_request_and_is_still_chained() {
     let uncounted = RequestRecord { flags: Flags::NOT_COUNTED, ..rig.record(key, boot(1), 1, 0, 0) };
     rig.ship(boot(1), &[uncounted]).await.unwrap();
     let query =
-        UsageQuery { key: None, grouping: Grouping::Key, from_day: 0, until_day: u32::MAX, after: None, limit: 10 };
+        UsageQuery { key: None, grouping: Grouping::Key, from_day: None, until_day: None, after: None, limit: 10 };
     let rows = usage::query(&mut rig.store.read().await.unwrap(), &query).await.unwrap();
     assert_eq!((rows[0].1.requests, rows[0].1.refused), (0, 0));
     assert_eq!(key_entries(&rig, key.chain).await, 1);
@@ -243,7 +259,7 @@ async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_frozen_
     rig.change(frozen, |record| record.status = KeyStatus::Frozen).await;
     let over = |key, seq| RequestRecord { flags: Flags::BOUND_EXCEEDED, ..rig.record(key, boot(1), seq, 0, 9) };
     let records = [over(key, 1), over(key, 2), over(frozen, 3), rig.record(frozen, boot(1), 4, 0, 9)];
-    let noted = async || rows::overspent(&mut rig.store.read().await.unwrap()).await.unwrap();
+    let noted = async || overspent::noted(&mut rig.store.read().await.unwrap()).await.unwrap();
     let unknown = RequestRecord { chain: ChainId::from_bytes([9; 16]), ..records[1].clone() };
     rig.ship(boot(1), &[records[0].clone(), unknown]).await.unwrap_err();
     assert!(noted().await.is_empty());

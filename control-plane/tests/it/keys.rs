@@ -1,11 +1,14 @@
 //! Virtual keys over gRPC: made, listed, changed, revoked, and every refusal by field.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use keyforge_control_plane::admin::keys::NewKey;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::Policy;
+use keyforge_shared::state::policy_digest;
 use prost_types::FieldMask;
 use tonic::Code;
 
@@ -19,6 +22,9 @@ fn policy() -> admin::Policy {
         requests_per_minute: Some(60),
         max_output_tokens: Some(1_000),
         expires_at_ms: Some(4_000_000_000_000),
+        tokens_per_minute: Some(90_000),
+        concurrent_requests: Some(8),
+        time_zone: Some("Europe/Berlin".to_owned()),
     }
 }
 
@@ -31,11 +37,13 @@ fn update(id: &str, paths: &[&str]) -> admin::UpdateKeyRequest {
 async fn key_lives_from_creation_over_changes_to_revocation() {
     let plane = Plane::start().await;
     let mut keys = plane.keys();
-    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()) };
+    let request =
+        admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), workspace: String::new() };
     let created = keys.create_key(request).await.unwrap().into_inner();
     let key = created.key.unwrap();
     assert!(created.token.starts_with(&format!("{}_", key.id)));
     assert_eq!((key.policy.as_ref(), key.status()), (Some(&policy()), admin::KeyStatus::Active));
+    assert_eq!(key.workspace_name, "default");
     assert_eq!(keys.get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap().into_inner(), key);
 
     let renamed =
@@ -59,16 +67,19 @@ async fn key_lives_from_creation_over_changes_to_revocation() {
 async fn mask_changes_what_it_names_and_nothing_else() {
     let plane = Plane::start().await;
     let mut keys = plane.keys();
-    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()) };
+    let request =
+        admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), workspace: String::new() };
     let id = keys.create_key(request).await.unwrap().into_inner().key.unwrap().id;
-    let new = admin::Policy { models: vec!["claude-*".to_owned()], ..Default::default() };
+    let zone = policy().time_zone;
+    let new = admin::Policy { models: vec!["claude-*".to_owned()], time_zone: zone, ..Default::default() };
     let request = admin::UpdateKeyRequest {
         name: "ignored".to_owned(),
         policy: Some(new.clone()),
-        ..update(&id, &["policy.models", "policy.expires_at_ms"])
+        ..update(&id, &["policy.models", "policy.expires_at_ms", "policy.concurrent_requests"])
     };
     let key = keys.update_key(request).await.unwrap().into_inner();
-    let expected = admin::Policy { models: new.models.clone(), expires_at_ms: None, ..policy() };
+    let expected =
+        admin::Policy { models: new.models.clone(), expires_at_ms: None, concurrent_requests: None, ..policy() };
     assert_eq!((key.name.as_str(), key.policy), ("agent", Some(expected)));
     let request = admin::UpdateKeyRequest { policy: Some(new.clone()), ..update(&id, &["policy"]) };
     assert_eq!(keys.update_key(request).await.unwrap().into_inner().policy, Some(new));
@@ -76,10 +87,87 @@ async fn mask_changes_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn key_keeps_its_time_zone_and_its_workspace() {
+    let plane = Plane::start().await;
+    let team = admin::CreateWorkspaceRequest { name: "team".to_owned(), ..Default::default() };
+    let team = plane.workspaces().create_workspace(team).await.unwrap().into_inner();
+    let request =
+        admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), workspace: team.id.clone() };
+    let key = plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap();
+    assert_eq!((key.workspace_id.as_str(), key.workspace_name.as_str()), (team.id.as_str(), "team"));
+
+    let in_zone = |zone: Option<&str>, paths: &[&str]| {
+        let policy = admin::Policy { time_zone: zone.map(str::to_owned), ..policy() };
+        admin::UpdateKeyRequest { policy: Some(policy), ..update(&key.id, paths) }
+    };
+    let in_workspace = |workspace: &str| {
+        let workspace = workspace.to_owned();
+        admin::UpdateKeyRequest { workspace, ..update(&key.id, &["workspace"]) }
+    };
+    let refused = [
+        (in_zone(Some("Asia/Tokyo"), &["policy.time_zone"]), "policy.time_zone: "),
+        (in_zone(None, &["policy.time_zone"]), "policy.time_zone: "),
+        (in_zone(None, &["policy"]), "policy.time_zone: "),
+        (in_workspace("default"), "workspace: "),
+        (in_workspace(""), "workspace: "),
+        (in_workspace("nobody"), "workspace: "),
+    ];
+    for (request, field) in refused {
+        let status = plane.keys().update_key(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        let text = status.message();
+        assert!(text.starts_with(field) && text.contains("already counted would overlap"), "{text}");
+    }
+    for request in [in_zone(Some("europe/berlin"), &["policy"]), in_workspace("team"), in_workspace(&team.id)] {
+        assert_eq!(plane.keys().update_key(request).await.unwrap().into_inner(), key, "naming its own changes nothing");
+    }
+    let mut rates = in_zone(Some("Asia/Tokyo"), &["policy.tokens_per_minute"]);
+    rates.policy.as_mut().unwrap().tokens_per_minute = Some(1);
+    let changed = plane.keys().update_key(rates).await.unwrap().into_inner().policy.unwrap();
+    assert_eq!(changed, admin::Policy { tokens_per_minute: Some(1), ..policy() }, "what the mask does not name stays");
+
+    let (plain, _) = plane.make_key("plain").await;
+    let utc = admin::Policy { time_zone: Some("UTC".to_owned()), ..Default::default() };
+    let same = admin::UpdateKeyRequest { policy: Some(utc), ..update(&plain.id, &["policy"]) };
+    assert_eq!(plane.keys().update_key(same).await.unwrap().into_inner(), plain, "no zone and UTC are the same");
+    plane.stop().await;
+}
+
+#[test]
+fn digest_that_a_chain_begins_with_names_every_field_of_the_policy() {
+    let policy = Policy::try_from(policy()).unwrap();
+    let others = [
+        Policy { models: Vec::new(), ..policy.clone() },
+        Policy { request_limits: Vec::new(), ..policy.clone() },
+        Policy { spend_limits: Vec::new(), ..policy.clone() },
+        Policy { requests_per_minute: None, ..policy.clone() },
+        Policy { max_output_tokens: None, ..policy.clone() },
+        Policy { expires_at: None, ..policy.clone() },
+        Policy { tokens_per_minute: None, ..policy.clone() },
+        Policy { tokens_per_minute: Some(1), ..policy.clone() },
+        Policy { concurrent_requests: None, ..policy.clone() },
+        Policy { concurrent_requests: Some(1), ..policy.clone() },
+        Policy { time_zone: None, ..policy.clone() },
+        Policy { time_zone: ZoneName::new("Asia/Tokyo").ok(), ..policy.clone() },
+        policy,
+    ];
+    let digests: HashSet<_> = others.iter().map(policy_digest).collect();
+    assert_eq!(digests.len(), others.len());
+}
+
+#[tokio::test]
 async fn every_wrong_field_is_named_and_the_refusal_recorded() {
     let plane = Plane::start().await;
     let (key, _) = plane.make_key("agent").await;
-    let create = |name: &str, policy| admin::CreateKeyRequest { name: name.to_owned(), policy: Some(policy) };
+    let create = |name: &str, policy| admin::CreateKeyRequest {
+        name: name.to_owned(),
+        policy: Some(policy),
+        ..Default::default()
+    };
+    let zone = |name: &str| admin::Policy { time_zone: Some(name.to_owned()), ..policy() };
+    let elsewhere =
+        |workspace: &str| admin::CreateKeyRequest { workspace: workspace.to_owned(), ..create("k", policy()) };
+    let no_such_workspace = format!("ws_{}", "0".repeat(32));
     let window = |window| admin::SpendLimit { nano_usd: 1, window };
     let creations = [
         (create("", policy()), "name: "),
@@ -96,6 +184,17 @@ async fn every_wrong_field_is_named_and_the_refusal_recorded() {
             "policy.spend_limits: more than one",
         ),
         (create("k", admin::Policy { requests_per_minute: Some(0), ..policy() }), "policy.requests_per_minute: "),
+        (create("k", admin::Policy { tokens_per_minute: Some(0), ..policy() }), "policy.tokens_per_minute: "),
+        (create("k", admin::Policy { tokens_per_minute: Some(u64::MAX), ..policy() }), "policy.tokens_per_minute: "),
+        (create("k", admin::Policy { concurrent_requests: Some(0), ..policy() }), "policy.concurrent_requests: "),
+        (
+            create("k", admin::Policy { concurrent_requests: Some(1_000_001), ..policy() }),
+            "policy.concurrent_requests: ",
+        ),
+        (create("k", zone("Mars/Olympus")), "policy.time_zone: `Mars/Olympus` is not a time zone"),
+        (create("k", zone("")), "policy.time_zone: "),
+        (elsewhere("nobody"), "workspace: there is none"),
+        (elsewhere(&no_such_workspace), "workspace: there is none"),
         (create("k", admin::Policy { max_output_tokens: Some(0), ..policy() }), "policy.max_output_tokens: "),
         (create("k", admin::Policy { expires_at_ms: Some(1), ..policy() }), "policy.expires_at_ms: lies in the past"),
         (create("k", admin::Policy { expires_at_ms: Some(-1), ..policy() }), "policy.expires_at_ms: "),
@@ -166,7 +265,7 @@ async fn mutations_at_the_same_time_get_dense_revisions() {
     let before = plane.revision().await;
     let creations = (0..20).map(|number| {
         let mut keys = plane.keys();
-        let request = admin::CreateKeyRequest { name: format!("key {number}"), policy: None };
+        let request = admin::CreateKeyRequest { name: format!("key {number}"), ..Default::default() };
         async move { keys.create_key(request).await.unwrap().into_inner().key.unwrap().revision }
     });
     let mut revisions = futures_util::future::join_all(creations).await;
@@ -183,7 +282,7 @@ async fn caller_who_hangs_up_at_any_point_leaves_store_and_published_state_in_st
     let caller = administration.authenticate(Some(token.as_bytes()), "test", "keys/Create").await.unwrap();
     let (mut hung_up, mut answered) = (0, 0);
     for attempt in 0..120_u64 {
-        let new = NewKey { name: format!("key {attempt}"), policy: Policy::default() };
+        let new = NewKey { name: format!("key {attempt}"), policy: Policy::default(), workspace: String::new() };
         // From hanging up at once to hanging up after the whole call, in small steps.
         let patience = Duration::from_micros(attempt * 100);
         match tokio::time::timeout(patience, administration.create_key(&caller, new)).await {

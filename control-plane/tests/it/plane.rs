@@ -11,6 +11,7 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
+use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_runtime::shutdown::{Drained, Shutdown};
 use keyforge_runtime::telemetry::{Telemetry, TelemetryConfig};
@@ -90,6 +91,11 @@ impl Plane {
         KeyServiceClient::with_interceptor(channel, bearer)
     }
 
+    pub fn workspaces(&self) -> WorkspaceServiceClient<Authorized> {
+        let (channel, bearer) = self.with(Some(&self.operator_token));
+        WorkspaceServiceClient::with_interceptor(channel, bearer)
+    }
+
     pub fn credentials(&self) -> CredentialServiceClient<Authorized> {
         let (channel, bearer) = self.with(Some(&self.operator_token));
         CredentialServiceClient::with_interceptor(channel, bearer)
@@ -111,7 +117,7 @@ impl Plane {
 
     /// Makes a key that may do everything.
     pub async fn make_key(&self, name: &str) -> (admin::Key, String) {
-        let request = admin::CreateKeyRequest { name: name.to_owned(), policy: None };
+        let request = admin::CreateKeyRequest { name: name.to_owned(), ..Default::default() };
         let answer = self.keys().create_key(request).await.unwrap().into_inner();
         (answer.key.unwrap(), answer.token)
     }

@@ -8,19 +8,23 @@ use keyforge_control_plane::audit::verify::{Selection, Verdict, Verification};
 use keyforge_control_plane::ledger::Ledger;
 use keyforge_control_plane::store::Store;
 use keyforge_control_plane::store::keys::{self, StoredKey};
-use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord, day_of};
+use keyforge_control_plane::store::workspaces::{self, StoredWorkspace};
+use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord};
 use keyforge_shared::clock::{Clock, ManualClock, Timestamp};
-use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, KeyId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, KeyId, NodeId, RequestId, WorkspaceId};
+use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
-use keyforge_shared::period::Window;
+use keyforge_shared::period::{Calendar, CivilDay, Window};
 use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
 use keyforge_shared::secret::Key256;
-use keyforge_shared::state::{KeyRecord, KeyStatus};
+use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
 
 pub const DEPLOYMENT: DeploymentId = DeploymentId::from_bytes([1; 16]);
 pub const ADMIN_CHAIN: ChainId = ChainId::from_bytes([0xad; 16]);
 pub const NODE: NodeId = NodeId::from_bytes([2; 16]);
+/// The workspace of keys for which none is named; it has no limits.
+pub const HOME: WorkspaceId = WorkspaceId::from_bytes([0xd0; 16]);
 /// 2026-11-22T06:00:00Z, a Sunday.
 pub const START: Timestamp = Timestamp::from_millis(1_795_327_200_000);
 
@@ -48,18 +52,49 @@ impl Rig {
         let mut tx = store.write().await.unwrap();
         audit.create_chain(&mut tx, ADMIN_CHAIN, None, [0; 32]).await.unwrap();
         tx.commit().await.unwrap();
-        Self {
+        let rig = Self {
             ledger: Ledger::new(store.clone(), clock.clone()),
             intake: Intake::new(store.clone(), audit.clone()),
             store,
             clock,
             audit,
             _directory: directory,
-        }
+        };
+        rig.workspace(HOME, "default", &Policy::default()).await;
+        rig
+    }
+
+    /// Creates a workspace with the limits per period of `limits`.
+    pub async fn workspace(&self, id: WorkspaceId, name: &str, limits: &Policy) {
+        let record = WorkspaceRecord {
+            id,
+            name: name.to_owned(),
+            request_limits: limits.request_limits.clone(),
+            spend_limits: limits.spend_limits.clone(),
+        };
+        let workspace = StoredWorkspace { record, created_at: self.clock.now(), revision: 1 };
+        let mut tx = self.store.write().await.unwrap();
+        workspaces::insert(&mut tx, &workspace).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// Changes a workspace's limits as an operator would.
+    pub async fn change_workspace(&self, id: WorkspaceId, limits: &Policy) {
+        let mut tx = self.store.write().await.unwrap();
+        let mut stored = workspaces::get(&mut tx, id).await.unwrap().unwrap();
+        stored.record.request_limits.clone_from(&limits.request_limits);
+        stored.record.spend_limits.clone_from(&limits.spend_limits);
+        workspaces::update(&mut tx, &stored).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Creates the `n`th virtual key.
     pub async fn key(&self, n: u8, policy: Policy) -> Key {
+        self.key_in(HOME, n, policy).await
+    }
+
+    /// Creates the `n`th virtual key, in a workspace.
+    pub async fn key_in(&self, workspace: WorkspaceId, n: u8, policy: Policy) -> Key {
         let id = KeyId::from_ascii(format!("key{n:09}").as_bytes()).unwrap();
         let chain = ChainId::from_bytes([n; 16]);
         let record = KeyRecord {
@@ -69,6 +104,7 @@ impl Rig {
             status: KeyStatus::Active,
             policy,
             chain,
+            workspace,
         };
         let key = StoredKey { record, created_at: self.clock.now(), revoked_at: None, revision: 1 };
         let mut tx = self.store.write().await.unwrap();
@@ -100,7 +136,7 @@ impl Rig {
             node_seq,
             request: RequestId::from_bytes(request),
             attempt: 1,
-            period: day_of(self.clock.now()),
+            period: self.today().number(),
             quota_epoch: epoch,
             t_node: self.clock.now(),
             t_mono_ns: 1,
@@ -118,6 +154,16 @@ impl Rig {
             response_digest: [6; 32],
             private: Vec::new(),
         }
+    }
+
+    /// The present day in UTC.
+    pub fn today(&self) -> CivilDay {
+        Calendar::utc().day_at(self.clock.now())
+    }
+
+    /// A counter of `key`'s own limit in the present period of UTC.
+    pub fn counter(&self, key: Key, dimension: Dimension, window: Window) -> CounterId {
+        CounterId { key: key.id, scope: Scope::Key, dimension, window, first_day: window.first_day(self.today()) }
     }
 
     pub async fn ship(&self, boot: BootId, records: &[RequestRecord]) -> Result<u64, IntakeError> {

@@ -78,10 +78,14 @@ impl Node {
                 Message::SnapshotEnd(end) => {
                     self.snapshots += 1;
                     self.require_secrets(&resources);
+                    require_workspaces(&resources);
                     self.state = State::from_snapshot(end.revision, resources.drain(..));
                     assert_eq!(Some(self.state.set_hash()), SetHash::from_slice(&end.set_hash));
                 }
-                Message::Delta(delta) => self.state.apply(Delta::try_from(delta).unwrap()).unwrap(),
+                Message::Delta(delta) => {
+                    self.state.apply(Delta::try_from(delta).unwrap()).unwrap();
+                    require_workspaces(&self.state.resources().collect::<Vec<_>>());
+                }
                 Message::Heartbeat(_) => self.heartbeats += 1,
                 Message::Secret(secret) => {
                     self.secrets.insert(CredentialId::from_slice(&secret.credential_id).unwrap(), secret);
@@ -104,6 +108,18 @@ impl Node {
         let associated = fleet_seal::associated_data(self.id, boot, credential, secret.secret_version);
         let key = fleet_seal::seal_key(&self.fleet_token, boot);
         seal::open(&key, &associated, &secret.sealed).ok().map(|secret| secret.expose().to_vec())
+    }
+}
+
+/// No key comes before its workspace.
+fn require_workspaces(resources: &[Resource]) {
+    let mut known = Vec::new();
+    for resource in resources {
+        match resource {
+            Resource::Workspace(workspace) => known.push(workspace.id),
+            Resource::Key(key) => assert!(known.contains(&key.workspace), "{} before its workspace", key.id),
+            Resource::Model(_) | Resource::Credential(_) => {}
+        }
     }
 }
 
@@ -146,6 +162,42 @@ async fn i_14_node_follows_from_snapshot_over_deltas_to_the_same_set() {
     let mut other = Node::connect(&plane, 2, 2, State::default()).await;
     other.follow_to(revoked.revision + 1).await;
     assert_eq!(other.state.set_hash(), node.state.set_hash());
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn workspaces_reach_a_node_before_the_keys_that_name_them() {
+    let plane = Plane::start().await;
+    let mut early = Node::connect(&plane, 1, 1, State::default()).await;
+    early.follow_to(1).await;
+    let home = early.state.workspaces().next().expect("a deployment begins with a workspace").clone();
+    assert_eq!((home.name.as_str(), home.request_limits.len(), home.spend_limits.len()), ("default", 0, 0));
+
+    let limit = admin::SpendLimit { nano_usd: 7, window: admin::Window::Month.into() };
+    let team =
+        admin::CreateWorkspaceRequest { name: "team".to_owned(), spend_limits: vec![limit], ..Default::default() };
+    let team = plane.workspaces().create_workspace(team).await.unwrap().into_inner();
+    let request =
+        admin::CreateKeyRequest { name: "one".to_owned(), workspace: "team".to_owned(), ..Default::default() };
+    let key = plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap();
+    // Every state on the way is whole: `follow_to` checks it after each message.
+    early.follow_to(key.revision).await;
+    let id = team.id.parse().unwrap();
+    assert_eq!(early.state.key(key.id.parse().unwrap()).unwrap().workspace, id);
+    assert_eq!(early.state.workspace(id).unwrap().spend_limits[0].amount.nanos(), 7);
+
+    let update = admin::UpdateWorkspaceRequest {
+        workspace: "team".to_owned(),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["spend_limits".to_owned()] }),
+        ..Default::default()
+    };
+    let updated = plane.workspaces().update_workspace(update).await.unwrap().into_inner();
+    early.follow_to(updated.revision).await;
+    assert!(early.state.workspace(id).unwrap().spend_limits.is_empty());
+    assert_eq!(early.snapshots, 1);
+    let mut late = Node::connect(&plane, 2, 2, State::default()).await;
+    late.follow_to(updated.revision).await;
+    assert_eq!(late.state.set_hash(), early.state.set_hash());
     plane.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! What somebody who can write to the database, and has no key, can do to what it should say: nothing that stays unnoticed.
 //!
-//! Changed keys, models, credentials and operators are refused at the next start; records and keys that are gone are told by verification.
+//! Changed workspaces, keys, models, credentials and operators are refused at the next start; records and keys that are gone are told by verification.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -10,9 +10,8 @@ use keyforge_control_plane::app::StartError;
 use keyforge_control_plane::ledger::{Acquire, Want};
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
-use keyforge_shared::clock::Clock as _;
-use keyforge_shared::id::{CounterStoreId, RequestId};
-use keyforge_shared::limit::{CounterId, Dimension};
+use keyforge_shared::id::{LifeId, RequestId};
+use keyforge_shared::limit::Dimension;
 use keyforge_shared::period::Window;
 use keyforge_shared::token::{self, TokenKind};
 use prost_types::FieldMask;
@@ -30,8 +29,16 @@ fn mask(path: &str) -> Option<FieldMask> {
 async fn lived() -> TempDir {
     let plane = Plane::start().await;
     let limits = vec![admin::SpendLimit { nano_usd: 1_000, window: admin::Window::Day.into() }];
-    let policy = Some(admin::Policy { spend_limits: limits, ..Default::default() });
-    plane.keys().create_key(admin::CreateKeyRequest { name: "capped".to_owned(), policy }).await.unwrap();
+    let zone = Some("Europe/Berlin".to_owned());
+    let team = admin::CreateWorkspaceRequest {
+        name: "team".to_owned(),
+        request_limits: vec![admin::RequestLimit { requests: 5, window: admin::Window::Month.into() }],
+        spend_limits: limits.clone(),
+    };
+    plane.workspaces().create_workspace(team).await.unwrap();
+    let policy = Some(admin::Policy { spend_limits: limits, time_zone: zone, ..Default::default() });
+    let capped = admin::CreateKeyRequest { name: "capped".to_owned(), policy, workspace: "team".to_owned() };
+    plane.keys().create_key(capped).await.unwrap();
     plane.make_key("free").await;
     let (dead, _) = plane.make_key("dead").await;
     plane.keys().revoke_key(admin::RevokeKeyRequest { id: dead.id }).await.unwrap();
@@ -60,13 +67,15 @@ async fn assert_refused(directory: &Path, what: &str) {
     assert!(started.is_err(), "it started after: {what}");
     let error = started.err().unwrap();
     assert!(matches!(error, StartError::Deployment(OpenError::StateChanged)), "{what}: {error}");
-    for words in ["keys, models, credentials or operators", "restore the database from a backup", "chain says"] {
+    for words in
+        ["workspaces, keys, models, credentials or operators", "restore the database from a backup", "chain says"]
+    {
         assert!(error.to_string().contains(words), "{error}");
     }
 }
 
 #[tokio::test]
-async fn changed_keys_models_credentials_and_operators_are_refused_at_start() {
+async fn changed_workspaces_keys_models_credentials_and_operators_are_refused_at_start() {
     let original = lived().await;
     for sql in [
         "UPDATE credentials SET base_url = 'https://attacker.example/v1'",
@@ -77,13 +86,24 @@ async fn changed_keys_models_credentials_and_operators_are_refused_at_start() {
         "UPDATE credentials SET secret_version = 2",
         "DELETE FROM credentials",
         "INSERT INTO credentials SELECT zeroblob(16), provider, pool, base_url, limit_group, 1, 1, 0 FROM credentials",
+        "UPDATE workspaces SET request_limits = '[]' WHERE name = 'team'",
+        "UPDATE workspaces SET spend_limits = '[]' WHERE name = 'team'",
+        "UPDATE workspaces SET spend_limits = json_set(spend_limits, '$[0].amount', 9000000) WHERE name = 'team'",
+        "UPDATE workspaces SET name = 'renamed' WHERE name = 'team'",
+        "UPDATE workspaces SET workspace_id = zeroblob(16) WHERE name = 'team'",
+        "DELETE FROM workspaces WHERE name = 'default'",
+        "INSERT INTO workspaces VALUES (zeroblob(16), 'another', '[]', '[]', 0, 1)",
+        "UPDATE virtual_keys SET workspace_id = (SELECT workspace_id FROM workspaces WHERE name = 'default') WHERE name = 'capped'",
+        "UPDATE virtual_keys SET policy = json_set(policy, '$.time_zone', 'Asia/Tokyo') WHERE name = 'capped'",
+        "UPDATE virtual_keys SET policy = json_set(policy, '$.tokens_per_minute', 1) WHERE name = 'capped'",
+        "UPDATE virtual_keys SET policy = json_set(policy, '$.concurrent_requests', 1) WHERE name = 'capped'",
         "UPDATE virtual_keys SET policy = (SELECT policy FROM virtual_keys WHERE name = 'free') WHERE name = 'capped'",
         "UPDATE virtual_keys SET status = 'active', revoked_at = NULL WHERE name = 'dead'",
         "UPDATE virtual_keys SET token_digest = zeroblob(32) WHERE name = 'capped'",
         "UPDATE virtual_keys SET chain_id = zeroblob(16) WHERE name = 'capped'",
         "UPDATE virtual_keys SET name = 'renamed' WHERE name = 'capped'",
         "DELETE FROM virtual_keys WHERE name = 'dead'",
-        "INSERT INTO virtual_keys SELECT 'abcdefghijkl', zeroblob(32), name, status, policy, zeroblob(16), 0, NULL, 1 FROM virtual_keys \
+        "INSERT INTO virtual_keys SELECT 'abcdefghijkl', zeroblob(32), name, status, policy, zeroblob(16), workspace_id, 0, NULL, 1 FROM virtual_keys \
          WHERE name = 'free'",
         "UPDATE models SET model = json_set(model, '$.prices.standard.input', 0) WHERE name = 'gpt-5-mini'",
         "UPDATE models SET model = json_set(model, '$.max_output_tokens', 1) WHERE name = 'gpt-5-mini'",
@@ -134,6 +154,8 @@ async fn seal_stays_right_through_every_kind_of_change_and_every_restart() {
             request_limits: vec![limit],
             requests_per_minute: Some(7),
             expires_at_ms: Some(4_000_000_000_001),
+            tokens_per_minute: Some(70_000),
+            concurrent_requests: Some(3),
             ..Default::default()
         };
         let id = key.id.clone();
@@ -147,12 +169,29 @@ async fn seal_stays_right_through_every_kind_of_change_and_every_restart() {
         plane.keys().update_key(update).await.unwrap();
         plane = Plane::start_again(plane.stop().await).await;
         plane.keys().revoke_key(admin::RevokeKeyRequest { id }).await.unwrap();
+        change_workspaces(&plane, round).await;
         change_credentials(&plane).await;
         change_models(&plane).await;
         plane = Plane::start_again(plane.stop().await).await;
     }
     assert_eq!(faults(&plane).await, []);
     plane.stop().await;
+}
+
+async fn change_workspaces(plane: &Plane, round: u64) {
+    let name = format!("team {round}");
+    let team = admin::CreateWorkspaceRequest { name: name.clone(), ..Default::default() };
+    plane.workspaces().create_workspace(team).await.unwrap();
+    let spend_limits = vec![admin::SpendLimit { nano_usd: round, window: admin::Window::Total.into() }];
+    for workspace in [name, "default".to_owned()] {
+        let update = admin::UpdateWorkspaceRequest {
+            workspace,
+            spend_limits: spend_limits.clone(),
+            update_mask: mask("spend_limits"),
+            ..Default::default()
+        };
+        plane.workspaces().update_workspace(update).await.unwrap();
+    }
 }
 
 async fn change_credentials(plane: &Plane) {
@@ -197,6 +236,11 @@ async fn what_was_changed_under_a_running_control_plane_is_neither_served_nor_se
     assert_eq!(status.code(), Code::Internal, "{status}");
     let rotate = admin::RotateCredentialRequest { id: credential.id, secret: CANARY.as_bytes().to_vec() };
     assert!(plane.credentials().rotate_credential(rotate).await.is_err());
+    let limit = r#"UPDATE workspaces SET request_limits = '[{"requests": 1, "window": "day"}]'"#;
+    assert_eq!(tamper(plane.directory.path(), limit).await, 1);
+    let (workspace, update_mask) = ("default".to_owned(), mask("spend_limits"));
+    let update = admin::UpdateWorkspaceRequest { workspace, update_mask, ..Default::default() };
+    assert_eq!(plane.workspaces().update_workspace(update).await.unwrap_err().code(), Code::Internal);
     // A change of something else goes through, and its seal does not cover what the other program wrote.
     plane.make_key("other").await;
     let directory = plane.stop().await;
@@ -287,10 +331,9 @@ async fn two_keys(rig: &Rig) -> [(Key, u32); 2] {
     let mut keys = Vec::new();
     for n in [1, 2] {
         let key = rig.key(n, spend_per(Window::Day, 1_000_000)).await;
-        let period_start = Window::Day.period_at(rig.clock.now()).start;
-        let counter = CounterId { key: key.id, dimension: Dimension::Spend, window: Window::Day, period_start };
-        let (store, wants) = (CounterStoreId::from_bytes([n; 16]), vec![Want { counter, amount: 100 }]);
-        let granted = rig.ledger.acquire(&Acquire { boot: boot(1), store, key: key.id, wants }).await.unwrap();
+        let wants = vec![Want { counter: rig.counter(key, Dimension::Spend, Window::Day), amount: 100 }];
+        let life = LifeId::from_bytes([n; 16]);
+        let granted = rig.ledger.acquire(&Acquire { boot: boot(1), life, key: key.id, wants }).await.unwrap();
         keys.push((key, granted.epoch));
     }
     [keys[0], keys[1]]
@@ -308,6 +351,7 @@ async fn back_up(rig: &Rig) {
         "CREATE TABLE old_entries AS SELECT * FROM entries WHERE chain_id = x'01010101010101010101010101010101'",
         "CREATE TABLE old_grants AS SELECT * FROM grants WHERE key_id = 'key000000001'",
         "CREATE TABLE old_epochs AS SELECT * FROM epochs WHERE key_id = 'key000000001'",
+        "CREATE TABLE old_members AS SELECT * FROM epoch_members WHERE key_id = 'key000000001'",
         "CREATE TABLE old_usage_by_day AS SELECT * FROM usage_by_day WHERE key_id = 'key000000001'",
     ] {
         rig.tamper(sql).await;
@@ -319,11 +363,13 @@ async fn roll_back(rig: &Rig) {
         "DELETE FROM chains WHERE key_id = 'key000000001'",
         "DELETE FROM entries WHERE chain_id = x'01010101010101010101010101010101'",
         "DELETE FROM grants WHERE key_id = 'key000000001'",
+        "DELETE FROM epoch_members WHERE key_id = 'key000000001'",
         "DELETE FROM epochs WHERE key_id = 'key000000001'",
         "DELETE FROM usage_by_day WHERE key_id = 'key000000001'",
         "INSERT INTO chains SELECT * FROM old_chains",
         "INSERT INTO entries SELECT * FROM old_entries",
         "INSERT INTO epochs SELECT * FROM old_epochs",
+        "INSERT INTO epoch_members SELECT * FROM old_members",
         "INSERT INTO grants SELECT * FROM old_grants",
         "INSERT INTO usage_by_day SELECT * FROM old_usage_by_day",
     ] {

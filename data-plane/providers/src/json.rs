@@ -39,6 +39,8 @@ pub(crate) struct Text<'a> {
     /// The string with its quotes.
     quoted: &'a str,
     escaped: bool,
+    /// How many bytes shorter the string meant is than the text between the quotes.
+    saved: usize,
 }
 
 impl<'a> Text<'a> {
@@ -60,9 +62,10 @@ impl<'a> Text<'a> {
         if self.escaped { self.decode().is_some_and(|meant| meant == expected) } else { self.raw() == expected }
     }
 
-    /// Length in bytes of the string meant; of the text as written if it cannot be decoded.
+    /// Length in bytes of the string meant. Half a surrogate pair counts as the three bytes of the character that parsers put
+    /// in its place.
     pub(crate) fn decoded_len(self) -> usize {
-        if self.escaped { self.decode().map_or(self.raw().len(), |meant| meant.len()) } else { self.raw().len() }
+        self.raw().len().saturating_sub(self.saved)
     }
 }
 
@@ -137,17 +140,19 @@ impl<'a> Cursor<'a> {
         }
         let start = self.at;
         self.at += 1;
-        let mut escaped = false;
+        let mut escapes = Escapes::default();
         loop {
             self.at += plain_prefix(&self.text.as_bytes()[self.at..]);
             match self.byte() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(Text { start, quoted: self.slice(start..self.at), escaped });
+                    let quoted = self.slice(start..self.at);
+                    return Ok(Text { start, quoted, escaped: escapes.any, saved: escapes.saved });
                 }
                 Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
+                    let length = self.escape()?;
+                    escapes.note(&self.text.as_bytes()[self.at..self.at + length], self.at);
+                    self.at += length;
                 }
                 Some(_) => return Err(self.wrong("a control character inside a string must be escaped")),
                 None => return Err(self.wrong("it ends inside a string")),
@@ -248,15 +253,14 @@ impl<'a> Cursor<'a> {
         Ok(key)
     }
 
-    fn escape(&mut self) -> Result<(), JsonError> {
+    /// How long the escape is that the cursor stands before.
+    fn escape(&self) -> Result<usize, JsonError> {
         let rest = &self.text.as_bytes()[self.at..];
-        let length = match rest.get(1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') if rest.get(2..6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => 6,
-            _ => return Err(self.wrong("an escape in a string is not valid")),
-        };
-        self.at += length;
-        Ok(())
+        match rest.get(1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
+            Some(b'u') if rest.get(2..6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => Ok(6),
+            _ => Err(self.wrong("an escape in a string is not valid")),
+        }
     }
 
     fn number(&mut self) -> Result<(), JsonError> {
@@ -311,6 +315,42 @@ impl<'a> Cursor<'a> {
 
     fn wrong(&self, problem: &'static str) -> JsonError {
         JsonError { at: self.at, problem }
+    }
+}
+
+/// The escapes of one string: how much shorter it gets by decoding them.
+#[derive(Default)]
+struct Escapes {
+    any: bool,
+    saved: usize,
+    /// Where the second half of a surrogate pair would have to begin.
+    half_ends: Option<usize>,
+}
+
+impl Escapes {
+    /// Notes a valid escape, which stands `at` bytes into the text.
+    fn note(&mut self, escape: &[u8], at: usize) {
+        self.any = true;
+        self.saved += match escape {
+            [_, _, hex @ ..] if !hex.is_empty() => self.saved_by_code(hex, at),
+            _ => 1,
+        };
+    }
+
+    fn saved_by_code(&mut self, hex: &[u8], at: usize) -> usize {
+        let code =
+            hex.iter().fold(0, |code, digit| code << 4 | (u32::from(digit & 15) + if digit & 64 == 0 { 0 } else { 9 }));
+        match code {
+            0..0x80 => 5,
+            0x80..0x800 => 4,
+            0xD800..0xDC00 => {
+                self.half_ends = Some(at + 6);
+                3
+            }
+            // A whole pair is four bytes; three were counted for its first half.
+            0xDC00..0xE000 if self.half_ends == Some(at) => 5,
+            _ => 3,
+        }
     }
 }
 

@@ -77,6 +77,21 @@ proptest! {
     }
 
     #[test]
+    fn the_length_that_a_string_means_is_found_without_decoding_it(text in "\\PC{0,12}", ascii: bool) {
+        let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+        let written = if ascii { format!("\"{escaped}\"") } else { serde_json::to_string(&text).unwrap() };
+        prop_assert_eq!(Cursor::new(&written).string().unwrap().decoded_len(), text.len());
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_three_bytes(units in prop::collection::vec(0xD7FE_u16..0xE002, 0..6)) {
+        let written: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+        let meant = String::from_utf16_lossy(&units);
+        let written = format!("\"{written}\"");
+        prop_assert_eq!(Cursor::new(&written).string().unwrap().decoded_len(), meant.len());
+    }
+
+    #[test]
     fn any_text_is_survived(text in "\\PC*") {
         prop_assert!(whole(&text).is_ok_and(|span| span.end <= text.len()) || whole(&text).is_err_and(|e| e.at <= text.len()));
         prop_assert!(whole(&serde_json::to_string(&text).unwrap()).is_ok());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keyforge_runtime::backoff::Backoff;
-use keyforge_shared::id::{CounterStoreId, RequestId};
+use keyforge_shared::id::RequestId;
 
 use crate::audit::Identity;
 use crate::audit::sink::{AuditSink, SinkError};
@@ -55,10 +55,9 @@ impl<S: AuditSink> Courier<S> {
         self.well();
     }
 
-    /// Closes the counter store of this life, which bears its boot's id, until that is taken.
-    pub async fn close_store(&mut self, last_seq: u64) {
-        let store = CounterStoreId::from_bytes(*self.identity.boot.as_bytes());
-        while let Err(error) = self.sink.close_store(store, self.identity.boot, last_seq).await {
+    /// Says until it is taken that this life is over.
+    pub async fn close_boot(&mut self, last_seq: u64) {
+        while let Err(error) = self.sink.close_boot(self.identity.boot, last_seq).await {
             self.pause(&error).await;
         }
         self.well();

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body::Body;
 use keyforge_proto::fleet::v1::audit_intake_service_client::AuditIntakeServiceClient;
 use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
-use keyforge_proto::fleet::v1::{CloseStoreRequest, ReportGapRequest, ShipRecordsRequest};
-use keyforge_shared::id::{BootId, CounterStoreId, NodeId, RequestId};
+use keyforge_proto::fleet::v1::{CloseBootRequest, ReportGapRequest, ShipRecordsRequest};
+use keyforge_shared::id::{BootId, NodeId, RequestId};
 use tonic::client::GrpcService;
 use tonic::codegen::StdError;
 use tonic::{Code, Response, Status};
@@ -74,10 +74,9 @@ where
         call(self.intake.clone().report_gap(request)).await.map(drop)
     }
 
-    async fn close_store(&self, store: CounterStoreId, boot: BootId, last_seq: u64) -> Result<(), SinkError> {
-        let request =
-            CloseStoreRequest { store_id: store.as_bytes().to_vec(), boot_id: boot.as_bytes().to_vec(), last_seq };
-        call(self.grants.clone().close_store(request)).await.map(drop)
+    async fn close_boot(&self, boot: BootId, last_seq: u64) -> Result<(), SinkError> {
+        let request = CloseBootRequest { boot_id: boot.as_bytes().to_vec(), last_seq };
+        call(self.grants.clone().close_boot(request)).await.map(drop)
     }
 }
 

@@ -3,8 +3,8 @@
 use keyforge_proto::fleet::v1::audit_intake_service_server::{AuditIntakeService, AuditIntakeServiceServer};
 use keyforge_proto::fleet::v1::grant_service_server::{GrantService, GrantServiceServer};
 use keyforge_proto::fleet::v1::{
-    AcquireGrantsRequest, AcquireGrantsResponse, CloseStoreResponse, ReportGapResponse, ReturnGrantsRequest,
-    ReturnGrantsResponse, ShipRecordsResponse,
+    AcquireGrantsRequest, AcquireGrantsResponse, CloseBootResponse, LeaveEpochsRequest, LeaveEpochsResponse,
+    ReportGapResponse, ReturnGrantsRequest, ReturnGrantsResponse, ShipRecordsResponse,
 };
 use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptedService;
@@ -66,11 +66,14 @@ impl GrantService for ControlPlane {
         Err(Status::unimplemented("not part of this test"))
     }
 
-    async fn close_store(&self, request: Request<CloseStoreRequest>) -> Result<Response<CloseStoreResponse>, Status> {
+    async fn leave_epochs(&self, _: Request<LeaveEpochsRequest>) -> Result<Response<LeaveEpochsResponse>, Status> {
+        Err(Status::unimplemented("not part of this test"))
+    }
+
+    async fn close_boot(&self, request: Request<CloseBootRequest>) -> Result<Response<CloseBootResponse>, Status> {
         let request = admitted(request)?;
-        let store = CounterStoreId::from_slice(&request.store_id).unwrap();
-        self.0.close_store(store, boot(&request.boot_id), request.last_seq).await.unwrap();
-        Ok(Response::new(CloseStoreResponse { epochs_closed: 1 }))
+        self.0.close_boot(boot(&request.boot_id), request.last_seq).await.unwrap();
+        Ok(Response::new(CloseBootResponse { epochs_closed: 1 }))
     }
 }
 
@@ -106,9 +109,8 @@ async fn everything_arrives_over_a_socket_as_it_was_sent() {
     assert!(kept.records(boot).into_values().eq(records));
     sink.report_gap(node, boot, 3, &[fixture::request(9)]).await.unwrap();
     assert_eq!(kept.gaps(), [(boot, 3, vec![fixture::request(9)])]);
-    let store = CounterStoreId::from_bytes(*boot.as_bytes());
-    sink.close_store(store, boot, 3).await.unwrap();
-    assert_eq!(kept.closed(), [(store, boot, 3)]);
+    sink.close_boot(boot, 3).await.unwrap();
+    assert_eq!(kept.closed(), [(boot, 3)]);
 }
 
 #[tokio::test]

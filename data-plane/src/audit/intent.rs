@@ -25,7 +25,7 @@ pub struct Intent {
     pub model: String,
     /// The credential that will be used.
     pub credential: CredentialId,
-    /// Day of the reservation, in days since 1970-01-01.
+    /// Date of the reservation in the calendar of its key, in days since 1970-01-01.
     pub period: u32,
     /// The ledger epoch of the reservation; 0 when no limited counter was touched.
     pub quota_epoch: u32,

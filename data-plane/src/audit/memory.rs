@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use keyforge_shared::id::{BootId, CounterStoreId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, NodeId, RequestId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -36,7 +36,7 @@ struct State {
     lives: HashMap<BootId, BTreeMap<u64, Bytes>>,
     batches: Vec<(u64, usize)>,
     gaps: Vec<(BootId, u64, Vec<RequestId>)>,
-    closed: Vec<(CounterStoreId, BootId, u64)>,
+    closed: Vec<(BootId, u64)>,
     mishaps: VecDeque<Mishap>,
     calls_left: Option<u64>,
     calls: u64,
@@ -77,9 +77,9 @@ impl MemorySink {
         self.state.lock().gaps.clone()
     }
 
-    /// The stores closed: store, life, last number.
+    /// The lives closed, each with its last number.
     #[must_use]
-    pub fn closed(&self) -> Vec<(CounterStoreId, BootId, u64)> {
+    pub fn closed(&self) -> Vec<(BootId, u64)> {
         self.state.lock().closed.clone()
     }
 
@@ -149,7 +149,7 @@ impl AuditSink for MemorySink {
         self.call(|state, _| state.gaps.push((boot, last_seq, requests.to_vec())))
     }
 
-    async fn close_store(&self, store: CounterStoreId, boot: BootId, last_seq: u64) -> Result<(), SinkError> {
-        self.call(|state, _| state.closed.push((store, boot, last_seq)))
+    async fn close_boot(&self, boot: BootId, last_seq: u64) -> Result<(), SinkError> {
+        self.call(|state, _| state.closed.push((boot, last_seq)))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Attempts whose end nobody saw are charged at their bound: their records get the next numbers of that life and are
 //! durable before anything else is done, so a crash at any moment leads to the same numbers. Then the life's records are
-//! shipped, its counter store is closed, and its folder goes.
+//! shipped, it leaves the ledger's epochs, and its folder goes.
 
 use std::io;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl<S: AuditSink> Recovery<S> {
     async fn run(&mut self) {
         let scan = self.settled().await;
         let last = self.ship(&scan, scan.last_seq).await;
-        self.courier.close_store(last).await;
+        self.courier.close_boot(last).await;
         self.blocking(Leftover::remove).await;
         let boot = self.leftover.identity.boot;
         tracing::info!(%boot, last_seq = last, "an earlier life of this node is settled");

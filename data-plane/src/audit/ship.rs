@@ -125,7 +125,7 @@ impl<S: AuditSink> Shipper<S> {
             let journal = self.spool.core().journal.lock();
             (journal.folder.clone(), journal.last_seq())
         };
-        self.courier.close_store(last_seq).await;
+        self.courier.close_boot(last_seq).await;
         let removed = spawn_blocking(move || leftover::remove_folder(&folder)).await;
         let removed = removed.unwrap_or(Err(SpoolError::Failed));
         if let Err(error) = removed {

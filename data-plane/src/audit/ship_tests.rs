@@ -1,7 +1,7 @@
 //! Shipping: in order, at least once, and never before it is durable.
 
 use keyforge_shared::audit::request::RequestRecord;
-use keyforge_shared::id::{BootId, CounterStoreId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, NodeId, RequestId};
 use parking_lot::Mutex;
 
 use super::*;
@@ -82,7 +82,7 @@ async fn what_memory_no_longer_holds_is_shipped_from_disk() {
 }
 
 #[tokio::test]
-async fn clean_end_closes_the_store_and_leaves_nothing() {
+async fn clean_end_closes_the_boot_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _) = open(dir.path(), 1);
     let sink = Arc::new(MemorySink::new());
@@ -90,7 +90,7 @@ async fn clean_end_closes_the_store_and_leaves_nothing() {
     write(&spool, 1..=3);
     spool.refusal(refusal(4)).unwrap();
     assert_eq!(spool.close(LONG).await, Closing::Clean);
-    assert_eq!(sink.closed(), [(CounterStoreId::from_bytes(*boot().as_bytes()), boot(), 4)]);
+    assert_eq!(sink.closed(), [(boot(), 4)]);
     assert!(matches!(spool.intent(&intent(5)), Err(SpoolError::Closed)));
     assert!(matches!(spool.record(record(5)), Err(SpoolError::Closed)));
     assert!(spool.refusal(refusal(5)).is_none());
@@ -134,7 +134,7 @@ async fn end_without_a_control_plane_leaves_the_records_for_the_next_start() {
     sink.set_reachable_for(None);
     crate::audit::recover(leftovers, Arc::clone(&sink), fixture::clock(), Shutdown::new()).await;
     assert_chained_once(&sink, 3);
-    assert_eq!(sink.closed(), [(CounterStoreId::from_bytes(*boot().as_bytes()), boot(), 3)]);
+    assert_eq!(sink.closed(), [(boot(), 3)]);
 }
 
 /// Answers with the watermarks it is told to, one after the other; then as it should.
@@ -153,7 +153,7 @@ impl AuditSink for Unsteady {
         Ok(())
     }
 
-    async fn close_store(&self, _: CounterStoreId, _: BootId, _: u64) -> Result<(), SinkError> {
+    async fn close_boot(&self, _: BootId, _: u64) -> Result<(), SinkError> {
         Ok(())
     }
 }

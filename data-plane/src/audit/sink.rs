@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use keyforge_shared::id::{BootId, CounterStoreId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, NodeId, RequestId};
 
 /// Why a sink did not do what it was asked. Nothing is known about whether it did it all the same.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -38,12 +38,7 @@ pub trait AuditSink: Send + Sync + 'static {
         requests: &[RequestId],
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Says that the life of a counter store is over and that `last_seq` is the last record of `boot`. May be said more
-    /// than once.
-    fn close_store(
-        &self,
-        store: CounterStoreId,
-        boot: BootId,
-        last_seq: u64,
-    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+    /// Says that the life `boot` is over and that `last_seq` is its last record: it leaves every epoch and joins none any
+    /// more. May be said more than once.
+    fn close_boot(&self, boot: BootId, last_seq: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 }

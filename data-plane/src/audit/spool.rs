@@ -266,7 +266,7 @@ impl Spool {
     }
 
     /// Ends this life, after the drain: refuses intents, and waits until a running [`Shipper`](super::Shipper) has
-    /// shipped everything, closed this life's counter store, and removed the files; at most `deadline`.
+    /// shipped everything, closed this life at the ledger, and removed the files; at most `deadline`.
     pub async fn close(&self, deadline: Duration) -> Closing {
         self.core().with_journal(Journal::begin_closing);
         let mut progress = self.core().progress.subscribe();

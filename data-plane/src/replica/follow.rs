@@ -182,7 +182,7 @@ impl Follower {
                 let state = State::from_snapshot(snapshot.revision, snapshot.resources);
                 let changes = self.replica.replace(snapshot.deployment, state, set_hash)?;
                 self.forget_unused_secrets();
-                followers.keys_changed(&changes);
+                followers.changed(&changes);
                 tracing::info!(revision = snapshot.revision, "state snapshot applied");
                 Ok(Some(snapshot.revision))
             }
@@ -191,7 +191,7 @@ impl Follower {
                 let revision = delta.to;
                 let (changes, applied) = self.replica.apply(delta);
                 self.forget_unused_secrets();
-                followers.keys_changed(&changes);
+                followers.changed(&changes);
                 applied?;
                 Ok(Some(revision))
             }

@@ -1,45 +1,59 @@
-//! What follows when a key changes: changed limits give grants back, and a key that an operator unfroze works again on this node.
+//! What follows when keys and workspaces change: changed limits give grants back, and a key that an operator unfroze works again.
 
 use std::sync::Arc;
 
-use keyforge_runtime::shutdown::Shutdown;
+use hashbrown::HashSet;
+use keyforge_shared::id::WorkspaceId;
 use keyforge_shared::state::KeyStatus;
 
-use super::KeyChange;
-use crate::counters::{CounterStore, Counters};
-use crate::grants::Grants;
+use super::{Changes, KeyChange, Replica};
+use crate::grants::returns::Returns;
+use crate::memberships::Memberships;
+use crate::settlements::Settlements;
 
 /// Lets counters follow the keys.
 pub struct KeyFollowers {
-    counters: Arc<Counters>,
-    grants: Grants,
-    shutdown: Shutdown,
+    replica: Arc<Replica>,
+    memberships: Memberships,
+    returns: Returns,
+    settlements: Settlements,
 }
 
 impl KeyFollowers {
-    /// Lets `counters` follow, with `grants` to give back.
+    /// Lets what is counted for the keys of `replica` follow.
     #[must_use]
-    pub fn new(counters: Arc<Counters>, grants: Grants, shutdown: Shutdown) -> Self {
-        Self { counters, grants, shutdown }
+    pub const fn new(
+        replica: Arc<Replica>,
+        memberships: Memberships,
+        returns: Returns,
+        settlements: Settlements,
+    ) -> Self {
+        Self { replica, memberships, returns, settlements }
     }
 
-    /// Keys changed; the replica already shows it.
-    pub fn keys_changed(&self, changes: &[KeyChange]) {
-        for change in changes {
-            let (Some(before), Some(now)) = (&change.before, &change.now) else { continue };
-            let limits_changed = before.policy.request_limits != now.policy.request_limits
-                || before.policy.spend_limits != now.policy.spend_limits;
-            let unfrozen = before.status == KeyStatus::Frozen && now.status == KeyStatus::Active;
-            if !limits_changed && !unfrozen && now.status == before.status {
-                continue;
-            }
-            let (key, grants, counters) = (now.id, self.grants.clone(), Arc::clone(&self.counters));
-            drop(self.shutdown.spawn_background("follow_key", async move {
-                if unfrozen && counters.unfreeze(key).await.is_err() {
-                    tracing::error!(%key, "the key could not be unfrozen on this node");
-                }
-                grants.give_back(key).await;
-            }));
+    /// The state changed; the replica already shows it.
+    pub fn changed(&self, changes: &Changes) {
+        let mut concerned: HashSet<_> = changes.keys.iter().filter_map(|change| self.key_changed(change)).collect();
+        let workspaces: HashSet<WorkspaceId> = changes.workspaces.iter().copied().collect();
+        let members = self.memberships.keys();
+        if !workspaces.is_empty() {
+            let of_changed = |key| self.replica.key(key).is_some_and(|key| workspaces.contains(&key.workspace));
+            concerned.extend(members.iter().copied().filter(|key| of_changed(*key)));
         }
+        // Whoever was granted nothing through this node has nothing to give back here.
+        for key in members.into_iter().filter(|key| concerned.contains(key)) {
+            self.returns.add(key);
+        }
+    }
+
+    /// The key, if its grants are void.
+    fn key_changed(&self, change: &KeyChange) -> Option<keyforge_shared::id::KeyId> {
+        let (before, now) = (change.before.as_ref()?, change.now.as_ref()?);
+        if before.status == KeyStatus::Frozen && now.status == KeyStatus::Active {
+            self.settlements.unfreeze(now.id);
+        }
+        let limits_changed = before.policy.request_limits != now.policy.request_limits
+            || before.policy.spend_limits != now.policy.spend_limits;
+        (limits_changed || now.status != before.status).then_some(now.id)
     }
 }

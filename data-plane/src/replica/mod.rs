@@ -1,7 +1,7 @@
 //! The node's copy of the replicated state: what the request path reads, without waiting for anyone.
 //!
 //! * [`follow`]: keeps the copy at the control plane's revision
-//! * [`key_followers`]: what follows when a key changes
+//! * [`key_followers`]: what follows when a key or a workspace changes
 //! * [`secrets`]: the credentials' secrets, in memory only
 //! * [`running`]: the streams that are running, by key, so that a revocation can cut them
 
@@ -13,11 +13,13 @@ pub mod secrets;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use hashbrown::HashSet;
 use keyforge_shared::catalog::Model;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{DeploymentId, KeyId};
+use keyforge_shared::id::{DeploymentId, KeyId, WorkspaceId};
 use keyforge_shared::state::{
-    ApplyError, Change, CredentialRecord, Delta, KeyRecord, KeyStatus, Resource, SetHash, State,
+    ApplyError, Change, CredentialRecord, Delta, KeyRecord, KeyStatus, Resource, ResourceId, SetHash, State,
+    WorkspaceRecord,
 };
 use keyforge_shared::token::TokenDigest;
 use parking_lot::RwLock;
@@ -32,6 +34,15 @@ pub struct KeyChange {
     pub before: Option<Arc<KeyRecord>>,
     /// Now; `None` for a key that is gone.
     pub now: Option<Arc<KeyRecord>>,
+}
+
+/// What a snapshot or a delta changed, as far as others follow it.
+#[derive(Default)]
+pub struct Changes {
+    /// Keys whose record changed.
+    pub keys: Vec<KeyChange>,
+    /// Workspaces whose limits changed.
+    pub workspaces: Vec<WorkspaceId>,
 }
 
 /// The node's copy of the replicated state.
@@ -68,6 +79,12 @@ impl Replica {
     #[must_use]
     pub fn key(&self, id: KeyId) -> Option<Arc<KeyRecord>> {
         self.state.read().key(id).cloned()
+    }
+
+    /// The workspace with this id.
+    #[must_use]
+    pub fn workspace(&self, id: WorkspaceId) -> Option<Arc<WorkspaceRecord>> {
+        self.state.read().workspace(id).cloned()
     }
 
     /// The catalogue entry with this name.
@@ -111,7 +128,7 @@ impl Replica {
         self.heard.store(now.nanos(), Ordering::Relaxed);
     }
 
-    /// Replaces the state by a snapshot and says which keys changed.
+    /// Replaces the state by a snapshot and says what changed.
     ///
     /// # Errors
     /// [`ApplyError::Diverged`] when the snapshot does not hash to what it should; the old state stays.
@@ -120,7 +137,7 @@ impl Replica {
         deployment: DeploymentId,
         state: State,
         set_hash: SetHash,
-    ) -> Result<Vec<KeyChange>, ApplyError> {
+    ) -> Result<Changes, ApplyError> {
         if state.set_hash() != set_hash {
             return Err(ApplyError::Diverged(state.revision()));
         }
@@ -135,23 +152,29 @@ impl Replica {
         Ok(changes)
     }
 
-    /// Applies a delta and says which keys changed, also when the result is not what it should be; the follower then asks for a snapshot.
-    pub fn apply(&self, delta: Delta) -> (Vec<KeyChange>, Result<(), ApplyError>) {
-        let touched: Vec<KeyId> = delta.changes.iter().filter_map(changed_key).collect();
+    /// Applies a delta and says what changed, also when the result is not what it should be; the follower then asks for a snapshot.
+    pub fn apply(&self, delta: Delta) -> (Changes, Result<(), ApplyError>) {
+        let keys: Vec<KeyId> = delta.changes.iter().filter_map(changed_key).collect();
+        let workspaces: Vec<WorkspaceId> = delta.changes.iter().filter_map(changed_workspace).collect();
         let (changes, applied) = {
             let mut held = self.state.write();
-            let before: Vec<_> = touched.iter().map(|id| held.key(*id).cloned()).collect();
+            let keys_before: Vec<_> = keys.iter().map(|id| held.key(*id).cloned()).collect();
+            let workspaces_before: Vec<_> = workspaces.iter().map(|id| held.workspace(*id).cloned()).collect();
             let applied = held.apply(delta);
-            let now = touched.iter().map(|id| held.key(*id).cloned());
-            let changes: Vec<_> = before.into_iter().zip(now).map(|(before, now)| KeyChange { before, now }).collect();
-            (changes, applied)
+            let now = keys.iter().map(|id| held.key(*id).cloned());
+            let keys = keys_before.into_iter().zip(now).map(|(before, now)| KeyChange { before, now }).collect();
+            let same = |(id, before): &(WorkspaceId, Option<Arc<WorkspaceRecord>>)| {
+                same_limits(before.as_deref(), held.workspace(*id).map(Arc::as_ref))
+            };
+            let workspaces = workspaces.into_iter().zip(workspaces_before).filter(|changed| !same(changed));
+            (Changes { keys, workspaces: workspaces.map(|(id, _)| id).collect() }, applied)
         };
         self.cut_dead_keys(&changes);
         (changes, applied)
     }
 
-    fn cut_dead_keys(&self, changes: &[KeyChange]) {
-        for change in changes {
+    fn cut_dead_keys(&self, changes: &Changes) {
+        for change in &changes.keys {
             let alive = change.now.as_ref().is_some_and(|key| key.status == KeyStatus::Active);
             if let (false, Some(before)) = (alive, &change.before) {
                 self.running.cut(before.id);
@@ -163,16 +186,38 @@ impl Replica {
 fn changed_key(change: &Change) -> Option<KeyId> {
     match change {
         Change::Upsert(Resource::Key(key)) => Some(key.id),
-        Change::Remove(keyforge_shared::state::ResourceId::Key(id)) => Some(*id),
+        Change::Remove(ResourceId::Key(id)) => Some(*id),
         Change::Upsert(_) | Change::Remove(_) => None,
     }
 }
 
-fn differences(before: &State, now: &State) -> Vec<KeyChange> {
+fn changed_workspace(change: &Change) -> Option<WorkspaceId> {
+    match change {
+        Change::Upsert(Resource::Workspace(workspace)) => Some(workspace.id),
+        Change::Remove(ResourceId::Workspace(id)) => Some(*id),
+        Change::Upsert(_) | Change::Remove(_) => None,
+    }
+}
+
+fn same_limits(one: Option<&WorkspaceRecord>, other: Option<&WorkspaceRecord>) -> bool {
+    let limits = |workspace: &'_ WorkspaceRecord| (workspace.request_limits.clone(), workspace.spend_limits.clone());
+    one.map(limits) == other.map(limits)
+}
+
+fn differences(before: &State, now: &State) -> Changes {
+    let differs = |id: &WorkspaceId| {
+        let of = |state| State::workspace(state, *id).map(Arc::as_ref);
+        !same_limits(of(before), of(now))
+    };
+    let ids: HashSet<WorkspaceId> = [before, now].into_iter().flat_map(State::workspaces).map(|it| it.id).collect();
+    Changes { keys: key_differences(before, now), workspaces: ids.into_iter().filter(differs).collect() }
+}
+
+fn key_differences(before: &State, now: &State) -> Vec<KeyChange> {
     let keys = |state: &State| -> Vec<Arc<KeyRecord>> {
         let key = |resource| match resource {
             Resource::Key(key) => Some(key),
-            Resource::Model(_) | Resource::Credential(_) => None,
+            Resource::Workspace(_) | Resource::Model(_) | Resource::Credential(_) => None,
         };
         state.resources().filter_map(key).collect()
     };

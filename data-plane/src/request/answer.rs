@@ -14,6 +14,7 @@ use keyforge_shared::money::NanoUsd;
 use super::authorize::Permit;
 use super::receive::Head;
 use super::relay::Relay;
+use super::reservation::Terms;
 use crate::rejection::Rejection;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -130,20 +131,23 @@ impl Answer {
         Self { response, code: "", key: Some(permit.key().id), model: permit.model().name.clone(), cost: None }
     }
 
-    /// The same, saying that its output was limited to `limit` tokens because the key could not pay for more.
+    /// The same, saying the limits that it was admitted under: what is left of the key's rates, and an output limit that is lower than what was
+    /// asked for.
     #[must_use]
-    pub fn clamped_to(mut self, limit: Option<u64>) -> Self {
-        if let Some(limit) = limit {
-            self.response.headers_mut().insert(CLAMPED_TO, HeaderValue::from(limit));
+    pub fn under(mut self, terms: &Terms) -> Self {
+        let headers = self.response.headers_mut();
+        if let Some(limit) = terms.output_limit {
+            headers.insert(CLAMPED_TO, HeaderValue::from(limit));
         }
+        terms.pace.write(headers);
         self
     }
 
     /// The same, saying what it cost and what is left.
     #[must_use]
-    pub fn costing(mut self, cost: NanoUsd, budget_left: Option<NanoUsd>) -> Self {
+    pub fn costing(mut self, cost: NanoUsd, terms: &Terms) -> Self {
         insert(self.response.headers_mut(), COST, &cost.decimal());
-        if let Some(left) = budget_left {
+        if let Some(left) = terms.budget_after(cost) {
             insert(self.response.headers_mut(), BUDGET_LEFT, &left.decimal());
         }
         self.cost = Some(cost);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use keyforge_providers::redact;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::state::{KeyRecord, KeyStatus};
+use keyforge_shared::limit::{Touched, touched};
+use keyforge_shared::period::CivilDay;
+use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 
 use super::authenticate::Caller;
 use super::receive::Inbound;
@@ -18,6 +20,7 @@ pub const SPOKEN: [&str; 1] = ["openai"];
 /// Leave to call one model with one key, at one moment.
 pub struct Permit {
     key: Arc<KeyRecord>,
+    workspace: Arc<WorkspaceRecord>,
     model: Arc<Model>,
     at: Timestamp,
 }
@@ -35,9 +38,27 @@ impl Permit {
         &self.model
     }
 
+    /// Whether money is limited, by the key's policy or by its workspace, so that the request needs a provable bound.
+    #[must_use]
+    pub fn is_capped(&self) -> bool {
+        self.key.policy.is_capped() || !self.workspace.spend_limits.is_empty()
+    }
+
+    /// The counters that the request touches.
+    pub fn counters(&self) -> impl Iterator<Item = Touched> + use<'_> {
+        touched(&self.key, &self.workspace, self.at)
+    }
+
+    /// The date that the request is charged to, in the calendar of its key.
+    #[must_use]
+    pub fn day(&self) -> CivilDay {
+        self.key.policy.calendar().day_at(self.at)
+    }
+
     /// The same permit, for the reservation made with it.
     pub(super) fn again(&self) -> Self {
-        Self { key: Arc::clone(&self.key), model: Arc::clone(&self.model), at: self.at }
+        let (key, workspace) = (Arc::clone(&self.key), Arc::clone(&self.workspace));
+        Self { key, workspace, model: Arc::clone(&self.model), at: self.at }
     }
 
     /// The same permit at a later moment.
@@ -71,7 +92,7 @@ pub fn standing(key: &KeyRecord, now: Timestamp) -> Result<(), Rejection> {
 /// Whether the key may make this request. The key is looked up again: reading the body took time, and it may have been revoked meanwhile.
 ///
 /// # Errors
-/// A rejection with status 401, 403 or 404.
+/// A rejection with status 401, 403, 404 or 503.
 pub fn authorize(plane: &Plane, caller: &Caller, inbound: &Inbound) -> Result<Permit, Rejection> {
     let _step = tracing::debug_span!("authorize").entered();
     let at = plane.clock.now();
@@ -86,7 +107,22 @@ pub fn authorize(plane: &Plane, caller: &Caller, inbound: &Inbound) -> Result<Pe
     if !can_be_called(&model) {
         return Err(Rejection::ModelNotServed(brief(name)));
     }
-    Ok(Permit { key, model, at })
+    permit(plane, key, model, at)
+}
+
+/// Leave for this key and this model, at this moment.
+pub(super) fn permit(
+    plane: &Plane,
+    key: Arc<KeyRecord>,
+    model: Arc<Model>,
+    at: Timestamp,
+) -> Result<Permit, Rejection> {
+    // Without its workspace nobody knows the key's limits.
+    let workspace = plane.replica.workspace(key.workspace).ok_or_else(|| {
+        plane.metrics.failed_closed("workspace");
+        Rejection::EnforcementUnavailable
+    })?;
+    Ok(Permit { key, workspace, model, at })
 }
 
 /// Whether the key of a permit still works.

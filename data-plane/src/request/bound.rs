@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 
-use keyforge_providers::bound::{InputBound, input_bound};
+use keyforge_providers::bound::{InputBound, InputTokens, input_bound};
+use keyforge_providers::metering::{self, Metering};
 use keyforge_providers::openai::request::{ChatRequest, RequestedTier};
+use keyforge_providers::openai::rewrite::MaxTokensField;
+use keyforge_shared::catalog::{Model, Most};
 use keyforge_shared::money::NanoUsd;
-use keyforge_shared::usage::ServiceTier;
+use keyforge_shared::policy::Policy;
+use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::authorize::Permit;
 use crate::rejection::Rejection;
@@ -20,83 +24,199 @@ pub struct Bound {
     pub amount: NanoUsd,
     /// Whether the key has a spend limit, so that the amount is a promise and the output limit is sent upstream.
     pub capped: bool,
-    /// Most input tokens.
-    input: u64,
+    /// Most input tokens; `None` if nothing bounds them, which is admitted only where neither money nor tokens are limited.
+    input: Option<InputTokens>,
     /// Most output tokens of one choice.
     pub output: Option<u64>,
     /// Choices.
     choices: u64,
+    /// Output tokens that are billed beyond the limit: those of a prediction that the answer does not use.
+    prediction: u64,
+    /// Whether the answer may be sound.
+    spoken: bool,
     /// Tiers that it may be billed at.
     tiers: &'static [ServiceTier],
     /// Whether the output limit was lowered below what client, model and policy allow.
     pub clamped: bool,
+    /// What the client asked for, if that is more than the model or the policy allows.
+    lowered_from: Option<u64>,
+    /// Whether anything depends on the output limit: money, tokens, or the policy's own.
+    limited: bool,
+    metering: Metering,
 }
 
 /// Computes the bound.
 ///
 /// # Errors
-/// On keys with a spend limit: [`Rejection::ModelNotPriced`] without a price, [`Rejection::CostUnbounded`] naming the field that could cost any amount.
+/// On keys with a spend limit: [`Rejection::ModelNotPriced`] without a price, [`Rejection::CostUnbounded`] naming the field that could cost any
+/// amount. The latter also on keys with a limit of tokens per minute, when nothing bounds the tokens.
 pub fn bound(permit: &Permit, request: &ChatRequest) -> Result<Bound, Rejection> {
     let _step = tracing::debug_span!("bound").entered();
-    let (model, policy) = (permit.model(), &permit.key().policy);
-    let capped = policy.is_capped();
+    compute(permit.model(), &permit.key().policy, permit.is_capped(), request)
+}
+
+fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) -> Result<Bound, Rejection> {
+    let asked = request.max_output_tokens();
     let ceiling = least([model.max_output_tokens, policy.max_output_tokens]);
-    let output = least([request.max_output_tokens(), ceiling]);
+    let output = least([asked, ceiling]);
+    let metering = metering::of(&model.provider.0, &model.upstream_name);
+    if capped {
+        priced(model, request)?;
+    }
+    let input = match input_bound(request, &metering, model.context_tokens) {
+        InputBound::Tokens(tokens) => Some(tokens),
+        InputBound::Unboundable(field) if capped || policy.tokens_per_minute.is_some() => {
+            return Err(Rejection::CostUnbounded(Cow::Borrowed(field)));
+        }
+        InputBound::Unboundable(_) => None,
+    };
     let mut bound = Bound {
         amount: NanoUsd::ZERO,
         capped,
-        input: 0,
+        input,
         output,
         choices: request.n,
+        prediction: request.prediction_bytes,
+        spoken: request.spoken.is_some(),
         tiers: tiers(request.service_tier.as_ref()),
         clamped: false,
+        lowered_from: asked.filter(|asked| output.is_some_and(|output| output < *asked)),
+        limited: capped || policy.tokens_per_minute.is_some() || policy.max_output_tokens.is_some(),
+        metering,
     };
-    if capped {
-        if model.prices.is_none() {
-            return Err(Rejection::ModelNotPriced(model.name.clone()));
-        }
-        if let Some(field) = request.billed_extras.first() {
-            return Err(Rejection::CostUnbounded(Cow::Borrowed(field)));
-        }
-        if let Some(part) = request.content.unknown_parts.first() {
-            return Err(Rejection::CostUnbounded(Cow::Owned(format!("messages: content of type {part}"))));
-        }
-    }
-    match input_bound(request, model.context_tokens) {
-        InputBound::Tokens(tokens) => bound.input = tokens,
-        InputBound::Unboundable(field) if capped => return Err(Rejection::CostUnbounded(Cow::Borrowed(field))),
-        InputBound::Unboundable(_) => {}
-    }
-    bound.amount = bound.price(permit, output);
+    bound.amount = bound.price(model, output);
     Ok(bound)
 }
 
+/// Whether everything that the request can be billed for has a price.
+fn priced(model: &Model, request: &ChatRequest) -> Result<(), Rejection> {
+    let Some(prices) = &model.prices else { return Err(Rejection::ModelNotPriced(model.name.clone())) };
+    let unbounded = |what: Cow<'static, str>| Err(Rejection::CostUnbounded(what));
+    if let Some(field) = request.billed_extras.first() {
+        return unbounded(Cow::Borrowed(field));
+    }
+    if let Some(field) = request.spoken.filter(|_| !prices.has_output_audio()) {
+        return unbounded(Cow::Borrowed(field));
+    }
+    if request.content.audio_parts > 0 && !prices.has_input_audio() {
+        return unbounded(Cow::Borrowed("messages: content of type input_audio"));
+    }
+    match request.content.unknown_parts.first() {
+        Some(part) => unbounded(Cow::Owned(format!("messages: content of type {part}"))),
+        None => Ok(()),
+    }
+}
+
 impl Bound {
-    fn price(&self, permit: &Permit, output: Option<u64>) -> NanoUsd {
-        let Some(prices) = &permit.model().prices else { return NanoUsd::ZERO };
+    fn price(&self, model: &Model, output: Option<u64>) -> NanoUsd {
+        let Some(prices) = &model.prices else { return NanoUsd::ZERO };
         // Without any known limit the amount is beyond every budget, which the clamp then brings down.
         let output = if self.capped { output.unwrap_or(u64::MAX) } else { output.unwrap_or(0) };
-        prices.bound(self.input, output.saturating_mul(self.choices), self.tiers)
+        prices.bound(&self.most(output), self.tiers)
+    }
+
+    /// The most tokens with so many output tokens in each choice.
+    fn most(&self, output: u64) -> Most {
+        let input = self.input.unwrap_or_default();
+        Most {
+            input: input.text,
+            input_audio: input.audio,
+            output: output.saturating_mul(self.choices).saturating_add(self.prediction),
+            spoken: self.spoken,
+        }
     }
 
     /// The same request with its output cut to what `budget` pays for; `None` when too little would be left of it.
     #[must_use]
     pub fn cut_to(&self, permit: &Permit, budget: NanoUsd) -> Option<Self> {
-        let prices = permit.model().prices.as_ref()?;
-        let affordable = prices.affordable_output(self.input, budget, self.tiers)? / self.choices;
+        self.cut_to_budget(permit.model(), budget)
+    }
+
+    fn cut_to_budget(&self, model: &Model, budget: NanoUsd) -> Option<Self> {
+        let prices = model.prices.as_ref()?;
+        let affordable = prices.affordable_output(&self.most(0), budget, self.tiers)?;
+        self.cut_to_output(model, affordable)
+    }
+
+    /// The same request with its output cut so that input and output together are at most `limit` tokens, the most that a limit of tokens per
+    /// minute admits at once; `None` when too little would be left of it.
+    #[must_use]
+    pub fn cut_to_tokens(&self, permit: &Permit, limit: u64) -> Option<Self> {
+        self.cut_to_room(permit.model(), limit)
+    }
+
+    fn cut_to_room(&self, model: &Model, limit: u64) -> Option<Self> {
+        let room = limit.checked_sub(self.input?.total())?;
+        self.cut_to_output(model, room)
+    }
+
+    /// Cut to `total` output tokens of all choices and the prediction together.
+    fn cut_to_output(&self, model: &Model, total: u64) -> Option<Self> {
+        let each = total.checked_sub(self.prediction)? / self.choices.max(1);
         let wanted = self.output.unwrap_or(u64::MAX);
-        if affordable < wanted.min(LEAST_OUTPUT) {
+        if each < wanted.min(LEAST_OUTPUT) {
             return None;
         }
-        let output = affordable.min(wanted);
-        let amount = self.price(permit, Some(output));
+        let output = each.min(wanted);
+        let amount = self.price(model, Some(output));
         Some(Self { amount, output: Some(output), clamped: self.clamped || output < wanted, ..*self })
     }
 
     /// The least that this request needs.
     #[must_use]
     pub fn least(&self, permit: &Permit) -> NanoUsd {
-        self.price(permit, Some(self.output.unwrap_or(u64::MAX).min(LEAST_OUTPUT)))
+        self.price(permit.model(), Some(self.output.unwrap_or(u64::MAX).min(LEAST_OUTPUT)))
+    }
+
+    /// The most tokens that it can take, input and output of all choices together: what it counts with in a limit of tokens per minute. `None`
+    /// when nothing bounds them; [`Self::cut_to_tokens`] may then still.
+    #[must_use]
+    pub fn tokens(&self) -> Option<u64> {
+        Some(self.most(self.output?).output.saturating_add(self.input?.total()))
+    }
+
+    /// The same bound now that the provider has said what the input is, with the output still unknown: what is to be held from here on. `None`
+    /// when that would be no less, or when this host's word on its input is not its last.
+    #[must_use]
+    pub fn with_known_input(&self, permit: &Permit, seen: &Usage) -> Option<Self> {
+        self.with_input(permit.model(), seen)
+    }
+
+    fn with_input(&self, model: &Model, seen: &Usage) -> Option<Self> {
+        if !self.capped || !self.metering.reports_input_early {
+            return None;
+        }
+        let total = seen.input_total();
+        let input = InputTokens { text: total.saturating_sub(seen.input_audio), audio: seen.input_audio };
+        let known = Self { input: Some(input), ..*self };
+        let amount = known.price(model, self.output);
+        (amount < self.amount).then_some(Self { amount, ..known })
+    }
+
+    /// The output limit that must be written into the body, so that no field which the host might obey says more; `None` when the client's own
+    /// will do, or when nothing depends on it.
+    #[must_use]
+    pub fn limit_to_send(&self, request: &ChatRequest) -> Option<u64> {
+        let output = self.output.filter(|_| self.limited)?;
+        let given = [&request.max_completion_tokens, &request.max_tokens];
+        let all_say_so = given.into_iter().flatten().all(|field| field.value == output);
+        let is_obeyed = match self.limit_field() {
+            MaxTokensField::Current => given.into_iter().any(Option::is_some),
+            MaxTokensField::Legacy => request.max_tokens.is_some(),
+        };
+        (!all_say_so || !is_obeyed).then_some(output)
+    }
+
+    /// The field that the host obeys as the limit of the output.
+    #[must_use]
+    pub const fn limit_field(&self) -> MaxTokensField {
+        self.metering.limit_field
+    }
+
+    /// The output limit that the client is told of: it is less than what the client asked for, or than the model and the policy allow.
+    #[must_use]
+    pub fn limit_to_show(&self) -> Option<u64> {
+        self.output.filter(|_| self.clamped || self.lowered_from.is_some())
     }
 }
 
@@ -115,3 +235,7 @@ fn tiers(requested: Option<&RequestedTier>) -> &'static [ServiceTier] {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "bound_tests.rs"]
+mod tests;

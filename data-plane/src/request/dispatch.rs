@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use keyforge_providers::fault::{Billed, Fault, FaultKind};
 use keyforge_providers::openai::response::NotAnAnswer;
-use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
+use keyforge_providers::openai::rewrite::{Rewrite, rewrite};
 use keyforge_providers::openai::{fault, response};
 use keyforge_shared::audit::request::Flags;
 use sha2::{Digest, Sha256};
@@ -20,9 +20,10 @@ use super::authorize::Permit;
 use super::carry_on::{CarryOn, ClientGone};
 use super::join::Join;
 use super::receive::{Head, Inbound, Room};
-use super::relay::{Relay, Started};
+use super::relay::{Relay, Running, Started};
 use super::route::Candidates;
-use super::settle::{Charge, Ending, Reservation, budget_left};
+use super::reservation::{Reservation, Terms};
+use super::settle::{Charge, Commitment, Ending};
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::upstream::{self, UpstreamError};
@@ -36,8 +37,9 @@ const MOST_ERROR_BYTES: u64 = 256 * 1024;
 struct Attempt {
     plane: Arc<Plane>,
     head: Arc<Head>,
-    reservation: Reservation,
+    commitment: Commitment,
     permit: Permit,
+    terms: Terms,
     request: http::Request<Full<keyforge_providers::patch::Pieces>>,
     room: Room,
     streamed: bool,
@@ -51,41 +53,37 @@ struct Attempt {
 /// A rejection when nothing was dispatched; every later failure is an answer, and settled.
 pub async fn dispatch(
     plane: &Arc<Plane>,
-    mut reservation: Reservation,
+    reservation: Reservation,
     candidates: &Candidates,
     head: &Arc<Head>,
     inbound: Inbound,
 ) -> Result<Answer, Rejection> {
-    let (Some(permit), Some(bound)) = (reservation.permit().map(Permit::again), reservation.bound()) else {
-        return Err(Rejection::Internal);
-    };
+    let (permit, bound, terms) = (reservation.permit().again(), *reservation.bound(), reservation.terms());
     let candidate = candidates.first();
     let (streamed, usage_asked) = (inbound.request.stream, inbound.request.asks_for_usage());
     let digest = plane.body_digests.then(|| Sha256::digest(&inbound.body).into());
-    // A limit is sent when money depends on it, or when the policy is stricter than the client.
-    let limited = bound.capped || permit.key().policy.max_output_tokens.is_some();
-    let set = bound.output.filter(|output| limited && inbound.request.max_output_tokens() != Some(*output));
     let rewrite_to = Rewrite {
         upstream_model: &permit.model().upstream_name,
-        max_output_tokens: set,
-        max_tokens_field: MaxTokensField::Current,
+        max_output_tokens: bound.limit_to_send(&inbound.request),
+        max_tokens_field: bound.limit_field(),
     };
     let body = rewrite(&inbound.request, inbound.body, rewrite_to);
     let base_url = &candidate.credential.base_url;
     let mut request = upstream::request(base_url, PATH, &head.parts.headers, &candidate.authorization, body)
         .map_err(|_| Rejection::NoCredential(permit.model().provider.to_string()))?;
     keyforge_runtime::propagation::inject(&tracing::Span::current(), request.headers_mut());
-    if let Err(error) = reservation.commit_to(candidate, streamed, digest) {
+    let commitment = reservation.commit_to(candidate, streamed, digest).map_err(|error| {
         plane.metrics.failed_closed("spool");
         tracing::debug!(%error, "a request was refused because it could not be written down");
-        return Err(Rejection::AuditUnavailable);
-    }
+        Rejection::AuditUnavailable
+    })?;
     let gone = ClientGone::default();
     let attempt = Attempt {
         plane: Arc::clone(plane),
         head: Arc::clone(head),
-        reservation,
+        commitment,
         permit,
+        terms,
         request,
         room: inbound.room,
         streamed,
@@ -97,41 +95,36 @@ pub async fn dispatch(
 
 impl Attempt {
     async fn run(self) -> Answer {
-        let Self { plane, head, reservation, permit, request, room, streamed, usage_asked, gone } = self;
+        let Self { plane, head, commitment, permit, terms, request, room, streamed, usage_asked, gone } = self;
         let deadline = Instant::now() + plane.times.total;
         let sent = plane.upstream.send(request, plane.times.first_byte.min(plane.times.total)).await;
         // The body is sent, or never will be: others may have its room.
         drop(room);
-        let ended = Ended { plane: &plane, head: &head, permit: &permit, gone: &gone };
+        let ended = Ended { plane: &plane, head: &head, permit: &permit, terms: &terms, gone: &gone };
         let answer = match sent {
             Ok(answer) => answer,
-            Err(error) => return ended.unsent(reservation, &error).await,
+            Err(error) => return ended.unsent(commitment, &error),
         };
         let status = answer.status();
         if !status.is_success() {
-            return ended.refused(reservation, answer).await;
+            return ended.refused(commitment, answer).await;
         }
         if streamed {
             if !may_be_event_stream(answer.headers()) {
-                return ended.not_a_stream(reservation, answer, deadline).await;
+                return ended.not_a_stream(commitment, answer, deadline).await;
             }
             let (parts, body) = answer.into_parts();
-            let clamped = clamp_of(&reservation);
-            return match Relay::start(&plane, &head, body, usage_asked, reservation, deadline).await {
+            let running = Running { permit: permit.again(), commitment, usage_asked, deadline };
+            return match Relay::start(&plane, &head, body, running).await {
                 Started::Stream(relay) => {
                     let body = AnswerBody::Stream(relay);
-                    Answer::success(&head, &permit, status, &parts.headers, body).streaming().clamped_to(clamped)
+                    Answer::success(&head, &permit, status, &parts.headers, body).streaming().under(&terms)
                 }
                 Started::Failed(rejection, cost) => Answer::failure(&head, &permit, &rejection, cost),
             };
         }
-        ended.whole(reservation, answer, deadline).await
+        ended.whole(commitment, answer, deadline).await
     }
-}
-
-/// The output limit that a clamped reservation lets through.
-fn clamp_of(reservation: &Reservation) -> Option<u64> {
-    reservation.bound().filter(|bound| bound.clamped).and_then(|bound| bound.output)
 }
 
 /// The ways in which an attempt without a stream ends; each settles.
@@ -139,6 +132,7 @@ struct Ended<'a> {
     plane: &'a Plane,
     head: &'a Head,
     permit: &'a Permit,
+    terms: &'a Terms,
     gone: &'a ClientGone,
 }
 
@@ -147,32 +141,32 @@ impl Ended<'_> {
         if self.gone.is_set() { Flags::CLIENT_GONE } else { Flags(0) }
     }
 
-    async fn fail(&self, reservation: Reservation, charge: Charge, flags: Flags, rejection: &Rejection) -> Answer {
+    fn fail(&self, commitment: Commitment, charge: Charge, flags: Flags, rejection: &Rejection) -> Answer {
         let ending = Ending::rejected(charge, rejection).with(flags).with(self.flags());
-        let cost = reservation.settle(ending).await;
+        let cost = commitment.settle(ending);
         Answer::failure(self.head, self.permit, rejection, cost)
     }
 
-    async fn unsent(&self, reservation: Reservation, error: &UpstreamError) -> Answer {
+    fn unsent(&self, commitment: Commitment, error: &UpstreamError) -> Answer {
         tracing::warn!(request = %self.head.id, provider = %self.permit.model().provider, %error, "the provider did not answer");
         match error {
             UpstreamError::Connect(_) | UpstreamError::Url => {
-                self.fail(reservation, Charge::NotDispatched, Flags(0), &Rejection::UpstreamUnreachable).await
+                self.fail(commitment, Charge::NotDispatched, Flags(0), &Rejection::UpstreamUnreachable)
             }
-            UpstreamError::Broken(_) => self.broken(reservation, None).await,
+            UpstreamError::Broken(_) => self.broken(commitment, None),
             UpstreamError::Timeout => {
-                self.fail(reservation, Charge::Unknown, Flags::UPSTREAM_BROKEN, &Rejection::UpstreamTimeout).await
+                self.fail(commitment, Charge::Unknown, Flags::UPSTREAM_BROKEN, &Rejection::UpstreamTimeout)
             }
         }
     }
 
-    async fn broken(&self, reservation: Reservation, rejection: Option<Rejection>) -> Answer {
+    fn broken(&self, commitment: Commitment, rejection: Option<Rejection>) -> Answer {
         let rejection = rejection.unwrap_or(Rejection::UpstreamBroken);
-        self.fail(reservation, Charge::Unknown, Flags::UPSTREAM_BROKEN, &rejection).await
+        self.fail(commitment, Charge::Unknown, Flags::UPSTREAM_BROKEN, &rejection)
     }
 
     /// An error status: our own words in the client's dialect, never the provider's body.
-    async fn refused(&self, reservation: Reservation, answer: Response<Incoming>) -> Answer {
+    async fn refused(&self, commitment: Commitment, answer: Response<Incoming>) -> Answer {
         let (parts, body) = answer.into_parts();
         let deadline = Instant::now() + self.plane.times.idle;
         let body = collect(body, MOST_ERROR_BYTES, self.plane.times.idle, deadline).await.unwrap_or_default();
@@ -181,11 +175,11 @@ impl Ended<'_> {
         let charge = charge_for(&fault);
         tracing::info!(request = %self.head.id, provider = %self.permit.model().provider, status = parts.status.as_u16(),
             kind = ?fault.kind, "the provider refused");
-        self.fail(reservation, charge, Flags(0), &rejection).await
+        self.fail(commitment, charge, Flags(0), &rejection)
     }
 
     /// A whole answer where a stream was asked for: no client of a stream can read it, but it may say what it cost.
-    async fn not_a_stream(&self, reservation: Reservation, answer: Response<Incoming>, deadline: Instant) -> Answer {
+    async fn not_a_stream(&self, commitment: Commitment, answer: Response<Incoming>, deadline: Instant) -> Answer {
         let (most, idle) = (self.plane.times.answer_bytes, self.plane.times.idle);
         let body = collect(answer.into_body(), most, idle, deadline).await.unwrap_or_default();
         let (charge, rejection) = match response::read(&body) {
@@ -193,36 +187,34 @@ impl Ended<'_> {
             Err(NotAnAnswer::Refused(fault)) => (charge_for(&fault), rejection_for(&fault, self.permit)),
             Err(NotAnAnswer::Malformed | NotAnAnswer::NoChoices) => (Charge::Unknown, Rejection::UpstreamBroken),
         };
-        self.fail(reservation, charge, Flags::UPSTREAM_BROKEN, &rejection).await
+        self.fail(commitment, charge, Flags::UPSTREAM_BROKEN, &rejection)
     }
 
-    async fn whole(&self, reservation: Reservation, answer: Response<Incoming>, deadline: Instant) -> Answer {
+    async fn whole(&self, commitment: Commitment, answer: Response<Incoming>, deadline: Instant) -> Answer {
         let (parts, body) = answer.into_parts();
         let (most, idle) = (self.plane.times.answer_bytes, self.plane.times.idle);
         let body = match collect(body, most, idle, deadline).await {
             Ok(body) => body,
-            Err(Unreadable::Broken) => return self.broken(reservation, None).await,
-            Err(Unreadable::Late) => return self.broken(reservation, Some(Rejection::UpstreamTimeout)).await,
+            Err(Unreadable::Broken) => return self.broken(commitment, None),
+            Err(Unreadable::Late) => return self.broken(commitment, Some(Rejection::UpstreamTimeout)),
         };
         let read = match response::read(&body) {
             Ok(read) => read,
             Err(NotAnAnswer::Refused(fault)) => {
                 let (charge, rejection) = (charge_for(&fault), rejection_for(&fault, self.permit));
-                return self.fail(reservation, charge, Flags(0), &rejection).await;
+                return self.fail(commitment, charge, Flags(0), &rejection);
             }
-            Err(NotAnAnswer::Malformed | NotAnAnswer::NoChoices) => return self.broken(reservation, None).await,
+            Err(NotAnAnswer::Malformed | NotAnAnswer::NoChoices) => return self.broken(commitment, None),
         };
         let mut ending = Ending::new(read.usage.map_or(Charge::Unknown, Charge::Known), parts.status.as_u16());
         ending.tier = read.tier;
         ending.answered_model = read.model;
         ending.response_digest = self.plane.body_digests.then(|| Sha256::digest(&body).into());
-        let clamped = clamp_of(&reservation);
-        let cost = reservation.settle(ending.with(self.flags())).await;
-        let budget = budget_left(self.plane, self.permit).await;
+        let cost = commitment.settle(ending.with(self.flags()));
         let body = AnswerBody::Whole(Full::new(body));
         Answer::success(self.head, self.permit, parts.status, &parts.headers, body)
-            .costing(cost, budget)
-            .clamped_to(clamped)
+            .costing(cost, self.terms)
+            .under(self.terms)
     }
 }
 

@@ -1,14 +1,14 @@
 //! The life of one request, in one line that can be read aloud: [`handle`].
 //!
 //! Each step is a type that only its step can make, so none can be skipped: no [`Permit`](authorize::Permit) without [`authorize`], no upstream call
-//! without a live [`Reservation`](reserve::Reservation). In reading order:
+//! without a [`Commitment`](settle::Commitment), which only a [`Reservation`](reservation::Reservation) becomes. In reading order:
 //!
 //! * [`authenticate`]: token → key record
 //! * [`receive`]: the body, within limits, and what it asks for
 //! * [`authorize`]: status, expiry, model
 //! * [`route`]: the credentials that can serve it
 //! * [`bound`]: the most that it can cost
-//! * [`reserve`]: that much is taken from the key's counters, or nothing
+//! * [`reserve`]: that much is taken from the key's counters, or nothing; [`reservation`] is what was taken
 //! * [`dispatch`]: to the provider, and the whole answer back
 //! * [`relay`]: or the answer as a stream, metered as it passes
 //! * [`settle`]: the truth replaces the reservation, and is recorded
@@ -22,10 +22,15 @@ pub mod bound;
 pub mod carry_on;
 pub mod dispatch;
 pub mod feed;
+#[cfg(test)]
+mod fixture;
 mod join;
+mod question;
 pub mod receive;
+mod record;
 pub mod refuse;
 pub mod relay;
+pub mod reservation;
 pub mod reserve;
 pub mod route;
 pub mod settle;

@@ -5,7 +5,7 @@
 
 use hashbrown::HashMap;
 use keyforge_providers::redact;
-use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord, day_of};
+use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{CredentialId, KeyId};
 use keyforge_shared::money::NanoUsd;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::authenticate::Caller;
 use super::receive::Head;
-use super::settle::private_value;
+use super::record::private_value;
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 
@@ -73,7 +73,7 @@ pub fn refuse(plane: &Plane, caller: &Caller, head: &Head, model: String, reject
         node_seq: 0,
         request: head.id,
         attempt: 0,
-        period: day_of(now),
+        period: caller.key().policy.calendar().day_at(now).number(),
         quota_epoch: 0,
         t_node: now,
         t_mono_ns: plane.clock.monotonic_nanos(),

@@ -25,7 +25,7 @@ use super::authorize::Permit;
 use super::dispatch::{charge_for, rejection_for};
 use super::feed::{Failure, Feed, Step};
 use super::receive::Head;
-use super::settle::{Charge, Ending, Reservation};
+use super::settle::{Charge, Commitment, Ending};
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::replica::running::Place;
@@ -43,6 +43,18 @@ pub enum Started {
     Failed(Rejection, NanoUsd),
 }
 
+/// What a stream runs with.
+pub struct Running {
+    /// For whom.
+    pub permit: Permit,
+    /// What it will be charged to.
+    pub commitment: Commitment,
+    /// Whether the client asked for usage.
+    pub usage_asked: bool,
+    /// When it must have ended.
+    pub deadline: Instant,
+}
+
 /// A stream to the client. Dropped before its end, it is followed to its end all the same.
 pub struct Relay(Option<LiveStream>);
 
@@ -52,8 +64,10 @@ struct LiveStream {
     permit: Permit,
     dialect: Dialect,
     feed: Option<Feed>,
-    reservation: Option<Reservation>,
+    commitment: Option<Commitment>,
     queue: VecDeque<Bytes>,
+    /// Whether what was held beyond the input that the provider reported was let go.
+    input_known: bool,
     _place: Place,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     keep_alive: Pin<Box<Sleep>>,
@@ -70,17 +84,8 @@ impl Relay {
     }
 
     /// Waits for the first event: an error that comes before it is still an error status.
-    pub async fn start(
-        plane: &Arc<Plane>,
-        head: &Head,
-        body: Incoming,
-        usage_asked: bool,
-        reservation: Reservation,
-        deadline: Instant,
-    ) -> Started {
-        let Some(permit) = reservation.permit().map(Permit::again) else {
-            return Started::Failed(Rejection::Internal, NanoUsd::ZERO);
-        };
+    pub async fn start(plane: &Arc<Plane>, head: &Head, body: Incoming, running: Running) -> Started {
+        let Running { permit, commitment, usage_asked, deadline } = running;
         let times = (plane.times.idle, deadline);
         let most = usize::try_from(plane.times.answer_bytes.min(MOST_EVENT_BYTES)).unwrap_or(usize::MAX);
         let place = plane.replica.running.enter(permit.key().id);
@@ -89,8 +94,9 @@ impl Relay {
             permit,
             dialect: head.dialect,
             feed: Some(Feed::new(body, StreamMeter::new(usage_asked), plane.body_digests, times, most)),
-            reservation: Some(reservation),
+            commitment: Some(commitment),
             queue: VecDeque::new(),
+            input_known: false,
             cut: Box::pin(place.cut().cancelled_owned()),
             _place: place,
             keep_alive: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
@@ -105,21 +111,18 @@ impl Relay {
             First::Step(Step::Done(bytes)) => relay.done(bytes),
             First::Step(Step::Failed(failure)) => {
                 let rejection = relay.rejection(&failure);
-                let cost = relay.fail(&failure, &rejection).await;
+                let cost = relay.fail(&failure, &rejection);
                 return Started::Failed(rejection, cost);
             }
             First::Step(Step::Ended) => {
-                let cost = relay.fail(&Failure::Broken, &Rejection::UpstreamBroken).await;
+                let cost = relay.fail(&Failure::Broken, &Rejection::UpstreamBroken);
                 return Started::Failed(Rejection::UpstreamBroken, cost);
             }
             First::Cut => {
                 let (rejection, flags) = relay.cut_rejection();
                 let mut ending = relay.ending(Charge::Unknown, Some(&rejection)).with(flags);
                 ending.status = rejection.status().as_u16();
-                let cost = match relay.reservation.take() {
-                    Some(reservation) => reservation.settle(ending).await,
-                    None => NanoUsd::ZERO,
-                };
+                let cost = relay.settle(ending);
                 return Started::Failed(rejection, cost);
             }
         }
@@ -133,7 +136,11 @@ impl LiveStream {
             return Poll::Ready(First::Cut);
         }
         match &mut self.feed {
-            Some(feed) => feed.poll_step(cx).map(First::Step),
+            Some(feed) => {
+                let step = std::task::ready!(feed.poll_step(cx));
+                self.note_input();
+                Poll::Ready(First::Step(step))
+            }
             None => Poll::Ready(First::Step(Step::Ended)),
         }
     }
@@ -144,7 +151,7 @@ impl LiveStream {
                 self.last_sent = Instant::now();
                 return Poll::Ready(Some(bytes));
             }
-            if self.reservation.is_none() {
+            if self.commitment.is_none() {
                 self.let_go(cx);
                 return Poll::Ready(None);
             }
@@ -159,6 +166,18 @@ impl LiveStream {
                     Poll::Pending => return Poll::Pending,
                 },
             }
+        }
+    }
+
+    /// Lets go once of what was held for input that the provider did not count.
+    fn note_input(&mut self) {
+        if self.input_known {
+            return;
+        }
+        let seen = self.feed.as_ref().and_then(|feed| feed.meter().input_seen());
+        if let (Some(input), Some(commitment)) = (seen, &mut self.commitment) {
+            self.input_known = true;
+            commitment.input_known(&input);
         }
     }
 
@@ -212,13 +231,10 @@ impl LiveStream {
         self.feed = None;
     }
 
-    async fn fail(&mut self, failure: &Failure, rejection: &Rejection) -> NanoUsd {
+    fn fail(&mut self, failure: &Failure, rejection: &Rejection) -> NanoUsd {
         let mut ending = self.failed(failure, rejection);
         ending.status = rejection.status().as_u16();
-        match self.reservation.take() {
-            Some(reservation) => reservation.settle(ending).await,
-            None => NanoUsd::ZERO,
-        }
+        self.settle(ending)
     }
 
     fn failed(&mut self, failure: &Failure, rejection: &Rejection) -> Ending {
@@ -267,10 +283,8 @@ impl LiveStream {
         ending
     }
 
-    fn settle(&mut self, ending: Ending) {
-        if let Some(reservation) = self.reservation.take() {
-            reservation.settle_soon(ending);
-        }
+    fn settle(&mut self, ending: Ending) -> NanoUsd {
+        self.commitment.take().map_or(NanoUsd::ZERO, |commitment| commitment.settle(ending))
     }
 
     /// Leaves the finished upstream stream to close by itself, so that its connection can be used again.
@@ -299,9 +313,7 @@ impl LiveStream {
                 }
             }
         };
-        if let Some(reservation) = self.reservation.take() {
-            reservation.settle(ending.with(Flags::CLIENT_GONE)).await;
-        }
+        self.settle(ending.with(Flags::CLIENT_GONE));
         if let Some(feed) = self.feed.take() {
             feed.close().await;
         }
@@ -316,7 +328,7 @@ enum First {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(stream) = self.0.take()
-            && stream.reservation.is_some()
+            && stream.commitment.is_some()
         {
             let shutdown = stream.plane.shutdown.clone();
             drop(shutdown.spawn("follow_stream", stream.follow()));

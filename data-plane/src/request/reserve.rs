@@ -3,105 +3,235 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyforge_shared::limit::{Dimension, touched};
+use keyforge_counters::{
+    Admission, Concurrency, Need, Rate, RateLimited, Rates, ReservationId, Reserve, Standing, TokenRate, Verdict,
+};
+use keyforge_shared::id::LifeId;
+use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::Window;
 
 use super::authorize::Permit;
 use super::bound::Bound;
+use super::question::Question;
 use super::receive::Head;
-use super::settle::Reservation;
-use crate::counters::{CounterStore, Need, ReservationId, Reserve, Verdict};
-use crate::grants::Want;
+use super::reservation::{Hold, Reservation, Terms};
+use crate::grants::{Brought, GrantError};
+use crate::leases::LEASE;
+use crate::ledger::Want;
+use crate::memberships::Pass;
+use crate::pace::Pace;
 use crate::plane::Plane;
-use crate::rejection::{Exhausted, Rejection};
+use crate::rejection::{Exhausted, RateLimit, Rejection};
+use crate::settlements::About;
 
 /// Rounds of reserve and grant before giving up. One is the rule, two when a counter runs short; more only while others of the same key race for what
 /// was granted.
 const ROUNDS: usize = 256;
+/// Of these, at most so many that change the ground: another life, another period. More mean that something else is wrong.
+const NEW_GROUNDS: usize = 8;
 /// How much longer a reservation lives than the request it is for may run.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(120);
+/// When to ask again for a place among the requests that run at the same time: nobody knows when one ends.
+const PLACE: Duration = Duration::from_secs(1);
 
 /// Reserves what a request may cost at most, cut to what the key can pay.
 ///
 /// # Errors
-/// A rejection with status 402, 429 or 503; nothing is held then.
-pub async fn reserve(
-    plane: &Arc<Plane>,
-    permit: &Permit,
-    head: &Head,
-    mut bound: Bound,
-) -> Result<Reservation, Rejection> {
-    let mut permit = permit.again();
-    let mut renewed = false;
+/// A rejection with status 401, 402, 429 or 503; nothing is held then, or it is given back.
+pub async fn reserve(plane: &Arc<Plane>, permit: &Permit, head: &Head, bound: Bound) -> Result<Reservation, Rejection> {
+    if plane.settlements.is_frozen(permit.key().id) {
+        return Err(Rejection::KeyFrozen);
+    }
+    let bound = within_a_minute(permit, bound)?;
     let id = ReservationId { request: head.id, attempt: 1 };
+    let mut asking = Asking {
+        plane,
+        permit: permit.again(),
+        bound,
+        identity: (id, head.started),
+        question: Question::new(Arc::clone(plane), permit.key().id, id),
+        new_grounds: 0,
+    };
     for _ in 0..ROUNDS {
-        let needs = needs(&permit, &bound);
-        let verdict = plane.counters.reserve(Reserve {
-            id,
-            key: permit.key().id,
-            needs: &needs,
-            requests_per_minute: permit.key().policy.requests_per_minute,
-            expires_after: plane.times.total + EXPIRY_MARGIN,
-            not_after: None,
-        });
-        let short = match verdict.await.map_err(|_| unavailable(plane, "counters"))? {
-            Verdict::Admitted(admission) => return Ok(Reservation::new(plane, &permit, head, id, bound, &admission)),
-            Verdict::RateLimited { retry_after } => {
-                let limit = permit.key().policy.requests_per_minute.unwrap_or(0);
-                return Err(Rejection::RateLimited { retry_after, limit });
-            }
-            Verdict::Frozen => return Err(Rejection::KeyFrozen),
-            // A period ended since the permit was made: the request belongs to the one in which it is admitted.
-            Verdict::OutsidePeriod if !renewed => {
-                renewed = true;
-                permit = permit.made_at(plane.clock.now());
-                continue;
-            }
-            // The wall clock was set back over the boundary, and the store's clock never goes back: until it catches up nobody knows the period.
-            Verdict::OutsidePeriod => return Err(unavailable(plane, "period")),
-            // Ids are made here and used once, and no delivery is delayed in this process.
-            Verdict::Duplicate | Verdict::Late => return Err(Rejection::Internal),
-            Verdict::NoBooks(missing) => missing.into_iter().map(|index| (index, 0)).collect(),
-            Verdict::Short(shortage) => shortage.needs,
-        };
-        // A counter that the ledger has nothing left for decides; the others would only be asked for in vain.
-        let Some((index, free)) = short.iter().find(|(index, _)| plane.grants.is_exhausted(&needs[*index].counter))
-        else {
-            let wants: Vec<_> = short.iter().map(|(index, free)| want(&needs[*index], *free)).collect();
-            plane.grants.acquire(permit.key().id, &wants).await.map_err(|_| unavailable(plane, "grants"))?;
-            continue;
-        };
-        let need = &needs[*index];
-        match need.counter.dimension {
-            Dimension::Requests => return Err(exhausted(plane, &permit, need, 1).await),
-            Dimension::Spend => match bound.cut_to(&permit, NanoUsd::new(*free)) {
-                Some(cut) => bound = cut,
-                None => return Err(exhausted(plane, &permit, need, bound.least(&permit).nanos()).await),
-            },
+        if let Some(reservation) = asking.round().await? {
+            return Ok(reservation);
         }
     }
     // The ledger has more each time and others of this key take it each time: nothing is exhausted, so nothing may say so.
     Err(unavailable(plane, "contention"))
 }
 
-fn needs(permit: &Permit, bound: &Bound) -> Vec<Need> {
-    let key = permit.key();
-    touched(key.id, &key.policy, permit.at())
-        .map(|touched| Need {
+/// The bound, cut to the tokens that the key may take in a minute: what needs more is never admitted.
+fn within_a_minute(permit: &Permit, bound: Bound) -> Result<Bound, Rejection> {
+    let Some(limit) = permit.key().policy.tokens_per_minute else { return Ok(bound) };
+    let needed = bound.tokens();
+    if needed.is_some_and(|needed| needed <= limit) {
+        return Ok(bound);
+    }
+    bound.cut_to_tokens(permit, limit).ok_or(Rejection::TooManyTokens { needed, limit })
+}
+
+/// A request on its way to a reservation.
+struct Asking<'a> {
+    plane: &'a Arc<Plane>,
+    permit: Permit,
+    bound: Bound,
+    identity: (ReservationId, u64),
+    question: Question,
+    new_grounds: usize,
+}
+
+impl Asking<'_> {
+    /// Asks the store once, and gets it what it lacks. `None`: look again.
+    async fn round(&mut self) -> Result<Option<Reservation>, Rejection> {
+        let (plane, key) = (self.plane, self.permit.key().id);
+        let (needs, rates) = (self.needs(), self.rates());
+        if needs.is_empty() && rates == Rates::default() {
+            return Ok(Some(self.unlimited()));
+        }
+        let pass = if needs.is_empty() { None } else { plane.memberships.enter(key) };
+        let asked = self.question.ask(Reserve {
+            id: self.identity.0,
+            key,
+            epoch: pass.as_ref().map_or(0, Pass::epoch),
+            needs: &needs,
+            rates,
+            expires_after: plane.times.total + EXPIRY_MARGIN,
+            not_after: None,
+        });
+        match asked.await.map_err(|_| unavailable(plane, "counters"))? {
+            Verdict::Admitted(admission) => return Ok(Some(self.admitted(pass, &needs, rates, &admission))),
+            Verdict::NotJoined(life) => {
+                drop(pass);
+                self.on_new_ground("books")?;
+                let wants: Vec<_> = needs.iter().map(|need| want(need, 0)).collect();
+                self.acquire(life, &wants).await?;
+            }
+            Verdict::NoBooks(missing) => {
+                let wants: Vec<_> = missing.into_iter().map(|index| want(&needs[index], 0)).collect();
+                self.acquire(joined(plane, pass)?, &wants).await?;
+            }
+            Verdict::Short(short) => self.short(joined(plane, pass)?, &needs, &short).await?,
+            // A period ended since the permit was made, or the clocks differ: the request belongs to the one in which it is admitted.
+            Verdict::OutsidePeriod { now } => {
+                self.on_new_ground("period")?;
+                self.permit = self.permit.made_at(now);
+            }
+            Verdict::RateLimited(limited) => return Err(self.rate_limited(rates, &limited)),
+            Verdict::Frozen => return Err(Rejection::KeyFrozen),
+            // Ids are made here and used once; none is settled while it is asked for.
+            Verdict::Duplicate | Verdict::Late => return Err(Rejection::Internal),
+        }
+        Ok(None)
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let amount = |dimension| match dimension {
+            Dimension::Requests => 1,
+            Dimension::Spend => self.bound.amount.nanos(),
+        };
+        let counters = self.permit.counters().map(|touched| Need {
             counter: touched.counter,
             period: touched.period,
             limit: touched.limit,
-            amount: match touched.counter.dimension {
-                Dimension::Requests => 1,
-                Dimension::Spend => bound.amount.nanos(),
+            amount: amount(touched.counter.dimension),
+        });
+        counters.collect()
+    }
+
+    fn rates(&self) -> Rates {
+        let policy = &self.permit.key().policy;
+        // What nothing bounds was cut to the minute before.
+        let tokens = |per_minute| TokenRate { per_minute, amount: self.bound.tokens().unwrap_or(per_minute) };
+        Rates {
+            requests_per_minute: policy.requests_per_minute,
+            tokens: policy.tokens_per_minute.map(tokens),
+            concurrency: policy.concurrent_requests.map(|limit| Concurrency { limit, lease: LEASE }),
+        }
+    }
+
+    fn unlimited(&self) -> Reservation {
+        let terms = Terms::new(&self.bound, Pace::default(), &[], &[]);
+        let hold = Hold::nothing(Arc::clone(self.plane));
+        Reservation::new(self.plane, hold, self.permit.again(), self.identity, self.bound, terms)
+    }
+
+    fn admitted(&self, pass: Option<Pass>, needs: &[Need], rates: Rates, admission: &Admission) -> Reservation {
+        let (key, id) = (self.permit.key().id, self.identity.0);
+        let about = About { key, epoch: pass.as_ref().map_or(0, Pass::epoch), id };
+        let lease = rates.concurrency.map(|_| self.plane.leases.enter(key, id));
+        let hold = Hold::new(Arc::clone(self.plane), about, pass, lease);
+        let pace = Pace::new(&rates, &admission.rates);
+        let terms = Terms::new(&self.bound, pace, needs, &admission.counters);
+        Reservation::new(self.plane, hold, self.permit.again(), self.identity, self.bound, terms)
+    }
+
+    /// Life, epoch or period are others than was thought.
+    fn on_new_ground(&mut self, what: &'static str) -> Result<(), Rejection> {
+        self.new_grounds += 1;
+        if self.new_grounds > NEW_GROUNDS { Err(unavailable(self.plane, what)) } else { Ok(()) }
+    }
+
+    async fn acquire(&mut self, life: LifeId, wants: &[Want]) -> Result<(), Rejection> {
+        let missing = match self.plane.grants.acquire(self.permit.key().id, life, wants).await {
+            Ok(Brought::Answer) => return Ok(()),
+            Ok(Brought::NewLife) => return self.on_new_ground("books"),
+            Err(GrantError::Ledger) => "grants",
+            Err(GrantError::Store) => "counters",
+        };
+        Err(unavailable(self.plane, missing))
+    }
+
+    /// Some counters are too small. One that the ledger has nothing left for decides; the others would only be asked for in vain.
+    async fn short(&mut self, life: LifeId, needs: &[Need], short: &[(usize, Standing)]) -> Result<(), Rejection> {
+        let decides = short.iter().find_map(|(index, standing)| {
+            let unsettled = self.plane.grants.exhausted(&needs[*index].counter)?;
+            Some((&needs[*index], standing, unsettled))
+        });
+        let Some((need, standing, unsettled)) = decides else {
+            let wants: Vec<_> = short.iter().map(|(index, standing)| want(&needs[*index], standing.free)).collect();
+            return self.acquire(life, &wants).await;
+        };
+        let least = match need.counter.dimension {
+            Dimension::Requests => need.amount,
+            Dimension::Spend => match self.bound.cut_to(&self.permit, NanoUsd::new(standing.free)) {
+                Some(cut) => {
+                    self.bound = cut;
+                    return Ok(());
+                }
+                None => self.bound.least(&self.permit).nanos(),
             },
-        })
-        .collect()
+        };
+        Err(exhausted(need, standing, unsettled, least))
+    }
+
+    fn rate_limited(&self, rates: Rates, limited: &RateLimited) -> Rejection {
+        let limit = match limited.rate {
+            Rate::Requests => rates.requests_per_minute.map(u64::from),
+            Rate::Tokens => rates.tokens.map(|rate| rate.per_minute),
+            Rate::Concurrency => rates.concurrency.map(|concurrency| u64::from(concurrency.limit)),
+        };
+        let limit = limit.unwrap_or(0);
+        if let (Rate::Tokens, None) = (limited.rate, limited.retry_after) {
+            return Rejection::TooManyTokens { needed: self.bound.tokens(), limit };
+        }
+        Rejection::RateLimited(Box::new(RateLimit {
+            rate: limited.rate,
+            limit,
+            retry_after: limited.retry_after.unwrap_or(PLACE),
+            pace: Pace::new(&rates, &limited.left),
+        }))
+    }
 }
 
 fn want(need: &Need, free: u64) -> Want {
     Want { counter: need.counter, amount: need.amount.min(need.limit).saturating_sub(free).max(1) }
+}
+
+fn joined(plane: &Plane, pass: Option<Pass>) -> Result<LifeId, Rejection> {
+    // Without a pass no epoch was named, and the books cannot have looked any further.
+    pass.map(|pass| pass.life()).ok_or_else(|| unavailable(plane, "books"))
 }
 
 fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
@@ -109,17 +239,24 @@ fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
     Rejection::EnforcementUnavailable
 }
 
-async fn exhausted(plane: &Plane, permit: &Permit, need: &Need, least: u64) -> Rejection {
-    let books = plane.counters.books(permit.key().id).await.unwrap_or_default();
-    let book = books.iter().find(|book| book.counter == need.counter);
-    let (spent, held) = book.map_or((0, 0), |book| (book.used.saturating_add(book.elsewhere), book.held));
-    Rejection::Exhausted(Box::new(Exhausted {
+/// A limit does not cover a request that needs at least `least`. It is exhausted if it would not even if others gave back all that they were
+/// granted and have not settled; what runs in these books counts as charged.
+fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Rejection {
+    let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(standing.held);
+    let would_fit = gone.saturating_add(least) <= need.limit.saturating_add(unsettled);
+    let exhausted = Box::new(Exhausted {
+        scope: need.counter.scope,
         dimension: need.counter.dimension,
         window: need.counter.window,
         limit: need.limit,
-        spent,
-        held,
+        spent: standing.used.saturating_add(standing.elsewhere.saturating_sub(unsettled)),
+        held: standing.held.saturating_add(unsettled),
         needed: least,
         resets_at: (need.counter.window != Window::Total).then_some(need.period.end),
-    }))
+    });
+    if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }
 }
+
+#[cfg(test)]
+#[path = "reserve_tests.rs"]
+mod tests;

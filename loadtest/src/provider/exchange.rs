@@ -82,6 +82,7 @@ pub(crate) async fn serve(
         headers: parts.headers,
         body: inbound.body.clone(),
         credential: inbound.credential.clone(),
+        at: Instant::now(),
     }));
     let mut response = perform(&state, &script, &slot, &inbound, reply).await?;
     if script.sandbox {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// The most requests that are kept.
 pub const MAX_REQUESTS: usize = 10_000;
@@ -30,6 +31,8 @@ pub struct SeenRequest {
     pub body: Bytes,
     /// The key it carried: bearer token, or `x-api-key`, `api-key`, `x-goog-api-key`; empty if none.
     pub credential: String,
+    /// When its body had arrived.
+    pub at: Instant,
 }
 
 impl SeenRequest {

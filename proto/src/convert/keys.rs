@@ -1,6 +1,6 @@
 //! [`KeyStatus`] and [`KeyRecord`].
 
-use keyforge_shared::id::ChainId;
+use keyforge_shared::id::{ChainId, WorkspaceId};
 use keyforge_shared::state::{KeyRecord, KeyStatus};
 use keyforge_shared::token::TokenDigest;
 
@@ -39,6 +39,7 @@ impl From<&KeyRecord> for proto::KeyRecord {
             status: admin::KeyStatus::from(key.status).into(),
             policy: Some((&key.policy).into()),
             chain_id: key.chain.as_bytes().to_vec(),
+            workspace_id: key.workspace.as_bytes().to_vec(),
         }
     }
 }
@@ -55,6 +56,7 @@ impl TryFrom<proto::KeyRecord> for KeyRecord {
             status: status.map_err(|error| ConvertError::new("status", error))?.try_into()?,
             policy: required(key.policy, "policy")?.try_into().map_err(|error: ConvertError| error.within("policy"))?,
             chain: id(&key.chain_id, "chain_id", ChainId::from_slice)?,
+            workspace: id(&key.workspace_id, "workspace_id", WorkspaceId::from_slice)?,
         })
     }
 }
@@ -81,7 +83,8 @@ mod tests {
                 ("status", proto::KeyRecord { status: 0, ..whole.clone() }),
                 ("status", proto::KeyRecord { status: 77, ..whole.clone() }),
                 ("policy", proto::KeyRecord { policy: None, ..whole.clone() }),
-                ("chain_id", proto::KeyRecord { chain_id: Vec::new(), ..whole }),
+                ("chain_id", proto::KeyRecord { chain_id: Vec::new(), ..whole.clone() }),
+                ("workspace_id", proto::KeyRecord { workspace_id: Vec::new(), ..whole }),
             ];
             for (field, broken) in cases {
                 prop_assert_eq!(KeyRecord::try_from(broken).unwrap_err().field, field);

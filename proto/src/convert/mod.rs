@@ -1,7 +1,8 @@
 //! The trust boundary between messages and domain types: `From` encodes, `TryFrom` decodes.
 //!
 //! Decoding validates, once, by the domain's own rules, and names the field that is wrong, by its path in the message. Enums that were left
-//! unspecified and ids of the wrong length are refused: nothing is guessed. What was decoded encodes back to the same message.
+//! unspecified and ids of the wrong length are refused: nothing is guessed. What was decoded encodes back to the same message,
+//! but for the name of a time zone, which is put into the spelling of its database.
 
 mod counters;
 mod credentials;
@@ -9,6 +10,7 @@ mod keys;
 mod models;
 mod policy;
 mod state;
+mod workspaces;
 
 #[cfg(test)]
 mod samples;
@@ -18,8 +20,9 @@ use std::str::FromStr;
 
 use keyforge_shared::clock::Timestamp;
 
-pub use counters::{counter_id, dimension};
+pub use counters::{counter_id, dimension, scope};
 pub use policy::window;
+pub use workspaces::limits;
 
 /// Why a message is not a valid domain value.
 #[derive(Clone, Debug, PartialEq, Eq)]

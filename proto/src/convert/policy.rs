@@ -2,7 +2,7 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::money::NanoUsd;
-use keyforge_shared::period::Window;
+use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
 
 use super::{ConvertError, each, time, unspecified};
@@ -69,6 +69,9 @@ impl From<&Policy> for proto::Policy {
             requests_per_minute: policy.requests_per_minute,
             max_output_tokens: policy.max_output_tokens,
             expires_at_ms: policy.expires_at.map(Timestamp::millis),
+            tokens_per_minute: policy.tokens_per_minute,
+            concurrent_requests: policy.concurrent_requests,
+            time_zone: policy.time_zone.as_ref().map(|zone| zone.as_str().to_owned()),
         }
     }
 }
@@ -76,6 +79,7 @@ impl From<&Policy> for proto::Policy {
 impl TryFrom<proto::Policy> for Policy {
     type Error = ConvertError;
     fn try_from(policy: proto::Policy) -> Result<Self, ConvertError> {
+        let zone = |name: String| ZoneName::new(&name).map_err(|error| ConvertError::new("time_zone", error));
         let decoded = Self {
             models: policy.models.into_iter().map(ModelPattern).collect(),
             request_limits: each(policy.request_limits, "request_limits")?,
@@ -83,6 +87,9 @@ impl TryFrom<proto::Policy> for Policy {
             requests_per_minute: policy.requests_per_minute,
             max_output_tokens: policy.max_output_tokens,
             expires_at: policy.expires_at_ms.map(|millis| time(millis, "expires_at_ms")).transpose()?,
+            tokens_per_minute: policy.tokens_per_minute,
+            concurrent_requests: policy.concurrent_requests,
+            time_zone: policy.time_zone.map(zone).transpose()?,
         };
         ConvertError::unless_valid(decoded.problems())?;
         Ok(decoded)
@@ -110,6 +117,14 @@ mod tests {
             let policy = proto::Policy { spend_limits: vec![limit(1), limit(number)], ..Default::default() };
             let error = Policy::try_from(policy).unwrap_err();
             assert_eq!((error.field.as_str(), error.problem.as_str()), ("spend_limits[1].window", problem));
+        }
+    }
+
+    #[test]
+    fn a_time_zone_that_does_not_exist_is_refused_by_name() {
+        for wrong in ["", "Mars/Olympus", "Europe", "+02:00"] {
+            let policy = proto::Policy { time_zone: Some(wrong.to_owned()), ..Default::default() };
+            assert_eq!(Policy::try_from(policy).unwrap_err().field, "time_zone", "{wrong}");
         }
     }
 

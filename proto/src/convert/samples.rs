@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use keyforge_shared::catalog::{LongContext, Model, Operation, Prices, ProviderName, Rates};
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{ChainId, CredentialId, KeyId};
+use keyforge_shared::id::{ChainId, CredentialId, KeyId, WorkspaceId};
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
-use keyforge_shared::period::Window;
+use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
-use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, Resource};
+use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, Resource, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
 use proptest::collection::vec;
 use proptest::option;
@@ -31,31 +31,56 @@ fn windows() -> impl Strategy<Value = Vec<Window>> {
     subsequence(Window::ALL.to_vec(), 0..=4)
 }
 
-pub(super) fn policy() -> impl Strategy<Value = Policy> {
-    let requests = (windows(), 0u64..1_000_000)
-        .prop_map(|(windows, requests)| windows.into_iter().map(|window| RequestLimit { requests, window }).collect());
-    let spend = (windows(), 0..=NanoUsd::MAX_LIMIT.nanos()).prop_map(|(windows, nanos)| {
+fn request_limits() -> impl Strategy<Value = Vec<RequestLimit>> {
+    (windows(), 0u64..1_000_000)
+        .prop_map(|(windows, requests)| windows.into_iter().map(|window| RequestLimit { requests, window }).collect())
+}
+
+fn spend_limits() -> impl Strategy<Value = Vec<SpendLimit>> {
+    (windows(), 0..=NanoUsd::MAX_LIMIT.nanos()).prop_map(|(windows, nanos)| {
         windows.into_iter().map(|window| SpendLimit { amount: NanoUsd::new(nanos), window }).collect()
-    });
+    })
+}
+
+pub(super) fn policy() -> impl Strategy<Value = Policy> {
     let models = vec(word().prop_map(ModelPattern), 0..4);
-    (models, requests, spend, option::of(1u32..=100_000), option::of(1u64..), option::of(moment())).prop_map(
-        |(models, request_limits, spend_limits, requests_per_minute, max_output_tokens, expires_at)| Policy {
+    let rates = (option::of(1u32..=100_000), option::of(1u64..1_000_000_000), option::of(1u32..=1_000));
+    let zone = select(vec![None, Some("UTC"), Some("Europe/Berlin"), Some("America/St_Johns")]);
+    let zone = zone.prop_map(|name| name.map(|name| ZoneName::new(name).unwrap()));
+    let others = (option::of(1u64..), option::of(moment()), zone);
+    (models, request_limits(), spend_limits(), rates, others).prop_map(
+        |(models, request_limits, spend_limits, rates, (max_output_tokens, expires_at, time_zone))| Policy {
             models,
             request_limits,
             spend_limits,
-            requests_per_minute,
+            requests_per_minute: rates.0,
+            tokens_per_minute: rates.1,
+            concurrent_requests: rates.2,
             max_output_tokens,
             expires_at,
+            time_zone,
+        },
+    )
+}
+
+pub(super) fn workspace() -> impl Strategy<Value = WorkspaceRecord> {
+    (any::<[u8; 16]>(), ".{1,20}", request_limits(), spend_limits()).prop_map(
+        |(id, name, request_limits, spend_limits)| WorkspaceRecord {
+            id: WorkspaceId::from_bytes(id),
+            name,
+            request_limits,
+            spend_limits,
         },
     )
 }
 
 pub(super) fn key() -> impl Strategy<Value = KeyRecord> {
     let status = select(vec![KeyStatus::Active, KeyStatus::Frozen, KeyStatus::Revoked]);
-    (key_id(), any::<[u8; 32]>(), ".{1,20}", status, policy(), any::<[u8; 16]>()).prop_map(
-        |(id, digest, name, status, policy, chain)| {
-            let (digest, chain) = (TokenDigest(digest), ChainId::from_bytes(chain));
-            KeyRecord { id, digest, name, status, policy, chain }
+    let homes = (any::<[u8; 16]>(), any::<[u8; 16]>());
+    (key_id(), any::<[u8; 32]>(), ".{1,20}", status, policy(), homes).prop_map(
+        |(id, digest, name, status, policy, (chain, workspace))| {
+            let (chain, workspace) = (ChainId::from_bytes(chain), WorkspaceId::from_bytes(workspace));
+            KeyRecord { id, digest: TokenDigest(digest), name, status, policy, chain, workspace }
         },
     )
 }
@@ -119,6 +144,7 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         key().prop_map(|key| Resource::Key(Arc::new(key))),
         model().prop_map(|model| Resource::Model(Arc::new(model))),
         credential().prop_map(|credential| Resource::Credential(Arc::new(credential))),
+        workspace().prop_map(|workspace| Resource::Workspace(Arc::new(workspace))),
     ];
     (resource, any::<bool>())
         .prop_map(|(resource, remove)| if remove { Change::Remove(resource.id()) } else { Change::Upsert(resource) })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyforge_shared::id::CredentialId;
+use keyforge_shared::id::{CredentialId, WorkspaceId};
 use keyforge_shared::state::{Change, Delta, Resource, ResourceId, SetHash};
 
 use super::{ConvertError, each, id, parsed, required};
@@ -15,6 +15,7 @@ impl From<&Resource> for proto::Resource {
             Resource::Key(key) => resource::Resource::Key((&**key).into()),
             Resource::Model(model) => resource::Resource::Model((&**model).into()),
             Resource::Credential(credential) => resource::Resource::Credential((&**credential).into()),
+            Resource::Workspace(workspace) => resource::Resource::Workspace((&**workspace).into()),
         };
         Self { resource: Some(resource) }
     }
@@ -30,6 +31,9 @@ impl TryFrom<proto::Resource> for Resource {
             resource::Resource::Credential(credential) => {
                 Self::Credential(Arc::new(credential.try_into().map_err(within("credential"))?))
             }
+            resource::Resource::Workspace(workspace) => {
+                Self::Workspace(Arc::new(workspace.try_into().map_err(within("workspace"))?))
+            }
         })
     }
 }
@@ -40,6 +44,7 @@ impl From<&ResourceId> for proto::ResourceId {
             ResourceId::Key(key) => resource_id::Resource::Key(key.to_string()),
             ResourceId::Model(name) => resource_id::Resource::Model(name.clone()),
             ResourceId::Credential(id) => resource_id::Resource::Credential(id.as_bytes().to_vec()),
+            ResourceId::Workspace(id) => resource_id::Resource::Workspace(id.as_bytes().to_vec()),
         };
         Self { resource: Some(resource) }
     }
@@ -53,6 +58,9 @@ impl TryFrom<proto::ResourceId> for ResourceId {
             resource_id::Resource::Model(name) => Self::Model(name),
             resource_id::Resource::Credential(bytes) => {
                 Self::Credential(id(&bytes, "credential", CredentialId::from_slice)?)
+            }
+            resource_id::Resource::Workspace(bytes) => {
+                Self::Workspace(id(&bytes, "workspace", WorkspaceId::from_slice)?)
             }
         })
     }

@@ -135,7 +135,7 @@ pub struct RequestRecord {
     pub request: RequestId,
     /// Which attempt at it, from 1; 0 when it was refused before any.
     pub attempt: u16,
-    /// Day of the reservation, in days since 1970-01-01; every limit window is a union of such days.
+    /// Date of the reservation in the calendar of its key, in days since 1970-01-01; every limit's period is a run of such days.
     pub period: u32,
     /// The ledger epoch of the reservation; 0 when no limited counter was touched.
     pub quota_epoch: u32,
@@ -257,48 +257,4 @@ fn read_private(reader: &mut Reader<'_>) -> Result<Vec<PrivateValue>, DecodeErro
             Ok(PrivateValue { tag, salt, value: reader.bytes()?.to_vec() })
         })
         .collect()
-}
-
-/// The number of the UTC day that contains `moment`, as [`RequestRecord::period`] holds it. Days before 1970 are day 0.
-#[must_use]
-pub fn day_of(moment: Timestamp) -> u32 {
-    u32::try_from(moment.seconds().div_euclid(86_400)).unwrap_or(0)
-}
-
-/// The first moment of a day, the inverse of [`day_of`].
-#[must_use]
-pub const fn start_of_day(day: u32) -> Timestamp {
-    Timestamp::from_millis(day as i64 * 86_400_000)
-}
-
-/// A day as `YYYY-MM-DD`.
-#[must_use]
-pub fn day_text(day: u32) -> String {
-    start_of_day(day).rfc3339().chars().take_while(|letter| *letter != 'T').collect()
-}
-
-/// Reads `YYYY-MM-DD`; `None` for anything else and for days before 1970.
-#[must_use]
-pub fn parse_day(text: &str) -> Option<u32> {
-    let date: jiff::civil::Date = text.parse().ok()?;
-    let midnight = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-    let day = u32::try_from(midnight.as_second().div_euclid(86_400)).ok()?;
-    (day_text(day) == text).then_some(day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_are_written_and_read_as_dates() {
-        for (day, text) in [(0, "1970-01-01"), (20_779, "2026-11-22"), (11_016, "2000-02-29")] {
-            assert_eq!(day_text(day), text);
-            assert_eq!(parse_day(text), Some(day));
-            assert_eq!(day_of(start_of_day(day)), day);
-        }
-        for bad in ["", "2026-11-31", "2026-1-2", "1969-12-31", "20261122", "2026-11-22T00:00:00"] {
-            assert_eq!(parse_day(bad), None, "{bad}");
-        }
-    }
 }

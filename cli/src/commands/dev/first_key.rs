@@ -20,9 +20,9 @@ const PROPAGATION: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(10);
 
 /// A key that was just made.
-pub(super) struct FirstKey {
-    pub(super) id: String,
-    pub(super) token: Zeroizing<String>,
+pub(in crate::commands) struct FirstKey {
+    pub(in crate::commands) id: String,
+    pub(in crate::commands) token: Zeroizing<String>,
 }
 
 /// The limits of a first key in words.
@@ -31,7 +31,7 @@ pub(super) fn limits() -> String {
 }
 
 /// Makes a key when the deployment never had one, and waits until the node at `agents` knows it.
-pub(super) async fn make(client: &AdminClient, agents: SocketAddr) -> Result<Option<FirstKey>, Failure> {
+pub(in crate::commands) async fn make(client: &AdminClient, agents: SocketAddr) -> Result<Option<FirstKey>, Failure> {
     let one = proto::ListKeysRequest { page_size: 1, page_token: String::new() };
     if !client.keys().list_keys(one).await?.into_inner().keys.is_empty() {
         return Ok(None);
@@ -42,7 +42,8 @@ pub(super) async fn make(client: &AdminClient, agents: SocketAddr) -> Result<Opt
         spend_limits: vec![proto::SpendLimit { nano_usd: NANO_USD_PER_MONTH, window: month }],
         ..proto::Policy::default()
     };
-    let request = proto::CreateKeyRequest { name: "first key".to_owned(), policy: Some(policy) };
+    let request =
+        proto::CreateKeyRequest { name: "first key".to_owned(), policy: Some(policy), workspace: String::new() };
     let created = client.keys().create_key(request).await?.into_inner();
     let key = FirstKey { id: created.key.unwrap_or_default().id, token: Zeroizing::new(created.token) };
     let known = async {

@@ -5,8 +5,8 @@
 //! node was seen to accept it. The end is the beginning in reverse: node, control plane, store.
 
 mod banner;
-mod first_key;
-mod providers;
+pub(in crate::commands) mod first_key;
+pub(in crate::commands) mod providers;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

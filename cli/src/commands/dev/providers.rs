@@ -34,7 +34,7 @@ const FROM_ENV: [FromEnv; 3] = [
 ];
 
 /// The providers that requests can go to.
-pub(super) struct Providers {
+pub(in crate::commands) struct Providers {
     /// Providers with an enabled credential, each once, without the sandbox.
     pub(super) real: Vec<String>,
     /// What a person should know about how they came to be.
@@ -44,7 +44,7 @@ pub(super) struct Providers {
 
 impl Providers {
     /// Imports what the environment holds and is not in the vault, and starts or retires the sandbox.
-    pub(super) async fn set_up(client: &AdminClient, own: SocketAddr) -> Result<Self, Failure> {
+    pub(in crate::commands) async fn set_up(client: &AdminClient, own: SocketAddr) -> Result<Self, Failure> {
         let mut vault = credential::list(client, None).await?;
         let mut notes = Vec::new();
         for source in FROM_ENV {
@@ -72,6 +72,11 @@ impl Providers {
                 format!("{provider}: its key is kept, but this version does not serve its models yet")
             }));
         Ok(Self { real, notes, sandbox })
+    }
+
+    /// Base URL of the sandbox, if there is one.
+    pub(in crate::commands) fn sandbox_url(&self) -> Option<String> {
+        self.sandbox.as_ref().map(ScriptedProvider::base_url)
     }
 
     /// Whether answers come from the sandbox.

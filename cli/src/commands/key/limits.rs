@@ -3,8 +3,8 @@
 use clap::Args;
 use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::policy::{RequestLimit, SpendLimit};
 
+use crate::commands::period_limits::{NoPeriodLimitArgs, PeriodLimitArgs};
 use crate::errors::Failure;
 use crate::limit_syntax::{self, Expiry};
 
@@ -15,15 +15,17 @@ pub(super) struct LimitArgs {
     /// Models it may call: patterns with commas between, such as 'gpt-5*,gpt-4o*'; '' allows every model [default: every model]
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
     models: Option<Vec<String>>,
-    /// Most requests in a period, such as 20000/month, 500/day or 100/total; may be repeated for other periods; UTC
-    #[arg(long, value_name = "N/PERIOD", value_parser = limit_syntax::requests)]
-    requests: Vec<RequestLimit>,
-    /// Most US dollars in a period, such as 50/month or 0.01/day; may be repeated for other periods; UTC
-    #[arg(long, value_name = "USD/PERIOD", value_parser = limit_syntax::spend)]
-    spend: Vec<SpendLimit>,
+    #[command(flatten)]
+    periods: PeriodLimitArgs,
     /// Most requests in any 60 seconds
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     rpm: Option<u32>,
+    /// Most tokens in any 60 seconds, input and output together
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    tpm: Option<u64>,
+    /// Most requests that run at the same time
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    concurrency: Option<u32>,
     /// Most output tokens of one request
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_output_tokens: Option<u64>,
@@ -35,23 +37,30 @@ pub(super) struct LimitArgs {
 impl LimitArgs {
     /// The policy that holds the limits that were given, and their paths in an update.
     pub(super) fn policy(self, now: Timestamp) -> Result<(proto::Policy, Vec<&'static str>), Failure> {
+        let (requests, spend) = self.periods.given();
         let given = [
             ("policy.models", self.models.is_some()),
-            ("policy.request_limits", !self.requests.is_empty()),
-            ("policy.spend_limits", !self.spend.is_empty()),
+            ("policy.request_limits", requests),
+            ("policy.spend_limits", spend),
             ("policy.requests_per_minute", self.rpm.is_some()),
+            ("policy.tokens_per_minute", self.tpm.is_some()),
+            ("policy.concurrent_requests", self.concurrency.is_some()),
             ("policy.max_output_tokens", self.max_output_tokens.is_some()),
             ("policy.expires_at_ms", self.expires.is_some()),
         ];
         let in_the_past = |error: String| Failure::usage(error).hint("to end a key now, use `keyforge key revoke ID`");
         let trimmed = self.models.unwrap_or_default().into_iter().map(|pattern| pattern.trim().to_owned());
+        let (request_limits, spend_limits) = self.periods.into_messages();
         let policy = proto::Policy {
             models: trimmed.filter(|pattern| !pattern.is_empty()).collect(),
-            request_limits: self.requests.into_iter().map(Into::into).collect(),
-            spend_limits: self.spend.into_iter().map(Into::into).collect(),
+            request_limits,
+            spend_limits,
             requests_per_minute: self.rpm,
+            tokens_per_minute: self.tpm,
+            concurrent_requests: self.concurrency,
             max_output_tokens: self.max_output_tokens,
             expires_at_ms: self.expires.map(|expiry| expiry.millis(now).map_err(in_the_past)).transpose()?,
+            time_zone: None,
         };
         Ok((policy, given.into_iter().filter_map(|(path, given)| given.then_some(path)).collect()))
     }
@@ -62,15 +71,17 @@ impl LimitArgs {
 #[command(next_help_heading = "Limits to remove")]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct NoLimitArgs {
-    /// No limit on requests per period
-    #[arg(long, conflicts_with = "requests")]
-    no_requests: bool,
-    /// No limit on spend
-    #[arg(long, conflicts_with = "spend")]
-    no_spend: bool,
+    #[command(flatten)]
+    periods: NoPeriodLimitArgs,
     /// No limit on requests per minute
     #[arg(long, conflicts_with = "rpm")]
     no_rpm: bool,
+    /// No limit on tokens per minute
+    #[arg(long, conflicts_with = "tpm")]
+    no_tpm: bool,
+    /// No limit on requests at the same time
+    #[arg(long, conflicts_with = "concurrency")]
+    no_concurrency: bool,
     /// No limit on output tokens
     #[arg(long, conflicts_with = "max_output_tokens")]
     no_max_output_tokens: bool,
@@ -83,9 +94,11 @@ impl NoLimitArgs {
     /// The paths of an update that takes them away.
     pub(super) fn paths(self) -> impl Iterator<Item = &'static str> {
         let given = [
-            ("policy.request_limits", self.no_requests),
-            ("policy.spend_limits", self.no_spend),
+            ("policy.request_limits", self.periods.no_requests),
+            ("policy.spend_limits", self.periods.no_spend),
             ("policy.requests_per_minute", self.no_rpm),
+            ("policy.tokens_per_minute", self.no_tpm),
+            ("policy.concurrent_requests", self.no_concurrency),
             ("policy.max_output_tokens", self.no_max_output_tokens),
             ("policy.expires_at_ms", self.no_expires),
         ];

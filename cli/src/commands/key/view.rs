@@ -1,10 +1,9 @@
 //! What is shown of a key. The token is in one place only: the answer to making a key.
 
 use keyforge_proto::admin::v1 as proto;
-use keyforge_proto::convert;
-use keyforge_shared::money::NanoUsd;
 use serde::Serialize;
 
+use crate::commands::period_limits::{self, RequestLimitView, SpendLimitView};
 use crate::output::{self, Row, moment, or_dash};
 
 /// A key and what it may do.
@@ -13,6 +12,9 @@ pub(super) struct KeyView {
     id: String,
     name: String,
     status: &'static str,
+    /// The workspace's name.
+    workspace: String,
+    workspace_id: String,
     policy: PolicyView,
     created_at: String,
     revoked_at: Option<String>,
@@ -25,21 +27,12 @@ struct PolicyView {
     request_limits: Vec<RequestLimitView>,
     spend_limits: Vec<SpendLimitView>,
     requests_per_minute: Option<u32>,
+    tokens_per_minute: Option<u64>,
+    concurrent_requests: Option<u32>,
     max_output_tokens: Option<u64>,
     expires_at: Option<String>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct RequestLimitView {
-    requests: u64,
-    window: &'static str,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct SpendLimitView {
-    usd: String,
-    nano_usd: u64,
-    window: &'static str,
+    /// What the key's periods follow; none: UTC.
+    time_zone: Option<String>,
 }
 
 impl KeyView {
@@ -54,6 +47,8 @@ impl KeyView {
             id: key.id,
             name: key.name,
             status,
+            workspace: key.workspace_name,
+            workspace_id: key.workspace_id,
             policy: PolicyView::of(key.policy.unwrap_or_default()),
             created_at: moment(key.created_at_ms),
             revoked_at: key.revoked_at_ms.map(moment),
@@ -64,49 +59,56 @@ impl KeyView {
 
 impl PolicyView {
     fn of(policy: proto::Policy) -> Self {
-        let request =
-            |limit: proto::RequestLimit| RequestLimitView { requests: limit.requests, window: window(limit.window) };
-        let spend = |limit: proto::SpendLimit| SpendLimitView {
-            usd: NanoUsd::new(limit.nano_usd).decimal(),
-            nano_usd: limit.nano_usd,
-            window: window(limit.window),
-        };
         Self {
             models: policy.models,
-            request_limits: policy.request_limits.into_iter().map(request).collect(),
-            spend_limits: policy.spend_limits.into_iter().map(spend).collect(),
+            request_limits: policy.request_limits.into_iter().map(Into::into).collect(),
+            spend_limits: policy.spend_limits.into_iter().map(Into::into).collect(),
             requests_per_minute: policy.requests_per_minute,
+            tokens_per_minute: policy.tokens_per_minute,
+            concurrent_requests: policy.concurrent_requests,
             max_output_tokens: policy.max_output_tokens,
             expires_at: policy.expires_at_ms.map(moment),
+            time_zone: policy.time_zone,
         }
     }
 }
 
-/// The word for a window, as limits are written.
-fn window(number: i32) -> &'static str {
-    convert::window(number, "window").map_or("unknown", |window| window.as_str())
-}
-
 impl Row for KeyView {
-    const COLUMNS: &'static [&'static str] =
-        &["id", "name", "status", "models", "requests", "spend", "rpm", "max output", "expires", "created"];
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "status",
+        "workspace",
+        "models",
+        "requests",
+        "spend",
+        "rpm",
+        "tpm",
+        "concurrent",
+        "max output",
+        "expires",
+        "time zone",
+        "created",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let policy = &self.policy;
-        let join = |texts: Vec<String>| if texts.is_empty() { "-".to_owned() } else { texts.join(", ") };
-        let requests = policy.request_limits.iter().map(|limit| format!("{}/{}", limit.requests, limit.window));
-        let spend = policy.spend_limits.iter().map(|limit| format!("${}/{}", limit.usd, limit.window));
+        let [requests, spend] = period_limits::cells(&policy.request_limits, &policy.spend_limits);
         let models = if policy.models.is_empty() { "all".to_owned() } else { policy.models.join(",") };
         vec![
             self.id.clone(),
             self.name.clone(),
             self.status.to_owned(),
+            self.workspace.clone(),
             models,
-            join(requests.collect()),
-            join(spend.collect()),
+            requests,
+            spend,
             or_dash(policy.requests_per_minute),
+            or_dash(policy.tokens_per_minute),
+            or_dash(policy.concurrent_requests),
             or_dash(policy.max_output_tokens),
             or_dash(policy.expires_at.as_ref()),
+            policy.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
             self.created_at.clone(),
         ]
     }
@@ -145,11 +147,15 @@ mod tests {
             requests_per_minute: Some(60),
             max_output_tokens: None,
             expires_at_ms: Some(1_795_327_200_000),
+            tokens_per_minute: Some(90_000),
+            concurrent_requests: None,
+            time_zone: None,
         };
         let status = proto::KeyStatus::Frozen.into();
         proto::Key {
             id: "vk_0123456789ab".to_owned(),
             name: "ci".to_owned(),
+            workspace_name: "team".to_owned(),
             status,
             policy: Some(policy),
             ..Default::default()
@@ -161,7 +167,8 @@ mod tests {
         let view = KeyView::of(key());
         let cells = view.cells();
         assert_eq!(cells.len(), KeyView::COLUMNS.len());
-        assert_eq!(&cells[2..9], ["frozen", "gpt-5*", "500/day", "$10.50/month", "60", "-", "2026-11-22T06:00:00Z"]);
+        assert_eq!(&cells[2..7], ["frozen", "team", "gpt-5*", "500/day", "$10.50/month"]);
+        assert_eq!(&cells[7..13], ["60", "90000", "-", "-", "2026-11-22T06:00:00Z", "UTC"]);
     }
 
     #[test]

@@ -5,25 +5,52 @@
 use crate::json::{Cursor, JsonError, Kind, Text};
 use crate::openai::request::RequestError;
 use crate::openai::scanner::echo;
+use crate::picture::{self, Size};
+use crate::{sound, tally};
 
 /// Most names of unknown part types that are remembered.
 const MAX_UNKNOWN: usize = 8;
+/// Most pictures of which size and detail are remembered; hosts take at most 500.
+const MAX_PICTURES: usize = 512;
+/// Roles whose content templates show as it is. That of others, such as a tool's result, may be shown as a JSON string.
+const PLAIN_ROLES: [&str; 4] = ["user", "system", "assistant", "developer"];
 
 /// Counts over all messages of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentSummary {
     /// Messages.
     pub messages: usize,
+    /// Parts of contents that are lists.
+    pub parts: usize,
+    /// Bytes of all that a template can show of the messages but media: texts, names of roles, tool calls, unknown members.
+    pub text_bytes: u64,
     /// Parts that are images.
     pub image_parts: usize,
+    /// What is known of the first 512 of them; each part has at most one.
+    pub pictures: Vec<Picture>,
     /// Parts that are sound, and references to an earlier spoken answer.
     pub audio_parts: usize,
+    /// Those of them whose length is known.
+    pub timed_audio_parts: usize,
+    /// How long those are together at most, in milliseconds.
+    pub audio_millis: u64,
     /// Parts that are files.
     pub file_parts: usize,
     /// Whether a part names its content by URL or id, so that the body says nothing of its size.
     pub has_remote: bool,
     /// Types of parts that are none of the above and not text: up to 8 names of up to 40 characters.
     pub unknown_parts: Vec<String>,
+}
+
+/// What is known of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Its size, if the body holds the picture and says it.
+    pub size: Option<Size>,
+    /// Whether low detail was asked for.
+    pub is_low_detail: bool,
+    /// Bytes of its value in the body.
+    pub value_bytes: u64,
 }
 
 impl ContentSummary {
@@ -38,6 +65,27 @@ impl ContentSummary {
         if self.unknown_parts.len() < MAX_UNKNOWN && !self.unknown_parts.contains(&name) {
             self.unknown_parts.push(name);
         }
+    }
+}
+
+/// Bytes of text, as meant and as written.
+#[derive(Clone, Copy, Default)]
+struct Bytes {
+    meant: u64,
+    written: u64,
+}
+
+impl Bytes {
+    fn add(&mut self, text: Text<'_>) {
+        self.meant = self.meant.saturating_add(text.decoded_len() as u64);
+        self.written = self.written.saturating_add(text.raw().len() as u64);
+    }
+
+    /// A value that is not a text: shown as JSON, if at all.
+    fn add_json(&mut self, json: &str) {
+        let bytes = tally::rendered(json);
+        self.meant = self.meant.saturating_add(bytes);
+        self.written = self.written.saturating_add(bytes);
     }
 }
 
@@ -70,76 +118,117 @@ pub(super) fn summarise(cursor: &mut Cursor<'_>) -> Result<Result<ContentSummary
 }
 
 fn message(cursor: &mut Cursor<'_>, summary: &mut ContentSummary) -> Result<(), JsonError> {
+    let (mut bytes, mut shown_plainly) = (Bytes::default(), None);
     let mut members = cursor.enter();
     while let Some(key) = cursor.key(&mut members)? {
+        let kind = cursor.peek()?;
         if key.is("content") {
-            content(cursor, summary)?;
-            continue;
+            content(cursor, summary, &mut bytes)?;
+        } else if key.is("role") && kind == Kind::String {
+            let role = cursor.string()?;
+            let is_plain = PLAIN_ROLES.iter().any(|plain| role.is(plain));
+            shown_plainly = Some(is_plain && shown_plainly != Some(false));
+            bytes.add(role);
+        } else if kind == Kind::Null {
+            cursor.skip()?;
+        } else {
+            // `audio: {"id": …}` puts an earlier spoken answer into the prompt.
+            if key.is("audio") {
+                summary.audio_parts += 1;
+                summary.has_remote = true;
+            }
+            let span = cursor.value()?;
+            bytes.add(key);
+            bytes.add_json(cursor.slice(span));
         }
-        // `audio: {"id": …}` puts an earlier spoken answer into the prompt.
-        if key.is("audio") && cursor.peek()? != Kind::Null {
-            summary.audio_parts += 1;
-            summary.has_remote = true;
-        }
-        cursor.skip()?;
     }
+    let bytes = if shown_plainly == Some(true) { bytes.meant } else { bytes.written };
+    summary.text_bytes = summary.text_bytes.saturating_add(bytes);
     Ok(())
 }
 
-fn content(cursor: &mut Cursor<'_>, summary: &mut ContentSummary) -> Result<(), JsonError> {
+fn content(cursor: &mut Cursor<'_>, summary: &mut ContentSummary, bytes: &mut Bytes) -> Result<(), JsonError> {
     match cursor.peek()? {
-        Kind::String | Kind::Null => return cursor.skip(),
+        Kind::String => {
+            bytes.add(cursor.string()?);
+            return Ok(());
+        }
+        Kind::Null => return cursor.skip(),
         Kind::Array => {}
         Kind::Object | Kind::Number | Kind::Bool(_) => {
             summary.unknown("content that is neither text nor a list");
-            return cursor.skip();
+            let span = cursor.value()?;
+            bytes.add_json(cursor.slice(span));
+            return Ok(());
         }
     }
     let mut parts = cursor.enter();
     while cursor.element(&mut parts)? {
+        summary.parts += 1;
         match cursor.peek()? {
-            Kind::Object => part(cursor, summary)?,
+            Kind::Object => part(cursor, summary, bytes)?,
             // Some hosts take bare strings for text parts.
-            Kind::String => cursor.skip()?,
+            Kind::String => bytes.add(cursor.string()?),
             Kind::Array | Kind::Number | Kind::Bool(_) | Kind::Null => {
                 summary.unknown("a part that is not an object");
-                cursor.skip()?;
+                let span = cursor.value()?;
+                bytes.add_json(cursor.slice(span));
             }
         }
     }
     Ok(())
 }
 
-fn part(cursor: &mut Cursor<'_>, summary: &mut ContentSummary) -> Result<(), JsonError> {
+fn part(cursor: &mut Cursor<'_>, summary: &mut ContentSummary, bytes: &mut Bytes) -> Result<(), JsonError> {
     let mut part = Part::default();
+    let mut media = Media::default();
     let mut members = cursor.enter();
     while let Some(key) = cursor.key(&mut members)? {
-        if key.is("type") && cursor.peek()? == Kind::String {
+        let kind = cursor.peek()?;
+        if key.is("type") && kind == Kind::String {
             part.typed = true;
             part_type(cursor.string()?, &mut part, summary);
-            continue;
-        }
-        let media = [("image_url", &mut part.image), ("input_audio", &mut part.audio), ("file", &mut part.file)];
-        match media.into_iter().find(|(name, _)| key.is(name)) {
-            Some((_, seen)) => {
-                *seen = true;
-                summary.has_remote |= is_remote(cursor)?;
-            }
-            None => cursor.skip()?,
+        } else if kind == Kind::String && (key.is("text") || key.is("refusal")) {
+            bytes.add(cursor.string()?);
+        } else if key.is("image_url") {
+            part.image = true;
+            media.read(cursor)?;
+        } else if key.is("input_audio") {
+            part.audio = true;
+            media.read(cursor)?;
+        } else if key.is("file") {
+            part.file = true;
+            media.read(cursor)?;
+        } else {
+            let span = cursor.value()?;
+            bytes.add_json(cursor.slice(span));
         }
     }
     if !(part.typed || part.image || part.audio || part.file) {
         summary.unknown("a part without a type");
     }
-    summary.image_parts += usize::from(part.image);
-    summary.audio_parts += usize::from(part.audio);
+    summary.has_remote |= media.is_remote;
+    if part.image {
+        summary.image_parts += 1;
+        if summary.pictures.len() < MAX_PICTURES {
+            summary.pictures.push(media.picture());
+        }
+    }
+    if part.audio {
+        summary.audio_parts += 1;
+        if let Some(millis) = media.millis() {
+            summary.timed_audio_parts += 1;
+            summary.audio_millis = summary.audio_millis.saturating_add(millis);
+        }
+    }
     summary.file_parts += usize::from(part.file);
     Ok(())
 }
 
 fn part_type(name: Text<'_>, part: &mut Part, summary: &mut ContentSummary) {
     match name.decode().as_deref() {
-        Some("text" | "refusal") => {}
+        // Reasoning of an earlier answer, as Mistral's models write it, is text.
+        Some("text" | "refusal" | "thinking") => {}
         Some("image_url") => part.image = true,
         Some("input_audio") => part.audio = true,
         Some("file") => part.file = true,
@@ -148,23 +237,78 @@ fn part_type(name: Text<'_>, part: &mut Part, summary: &mut ContentSummary) {
     }
 }
 
-/// Whether a media value, a URL or an object that holds one, points outside the body.
-fn is_remote(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
-    match cursor.peek()? {
-        Kind::String => Ok(!cursor.string()?.raw().starts_with("data:")),
-        Kind::Object => {
-            let mut remote = false;
-            let mut members = cursor.enter();
-            while let Some(key) = cursor.key(&mut members)? {
-                if key.is("url") && cursor.peek()? == Kind::String {
-                    remote |= !cursor.string()?.raw().starts_with("data:");
-                } else {
-                    remote |= key.is("file_id") && cursor.peek()? != Kind::Null;
-                    cursor.skip()?;
-                }
-            }
-            Ok(remote)
+/// The value of a media part: a URL, or an object that holds one or the content itself.
+#[derive(Default)]
+struct Media<'a> {
+    /// The text that holds or names the content. Empty if there is none.
+    content: &'a str,
+    format: &'a str,
+    is_low_detail: bool,
+    is_remote: bool,
+    value_bytes: u64,
+    /// Whether something was given twice, so that it is not known which the host takes.
+    is_ambiguous: bool,
+}
+
+impl<'a> Media<'a> {
+    fn read(&mut self, cursor: &mut Cursor<'a>) -> Result<(), JsonError> {
+        self.is_ambiguous |= self.value_bytes > 0;
+        let kind = cursor.peek()?;
+        let start = cursor.at();
+        match kind {
+            Kind::String => self.url(cursor.string()?),
+            Kind::Object => self.members(cursor)?,
+            Kind::Array | Kind::Number | Kind::Bool(_) | Kind::Null => cursor.skip()?,
         }
-        Kind::Array | Kind::Number | Kind::Bool(_) | Kind::Null => cursor.value().map(|_| false),
+        self.value_bytes = self.value_bytes.saturating_add((cursor.at() - start) as u64);
+        Ok(())
+    }
+
+    fn members(&mut self, cursor: &mut Cursor<'a>) -> Result<(), JsonError> {
+        let mut detail = None;
+        let mut members = cursor.enter();
+        while let Some(key) = cursor.key(&mut members)? {
+            let kind = cursor.peek()?;
+            if key.is("url") && kind == Kind::String {
+                self.url(cursor.string()?);
+            } else if key.is("data") && kind == Kind::String {
+                self.content(cursor.string()?);
+            } else if key.is("format") && kind == Kind::String {
+                self.is_ambiguous |= !self.format.is_empty();
+                self.format = cursor.string()?.raw();
+            } else if key.is("detail") {
+                self.is_ambiguous |= detail.is_some();
+                detail = Some(kind == Kind::String && cursor.clone().string()?.is("low"));
+                cursor.skip()?;
+            } else {
+                self.is_remote |= key.is("file_id") && kind != Kind::Null;
+                cursor.skip()?;
+            }
+        }
+        self.is_low_detail = detail == Some(true);
+        Ok(())
+    }
+
+    fn url(&mut self, url: Text<'a>) {
+        self.is_remote |= !url.raw().starts_with("data:");
+        self.content(url);
+    }
+
+    fn content(&mut self, content: Text<'a>) {
+        self.is_ambiguous |= !self.content.is_empty();
+        self.content = content.raw();
+    }
+
+    fn picture(&self) -> Picture {
+        let is_known = !self.is_ambiguous;
+        Picture {
+            size: if is_known { picture::size_in_data_url(self.content) } else { None },
+            is_low_detail: is_known && self.is_low_detail,
+            value_bytes: self.value_bytes,
+        }
+    }
+
+    fn millis(&self) -> Option<u64> {
+        if self.is_ambiguous { None } else { sound::most_millis(self.format, self.content) }
     }
 }

@@ -5,6 +5,8 @@
 
 pub mod content;
 pub mod fault;
+mod fields;
+mod produced;
 mod reading;
 pub mod request;
 pub mod response;

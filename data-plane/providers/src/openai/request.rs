@@ -35,13 +35,22 @@ pub struct ChatRequest {
     pub service_tier: Option<RequestedTier>,
     /// What the messages hold.
     pub content: ContentSummary,
-    /// Names of fields in use whose price the token counts do not bound: searches and plugins are charged per use and feed
-    /// the model text that the body does not hold; `audio` and `modalities` bring output at other prices; rejected tokens of a
-    /// `prediction` are charged beyond the output limit; `models` lets the host answer with another model; `tools` stands
-    /// for tools that the host runs itself.
+    /// Names of fields in use whose price no count of tokens bounds: searches and plugins are charged per use and feed the model
+    /// text that the body does not hold; `models` lets the host answer with another model; `modalities` other than text and
+    /// sound have other prices; `tools` stands for tools that the host runs itself.
     pub billed_extras: Vec<&'static str>,
+    /// The field, `audio` or `modalities`, that asks for a spoken answer, which has a price of its own.
+    pub spoken: Option<&'static str>,
     /// Whether the model is offered tools.
     pub tools: bool,
+    /// How many tools.
+    pub tool_count: usize,
+    /// Whether the answer is to fit a schema, which the model is shown.
+    pub schema: bool,
+    /// Bytes of a `prediction`: tokens of it that the answer does not use are billed as output.
+    pub prediction_bytes: u64,
+    /// Bytes that a template can show of everything but the messages: tools, schemas, and fields that are not known.
+    pub other_bytes: u64,
     /// Length of the body in bytes.
     pub body_len: usize,
     /// Just after the opening brace, where new members can be inserted, each followed by a comma: the object is never empty.

@@ -217,14 +217,56 @@ fn unknown_part_types_are_remembered_only_so_far() {
 fn fields_that_cost_more_than_tokens_are_named() {
     for (members, extras) in [
         (r#""web_search_options":{}"#, vec!["web_search_options"]),
-        (r#""audio":{"voice":"x"},"modalities":["text","audio"]"#, vec!["audio", "modalities"]),
+        (r#""audio":{"voice":"x"},"modalities":["text","audio"]"#, vec![]),
         (r#""modalities":["text"]"#, vec![]),
-        (r#""prediction":{},"models":["x"],"plugins":[]"#, vec!["prediction", "models", "plugins"]),
+        (r#""modalities":["text","image"]"#, vec!["modalities"]),
+        (r#""modalities":"audio""#, vec!["modalities"]),
+        (r#""prediction":{},"models":["x"],"plugins":[]"#, vec!["models", "plugins"]),
+        (r#""enable_search":false,"web_search":null"#, vec![]),
+        (r#""enable_search":true"#, vec!["enable_search"]),
+        (r#""extra_body":{"google":{"thinking_config":{"thinking_budget":1}}}"#, vec![]),
+        (r#""extra_body":{"google":{"google":{}}}"#, vec!["google"]),
+        (r#""google":{"thinking_config":{},"cached_content":"x"}"#, vec!["google"]),
+        (r#""extra_body":{"tools":[]}"#, vec!["extra_body"]),
         (r#""tools":[{"type":"function"},{"type":"custom"}]"#, vec![]),
         (r#""tools":[{"type":"function"},{"type":"browser_search"},{"type":"x"}]"#, vec!["tools"]),
         (r#""functions":[{"name":"f","type":"x"}]"#, vec![]),
     ] {
         assert_eq!(found(members).billed_extras, extras, "{members}");
+    }
+}
+
+#[test]
+fn a_spoken_answer_is_asked_for_by_either_field() {
+    assert_eq!(found(r#""audio":{"voice":"x"}"#).spoken, Some("audio"));
+    assert_eq!(found(r#""modalities":["text","audio"]"#).spoken, Some("modalities"));
+    assert_eq!(found(r#""modalities":["text"],"audio":null"#).spoken, None);
+}
+
+#[test]
+fn a_prediction_counts_with_its_bytes() {
+    let prediction = r#"{"type":"content","content":"abc"}"#;
+    assert_eq!(found(&format!("\"prediction\":{prediction}")).prediction_bytes, prediction.len() as u64);
+    assert_eq!(found(r#""prediction":null"#).prediction_bytes, 0);
+}
+
+#[test]
+fn pictures_are_known_only_if_there_is_no_doubt() {
+    let picture = |value: &str| {
+        let body = format!(r#"{{"model":"m","messages":[{{"content":[{{"image_url":{value}}}]}}]}}"#);
+        scan(body.as_bytes()).unwrap().content.pictures[0]
+    };
+    let (small, large) = (crate::picture::tests::png_url(10, 20), crate::picture::tests::png_url(1000, 2000));
+    let known = picture(&format!(r#"{{"detail":"low","url":"{small}"}}"#));
+    assert_eq!((known.size.map(|size| (size.width, size.height)), known.is_low_detail), (Some((10, 20)), true));
+    assert!(picture(&format!("\"{small}\"")).size.is_some());
+    for doubtful in [
+        format!(r#"{{"detail":"low","url":"{small}","url":"{large}"}}"#),
+        format!(r#"{{"detail":"low","detail":"high","url":"{small}"}}"#),
+        format!(r#"{{"url":"{small}"}},"image_url":{{"url":"{large}","detail":"low"}}"#),
+    ] {
+        let picture = picture(&doubtful);
+        assert!(!picture.is_low_detail && (picture.size.is_none() || !doubtful.contains(&large)), "{doubtful}");
     }
 }
 

@@ -3,6 +3,7 @@
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::fault;
+use super::produced::Produced;
 use super::reading::Reading;
 use crate::fault::Fault;
 use crate::json::{Cursor, JsonError, Kind};
@@ -10,7 +11,7 @@ use crate::json::{Cursor, JsonError, Kind};
 /// What an answer says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What it took; `None` if it does not say, or not in a way that can be trusted.
+    /// What it took; `None` if it does not say, or not in a way that can be trusted: no answer that holds something took no output.
     pub usage: Option<Usage>,
     /// The model that answered, by its dated name.
     pub model: Option<String>,
@@ -42,9 +43,10 @@ pub fn read(body: &[u8]) -> Result<Answer, NotAnAnswer> {
     let text = std::str::from_utf8(body).map_err(|_| NotAnAnswer::Malformed)?;
     let mut cursor = Cursor::new(text);
     let walked = walk(&mut cursor).map_err(|_| NotAnAnswer::Malformed)?.ok_or(NotAnAnswer::Malformed)?;
-    match walked.finished {
-        Some(finished) => {
+    match walked.choices {
+        Some(Choices { finished, produced }) => {
             let Reading { usage, model, tier } = walked.reading;
+            let usage = usage.filter(|usage| usage.output_total() > 0 || !produced.any);
             Ok(Answer { usage, model, tier, finished })
         }
         None if walked.error => Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text)))),
@@ -55,9 +57,16 @@ pub fn read(body: &[u8]) -> Result<Answer, NotAnAnswer> {
 #[derive(Default)]
 struct Walked {
     reading: Reading,
-    /// Whether a choice has a finish reason; `None` if there are no choices.
-    finished: Option<bool>,
+    /// `None` if there is no list of choices.
+    choices: Option<Choices>,
     error: bool,
+}
+
+#[derive(Default)]
+struct Choices {
+    /// Whether any has a finish reason.
+    finished: bool,
+    produced: Produced,
 }
 
 /// `None`: not an object.
@@ -73,7 +82,7 @@ fn walk(cursor: &mut Cursor<'_>) -> Result<Option<Walked>, JsonError> {
         }
         let kind = cursor.peek()?;
         if key.is("choices") && kind == Kind::Array {
-            walked.finished = Some(choices(cursor)?);
+            walked.choices = Some(choices(cursor)?);
             continue;
         }
         walked.error |= key.is("error") && kind != Kind::Null;
@@ -87,9 +96,8 @@ fn walk(cursor: &mut Cursor<'_>) -> Result<Option<Walked>, JsonError> {
     Ok(Some(walked))
 }
 
-/// Whether any choice has a finish reason.
-fn choices(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
-    let mut finished = false;
+fn choices(cursor: &mut Cursor<'_>) -> Result<Choices, JsonError> {
+    let mut choices = Choices::default();
     let mut elements = cursor.enter();
     while cursor.element(&mut elements)? {
         if cursor.peek()? != Kind::Object {
@@ -98,11 +106,18 @@ fn choices(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
         }
         let mut members = cursor.enter();
         while let Some(key) = cursor.key(&mut members)? {
-            finished |= key.is("finish_reason") && cursor.peek()? != Kind::Null;
-            cursor.skip()?;
+            let kind = cursor.peek()?;
+            if key.is("message") && kind == Kind::Object {
+                choices.produced.message(cursor)?;
+            } else if key.is("text") {
+                choices.produced.output(cursor)?;
+            } else {
+                choices.finished |= key.is("finish_reason") && kind != Kind::Null;
+                cursor.skip()?;
+            }
         }
     }
-    Ok(finished)
+    Ok(choices)
 }
 
 #[cfg(test)]
@@ -124,6 +139,28 @@ mod tests {
     fn an_answer_without_usage_or_end_says_so() {
         let answer = read(br#"{"choices":[{"finish_reason":null}],"service_tier":"new"}"#).unwrap();
         assert_eq!(answer, Answer { usage: None, model: None, tier: None, finished: false });
+    }
+
+    #[test]
+    fn an_answer_that_holds_something_and_counts_no_output_does_not_count() {
+        let answer = |message: &str, output: u64| {
+            let usage = format!(r#"{{"prompt_tokens":9,"completion_tokens":{output}}}"#);
+            let body = format!(r#"{{"choices":[{{"message":{message},"finish_reason":"stop"}}],"usage":{usage}}}"#);
+            read(body.as_bytes()).unwrap().usage.map(|usage| usage.output_total())
+        };
+        for something in [
+            r#"{"content":"hi"}"#,
+            r#"{"content":[{"type":"text","text":"hi"}]}"#,
+            r#"{"content":"","reasoning":"hm"}"#,
+            r#"{"content":null,"refusal":"no"}"#,
+            r#"{"content":null,"tool_calls":[{"function":{"name":"f","arguments":""}}]}"#,
+            r#"{"content":null,"audio":{"id":"a"}}"#,
+        ] {
+            assert_eq!((answer(something, 0), answer(something, 3)), (None, Some(3)), "{something}");
+        }
+        for nothing in [r#"{"role":"assistant","content":""}"#, r#"{"content":null,"tool_calls":[]}"#, "null"] {
+            assert_eq!(answer(nothing, 0), Some(0), "{nothing}");
+        }
     }
 
     #[test]

@@ -1,19 +1,17 @@
 //! What goes upstream: the client's body with the model, the output limit and the wish for usage set, and no other byte changed.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 
 use super::request::ChatRequest;
 use crate::patch::{Patch, Pieces};
 
-/// Which field limits the output when the client gave neither.
+/// Which field a host is known to obey as the limit of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MaxTokensField {
-    /// `max_completion_tokens`: counts reasoning, too. OpenAI requires it for its reasoning models.
+    /// `max_completion_tokens`, and `max_tokens` as well: counts reasoning, too. OpenAI requires it for its reasoning models.
     #[default]
     Current,
-    /// `max_tokens`: the name that other hosts know.
+    /// `max_tokens` alone: a host that does not know the other name would pass over it, and there would be no limit.
     Legacy,
 }
 
@@ -33,7 +31,7 @@ pub struct Rewrite<'a> {
     pub upstream_model: &'a str,
     /// The most output tokens per choice; `None` leaves what the client wrote.
     pub max_output_tokens: Option<u64>,
-    /// The field for the limit if the client gave none.
+    /// The field that the host obeys.
     pub max_tokens_field: MaxTokensField,
 }
 
@@ -55,22 +53,21 @@ pub fn rewrite(request: &ChatRequest, body: Bytes, rewrite: Rewrite<'_>) -> Piec
     patch.apply(body)
 }
 
-/// Sets every limit that the client gave; else makes its null a number; else adds the field. Never adds a key that exists.
+/// Sets every limit that the client gave. If none of those is one that the host obeys, makes the null of that field a number,
+/// or adds the field. Never adds a key that exists.
 fn limit_output(patch: &mut Patch, request: &ChatRequest, limit: u64, field: MaxTokensField) {
-    let given = [&request.max_tokens, &request.max_completion_tokens];
-    let spans: Vec<Range<usize>> = given.into_iter().flatten().map(|field| field.span.clone()).collect();
-    let null = match field {
-        MaxTokensField::Current => &request.null_max_completion_tokens,
-        MaxTokensField::Legacy => &request.null_max_tokens,
+    let (current, legacy) = (&request.max_completion_tokens, &request.max_tokens);
+    for given in [current, legacy].into_iter().flatten() {
+        patch.replace(given.span.clone(), limit.to_string());
+    }
+    let (is_obeyed, null) = match field {
+        MaxTokensField::Current => (current.is_some() || legacy.is_some(), &request.null_max_completion_tokens),
+        MaxTokensField::Legacy => (legacy.is_some(), &request.null_max_tokens),
     };
-    if !spans.is_empty() {
-        for span in spans {
-            patch.replace(span, limit.to_string());
-        }
-    } else if let Some(span) = null {
-        patch.replace(span.clone(), limit.to_string());
-    } else {
-        patch.insert(request.insert_at, format!("\"{}\":{limit},", field.name()));
+    match null {
+        _ if is_obeyed => {}
+        Some(span) => patch.replace(span.clone(), limit.to_string()),
+        None => patch.insert(request.insert_at, format!("\"{}\":{limit},", field.name())),
     }
 }
 

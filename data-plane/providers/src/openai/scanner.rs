@@ -5,8 +5,10 @@
 use std::ops::Range;
 
 use super::content::{self, ContentSummary};
+use super::fields::{FIELDS, UNSHOWN};
 use super::request::{ChatRequest, IntField, RequestError, RequestedTier, StreamOptions};
 use crate::json::{Cursor, JsonError, Kind, Text};
+use crate::tally;
 
 /// Longest model name accepted, in bytes.
 const MAX_MODEL_BYTES: usize = 256;
@@ -14,29 +16,6 @@ const MAX_MODEL_BYTES: usize = 256;
 const MAX_CHOICES: u64 = 128;
 /// Most characters of the body that an error repeats.
 const MAX_ECHO_CHARS: usize = 40;
-
-/// Fields that must be given at most once and under exactly these names. From `FIRST_BILLED` on: see
-/// [`ChatRequest::billed_extras`].
-const FIELDS: [&str; 18] = [
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "n",
-    "service_tier",
-    "tools",
-    "functions",
-    "modalities",
-    "audio",
-    "prediction",
-    "web_search_options",
-    "search_parameters",
-    "plugins",
-    "compound_custom",
-    "models",
-];
 
 pub(super) struct Scanner<'a> {
     cursor: Cursor<'a>,
@@ -63,7 +42,12 @@ impl<'a> Scanner<'a> {
             service_tier: None,
             content: ContentSummary::default(),
             billed_extras: Vec::new(),
+            spoken: None,
             tools: false,
+            tool_count: 0,
+            schema: false,
+            prediction_bytes: 0,
+            other_bytes: 0,
             body_len: text.len(),
             insert_at: 0,
         };
@@ -80,12 +64,23 @@ impl<'a> Scanner<'a> {
         let mut members = self.cursor.enter();
         self.found.insert_at = self.cursor.at();
         while let Some(key) = self.cursor.key(&mut members)? {
+            let start = self.cursor.at();
             match self.known(key, &FIELDS) {
                 Some(index) => self.field(index)?,
                 None => self.cursor.skip()?,
             }
+            self.count_shown(key, start..self.cursor.at());
         }
         self.cursor.end()
+    }
+
+    /// Counts a field that a template may show. The messages count themselves.
+    fn count_shown(&mut self, key: Text<'_>, value: Range<usize>) {
+        if key.is("messages") || UNSHOWN.iter().any(|name| key.is(name)) {
+            return;
+        }
+        let shown = tally::rendered(self.cursor.slice(value)).saturating_add(key.raw().len() as u64);
+        self.found.other_bytes = self.found.other_bytes.saturating_add(shown);
     }
 
     /// What has been found, or the first thing wrong with it.
@@ -127,6 +122,22 @@ impl<'a> Scanner<'a> {
             }
             "service_tier" => self.service_tier(),
             "tools" | "functions" => self.offered_tools(name),
+            "response_format" => {
+                self.found.schema = self.cursor.peek()? == Kind::Object;
+                self.cursor.skip()
+            }
+            "prediction" => {
+                let given = self.cursor.peek()? != Kind::Null;
+                let span = self.cursor.value()?;
+                self.found.prediction_bytes = if given { span.len() as u64 } else { 0 };
+                Ok(())
+            }
+            "audio" => {
+                let given = self.cursor.peek()? != Kind::Null;
+                self.found.spoken = if given { Some(name) } else { self.found.spoken };
+                self.cursor.skip()
+            }
+            "google" | "extra_body" => self.extension(name),
             "modalities" => self.modalities(),
             billed => self.billed(billed),
         }
@@ -225,6 +236,7 @@ impl<'a> Scanner<'a> {
         let mut elements = self.cursor.enter();
         while self.cursor.element(&mut elements)? {
             self.found.tools = true;
+            self.found.tool_count += 1;
             if self.cursor.peek()? != Kind::Object {
                 self.cursor.skip()?;
                 continue;
@@ -245,27 +257,45 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Anything but text among the modalities is billed at other prices.
+    /// Sound among the modalities has a price of its own; anything but text and sound has none.
     fn modalities(&mut self) -> Result<(), JsonError> {
         if self.cursor.peek()? != Kind::Array {
             return self.billed("modalities");
         }
         let mut elements = self.cursor.enter();
         while self.cursor.element(&mut elements)? {
-            let is_text = self.cursor.peek()? == Kind::String && {
-                let modality = self.cursor.clone().string()?;
-                modality.is("text")
-            };
+            let is_string = self.cursor.peek()? == Kind::String;
+            let modality = if is_string { Some(self.cursor.clone().string()?) } else { None };
             self.cursor.skip()?;
-            if !is_text {
-                self.extra("modalities");
+            match modality {
+                Some(modality) if modality.is("text") => {}
+                Some(modality) if modality.is("audio") => self.found.spoken = Some("modalities"),
+                Some(_) | None => self.extra("modalities"),
             }
         }
         Ok(())
     }
 
+    /// Google's extensions, bare or in an `extra_body`: how much to think costs nothing of its own, whatever else there is may.
+    fn extension(&mut self, name: &'static str) -> Result<(), JsonError> {
+        let harmless = if name == "google" { "thinking_config" } else { "google" };
+        if self.cursor.peek()? != Kind::Object {
+            return self.billed(name);
+        }
+        let mut members = self.cursor.enter();
+        while let Some(key) = self.cursor.key(&mut members)? {
+            match harmless {
+                "google" if key.is("google") => self.extension("google")?,
+                harmless if key.is(harmless) => self.cursor.skip()?,
+                _ => self.billed(name)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A field that costs unless it is null or false.
     fn billed(&mut self, name: &'static str) -> Result<(), JsonError> {
-        if self.cursor.peek()? != Kind::Null {
+        if !matches!(self.cursor.peek()?, Kind::Null | Kind::Bool(false)) {
             self.extra(name);
         }
         self.cursor.skip()

@@ -9,6 +9,7 @@ use std::ops::Range;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::fault;
+use super::produced::Produced;
 use super::reading::Reading;
 use crate::fault::Fault;
 use crate::json::{Cursor, JsonError, Kind, Text};
@@ -36,10 +37,19 @@ pub enum Verdict {
 pub struct StreamMeter {
     client_asked_for_usage: bool,
     reading: Reading,
-    output_seen_bytes: u64,
-    has_content: bool,
+    produced: Produced,
+    input: InputSeen,
     finished: bool,
     done: bool,
+}
+
+/// What a stream has said of its input so far.
+#[derive(Clone, Copy, Debug)]
+enum InputSeen {
+    Nothing,
+    Same(Usage),
+    /// Two counts that differ: none of them is to be relied on before the end.
+    Contradictory,
 }
 
 impl StreamMeter {
@@ -49,8 +59,8 @@ impl StreamMeter {
         Self {
             client_asked_for_usage,
             reading: Reading::default(),
-            output_seen_bytes: 0,
-            has_content: false,
+            produced: Produced::default(),
+            input: InputSeen::Nothing,
             finished: false,
             done: false,
         }
@@ -93,6 +103,16 @@ impl StreamMeter {
         self.reading.usage
     }
 
+    /// The input that the stream says it took, before it is at its end: the same in every chunk that said so, with no output counted.
+    /// Some hosts' first counts are not their last: see [`crate::metering::Metering::reports_input_early`].
+    #[must_use]
+    pub fn input_seen(&self) -> Option<Usage> {
+        match self.input {
+            InputSeen::Same(usage) => Some(usage),
+            InputSeen::Nothing | InputSeen::Contradictory => None,
+        }
+    }
+
     /// The class of service that is billed, if the stream says so.
     #[must_use]
     pub fn tier(&self) -> Option<ServiceTier> {
@@ -108,13 +128,13 @@ impl StreamMeter {
     /// Bytes of text, reasoning and tool calls seen so far in all choices. No output token is shorter than one byte.
     #[must_use]
     pub fn output_seen_bytes(&self) -> u64 {
-        self.output_seen_bytes
+        self.produced.bytes
     }
 
     /// Whether anything has come that a client would show or act on; a role alone is nothing.
     #[must_use]
     pub fn has_content(&self) -> bool {
-        self.has_content
+        self.produced.any
     }
 
     /// Whether a choice has said why it ended.
@@ -150,7 +170,19 @@ impl StreamMeter {
         }
         cutter.end(&mut chunk.cuts);
         cursor.end()?;
+        if chunk.usage {
+            self.note_input();
+        }
         Ok(Some(chunk))
+    }
+
+    fn note_input(&mut self) {
+        let said = self.reading.usage.map(|usage| Usage { output: 0, output_audio: 0, reasoning: 0, ..usage });
+        self.input = match (self.input, said) {
+            (InputSeen::Nothing, Some(usage)) => InputSeen::Same(usage),
+            (InputSeen::Same(before), Some(usage)) if before == usage => InputSeen::Same(usage),
+            (InputSeen::Nothing | InputSeen::Same(_) | InputSeen::Contradictory, _) => InputSeen::Contradictory,
+        };
     }
 
     fn member(
@@ -184,9 +216,9 @@ impl StreamMeter {
             while let Some(key) = cursor.key(&mut members)? {
                 let kind = cursor.peek()?;
                 if key.is("delta") && kind == Kind::Object {
-                    self.delta(cursor)?;
+                    self.produced.message(cursor)?;
                 } else if key.is("text") {
-                    self.output(cursor)?;
+                    self.produced.output(cursor)?;
                 } else {
                     self.finished |= key.is("finish_reason") && kind != Kind::Null;
                     cursor.skip()?;
@@ -194,75 +226,6 @@ impl StreamMeter {
             }
         }
         Ok(count)
-    }
-
-    fn delta(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
-        const TEXTS: [&str; 4] = ["content", "reasoning_content", "reasoning", "refusal"];
-        let mut members = cursor.enter();
-        while let Some(key) = cursor.key(&mut members)? {
-            let kind = cursor.peek()?;
-            if TEXTS.iter().any(|name| key.is(name)) {
-                self.output(cursor)?;
-            } else if key.is("tool_calls") && kind == Kind::Array {
-                let mut calls = cursor.enter();
-                while cursor.element(&mut calls)? {
-                    self.has_content = true;
-                    self.call(cursor)?;
-                }
-            } else if key.is("function_call") || key.is("audio") {
-                self.has_content |= kind != Kind::Null;
-                self.strings(cursor)?;
-            } else {
-                cursor.skip()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A piece of a tool call: its name and arguments are output, its id and type are not.
-    fn call(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
-        if cursor.peek()? != Kind::Object {
-            return cursor.skip();
-        }
-        let mut members = cursor.enter();
-        while let Some(key) = cursor.key(&mut members)? {
-            if key.is("function") || key.is("custom") {
-                self.strings(cursor)?;
-            } else {
-                cursor.skip()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Every string that is directly in an object counts as output.
-    fn strings(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
-        if cursor.peek()? != Kind::Object {
-            return cursor.skip();
-        }
-        let mut members = cursor.enter();
-        while cursor.key(&mut members)?.is_some() {
-            self.output(cursor)?;
-        }
-        Ok(())
-    }
-
-    /// Output: a string by the length of what it means; a list of parts, as some hosts send, by the length of its JSON.
-    fn output(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
-        let length = match cursor.peek()? {
-            Kind::String => cursor.string()?.decoded_len(),
-            Kind::Array | Kind::Object => {
-                let span = cursor.value()?;
-                if span.len() > "[]".len() { span.len() } else { 0 }
-            }
-            Kind::Number | Kind::Bool(_) | Kind::Null => {
-                cursor.skip()?;
-                0
-            }
-        };
-        self.has_content |= length > 0;
-        self.output_seen_bytes = self.output_seen_bytes.saturating_add(length as u64);
-        Ok(())
     }
 }
 

@@ -88,6 +88,23 @@ fn the_last_usage_that_is_not_null_counts() {
 }
 
 #[test]
+fn input_is_seen_before_the_end_if_every_chunk_says_the_same() {
+    let mut meter = StreamMeter::new(true);
+    let chunk = |prompt: u64, completion: u64| {
+        format!(r#"{{"choices":[{{}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{completion}}}}}"#)
+    };
+    passed(&mut meter, r#"{"choices":[{}],"usage":null}"#);
+    assert_eq!(meter.input_seen(), None);
+    passed(&mut meter, &chunk(12, 0));
+    passed(&mut meter, &chunk(12, 5));
+    assert_eq!(meter.input_seen(), Some(Usage { input: 12, ..Usage::default() }));
+    passed(&mut meter, &chunk(257, 6));
+    assert_eq!((meter.input_seen(), meter.usage()), (None, usage(257, 6)));
+    passed(&mut meter, &chunk(257, 7));
+    assert_eq!(meter.input_seen(), None, "what has changed once may change again");
+}
+
+#[test]
 fn only_what_a_client_would_show_is_content() {
     let mut meter = StreamMeter::new(true);
     for nothing in [

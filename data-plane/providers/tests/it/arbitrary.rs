@@ -5,6 +5,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use http::HeaderMap;
 use keyforge_providers::bound::input_bound;
+use keyforge_providers::metering;
 use keyforge_providers::openai::request::scan;
 use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
 use keyforge_providers::openai::stream::{StreamMeter, Verdict};
@@ -21,12 +22,36 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<i32>().prop_map(|quarters| Value::from(f64::from(quarters) / 4.0)),
         "\\PC{0,12}".prop_map(Value::from),
-        prop::sample::select(vec!["text", "image_url", "data:x", "usage", "flex", "function"]).prop_map(Value::from),
+        prop::sample::select(vec![
+            "text",
+            "image_url",
+            "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA",
+            "usage",
+            "flex",
+            "function",
+            "input_audio",
+            "mp3"
+        ])
+        .prop_map(Value::from),
     ];
     let key = prop_oneof![
         "\\PC{0,6}",
-        prop::sample::select(vec!["type", "content", "url", "usage", "error", "choices", "delta", "role"])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "type",
+            "content",
+            "url",
+            "usage",
+            "error",
+            "choices",
+            "delta",
+            "role",
+            "image_url",
+            "input_audio",
+            "data",
+            "detail",
+            "message"
+        ])
+        .prop_map(str::to_owned),
     ];
     leaf.prop_recursive(5, 40, 6, move |inner| {
         prop_oneof![
@@ -76,12 +101,13 @@ fn expected(mut body: Value, edit: Rewrite<'_>) -> Value {
     body["model"] = edit.upstream_model.into();
     if let Some(limit) = edit.max_output_tokens {
         let names = ["max_tokens", "max_completion_tokens"];
-        let given: Vec<&str> = names.into_iter().filter(|name| body[*name].is_u64()).collect();
-        let added = match edit.max_tokens_field {
-            MaxTokensField::Current => "max_completion_tokens",
-            MaxTokensField::Legacy => "max_tokens",
-        };
-        for name in if given.is_empty() { vec![added] } else { given } {
+        let mut set: Vec<&str> = names.into_iter().filter(|name| body[*name].is_u64()).collect();
+        match edit.max_tokens_field {
+            MaxTokensField::Current if set.is_empty() => set.push("max_completion_tokens"),
+            MaxTokensField::Current => {}
+            MaxTokensField::Legacy => set.push("max_tokens"),
+        }
+        for name in set {
             body[name] = limit.into();
         }
     }
@@ -103,7 +129,12 @@ fn strip_absent(mut body: Value) -> Value {
 /// Every entry point that takes bytes.
 fn read_everything(bytes: &[u8]) {
     if let Ok(request) = scan(bytes) {
-        black_box(input_bound(&request, Some(1000)));
+        for (provider, model) in
+            [("openai", "gpt-4o"), ("openai", "gpt-4o-audio-preview"), ("openai", "gpt-5-mini"), ("x", "y")]
+        {
+            black_box(input_bound(&request, &metering::of(provider, model), Some(1000)));
+            black_box(input_bound(&request, &metering::of(provider, model), None));
+        }
         let edit =
             Rewrite { upstream_model: "m", max_output_tokens: Some(1), max_tokens_field: MaxTokensField::Legacy };
         // Not the body that was scanned: the result is of no use, but comes.

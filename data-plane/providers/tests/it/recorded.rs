@@ -7,6 +7,8 @@ use serde_json::Value;
 /// One recorded request and response.
 pub struct Exchange {
     pub name: String,
+    /// Who was asked.
+    pub provider: String,
     /// The request's body, parsed.
     pub request: Value,
     pub status: u16,
@@ -21,6 +23,7 @@ impl Exchange {
         let headers = response["headers"].as_object().unwrap().iter();
         Self {
             name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            provider: recorded["provider"].as_str().unwrap().to_owned(),
             request: recorded["request"]["body"].clone(),
             status: response["status"].as_u64().unwrap().try_into().unwrap(),
             headers: headers

@@ -1,8 +1,11 @@
 //! Recorded traffic must be read as what it is.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use keyforge_providers::bound::{InputBound, input_bound};
 use keyforge_providers::fault::FaultKind;
+use keyforge_providers::metering;
 use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
 use keyforge_providers::openai::stream::{StreamMeter, Verdict};
 use keyforge_providers::openai::{fault, request, response};
@@ -178,14 +181,18 @@ fn recorded_requests_are_scanned_and_rewritten() {
     }
 }
 
+/// The context windows of the models in the recordings whose media have no formula.
+fn window(exchange: &Exchange) -> u64 {
+    match exchange.request["model"].as_str() {
+        Some(name) if name.contains("llama") || name.contains("gpt-4-vision") => 128_000,
+        _ => 131_072,
+    }
+}
+
 #[test]
 fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
-    let (mut bounded, mut largest_share) = (0, 0.0_f64);
+    let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for exchange in chat_exchanges(None).into_iter().filter(Exchange::is_success) {
-        // This model searches of its own accord; see the head of `bound`.
-        if exchange.request["model"] == "compound-beta" {
-            continue;
-        }
         let answers = match serde_json::from_str(&exchange.response) {
             Ok(answer) => vec![answer],
             Err(_) => chunks(&exchange.response),
@@ -195,22 +202,33 @@ fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
             assert!(exchange.request.is_null(), "{}", exchange.name);
             continue;
         };
-        // Without media and extras no window is needed; with them the window of the models recorded is the bound.
-        match input_bound(&request, None) {
+        let host = metering::of(&exchange.provider, &request.model);
+        let bound = input_bound(&request, &host, None);
+        let what = match (request.content.is_text(), exchange.provider.as_str()) {
+            (true, "openai") => "text at OpenAI",
+            (true, _) => "text elsewhere",
+            (false, _) => "media by formula",
+        };
+        match bound {
             InputBound::Tokens(bound) => {
-                assert!(prompt <= bound, "{}: {prompt} > {bound}", exchange.name);
-                largest_share = largest_share.max(prompt as f64 / bound as f64);
-                bounded += 1;
+                assert!(prompt <= bound.total(), "{}: {prompt} > {}", exchange.name, bound.total());
+                ratios.entry(what).or_default().push(bound.total() as f64 / prompt as f64);
             }
             InputBound::Unboundable("messages") => {
-                let InputBound::Tokens(most) = input_bound(&request, Some(128_000)) else { panic!("a bound") };
-                assert!(most >= 128_000);
-                assert!(prompt <= 128_000, "{}", exchange.name);
+                let InputBound::Tokens(most) = input_bound(&request, &host, Some(window(&exchange))) else {
+                    panic!("{}: no bound by the window", exchange.name)
+                };
+                assert!(prompt <= most.total(), "{}", exchange.name);
             }
+            InputBound::Unboundable("model") => assert!(host.searches, "{}", exchange.name),
             InputBound::Unboundable(field) => assert!(!exchange.request[field].is_null(), "{}", exchange.name),
         }
     }
-    println!("{bounded} prompts within their bound; the largest took {:.0} % of it", largest_share * 100.0);
+    for (what, mut ratios) in ratios {
+        ratios.sort_by(f64::total_cmp);
+        let at = |share: f64| ratios.get((ratios.len() as f64 * share) as usize).copied().unwrap_or_default();
+        println!("{what}: {} prompts; bound by prompt: median {:.1}, 90 % {:.1}", ratios.len(), at(0.5), at(0.9));
+    }
 }
 
 #[test]

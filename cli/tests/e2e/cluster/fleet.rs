@@ -1,0 +1,307 @@
+//! A cluster under test: `keyforge local-cluster` as its users start it, in front of a scripted provider in this process.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::TokioExecutor;
+use keyforge_loadtest::provider::{Script, ScriptedProvider};
+use keyforge_proto::admin::v1 as admin;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command as AsyncCommand};
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Endpoint;
+
+use crate::harness::{AdminChannel, Interceptor, PROVIDER_KEY, Reply, provider, read};
+
+/// How long a whole cluster may take to start, or a fault to be over.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A running cluster.
+pub struct Cluster {
+    supervisor: Child,
+    directory: tempfile::TempDir,
+    pub data: PathBuf,
+    pub provider: ScriptedProvider,
+    /// What it printed when it was ready.
+    pub banner: Value,
+    /// `http://127.0.0.1:PORT` of each node.
+    pub nodes: Vec<String>,
+    client: Client<HttpConnector, Full<Bytes>>,
+    /// Heavy tests take turns on a small machine.
+    _turn: Option<File>,
+}
+
+/// What to start.
+pub struct Plan<'a> {
+    pub nodes: usize,
+    pub redis: usize,
+    /// Tables added to every node's configuration.
+    pub tuning: &'a str,
+    /// Whether no other heavy test may run meanwhile.
+    pub alone: bool,
+}
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Self { nodes: 3, redis: 1, tuning: "", alone: true }
+    }
+}
+
+fn turn() -> File {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cluster-tests.lock");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = File::create(path).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+impl Cluster {
+    pub async fn start(script: Script, plan: Plan<'_>) -> Self {
+        let turn = plan.alone.then(turn);
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("cluster");
+        let provider = provider(script);
+        let (supervisor, banner) = launch(&data, &provider, &plan).await;
+        let mut cluster = Self {
+            supervisor,
+            directory,
+            data,
+            provider,
+            banner: Value::Null,
+            nodes: Vec::new(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            _turn: turn,
+        };
+        cluster.introduce(banner);
+        cluster
+    }
+
+    /// Starts it again on the same data.
+    pub async fn launch(&mut self, plan: &Plan<'_>) {
+        let (supervisor, banner) = launch(&self.data, &self.provider, plan).await;
+        self.supervisor = supervisor;
+        self.introduce(banner);
+    }
+
+    fn introduce(&mut self, banner: Value) {
+        let nodes = banner["nodes"].as_array().unwrap().iter();
+        self.nodes = nodes.map(|node| node["url"].as_str().unwrap().to_owned()).collect();
+        self.banner = banner;
+    }
+
+    /// The token of the first key.
+    pub fn key(&self) -> String {
+        self.banner["key"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// The status file; nothing while the cluster is not ready.
+    fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(self.data.join("cluster.json")).ok()?).ok()
+    }
+
+    /// What the status file or the banner says about one process.
+    fn process(status: &Value, name: &str) -> Value {
+        let lists = ["nodes", "redis"].iter().flat_map(|list| status[list].as_array().unwrap());
+        let mut all = lists.chain([&status["control_plane"]]);
+        all.find(|process| process["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}")).clone()
+    }
+
+    /// The process id of `node-1`, `redis`, `control-plane`; nothing while it is down.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        let pid = Self::process(&self.status()?, name)["pid"].as_u64()?;
+        u32::try_from(pid).ok()
+    }
+
+    /// All process ids, with that of the supervisor.
+    pub fn pids(&self) -> Vec<u32> {
+        let names =
+            ["control-plane".to_owned()].into_iter().chain((1..=self.nodes.len()).map(|node| format!("node-{node}")));
+        let redis =
+            self.banner["redis"].as_array().unwrap().iter().map(|redis| redis["name"].as_str().unwrap().to_owned());
+        let mut pids: Vec<u32> = names.chain(redis).filter_map(|name| self.pid(&name)).collect();
+        pids.extend(self.supervisor.id());
+        pids
+    }
+
+    /// Sends a signal to a process; one that is down at the moment gets none.
+    pub fn signal(&self, name: &str, signal: &str) {
+        if let Some(pid) = self.pid(name) {
+            Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&self, name: &str) {
+        self.signal(name, "-KILL");
+    }
+
+    /// `kill -9`, and it stays down.
+    pub async fn hold_down(&self, name: &str) {
+        std::fs::write(self.data.join(format!("{name}.down")), "").unwrap();
+        self.kill(name);
+        self.eventually(&format!("{name} is down"), async || self.pid(name).is_none()).await;
+    }
+
+    /// It may come back.
+    pub fn release(&self, name: &str) {
+        drop(std::fs::remove_file(self.data.join(format!("{name}.down"))));
+    }
+
+    /// Sends a command to a Redis server; nothing comes back from one that does not answer.
+    pub fn redis(&self, name: &str, words: &[&str]) -> String {
+        let url = Self::process(&self.banner, name)["url"].as_str().unwrap().to_owned();
+        let output = Command::new("timeout").args(["2", "redis-cli", "-u", &url]).args(words).output();
+        String::from_utf8_lossy(&output.unwrap().stdout).trim().to_owned()
+    }
+
+    /// Everything that a process logged so far.
+    pub fn log(&self, name: &str) -> String {
+        let path = Self::process(&self.banner, name)["log"].as_str().unwrap().to_owned();
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Waits until every process is up and every node says that it is ready.
+    pub async fn all_ready(&self) {
+        self.eventually("the control plane is up", async || self.pid("control-plane").is_some()).await;
+        for index in 0..self.nodes.len() {
+            self.eventually(&format!("node {} is ready", index + 1), async || self.is_ready(index).await).await;
+        }
+    }
+
+    /// Whether a node says that it is ready.
+    pub async fn is_ready(&self, node: usize) -> bool {
+        let ops = self.banner["nodes"][node]["ops_url"].as_str().unwrap();
+        let request = Request::get(format!("{ops}/readyz")).body(Full::default()).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(2), self.client.request(request)).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status() == 200))
+    }
+
+    /// Sends a chat completion to a node. The connection may break.
+    pub async fn open(&self, node: usize, token: &str, body: &Value) -> Result<Response<Incoming>, Error> {
+        let request = Request::post(format!("{}/v1/chat/completions", self.nodes[node]))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))
+            .unwrap();
+        tokio::time::timeout(PATIENCE, self.client.request(request)).await.expect("an answer in time")
+    }
+
+    /// Sends a chat completion to a node that is up, and reads the whole answer.
+    pub async fn chat(&self, node: usize, token: &str, body: &Value) -> Reply {
+        read(self.open(node, token, body).await.unwrap()).await
+    }
+
+    /// Runs the command line, expects success, and reads its JSON.
+    pub fn cli_json(&self, arguments: &[&str]) -> Value {
+        let output = self.cli(&[arguments, &["--output", "json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs the command line against the cluster.
+    pub fn cli(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyforge"));
+        command.args(arguments).env_clear().env("KEYFORGE_DATA", &self.data).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Channels of the admin API with the owner's token.
+    pub async fn admin(&self) -> AdminChannel {
+        let token = std::fs::read_to_string(self.banner["admin_token_file"].as_str().unwrap()).unwrap();
+        let url = self.banner["control_plane"]["url"].as_str().unwrap().to_owned();
+        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+        let bearer: MetadataValue<_> = format!("Bearer {}", token.trim()).parse().unwrap();
+        let authorize = move |mut request: tonic::Request<()>| {
+            request.metadata_mut().insert("authorization", bearer.clone());
+            Ok(request)
+        };
+        InterceptedService::new(channel, Box::new(authorize) as Interceptor)
+    }
+
+    /// Makes a key with this policy and waits until every node knows it. Returns token and id.
+    pub async fn create_key(&self, name: &str, policy: admin::Policy) -> (String, String) {
+        let mut keys = admin::key_service_client::KeyServiceClient::new(self.admin().await);
+        let request = admin::CreateKeyRequest {
+            name: name.to_owned(),
+            policy: Some(policy),
+            ..admin::CreateKeyRequest::default()
+        };
+        let answer = keys.create_key(request).await.unwrap().into_inner();
+        for node in 0..self.nodes.len() {
+            self.eventually("the node knows the new key", async || self.lists_models(node, &answer.token).await).await;
+        }
+        (answer.token, answer.key.unwrap().id)
+    }
+
+    async fn lists_models(&self, node: usize, token: &str) -> bool {
+        let request = Request::get(format!("{}/v1/models", self.nodes[node]));
+        let request = request.header("authorization", format!("Bearer {token}")).body(Full::default()).unwrap();
+        self.client.request(request).await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Waits until `condition` holds.
+    pub async fn eventually(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let all = async {
+            while !condition().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, all).await.is_ok(), "not in time: {what}");
+    }
+
+    /// SIGTERM to the supervisor, and waits for the graceful end of everything.
+    pub async fn stop(&mut self) -> std::process::ExitStatus {
+        crate::harness::signal(self.supervisor.id().unwrap(), "-TERM");
+        tokio::time::timeout(PATIENCE, self.supervisor.wait()).await.expect("it ends in time").unwrap()
+    }
+
+    /// `kill -9` to the supervisor.
+    pub async fn kill_supervisor(&mut self) {
+        self.supervisor.kill().await.unwrap();
+    }
+}
+
+/// The files of a test stay for whoever looks into them, with `KEYFORGE_KEEP_FILES`.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::env::var_os("KEYFORGE_KEEP_FILES").is_some() {
+            eprintln!("logs and data stay in {}", self.data.display());
+            self.directory.disable_cleanup(true);
+        }
+    }
+}
+
+async fn launch(data: &std::path::Path, provider: &ScriptedProvider, plan: &Plan<'_>) -> (Child, Value) {
+    let tuning = data.with_extension("toml");
+    std::fs::write(&tuning, plan.tuning).unwrap();
+    let log = data.with_extension("log");
+    let stderr = File::options().create(true).append(true).open(&log).unwrap();
+    let mut child = AsyncCommand::new(env!("CARGO_BIN_EXE_keyforge"))
+        .args(["local-cluster", "--output", "json", "--log-format", "json"])
+        .args(["--nodes", &plan.nodes.to_string(), "--redis-nodes", &plan.redis.to_string()])
+        .args(["--data".as_ref(), data.as_os_str(), "--node-config".as_ref(), tuning.as_os_str()])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("OPENAI_API_KEY", PROVIDER_KEY)
+        .env("OPENAI_BASE_URL", provider.base_url())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the cluster is ready in time").unwrap();
+    let line =
+        line.unwrap_or_else(|| panic!("it ended before it was ready:\n{}", std::fs::read_to_string(&log).unwrap()));
+    (child, serde_json::from_str(&line).unwrap())
+}

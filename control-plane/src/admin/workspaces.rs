@@ -1,0 +1,237 @@
+//! Workspaces: keys that share limits. They are made, read and given other limits; a name is for ever, and no workspace is deleted.
+//!
+//! A caller names one by its id or by its name. No name looks like an id, so that this is never ambiguous.
+
+use std::sync::Arc;
+
+use keyforge_shared::id::WorkspaceId;
+use keyforge_shared::policy::{RequestLimit, SpendLimit, limit_problems};
+use keyforge_shared::state::{Change, Resource, WorkspaceRecord};
+use serde_json::{Value, json};
+
+use super::keys::name_problem;
+use super::page::{Page, PageRequest};
+use super::{Admin, AdminError, Call, Caller, Edit};
+use crate::audit::completeness::NOTHING_CHANGED;
+use crate::store::StoreError;
+use crate::store::workspaces::{self, StoredWorkspace};
+
+/// Name of the workspace that is made with a deployment, and that keys belong to when none is named.
+pub const DEFAULT_WORKSPACE: &str = "default";
+/// What ids begin with and names do not.
+const ID_PREFIX: &str = "ws_";
+
+/// A workspace to be made.
+#[derive(Clone, Debug)]
+pub struct NewWorkspace {
+    /// 1 to 100 printable characters that do not begin with `ws_`; no other workspace has this name.
+    pub name: String,
+    /// Request quotas of all its keys together, at most one per window.
+    pub request_limits: Vec<RequestLimit>,
+    /// Spend caps of all its keys together, at most one per window.
+    pub spend_limits: Vec<SpendLimit>,
+}
+
+/// A change of a workspace; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkspaceUpdate {
+    /// Request quotas, which replace all that there are.
+    pub request_limits: Option<Vec<RequestLimit>>,
+    /// Spend caps, which replace all that there are.
+    pub spend_limits: Option<Vec<SpendLimit>>,
+}
+
+impl WorkspaceUpdate {
+    /// Takes from `values`, which must have every field, those that a mask names.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] naming the paths that cannot be changed, or when there is none.
+    pub fn masked<'a>(values: Self, paths: impl IntoIterator<Item = &'a str>) -> Result<Self, AdminError> {
+        let (mut update, mut problems) = (Self::default(), Vec::new());
+        for path in paths {
+            match path {
+                "request_limits" => update.request_limits.clone_from(&values.request_limits),
+                "spend_limits" => update.spend_limits.clone_from(&values.spend_limits),
+                "name" => problems.push("update_mask: a workspace keeps its name for ever".to_owned()),
+                _ => problems.push(
+                    "update_mask: a workspace has no such field that could be changed; use request_limits, spend_limits".to_owned(),
+                ),
+            }
+        }
+        if update == Self::default() && problems.is_empty() {
+            problems.push("update_mask: empty; name what is to change, such as spend_limits".to_owned());
+        }
+        AdminError::unless_valid(&problems)?;
+        Ok(update)
+    }
+}
+
+impl Admin {
+    /// Makes a workspace.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] with every problem of name and limits, [`AdminError::Exists`] when the name is taken.
+    pub async fn create_workspace(&self, caller: &Caller, new: NewWorkspace) -> Result<StoredWorkspace, AdminError> {
+        let id = WorkspaceId::generate().map_err(|_| AdminError::Random)?;
+        let call = Call::new(caller, "workspaces/Create", id);
+        self.attempt(&call, async {
+            let NewWorkspace { name, request_limits, spend_limits } = new;
+            let mut problems: Vec<String> = name_problem(&name).into_iter().collect();
+            if name.starts_with(ID_PREFIX) {
+                problems.push(format!("name: must not begin with {ID_PREFIX}, which ids do"));
+            }
+            problems.extend(limit_problems(&request_limits, &spend_limits));
+            AdminError::unless_valid(&problems)?;
+            let mut edit = self.edit().await?;
+            // The turn that the edit holds keeps others from taking the name meanwhile.
+            if self.published_workspace(&name).is_some() {
+                return Err(AdminError::Exists("name: there is a workspace of this name already".to_owned()));
+            }
+            let record = WorkspaceRecord { id, name, request_limits, spend_limits };
+            let workspace = StoredWorkspace { record, created_at: edit.now, revision: edit.revision() };
+            workspaces::insert(edit.connection(), &workspace).await?;
+            let detail = json!({ "after": shown(&workspace) }).to_string();
+            self.commit(edit, &call, detail, publish(&workspace)).await?;
+            Ok(workspace)
+        })
+        .await
+    }
+
+    /// The workspace of this id or name.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`].
+    pub async fn get_workspace(&self, caller: &Caller, workspace: &str) -> Result<StoredWorkspace, AdminError> {
+        let found = self.workspace_named(workspace);
+        let call = Call::new(caller, "workspaces/Get", target(&found));
+        self.look(&call, async {
+            let stored = workspaces::get(&mut *self.inner.store.read().await?, found?.id).await?;
+            stored.ok_or_else(|| StoreError::Corrupt("workspaces").into())
+        })
+        .await
+    }
+
+    /// A page of all workspaces, by name.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a page that cannot be.
+    pub async fn list_workspaces(
+        &self,
+        caller: &Caller,
+        request: &PageRequest,
+    ) -> Result<Page<StoredWorkspace>, AdminError> {
+        let call = Call::new(caller, "workspaces/List", "");
+        self.look(&call, async {
+            let size = request.size()?;
+            let after = request.after(|bytes| String::from_utf8(bytes.to_vec()).ok())?.unwrap_or_default();
+            let found = workspaces::list(&mut *self.inner.store.read().await?, &after, size + 1).await?;
+            Ok(Page::cut(found, size, |last| last.record.name.as_bytes().to_vec()))
+        })
+        .await
+    }
+
+    /// Changes the limits of the workspace of this id or name.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] with every problem, [`AdminError::NotFound`].
+    pub async fn update_workspace(
+        &self,
+        caller: &Caller,
+        workspace: &str,
+        update: WorkspaceUpdate,
+    ) -> Result<StoredWorkspace, AdminError> {
+        let found = self.workspace_named(workspace);
+        let call = Call::new(caller, "workspaces/Update", target(&found));
+        self.attempt(&call, async {
+            let (mut edit, before) = self.edit_workspace(found?.id).await?;
+            let mut after = before.clone();
+            after.record.request_limits = update.request_limits.unwrap_or(after.record.request_limits);
+            after.record.spend_limits = update.spend_limits.unwrap_or(after.record.spend_limits);
+            AdminError::unless_valid(&limit_problems(&after.record.request_limits, &after.record.spend_limits))?;
+            if after == before {
+                self.commit(edit, &call, NOTHING_CHANGED.to_owned(), Vec::new()).await?;
+                return Ok(before);
+            }
+            after.revision = edit.revision();
+            workspaces::update(edit.connection(), &after).await?;
+            let detail = json!({ "before": shown(&before), "after": shown(&after) }).to_string();
+            self.commit(edit, &call, detail, publish(&after)).await?;
+            Ok(after)
+        })
+        .await
+    }
+
+    /// The name of a workspace that is published; empty for one that is not.
+    #[must_use]
+    pub fn workspace_name(&self, id: WorkspaceId) -> String {
+        let name = |workspace: &Arc<WorkspaceRecord>| workspace.name.clone();
+        self.inner.hub.with_state(|state| state.workspace(id).map(name)).unwrap_or_default()
+    }
+
+    /// The workspace that a key's request means: by id, by name, or the default one by an empty text.
+    pub(super) fn workspace_or_default(&self, text: &str) -> Option<Arc<WorkspaceRecord>> {
+        self.published_workspace(if text.is_empty() { DEFAULT_WORKSPACE } else { text })
+    }
+
+    fn workspace_named(&self, text: &str) -> Result<Arc<WorkspaceRecord>, AdminError> {
+        // What was given is not repeated: it may be a secret in the wrong place, and errors are recorded.
+        self.published_workspace(text).ok_or_else(|| AdminError::not_found("workspace", "of this id or name"))
+    }
+
+    fn published_workspace(&self, text: &str) -> Option<Arc<WorkspaceRecord>> {
+        self.inner.hub.with_state(|state| match text.parse::<WorkspaceId>() {
+            Ok(id) => state.workspace(id).cloned(),
+            Err(_) => state.workspaces().find(|workspace| workspace.name == text).cloned(),
+        })
+    }
+
+    async fn edit_workspace(&self, id: WorkspaceId) -> Result<(Edit, StoredWorkspace), AdminError> {
+        let mut edit = self.edit().await?;
+        let found = workspaces::get(edit.connection(), id).await?.ok_or(StoreError::Corrupt("workspaces"))?;
+        self.unless_published(&found.record, |state| state.workspace(id).cloned(), "workspaces")?;
+        Ok((edit, found))
+    }
+}
+
+/// What an entry names a call's workspace by: its id, or nothing when there is none.
+fn target(found: &Result<Arc<WorkspaceRecord>, AdminError>) -> String {
+    found.as_ref().map(|workspace| workspace.id.to_string()).unwrap_or_default()
+}
+
+fn publish(workspace: &StoredWorkspace) -> Vec<Change> {
+    vec![Change::Upsert(Resource::Workspace(Arc::new(workspace.record.clone())))]
+}
+
+fn shown(workspace: &StoredWorkspace) -> Value {
+    let WorkspaceRecord { name, request_limits, spend_limits, .. } = &workspace.record;
+    json!({ "name": name, "request_limits": request_limits, "spend_limits": spend_limits })
+}
+
+#[cfg(test)]
+mod tests {
+    use keyforge_shared::period::Window;
+
+    use super::*;
+
+    fn all() -> WorkspaceUpdate {
+        let request_limits = Some(vec![RequestLimit { requests: 5, window: Window::Day }]);
+        WorkspaceUpdate { request_limits, spend_limits: Some(Vec::new()) }
+    }
+
+    #[test]
+    fn mask_takes_what_it_names_and_nothing_else() {
+        let update = WorkspaceUpdate::masked(all(), ["request_limits"]).unwrap();
+        assert_eq!(update, WorkspaceUpdate { spend_limits: None, ..all() });
+        assert_eq!(WorkspaceUpdate::masked(all(), ["spend_limits", "request_limits"]).unwrap(), all());
+    }
+
+    #[test]
+    fn mask_without_a_path_with_the_name_or_with_a_secret_is_refused_and_repeats_nothing() {
+        for (paths, expected) in
+            [(&[][..], "update_mask: empty"), (&["name"], "keeps its name"), (&["sk-topsecret"], "no such field")]
+        {
+            let error = WorkspaceUpdate::masked(all(), paths.iter().copied()).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("topsecret"), "{error}");
+        }
+    }
+}

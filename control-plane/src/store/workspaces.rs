@@ -1,0 +1,112 @@
+//! Workspaces: keys that share limits, which are stored as JSON.
+
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::WorkspaceId;
+use keyforge_shared::state::WorkspaceRecord;
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{StoreError, column};
+
+/// A workspace with its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredWorkspace {
+    /// What nodes know.
+    pub record: WorkspaceRecord,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// State revision of its last change.
+    pub revision: u64,
+}
+
+/// Adds a workspace.
+///
+/// # Errors
+/// [`StoreError`]; also when there is one of this name.
+pub async fn insert(connection: &mut SqliteConnection, workspace: &StoredWorkspace) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO workspaces (request_limits, spend_limits, revision, workspace_id, name, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(limits_text(&workspace.record.request_limits)?)
+    .bind(limits_text(&workspace.record.spend_limits)?)
+    .bind(column::signed(workspace.revision, "the revision")?)
+    .bind(workspace.record.id.as_bytes().as_slice())
+    .bind(workspace.record.name.as_str())
+    .bind(workspace.created_at.nanos())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes everything of a workspace that can change.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn update(connection: &mut SqliteConnection, workspace: &StoredWorkspace) -> Result<(), StoreError> {
+    sqlx::query("UPDATE workspaces SET request_limits = ?, spend_limits = ?, revision = ? WHERE workspace_id = ?")
+        .bind(limits_text(&workspace.record.request_limits)?)
+        .bind(limits_text(&workspace.record.spend_limits)?)
+        .bind(column::signed(workspace.revision, "the revision")?)
+        .bind(workspace.record.id.as_bytes().as_slice())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The workspace with this id.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn get(connection: &mut SqliteConnection, id: WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+    let row = sqlx::query("SELECT * FROM workspaces WHERE workspace_id = ?")
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Up to `count` workspaces by name, after the one named `after`; an empty name is before all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(
+    connection: &mut SqliteConnection,
+    after: &str,
+    count: u32,
+) -> Result<Vec<StoredWorkspace>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM workspaces WHERE name > ? ORDER BY name LIMIT ?")
+        .bind(after)
+        .bind(i64::from(count))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Every workspace, as nodes know them.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<WorkspaceRecord>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM workspaces").fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(read(row)?.record)).collect()
+}
+
+fn read(row: &SqliteRow) -> Result<StoredWorkspace, StoreError> {
+    let record = WorkspaceRecord {
+        id: column::bytes(row, "workspace_id", WorkspaceId::from_slice)?,
+        name: row.try_get("name")?,
+        request_limits: column::word(row, "request_limits", |text| serde_json::from_str(text).ok())?,
+        spend_limits: column::word(row, "spend_limits", |text| serde_json::from_str(text).ok())?,
+    };
+    Ok(StoredWorkspace {
+        record,
+        created_at: column::time(row, "created_at")?,
+        revision: column::unsigned(row, "revision")?,
+    })
+}
+
+fn limits_text(limits: &[impl Serialize]) -> Result<String, StoreError> {
+    serde_json::to_string(limits).map_err(|_| StoreError::Range("the limits of a workspace"))
+}

@@ -1,0 +1,119 @@
+//! One question to the server that has the key, asked until it is answered or the time is up.
+//!
+//! A question is only asked again when the server said that it did not do it: it does not know the script, or it no longer has the slot. An answer
+//! that does not come leaves the link in doubt, and the question unanswered.
+
+use std::sync::Arc;
+
+use keyforge_shared::id::KeyId;
+use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+use tokio::time::Instant;
+
+use super::RedisCounters;
+use super::key_names::{put_keys, slot};
+use super::link::{Link, NoAnswer, is_broken};
+use super::node::Node;
+use super::reply::Reply;
+use super::scripts::Script;
+use crate::reserve::ReservationId;
+use crate::store::CounterError;
+
+/// A question is asked at most so often: once, after its script was loaded, and after its slot was found elsewhere twice.
+const ATTEMPTS: usize = 4;
+
+/// What one call of a script is about.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) script: &'a Script,
+    pub(super) key: KeyId,
+    pub(super) id: Option<ReservationId>,
+}
+
+impl RedisCounters {
+    /// When a question that is asked now is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.shards.timeout()
+    }
+
+    /// Calls a script with the run that it may believe, and what `arguments` adds for the link that is used.
+    pub(super) async fn call(
+        &self,
+        about: About<'_>,
+        deadline: Instant,
+        arguments: impl Fn(&mut Cmd, &Link),
+    ) -> Result<(Reply, Arc<Link>), CounterError> {
+        let About { script, key, id } = about;
+        let build = |link: &Link| {
+            let mut command = script.call();
+            put_keys(&mut command, key, id);
+            command.arg(link.run_id());
+            arguments(&mut command, link);
+            self.time.put(&mut command);
+            command
+        };
+        let (answer, link) = self.ask(key, Some(script), deadline, build).await?;
+        Ok((Reply::new(answer)?, link))
+    }
+
+    /// Asks the server that has the key.
+    pub(super) async fn ask(
+        &self,
+        key: KeyId,
+        script: Option<&Script>,
+        deadline: Instant,
+        build: impl Fn(&Link) -> Cmd,
+    ) -> Result<(Value, Arc<Link>), CounterError> {
+        let mut refused = String::new();
+        for _ in 0..ATTEMPTS {
+            let (node, link) = self.shards.link(slot(key)).map_err(CounterError::Unavailable)?;
+            let error = match link.ask(&build(&link), deadline).await {
+                Ok(answer) => return Ok((answer, link)),
+                Err(error) => error,
+            };
+            refused = match self.mend(&node, &link, script, error, deadline).await {
+                Ok(why) => why,
+                Err(why) => return Err(unavailable(&node, &why)),
+            };
+        }
+        Err(CounterError::Unavailable(refused))
+    }
+
+    /// Does what makes another attempt useful; an error when there is nothing.
+    async fn mend(
+        &self,
+        node: &Node,
+        link: &Arc<Link>,
+        script: Option<&Script>,
+        error: NoAnswer,
+        deadline: Instant,
+    ) -> Result<String, String> {
+        let error = match error {
+            NoAnswer::Said(error) => error,
+            NoAnswer::Late => {
+                let why = format!("no answer within {:?}", self.shards.timeout());
+                node.doubt(link, &why);
+                return Err(why);
+            }
+        };
+        let why = error.to_string();
+        match (error.kind(), script) {
+            (ErrorKind::Server(ServerErrorKind::NoScript), Some(script)) => {
+                return link.ask(&script.load(), deadline).await.map(|_| why).map_err(|_| "it does not take a script".to_owned());
+            }
+            (ErrorKind::Server(ServerErrorKind::Moved), _) => {
+                return if self.shards.refreshed(deadline).await { Ok(why) } else { Err(why) };
+            }
+            // While a slot is on its way, its keys are on two servers and no script can see them all.
+            (ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown), _) => {
+                self.shards.is_wrong();
+            }
+            _ if is_broken(&error) => node.doubt(link, &why),
+            _ => {}
+        }
+        Err(why)
+    }
+}
+
+fn unavailable(node: &Node, why: &str) -> CounterError {
+    CounterError::Unavailable(format!("redis at {}: {why}", node.name()))
+}

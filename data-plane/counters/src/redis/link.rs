@@ -1,0 +1,214 @@
+//! One connection to one server, and what was found out about that server before it was used.
+//!
+//! A server is known by its run id, which is new each time it starts: books that another run left behind are a past life. A server that forgets
+//! keys, or follows another, is not used at all.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use keyforge_shared::clock::Timestamp;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, RedisError, Value};
+use tokio::time::{Instant, timeout_at};
+
+use super::scripts::Scripts;
+use super::settings::{CONNECT_WITHIN, RedisStartError};
+
+/// The oldest major version whose scripts behave as ours need.
+const OLDEST_VERSION: u32 = 7;
+
+/// Why a server cannot be used now.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Somebody has to change something.
+    Lasting(RedisStartError),
+    /// It may pass by itself.
+    Passing(String),
+}
+
+impl Fault {
+    pub(super) fn of(address: &str, error: &RedisError) -> Self {
+        let refused = matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"));
+        if refused || error.kind() == ErrorKind::AuthenticationFailed {
+            let (address, cause) = (address.to_owned(), error.to_string());
+            return Self::Lasting(RedisStartError::Credentials { address, cause });
+        }
+        Self::Passing(error.to_string())
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lasting(error) => error.fmt(f),
+            Self::Passing(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Why a call has no answer.
+pub(super) enum NoAnswer {
+    /// It did not come in time; the call may have been done.
+    Late,
+    /// The server, or the connection, said why.
+    Said(RedisError),
+}
+
+/// A connection that requests share, each with one round trip.
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    run_id: String,
+    /// Set once an answer did not come or the connection failed: until it was looked at, nobody waits for it.
+    doubted: AtomicBool,
+    made: Instant,
+    /// The server's clock when the link was made, in milliseconds, as far as its answers tell.
+    clock_at_start: AtomicI64,
+}
+
+impl Link {
+    /// Looks at the server behind a new connection. It is not used for anything else before.
+    pub(super) async fn inspect(
+        mut connection: MultiplexedConnection,
+        address: &str,
+        cluster: bool,
+        scripts: &Scripts,
+    ) -> Result<Self, Fault> {
+        let mut questions = redis::pipe();
+        questions.cmd("INFO").cmd("TIME");
+        for script in scripts.all() {
+            questions.add_command(script.load()).ignore();
+        }
+        let asking = questions.query_async::<(String, (i64, i64))>(&mut connection);
+        let answer = timeout_at(Instant::now() + CONNECT_WITHIN, asking).await;
+        let (info, (seconds, micros)) = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(Fault::of(address, &error)),
+            Err(_elapsed) => return Err(Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}"))),
+        };
+        let run_id = check(&info, address, cluster)?;
+        let clock = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
+        Ok(Self {
+            connection,
+            run_id,
+            doubted: AtomicBool::new(false),
+            made: Instant::now(),
+            clock_at_start: AtomicI64::new(clock),
+        })
+    }
+
+    /// Which run of the server this is a connection to.
+    pub(super) fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
+    /// Answers whether nobody doubted it before.
+    pub(super) fn doubt(&self) -> bool {
+        !self.doubted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Sends a command and waits for its answer, at most until `deadline`.
+    pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Result<Value, NoAnswer> {
+        let mut connection = self.connection.clone();
+        match timeout_at(deadline, command.query_async(&mut connection)).await {
+            Ok(answer) => answer.map_err(NoAnswer::Said),
+            Err(_elapsed) => Err(NoAnswer::Late),
+        }
+    }
+
+    /// Learns what the server's clock showed when it gave an answer that has just arrived. Taking it for the present makes it seem earlier than it
+    /// is, by no more than an answer may take.
+    pub(super) fn learn_clock(&self, shown: Timestamp) {
+        let elapsed = i64::try_from(self.made.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.clock_at_start.store(shown.millis().saturating_sub(elapsed), Ordering::Relaxed);
+    }
+
+    /// What the server's clock shows now, as far as its last answer tells.
+    pub(super) fn clock(&self) -> Timestamp {
+        let elapsed: Duration = self.made.elapsed();
+        Timestamp::from_millis(self.clock_at_start.load(Ordering::Relaxed)).saturating_add(elapsed)
+    }
+}
+
+/// Whether a connection that failed in this way is to be looked at.
+pub(super) fn is_broken(error: &RedisError) -> bool {
+    use redis::ServerErrorKind::{BusyLoading, MasterDown, NoPerm, ReadOnly};
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || matches!(error.kind(), ErrorKind::Server(BusyLoading | MasterDown | NoPerm | ReadOnly))
+}
+
+/// What `INFO` has to say before a server is used; gives its run id.
+fn check(info: &str, address: &str, cluster: bool) -> Result<String, Fault> {
+    let facts: HashMap<_, _> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+    let fact = |name| facts.get(name).copied().unwrap_or_default();
+    let address = || address.to_owned();
+    let unsupported = |cause: String| Fault::Lasting(RedisStartError::Unsupported { address: address(), cause });
+
+    let version = fact("redis_version");
+    if version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_none_or(|major| major < OLDEST_VERSION) {
+        return Err(unsupported(format!("its version is {version:?}, and {OLDEST_VERSION}.0 is the oldest that can be used")));
+    }
+    if fact("run_id").is_empty() {
+        return Err(unsupported("it does not tell its run id, so a loss of its data would not be noticed".to_owned()));
+    }
+    let is_cluster = fact("cluster_enabled") == "1";
+    if is_cluster != cluster {
+        return Err(Fault::Lasting(RedisStartError::Cluster { address: address(), is_cluster }));
+    }
+    if fact("role") != "master" {
+        return Err(Fault::Lasting(RedisStartError::Replica { address: address() }));
+    }
+    let policy = fact("maxmemory_policy");
+    if policy != "noeviction" {
+        return Err(Fault::Lasting(RedisStartError::Eviction { address: address(), policy: policy.to_owned() }));
+    }
+    if fact("loading") == "1" {
+        return Err(Fault::Passing("it is loading its data".to_owned()));
+    }
+    Ok(fact("run_id").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(changes: &[(&str, &str)]) -> String {
+        let facts = [
+            ("redis_version", "7.0.15"),
+            ("run_id", "0123456789abcdef"),
+            ("role", "master"),
+            ("maxmemory_policy", "noeviction"),
+            ("cluster_enabled", "0"),
+            ("loading", "0"),
+        ];
+        let changed = |name| changes.iter().find(|(changed, _)| *changed == name).map(|(_, value)| *value);
+        facts.map(|(name, value)| format!("{name}:{}\r\n", changed(name).unwrap_or(value))).concat()
+    }
+
+    #[test]
+    fn a_server_that_can_be_used_is_known_by_its_run_id() {
+        assert_eq!(check(&info(&[]), "a:1", false).unwrap(), "0123456789abcdef");
+        assert!(check(&info(&[("cluster_enabled", "1")]), "a:1", true).is_ok());
+    }
+
+    #[test]
+    fn a_server_that_could_forget_is_refused_by_name() {
+        for (fact, value, words) in [
+            ("maxmemory_policy", "allkeys-lru", "a:1 has maxmemory-policy allkeys-lru: set it to noeviction"),
+            ("role", "slave", "a:1 is a replica"),
+            ("redis_version", "6.2.1", "7.0 is the oldest"),
+            ("redis_version", "", "7.0 is the oldest"),
+            ("run_id", "", "run id"),
+            ("cluster_enabled", "1", "is a node of a cluster: set cluster to true"),
+        ] {
+            let fault = check(&info(&[(fact, value)]), "a:1", false).unwrap_err();
+            assert!(matches!(fault, Fault::Lasting(_)) && fault.to_string().contains(words), "{fault}");
+        }
+        assert!(matches!(check(&info(&[("loading", "1")]), "a:1", false), Err(Fault::Passing(_))));
+    }
+}

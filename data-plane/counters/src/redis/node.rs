@@ -1,0 +1,168 @@
+//! One server: the link that requests share, and the keeper that looks after it.
+//!
+//! The keeper holds one connection of the server's pool and shares clones of it. Giving it back and asking for one again makes the pool ping it, and
+//! make a new one if it does not answer: that is how a link is looked at, when it was doubted and every few seconds. While a link is doubted or
+//! there is none, questions are refused at once.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_redis::{Connection, Pool, PoolError};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ConnectionInfo, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use super::link::{Fault, Link, NoAnswer};
+use super::scripts::Scripts;
+use super::settings::{CONNECT_WITHIN, Connector, RedisStartError, shown};
+
+/// How often a server is looked for after the first time it was not found; then twice as long each time, up to [`SLOWEST_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const SLOWEST_LOOK: Duration = Duration::from_secs(1);
+/// How often a link that works is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// One server.
+pub(super) struct Node {
+    address: ConnectionInfo,
+    name: String,
+    cluster: bool,
+    pool: Pool,
+    scripts: Arc<Scripts>,
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// What the log says of it: that it works until something else was said.
+    up: AtomicBool,
+    /// Wakes the keeper.
+    look: Arc<Notify>,
+    /// Told when the link comes or goes.
+    changed: Arc<Notify>,
+}
+
+impl Node {
+    pub(super) fn new(
+        connector: &Connector,
+        address: ConnectionInfo,
+        cluster: bool,
+        scripts: &Arc<Scripts>,
+        changed: &Arc<Notify>,
+    ) -> Result<Arc<Self>, RedisStartError> {
+        let look = Arc::new(Notify::new());
+        let pool = connector.pool(&address, Arc::clone(&look))?;
+        Ok(Arc::new(Self {
+            name: shown(&address),
+            address,
+            cluster,
+            pool,
+            scripts: Arc::clone(scripts),
+            link: watch::Sender::new(None),
+            up: AtomicBool::new(true),
+            look,
+            changed: Arc::clone(changed),
+        }))
+    }
+
+    pub(super) fn address(&self) -> &ConnectionInfo {
+        &self.address
+    }
+
+    /// Host and port, for logs.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The link, if there is one that nobody doubts.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.borrow().as_ref().filter(|link| !link.is_doubted()).map(Arc::clone)
+    }
+
+    /// Nobody uses this link until the keeper has looked at it.
+    pub(super) fn doubt(&self, link: &Arc<Link>, reason: &dyn Display) {
+        let is_current = self.link.borrow().as_ref().is_some_and(|current| Arc::ptr_eq(current, link));
+        if link.doubt() && is_current {
+            self.goes_down(reason);
+            self.changed.notify_one();
+            self.look.notify_one();
+        }
+    }
+
+    /// Asks this server something that no request waits for.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {
+        let deadline = Instant::now() + CONNECT_WITHIN;
+        let answer = match self.link() {
+            Some(link) => link.ask(command, deadline).await,
+            None => {
+                let mut connection = self.connection().await?;
+                command.query_async(&mut *connection).await.map_err(NoAnswer::Said)
+            }
+        };
+        answer.map_err(|error| match error {
+            NoAnswer::Late => Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}")),
+            NoAnswer::Said(error) => Fault::of(&self.name, &error),
+        })
+    }
+
+    /// Gets a connection that works and shares it with the requests.
+    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+        let found = self.inspected().await;
+        let (link, found) = found.map_or_else(|fault| (None, Err(fault)), |(link, held)| (Some(link), Ok(held)));
+        self.link.send_replace(link);
+        self.changed.notify_one();
+        found
+    }
+
+    async fn inspected(&self) -> Result<(Arc<Link>, Connection), Fault> {
+        let held = self.connection().await?;
+        let shared = MultiplexedConnection::clone(&held);
+        let link = Link::inspect(shared, &self.name, self.cluster, &self.scripts).await?;
+        Ok((Arc::new(link), held))
+    }
+
+    /// Keeps the link, for as long as the node is used. `first` is what the first attempt gave.
+    pub(super) async fn keep(self: Arc<Self>, first: Result<Connection, Fault>) {
+        let mut wait = FIRST_LOOK;
+        let mut found = first;
+        loop {
+            match found {
+                Ok(held) => {
+                    self.comes_up();
+                    wait = FIRST_LOOK;
+                    tokio::select! {
+                        () = self.look.notified() => {}
+                        () = sleep(LOOK_EVERY) => {}
+                    }
+                    // Back into the pool, which pings it before it is given out again.
+                    drop(held);
+                }
+                Err(fault) => {
+                    self.goes_down(&fault);
+                    sleep(wait).await;
+                    wait = wait.saturating_mul(2).min(SLOWEST_LOOK);
+                }
+            }
+            found = self.connect().await;
+        }
+    }
+
+    fn goes_down(&self, reason: &dyn Display) {
+        if self.up.swap(false, Ordering::AcqRel) {
+            tracing::warn!(redis = self.name, %reason, "the counter store is unavailable");
+        }
+    }
+
+    fn comes_up(&self) {
+        if !self.up.swap(true, Ordering::AcqRel) {
+            tracing::info!(redis = self.name, "the counter store is available again");
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, Fault> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => Fault::of(&self.name, &error),
+            PoolError::Timeout(_) => Fault::Passing(format!("no connection within {CONNECT_WITHIN:?}")),
+            other => Fault::Passing(other.to_string()),
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! What was lost, or may have been, begins a new life.
+
+use keyforge_counters::{CounterError, CounterStore, Settled, Verdict};
+use keyforge_shared::id::LifeId;
+
+use super::{Account, PATIENT, start};
+use crate::conformance::reservation;
+use crate::redis_server::RedisServer;
+
+async fn new_life(account: &Account<'_>, before: LifeId) -> LifeId {
+    let Verdict::NotJoined(life) = account.reserve(100).await else { panic!("the old epoch is still served") };
+    assert_ne!(life, before);
+    assert_eq!(account.reserve(101).await, Verdict::NotJoined(life), "all who ask are told the same");
+    life
+}
+
+#[tokio::test]
+async fn i_6_data_that_was_flushed_gives_nothing_back() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::new(&store, "flushed00000");
+    let life = account.life().await;
+    account.grant(life, 1).await;
+    assert!(account.is_admitted(1).await);
+    server.flush();
+    let second = new_life(&account, life).await;
+    assert!(matches!(
+        store.settle(account.key, 1, reservation(1), super::Settlement::CANCELLED).await,
+        Err(CounterError::Epoch { given: 1, current: 0, .. })
+    ));
+    assert_eq!(store.books(account.key).await.unwrap(), []);
+    account.grant(second, 1).await;
+    assert_eq!(account.requests().await, (0, 0));
+}
+
+#[tokio::test]
+async fn i_6_books_that_were_deleted_take_their_reservations_with_them() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::new(&store, "deleted00000");
+    let life = account.life().await;
+    account.grant(life, 2).await;
+    assert!(account.is_admitted(1).await);
+    server.ask::<()>(&["DEL", &account.name("books")]);
+    let second = new_life(&account, life).await;
+    let left: u64 = server.ask(&["EXISTS", &account.name("open"), &account.name("expiry")]);
+    assert_eq!(left, 0, "what the old life held would be settled into the new one");
+    account.grant(second, 2).await;
+    assert_eq!(account.settle(0, reservation(1)).await, Settled::Unknown);
+    assert_eq!(account.requests().await, (0, 0));
+}
+
+#[tokio::test]
+async fn i_6_a_server_that_started_again_with_its_data_is_not_believed() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = start(&server, PATIENT).await.unwrap();
+    let mut available = store.availability();
+    let account = Account::new(&store, "restarted000");
+    let life = account.life().await;
+    account.grant(life, 2).await;
+    assert!(account.is_admitted(1).await);
+    server.stop();
+    available.wait_for(|available| !available).await.unwrap();
+    server.run();
+    available.wait_for(|available| *available).await.unwrap();
+    let kept: u64 = server.ask(&["EXISTS", &account.name("books"), &account.name("open")]);
+    assert_eq!(kept, 2, "the server has kept everything");
+
+    assert_eq!(store.books(account.key).await.unwrap(), []);
+    assert_eq!(store.claw_back(account.key).await.unwrap(), None);
+    let error = store.settle(account.key, 1, reservation(1), super::Settlement::CANCELLED).await.unwrap_err();
+    assert!(matches!(error, CounterError::Epoch { given: 1, current: 0, .. }), "{error}");
+    let error = store.shrink(account.key, 1, reservation(1), super::NanoUsd::ZERO, None).await.unwrap_err();
+    assert!(matches!(error, CounterError::Epoch { given: 1, current: 0, .. }), "{error}");
+    assert_eq!(account.settle(0, reservation(1)).await, Settled::Unknown);
+    let second = new_life(&account, life).await;
+    account.grant(second, 1).await;
+    assert_eq!(account.requests().await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_freeze_and_the_pace_outlive_a_restart_with_data() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "frozen000000", 2).await;
+    assert!(account.is_admitted(1).await);
+    store.freeze(account.key).await.unwrap();
+    let mut available = store.availability();
+    server.stop();
+    available.wait_for(|available| !available).await.unwrap();
+    server.run();
+    available.wait_for(|available| *available).await.unwrap();
+    let life = account.life().await;
+    account.grant(life, 1).await;
+    assert_eq!(account.reserve(2).await, Verdict::Frozen);
+    let logged: u64 = server.ask(&["LLEN", &account.name("rpm")]);
+    assert_eq!(logged, 1);
+    store.unfreeze(account.key).await.unwrap();
+    assert!(account.is_admitted(3).await);
+}
+
+#[tokio::test]
+async fn grants_and_vacations_of_books_that_were_lost_name_the_new_life() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::new(&store, "lostbooks000");
+    let life = account.life().await;
+    server.flush();
+    let grants = super::GrantSet { life, epoch: 1, serial: 1, grants: Vec::new() };
+    let Err(CounterError::Life { current, .. }) = store.grant(account.key, &grants).await else {
+        panic!("a grant of a lost life was applied")
+    };
+    assert_ne!(current, life);
+    assert_eq!(account.life().await, current);
+    server.flush();
+    let next = store.vacate(account.key, current).await.unwrap();
+    assert_ne!(next, current);
+    assert_eq!(account.life().await, next);
+}
+
+#[tokio::test]
+async fn keys_that_nobody_asks_about_go_but_not_a_freeze() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "expiring0000", 2).await;
+    assert!(account.is_admitted(1).await);
+    let days = |name: &str| server.ask::<i64>(&["PTTL", &account.name(name)]) / 86_400_000;
+    for name in ["books", "open", "expiry", "rpm"] {
+        assert!((34..=35).contains(&days(name)), "{name} stays {} days", days(name));
+    }
+    store.freeze(account.key).await.unwrap();
+    assert_eq!(server.ask::<i64>(&["PTTL", &account.name("books")]), -1, "a freeze stays");
+    let life = store.vacate(account.key, LifeId::from_bytes([0; 16])).await.unwrap();
+    store.vacate(account.key, life).await.unwrap();
+    assert_eq!(server.ask::<i64>(&["PTTL", &account.name("books")]), -1, "also over lives");
+    store.unfreeze(account.key).await.unwrap();
+    assert!((34..=35).contains(&days("books")));
+}
+
+#[tokio::test]
+async fn a_script_that_the_server_forgot_is_given_to_it_again() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "scripts00000", 2).await;
+    server.ask::<()>(&["SCRIPT", "FLUSH"]);
+    assert!(account.is_admitted(1).await);
+    server.ask::<()>(&["SCRIPT", "FLUSH"]);
+    assert_eq!(account.settle(1, reservation(1)).await, Settled::Done { over_bound: false });
+    assert_eq!(account.requests().await, (1, 0));
+}
+
+#[tokio::test]
+async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "fullmemory00", 3).await;
+    assert!(account.is_admitted(1).await);
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(matches!(store.reserve(account.ask(1, 2)).await, Err(CounterError::Unavailable(_))));
+    assert_eq!(account.requests().await, (0, 1), "what was refused took nothing");
+    store.freeze(account.key).await.unwrap();
+    assert_eq!(account.settle(1, reservation(1)).await, Settled::Done { over_bound: false });
+    assert_eq!(account.requests().await, (1, 0));
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    store.unfreeze(account.key).await.unwrap();
+    assert!(account.is_admitted(3).await);
+}

@@ -1,0 +1,106 @@
+//! A server that cannot be reached: nobody waits for it, nothing is admitted, and it is found again.
+
+use std::time::Duration;
+
+use keyforge_counters::redis::RedisSettings;
+use keyforge_counters::{CounterError, CounterStore, Verdict};
+use tokio::time::Instant;
+
+use super::{Account, PATIENT, start};
+use crate::redis_server::RedisServer;
+
+const TIMEOUT: Duration = RedisSettings::DEFAULT_TIMEOUT;
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_millis(200);
+
+async fn is_unavailable(account: &Account<'_>, number: u32) -> Duration {
+    let before = Instant::now();
+    let answer = account.store.reserve(account.ask(1, number)).await;
+    assert!(matches!(answer, Err(CounterError::Unavailable(_))), "{answer:?}");
+    before.elapsed()
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_costs_one_timeout_and_then_nothing() {
+    let server = RedisServer::start();
+    let store = start(&server, TIMEOUT).await.unwrap();
+    let account = Account::open(&store, "standing0000", 1_000).await;
+    let mut available = store.availability();
+    assert!(*available.borrow_and_update());
+
+    server.pause();
+    let first = is_unavailable(&account, 1).await;
+    assert!((TIMEOUT..TIMEOUT + SLACK).contains(&first), "{first:?}");
+    let before = Instant::now();
+    for number in 2..102 {
+        is_unavailable(&account, number).await;
+    }
+    assert!(before.elapsed() < SLACK, "a hundred refusals took {:?}", before.elapsed());
+    available.wait_for(|available| !available).await.unwrap();
+
+    server.resume();
+    available.wait_for(|available| *available).await.unwrap();
+    assert!(matches!(account.reserve(200).await, Verdict::Admitted(_)), "the data is the same, and so is the life");
+}
+
+#[tokio::test]
+async fn a_question_that_was_delayed_is_refused_when_it_arrives() {
+    let server = RedisServer::start();
+    let store = start(&server, TIMEOUT).await.unwrap();
+    let account = Account::open(&store, "delayed00000", 1_000).await;
+    assert!(account.is_admitted(1).await);
+    let evaluated = || -> String { server.ask(&["INFO", "commandstats"]) };
+    let count = |stats: String| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=").map(str::to_owned));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    };
+    let before = count(evaluated());
+    let mut available = store.availability();
+    available.borrow_and_update();
+    server.pause();
+    is_unavailable(&account, 2).await;
+    // Longer than the question allows.
+    tokio::time::sleep(TIMEOUT * 5).await;
+    server.resume();
+    available.wait_for(|available| *available).await.unwrap();
+    crate::redis_server::eventually("the question arrives", || count(evaluated()) > before);
+    assert_eq!(account.requests().await, (0, 1), "nobody waits for it, so it must not hold anything");
+}
+
+#[tokio::test]
+async fn a_time_of_its_own_that_is_ahead_refuses_nobody() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::new(&store, "aheadoftime0");
+    account.grant(account.life().await, 10).await;
+    let ahead: (u64, u64) = server.ask(&["TIME"]);
+    let ahead = ((ahead.0 + 60) * 1_000).to_string();
+    server.ask::<()>(&["HSET", &account.name("books"), "tm", &ahead]);
+    assert!(account.is_admitted(1).await, "what the store believed of the clock is corrected once");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_yet_is_found_when_it_is() {
+    let mut server = RedisServer::prepare(&[]);
+    let store = start(&server, TIMEOUT).await.unwrap();
+    let mut available = store.availability();
+    assert!(!*available.borrow_and_update());
+    let account = Account::new(&store, "notthereyet0");
+    let took = is_unavailable(&account, 1).await;
+    assert!(took < SLACK, "{took:?}");
+    server.run();
+    available.wait_for(|available| *available).await.unwrap();
+    account.grant(account.life().await, 1).await;
+    assert!(account.is_admitted(1).await);
+}
+
+#[tokio::test]
+async fn a_server_that_ends_is_missed_before_anybody_asks() {
+    let mut server = RedisServer::start();
+    let store = start(&server, TIMEOUT).await.unwrap();
+    let mut available = store.availability();
+    server.stop();
+    available.wait_for(|available| !available).await.unwrap();
+    let took = is_unavailable(&Account::new(&store, "missed000000"), 1).await;
+    assert!(took < TIMEOUT, "{took:?}");
+}

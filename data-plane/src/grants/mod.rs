@@ -1,0 +1,259 @@
+//! Carries grants from the control plane's ledger to the node's counter store.
+//!
+//! A store spends only what the ledger has written off for it. When a counter runs short, one call per key asks for more while the others of that key
+//! wait for its answer; a ledger that has nothing left is not asked again for a moment, so that an exhausted key cannot load it. A workspace's
+//! limit that is exhausted is looked for where it lies unspent: in the books of other keys of the workspace, which give it back.
+//!
+//! * [`returns`]: gives back what changed limits no longer allow
+
+pub mod returns;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, join_all};
+use hashbrown::HashMap;
+use keyforge_counters::{CounterError, CounterStore, Counters};
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::clock::{Clock, Timestamp};
+use keyforge_shared::id::{KeyId, LifeId};
+use keyforge_shared::limit::{CounterId, Scope};
+use parking_lot::Mutex;
+
+use crate::ledger::{Acquired, Available, Holder, Ledger, LedgerError, Want};
+use crate::memberships::Memberships;
+
+/// How long an exhausted ledger is not asked again. Raising a limit takes effect at once all the same, because the policy's change forgets this.
+const REMEMBER_EXHAUSTED: Duration = Duration::from_millis(200);
+/// More remembered counters than this are swept.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// Why nothing could be granted. Nothing may be admitted then.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum GrantError {
+    /// The ledger cannot be reached or cannot decide.
+    #[error("the ledger cannot be reached")]
+    Ledger,
+    /// The counter store cannot take what was granted.
+    #[error("the counter store cannot be reached")]
+    Store,
+}
+
+/// What a call brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// An answer of the ledger, which the store has, unless its books are of another life by now.
+    Answer,
+    /// The life was over, and the books began a new one.
+    NewLife,
+}
+
+type Call = Shared<BoxFuture<'static, Result<Brought, GrantError>>>;
+
+#[derive(Clone, Copy)]
+struct Exhausted {
+    until: Timestamp,
+    unsettled: u64,
+}
+
+#[derive(Default)]
+struct Book {
+    calls: HashMap<KeyId, Call>,
+    exhausted: HashMap<CounterId, Exhausted>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    counters: Arc<Counters>,
+    memberships: Memberships,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    book: Mutex<Book>,
+}
+
+/// Carries grants. Clones share it.
+#[derive(Clone)]
+pub struct Grants(Arc<Inner>);
+
+impl Grants {
+    /// A carrier from `ledger` into `counters`.
+    #[must_use]
+    pub fn new(
+        ledger: Ledger,
+        counters: Arc<Counters>,
+        memberships: Memberships,
+        clock: Arc<dyn Clock>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self(Arc::new(Inner { ledger, counters, memberships, clock, shutdown, book: Mutex::default() }))
+    }
+
+    /// What others were granted of a counter and may give back, if the ledger said a moment ago that it has nothing left for it.
+    #[must_use]
+    pub fn exhausted(&self, counter: &CounterId) -> Option<u64> {
+        let now = self.0.clock.now();
+        let exhausted = self.0.book.lock().exhausted.get(counter).copied();
+        exhausted.filter(|exhausted| exhausted.until > now).map(|exhausted| exhausted.unsettled)
+    }
+
+    /// Forgets what the ledger said about the key: its limits changed.
+    pub fn forget(&self, key: KeyId) {
+        self.0.book.lock().exhausted.retain(|counter, _| counter.key != key);
+    }
+
+    /// Joins the epoch of this life and asks the ledger for more, or joins a call of the same key that is under way. Afterwards there may be more
+    /// in the store, or the counter is [`Self::exhausted`], or others of the same key took what came, or the books are of another life: the
+    /// caller looks again.
+    ///
+    /// # Errors
+    /// [`GrantError`]: fail closed.
+    pub async fn acquire(&self, key: KeyId, life: LifeId, wants: &[Want]) -> Result<Brought, GrantError> {
+        let carrier = self.clone();
+        let wants = wants.to_vec();
+        let (call, _) = self.enter(key, || async move { carrier.call(key, life, &wants).await }.boxed());
+        call.await
+    }
+
+    /// Finds out whether this node is a member of a life that nobody uses any more, so that it can be left.
+    pub async fn confirm(&self, key: KeyId, life: LifeId) {
+        let carrier = self.clone();
+        let (call, is_new) = self.enter(key, || async move { carrier.confirm_now(key, life).await }.boxed());
+        if is_new && let Err(error) = call.await {
+            tracing::debug!(%key, %error, "a membership is not sure yet");
+        }
+    }
+
+    /// The call of `key` that is under way, or a new one, and whether it is new. Only inside of one is the ledger asked about a key, so that its
+    /// answers are taken in the order in which they were given. A task of its own brings a new one to its end, so that a caller who is gone
+    /// leaves nothing behind.
+    fn enter(&self, key: KeyId, new: impl FnOnce() -> BoxFuture<'static, Result<Brought, GrantError>>) -> (Call, bool) {
+        let mut book = self.0.book.lock();
+        if let Some(call) = book.calls.get(&key) {
+            return (call.clone(), false);
+        }
+        let (carrier, work) = (self.clone(), new());
+        let call = async move {
+            let result = work.await;
+            // Before anyone sees the result: whoever then finds too little must be able to begin a new call.
+            carrier.0.book.lock().calls.remove(&key);
+            result
+        };
+        let call = call.boxed().shared();
+        book.calls.insert(key, call.clone());
+        let driven = call.clone();
+        drop(self.0.shutdown.spawn_background("grants", async move {
+            if let Err(error) = driven.await {
+                tracing::debug!(%key, %error, "a call for grants failed");
+            }
+        }));
+        (call, true)
+    }
+
+    async fn confirm_now(&self, key: KeyId, life: LifeId) -> Result<Brought, GrantError> {
+        let memberships = &self.0.memberships;
+        match self.0.ledger.acquire(key, life, &[]).await {
+            Ok(joined) => memberships.confirmed(key, life, joined.set.epoch, joined.set.serial),
+            Err(LedgerError::Lost(_)) => return Err(GrantError::Ledger),
+            Err(LedgerError::Over | LedgerError::NotYet(_) | LedgerError::Refused(_)) => memberships.over(key, life),
+        }
+        Ok(Brought::Answer)
+    }
+
+    async fn call(&self, key: KeyId, life: LifeId, wants: &[Want]) -> Result<Brought, GrantError> {
+        let mut answer = match self.ask(key, life, wants).await {
+            Ok(answer) => answer,
+            Err(LedgerError::Over) => return self.begin_a_new_life(key, life).await,
+            Err(error) => {
+                // Also when the key or its policy changed a moment ago: the next request will see that.
+                tracing::debug!(%key, %error, "nothing was granted");
+                return Err(GrantError::Ledger);
+            }
+        };
+        if self.collect(key, &answer).await
+            && let Ok(second) = self.ask(key, life, wants).await
+        {
+            answer = second;
+        }
+        self.apply(key, &answer).await?;
+        self.remember(&answer.available);
+        Ok(Brought::Answer)
+    }
+
+    /// Asks the ledger, and notes what that means for the memberships.
+    async fn ask(&self, key: KeyId, life: LifeId, wants: &[Want]) -> Result<Acquired, LedgerError> {
+        let memberships = &self.0.memberships;
+        let answer = self.0.ledger.acquire(key, life, wants).await;
+        match &answer {
+            Ok(answer) => memberships.joined(key, life, answer.set.epoch, answer.set.serial),
+            Err(LedgerError::Over) => memberships.over(key, life),
+            Err(LedgerError::Lost(_)) => memberships.lost(key, life),
+            Err(LedgerError::NotYet(_) | LedgerError::Refused(_)) => {}
+        }
+        answer
+    }
+
+    async fn begin_a_new_life(&self, key: KeyId, life: LifeId) -> Result<Brought, GrantError> {
+        tracing::debug!(%key, %life, "the epoch is closed; the books begin a new life");
+        self.0.counters.vacate(key, life).await.map_err(|_| GrantError::Store)?;
+        Ok(Brought::NewLife)
+    }
+
+    /// Takes an answer to the store. Books of another life do not want it, and their reader will see that.
+    async fn apply(&self, key: KeyId, answer: &Acquired) -> Result<(), GrantError> {
+        match self.0.counters.grant(key, &answer.set).await {
+            Ok(()) | Err(CounterError::Life { .. }) => Ok(()),
+            Err(CounterError::Unavailable(_)) => Err(GrantError::Store),
+            Err(error @ (CounterError::Epoch { .. } | CounterError::ForeignCounter { .. })) => {
+                tracing::error!(%key, %error, "the ledger's answer does not fit the books");
+                Err(GrantError::Ledger)
+            }
+        }
+    }
+
+    fn remember(&self, available: &[Available]) {
+        let now = self.0.clock.now();
+        let until = now.saturating_add(REMEMBER_EXHAUSTED);
+        let mut book = self.0.book.lock();
+        if book.exhausted.len() > MOST_REMEMBERED {
+            book.exhausted.retain(|_, exhausted| exhausted.until > now);
+        }
+        for Available { counter, available, unsettled } in available {
+            if *available == 0 {
+                book.exhausted.insert(*counter, Exhausted { until, unsettled: *unsettled });
+            } else {
+                book.exhausted.remove(counter);
+            }
+        }
+    }
+
+    /// Lets the books of other keys give back what they do not use of a workspace's exhausted limit; answers whether any did.
+    async fn collect(&self, key: KeyId, answer: &Acquired) -> bool {
+        let shared = |available: &Available| available.counter.scope == Scope::Workspace && available.available == 0;
+        if !answer.available.iter().any(shared) {
+            return false;
+        }
+        let others = answer.holders.iter().filter(|holder| holder.key != key);
+        let given_back = join_all(others.map(|holder| self.collect_from(*holder))).await;
+        given_back.contains(&true)
+    }
+
+    async fn collect_from(&self, holder: Holder) -> bool {
+        // Books of another life, or in another store, have nothing of what was meant.
+        let Ok(Some(lowered)) = self.0.counters.claw_back(holder.key).await else { return false };
+        if lowered.life != holder.life {
+            tracing::debug!(key = %holder.key, "the books of a holder are of another life");
+        }
+        match self.0.ledger.give_back(holder.key, &lowered).await {
+            Ok(()) => true,
+            Err(error) => {
+                // Its next request gets back what the ledger still counts as granted.
+                tracing::debug!(key = %holder.key, %error, "a holder could not give back");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The requests that run under a limit of concurrency: while they run, their leases in the counter store are renewed.
+//!
+//! A lease that nobody renews ends by itself, so a node that dies frees its keys within half a minute.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::{HashMap, HashSet};
+use keyforge_counters::{CounterStore, Counters, ReservationId};
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::id::KeyId;
+use parking_lot::Mutex;
+
+/// How long a request counts as running without being renewed.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How often it is: two may fail.
+const RENEW: Duration = Duration::from_secs(10);
+/// Most leases in one call.
+const MOST: usize = 500;
+
+type Running = HashMap<KeyId, HashSet<ReservationId>>;
+
+/// The requests that run under a limit of concurrency. Clones share it.
+#[derive(Clone, Default)]
+pub struct Leases(Arc<Mutex<Running>>);
+
+/// One running request's place; leaves it when dropped.
+pub struct Lease {
+    leases: Leases,
+    key: KeyId,
+    id: ReservationId,
+}
+
+impl Leases {
+    /// Renews what runs, until the process ends.
+    #[must_use]
+    pub fn start(counters: Arc<Counters>, shutdown: &Shutdown) -> Self {
+        let leases = Self::default();
+        let running = leases.clone();
+        drop(shutdown.spawn_background("leases", async move {
+            let mut due = tokio::time::interval(RENEW);
+            due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                due.tick().await;
+                running.renew(&counters).await;
+            }
+        }));
+        leases
+    }
+
+    /// A request of `key` runs from here on, until the lease is dropped.
+    #[must_use]
+    pub fn enter(&self, key: KeyId, id: ReservationId) -> Lease {
+        self.0.lock().entry(key).or_default().insert(id);
+        Lease { leases: self.clone(), key, id }
+    }
+
+    /// How many run.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.lock().values().map(HashSet::len).sum()
+    }
+
+    async fn renew(&self, counters: &Counters) {
+        let running: Vec<(KeyId, Vec<ReservationId>)> =
+            self.0.lock().iter().map(|(key, ids)| (*key, ids.iter().copied().collect())).collect();
+        for (key, ids) in running {
+            for some in ids.chunks(MOST) {
+                // What ended meanwhile is not to run again.
+                let some: Vec<_> = some.iter().copied().filter(|id| self.runs(key, *id)).collect();
+                if let Err(error) = counters.renew(key, &some, LEASE).await {
+                    tracing::debug!(%key, %error, "leases were not renewed; they are in ten seconds, or end");
+                }
+            }
+        }
+    }
+
+    fn runs(&self, key: KeyId, id: ReservationId) -> bool {
+        self.0.lock().get(&key).is_some_and(|ids| ids.contains(&id))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut running = self.leases.0.lock();
+        if let Some(ids) = running.get_mut(&self.key) {
+            ids.remove(&self.id);
+            if ids.is_empty() {
+                running.remove(&self.key);
+            }
+        }
+    }
+}

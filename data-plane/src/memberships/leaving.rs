@@ -1,0 +1,73 @@
+//! Tells the ledger which epochs this node no longer uses.
+//!
+//! What is left was recorded before: the last number of the spool is read after the memberships were given up, and the ledger waits until it has
+//! every record up to there. A call whose answer is lost is made again; saying it twice changes nothing.
+
+use std::time::Duration;
+
+use keyforge_runtime::backoff::Backoff;
+
+use super::Memberships;
+use crate::audit::Spool;
+use crate::grants::Grants;
+use crate::ledger::{Leave, Ledger, LedgerError};
+
+/// How often idle lives are looked for.
+const LOOK: Duration = Duration::from_secs(30);
+/// Most memberships in one call.
+const MOST: usize = 500;
+/// How soon a ledger that lacks records is told again. They are shipped at least every 50 milliseconds while the control plane takes them.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Leaves what is over.
+pub struct Leaving {
+    /// What is left.
+    pub memberships: Memberships,
+    /// Who asks about what is not sure.
+    pub grants: Grants,
+    /// Who is told.
+    pub ledger: Ledger,
+    /// Where the last record is.
+    pub spool: Spool,
+}
+
+impl Leaving {
+    /// Leaves until the process ends; what is not left then is left when the boot is closed.
+    pub async fn run(self) {
+        loop {
+            // Woken early when a life was replaced; a wake-up that comes in between is kept.
+            drop(tokio::time::timeout(LOOK, self.memberships.0.left.notified()).await);
+            self.round().await;
+        }
+    }
+
+    /// Everything there is to do now.
+    pub(crate) async fn round(&self) {
+        for (key, life) in self.memberships.sweep() {
+            self.grants.confirm(key, life).await;
+        }
+        loop {
+            let left = self.memberships.take_left(MOST);
+            if left.is_empty() {
+                return;
+            }
+            self.leave(&left).await;
+        }
+    }
+
+    async fn leave(&self, left: &[Leave]) {
+        let last_seq = self.spool.status().next_seq - 1;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            match self.ledger.leave(last_seq, left).await {
+                Ok(()) => return tracing::debug!(epochs = left.len(), last_seq, "epochs were left"),
+                Err(LedgerError::NotYet(_)) => tokio::time::sleep(AGAIN).await,
+                Err(LedgerError::Lost(_)) => tokio::time::sleep(backoff.next_delay()).await,
+                Err(error @ (LedgerError::Over | LedgerError::Refused(_))) => {
+                    tracing::warn!(%error, epochs = left.len(), "epochs could not be left; they are left when this boot ends");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Which epochs this node is a member of, and the passes under which it reserves in them.
+//!
+//! The ledger keeps an epoch open, and what was granted to it written off, as long as a member may still record something in it. So a node enters
+//! a life with a [`Pass`] before it reserves, holds it until the attempt is recorded, and leaves a life only when no pass is out and everything
+//! that names it is in the spool. A membership that is renewed while the leaving is on its way has a later serial and stays.
+//!
+//! * `roster`: what is entered, left and not sure; [`leaving`]: tells the ledger
+
+pub mod leaving;
+mod roster;
+
+#[cfg(test)]
+mod property;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyforge_shared::clock::Clock;
+use keyforge_shared::id::{KeyId, LifeId};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use self::roster::Roster;
+use crate::ledger::Leave;
+
+/// A life that nobody has used for so long is left.
+pub(crate) const IDLE: Duration = Duration::from_secs(600);
+
+struct Inner {
+    roster: Mutex<Roster>,
+    clock: Arc<dyn Clock>,
+    /// There is something to leave.
+    left: Notify,
+}
+
+/// The memberships of a node. Clones share them.
+#[derive(Clone)]
+pub struct Memberships(Arc<Inner>);
+
+impl Memberships {
+    /// None yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner { roster: Mutex::default(), clock, left: Notify::new() }))
+    }
+
+    /// A pass of the life that the key's books had when this node last joined one; `None` when it has joined none.
+    #[must_use]
+    pub fn enter(&self, key: KeyId) -> Option<Pass> {
+        let now = self.now();
+        let (life, epoch) = self.0.roster.lock().enter(key, now)?;
+        Some(Pass { memberships: self.clone(), key, life, epoch, pinned: false })
+    }
+
+    /// The ledger counts this node as a member of `epoch`, which is this life, since the answer `serial`.
+    pub fn joined(&self, key: KeyId, life: LifeId, epoch: u32, serial: u64) {
+        let now = self.now();
+        let more = self.0.roster.lock().joined(key, life, (epoch, serial), now);
+        self.wake(more);
+    }
+
+    /// A call to join this life got no answer: the ledger may count this node as a member, under a serial that it does not know.
+    pub fn lost(&self, key: KeyId, life: LifeId) {
+        let now = self.now();
+        self.0.roster.lock().lost(key, life, now);
+    }
+
+    /// The epoch of this life is closed.
+    pub fn over(&self, key: KeyId, life: LifeId) {
+        let more = self.0.roster.lock().over(key, life);
+        self.wake(more);
+    }
+
+    /// As [`Self::joined`], for a life that is only asked for to be left.
+    pub fn confirmed(&self, key: KeyId, life: LifeId, epoch: u32, serial: u64) {
+        self.0.roster.lock().confirmed(key, life, (epoch, serial));
+        self.wake(true);
+    }
+
+    /// The keys that this node is a member for.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyId> {
+        self.0.roster.lock().keys()
+    }
+
+    /// Lets go of lives that nobody has used for a while, and says about which of them the ledger must be asked first.
+    fn sweep(&self) -> Vec<(KeyId, LifeId)> {
+        let since = self.now().checked_sub(u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX));
+        let Some(since) = since else { return Vec::new() };
+        let mut roster = self.0.roster.lock();
+        roster.leave_idle(since);
+        roster.doubts(since)
+    }
+
+    fn take_left(&self, most: usize) -> Vec<Leave> {
+        self.0.roster.lock().take_left(most)
+    }
+
+    fn wake(&self, more: bool) {
+        if more {
+            self.0.left.notify_one();
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.0.clock.monotonic_nanos()
+    }
+}
+
+/// Leave to reserve in one life. Held until the attempt is recorded, so that the life is not left before.
+pub struct Pass {
+    memberships: Memberships,
+    key: KeyId,
+    life: LifeId,
+    epoch: u32,
+    pinned: bool,
+}
+
+impl Pass {
+    /// The epoch to reserve in.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The life that this epoch is.
+    #[must_use]
+    pub const fn life(&self) -> LifeId {
+        self.life
+    }
+
+    /// Holds the membership until the boot ends: the attempt could not be recorded, and may yet be.
+    pub fn keep(mut self) {
+        self.pinned = true;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut roster = self.memberships.0.roster.lock();
+        if self.pinned {
+            roster.pin(self.key, self.life);
+        }
+        let more = roster.exit(self.key, self.life);
+        drop(roster);
+        self.memberships.wake(more);
+    }
+}

@@ -1,0 +1,178 @@
+//! The state of the memberships, without time, locks or network: what may be entered, what is left, and what is not sure.
+//!
+//! It promises that nothing is left while a pass of it is out, and that whatever the ledger may count as a membership of this node is
+//! remembered until it was left: a membership that was forgotten would keep its epoch open, and its grants written off, as long as the node lives.
+
+use hashbrown::HashMap;
+use keyforge_shared::id::{KeyId, LifeId};
+
+use crate::ledger::Leave;
+
+/// A life of a key's books that this node is a member of.
+#[derive(Clone, Debug)]
+struct Member {
+    life: LifeId,
+    epoch: u32,
+    serial: u64,
+    /// Passes that are out.
+    open: u64,
+    /// A record that names it may come at any time: it is left with the boot.
+    pinned: bool,
+    /// In nanoseconds of the monotonic clock.
+    last_used: u64,
+}
+
+impl Member {
+    const fn in_use(&self) -> bool {
+        self.open > 0 || self.pinned
+    }
+}
+
+#[derive(Debug, Default)]
+struct OfKey {
+    /// The life that reservations are made in.
+    current: Option<Member>,
+    /// Lives that were replaced, and whose passes are still out.
+    replaced: Vec<Member>,
+}
+
+/// All memberships of a node.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    keys: HashMap<KeyId, OfKey>,
+    left: Vec<(LifeId, Leave)>,
+    /// Lives that a call without an answer may have joined anew, and since when, in nanoseconds of the monotonic clock.
+    unsure: HashMap<(KeyId, LifeId), u64>,
+}
+
+impl Roster {
+    /// Takes a pass of the key's present life.
+    pub fn enter(&mut self, key: KeyId, now: u64) -> Option<(LifeId, u32)> {
+        let member = self.keys.get_mut(&key)?.current.as_mut()?;
+        member.open += 1;
+        member.last_used = now;
+        Some((member.life, member.epoch))
+    }
+
+    /// A pass came back. Answers whether there is something to leave now.
+    pub fn exit(&mut self, key: KeyId, life: LifeId) -> bool {
+        let Some(member) = self.member(key, life) else { return false };
+        member.open = member.open.saturating_sub(1);
+        self.let_go(key)
+    }
+
+    /// A pass that never comes back: what names its life may yet be recorded.
+    pub fn pin(&mut self, key: KeyId, life: LifeId) {
+        if let Some(member) = self.member(key, life) {
+            member.pinned = true;
+        }
+    }
+
+    /// The ledger counts this node as a member. Answers whether there is something to leave now: the life that this one replaced.
+    pub fn joined(&mut self, key: KeyId, life: LifeId, (epoch, serial): (u32, u64), now: u64) -> bool {
+        self.unsure.remove(&(key, life));
+        // What was about to be left would only find a later serial.
+        self.left.retain(|(left, leave)| !(*left == life && leave.key == key));
+        let of_key = self.keys.entry(key).or_default();
+        if let Some(member) = of_key.current.as_mut().filter(|member| member.life == life) {
+            member.serial = member.serial.max(serial);
+            member.last_used = now;
+            return false;
+        }
+        // A store that went back to an older life makes it the present one again.
+        let known = of_key.replaced.iter().position(|member| member.life == life);
+        let known = known.map(|index| of_key.replaced.swap_remove(index));
+        let (open, pinned) = known.as_ref().map_or((0, false), |member| (member.open, member.pinned));
+        let serial = known.map_or(serial, |member| member.serial.max(serial));
+        let member = Member { life, epoch, serial, open, pinned, last_used: now };
+        of_key.replaced.extend(of_key.current.replace(member));
+        self.let_go(key)
+    }
+
+    /// A call to join this life has no answer.
+    pub fn lost(&mut self, key: KeyId, life: LifeId, now: u64) {
+        self.unsure.insert((key, life), now);
+    }
+
+    /// The ledger has no membership of this life: its epoch is closed.
+    pub fn over(&mut self, key: KeyId, life: LifeId) -> bool {
+        self.unsure.remove(&(key, life));
+        let Some(of_key) = self.keys.get_mut(&key) else { return false };
+        if let Some(over) = of_key.current.take_if(|member| member.life == life) {
+            // Where it is over the leaving changes nothing, and where it is not it must be left.
+            of_key.replaced.push(over);
+        }
+        self.let_go(key)
+    }
+
+    /// What became of a life that was not sure: the ledger counts this node as a member, which does not want to be one.
+    pub fn confirmed(&mut self, key: KeyId, life: LifeId, (epoch, serial): (u32, u64)) {
+        self.unsure.remove(&(key, life));
+        match self.member(key, life) {
+            Some(member) => member.serial = member.serial.max(serial),
+            None => self.left.push((life, Leave { key, epoch, serial })),
+        }
+    }
+
+    /// Lives whose membership must be asked for, because a call about them was lost before `since` and nobody uses them.
+    pub fn doubts(&self, since: u64) -> Vec<(KeyId, LifeId)> {
+        let used = |key: KeyId, life: LifeId| {
+            let current = self.keys.get(&key).and_then(|of_key| of_key.current.as_ref());
+            current.is_some_and(|member| member.life == life && (member.in_use() || member.last_used > since))
+        };
+        let old = self.unsure.iter().filter(|((key, life), lost)| **lost <= since && !used(*key, *life));
+        old.map(|(doubt, _)| *doubt).collect()
+    }
+
+    /// Leaves the lives that nobody has used after `since`.
+    pub fn leave_idle(&mut self, since: u64) {
+        let Self { keys, left, unsure } = self;
+        keys.retain(|key, of_key| {
+            let idle = |member: &mut Member| {
+                let sure = !unsure.contains_key(&(*key, member.life));
+                sure && !member.in_use() && member.last_used <= since
+            };
+            left.extend(of_key.current.take_if(idle).map(|member| leave(*key, &member)));
+            of_key.current.is_some() || !of_key.replaced.is_empty()
+        });
+    }
+
+    /// At most `most` memberships to leave now. They are no longer remembered: a later join has a later serial.
+    pub fn take_left(&mut self, most: usize) -> Vec<Leave> {
+        let from = self.left.len().saturating_sub(most);
+        self.left.split_off(from).into_iter().map(|(_, leave)| leave).collect()
+    }
+
+    /// The keys that this node is a member for.
+    pub fn keys(&self) -> Vec<KeyId> {
+        self.keys.keys().copied().collect()
+    }
+
+    fn member(&mut self, key: KeyId, life: LifeId) -> Option<&mut Member> {
+        let of_key = self.keys.get_mut(&key)?;
+        let OfKey { current, replaced } = of_key;
+        current.iter_mut().chain(replaced).find(|member| member.life == life)
+    }
+
+    /// Leaves the replaced lives of a key that are no longer used; answers whether there are any.
+    fn let_go(&mut self, key: KeyId) -> bool {
+        let Self { keys, left, unsure } = self;
+        let Some(of_key) = keys.get_mut(&key) else { return false };
+        let before = left.len();
+        let done = of_key.replaced.extract_if(.., |member| !member.in_use());
+        for member in done {
+            // One that is not sure is asked for first, and left with the serial that it has now.
+            if !unsure.contains_key(&(key, member.life)) {
+                left.push(leave(key, &member));
+            }
+        }
+        if of_key.current.is_none() && of_key.replaced.is_empty() {
+            keys.remove(&key);
+        }
+        left.len() > before
+    }
+}
+
+fn leave(key: KeyId, member: &Member) -> (LifeId, Leave) {
+    (member.life, Leave { key, epoch: member.epoch, serial: member.serial })
+}

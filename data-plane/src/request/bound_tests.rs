@@ -1,0 +1,225 @@
+//! Bounds in money and in tokens, and how far they can be cut.
+
+use keyforge_providers::openai::request::scan;
+use keyforge_shared::catalog::{Operation, Prices, ProviderName, Rates};
+use keyforge_shared::money::PicoUsdPerToken;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn rates(input: u64, output: u64) -> Rates {
+    let input_audio = Some(PicoUsdPerToken(input * 16));
+    let output_audio = Some(PicoUsdPerToken(output * 8));
+    Rates {
+        input: PicoUsdPerToken(input),
+        output: PicoUsdPerToken(output),
+        input_audio,
+        output_audio,
+        ..Rates::default()
+    }
+}
+
+fn model(name: &str) -> Model {
+    let standard = rates(2_500_000, 10_000_000);
+    let priority = Some(rates(4_250_000, 17_000_000));
+    Model {
+        name: name.to_owned(),
+        provider: ProviderName("openai".to_owned()),
+        upstream_name: name.to_owned(),
+        operation: Operation::Chat,
+        context_tokens: Some(128_000),
+        max_output_tokens: Some(16_384),
+        prices: Some(Prices { standard, priority, flex: None, long_context: Vec::new() }),
+        source: "a price list".to_owned(),
+        as_of: "2026-11-22".to_owned(),
+    }
+}
+
+fn request(members: Value) -> ChatRequest {
+    let mut body =
+        json!({ "model": "m", "messages": [{ "role": "user", "content": "0123456789" }], "service_tier": "default" });
+    for (name, value) in members.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    scan(body.to_string().as_bytes()).unwrap()
+}
+
+fn capped(members: Value) -> Result<Bound, Rejection> {
+    compute(&model("gpt-4o"), &Policy::default(), true, &request(members))
+}
+
+/// Tokens of the least request: 32 once, 8 for its message, 4 of the role, 10 of the text.
+const INPUT: u64 = 54;
+
+fn refused(result: Result<Bound, Rejection>) -> String {
+    match result {
+        Err(Rejection::CostUnbounded(field)) => field.into_owned(),
+        Err(_) => "another rejection".to_owned(),
+        Ok(_) => "nothing".to_owned(),
+    }
+}
+
+#[test]
+fn the_amount_is_the_input_and_every_choice_at_its_price() {
+    let bound = capped(json!({ "max_tokens": 100, "n": 3 })).unwrap();
+    assert_eq!(bound.amount, NanoUsd::new(INPUT * 2_500 + 300 * 10_000));
+    assert_eq!(bound.tokens(), Some(INPUT + 300));
+    let bound = capped(json!({})).unwrap();
+    assert_eq!((bound.output, bound.tokens()), (Some(16_384), Some(INPUT + 16_384)));
+}
+
+#[test]
+fn a_prediction_can_be_billed_as_output_beyond_the_limit() {
+    let prediction = json!({ "type": "content", "content": "abc" });
+    let bytes = prediction.to_string().len() as u64;
+    let bound = capped(json!({ "max_tokens": 100, "prediction": prediction })).unwrap();
+    let most = bound.most(100);
+    assert_eq!(most.output, 100 + bytes);
+    let budget = NanoUsd::new(bound.amount.nanos() - 1);
+    assert_eq!(bound.cut_to_budget(&model("gpt-4o"), budget).unwrap().output, Some(99));
+}
+
+#[test]
+fn what_has_no_price_or_no_bound_is_refused_by_name_on_a_capped_key() {
+    let part = |part: Value| json!({ "messages": [{ "role": "user", "content": [part] }] });
+    let sound = part(json!({ "type": "input_audio", "input_audio": { "data": "AA", "format": "wav" } }));
+    for (members, field) in [
+        (json!({ "web_search_options": {} }), "web_search_options"),
+        (json!({ "tools": [{ "type": "browser_search" }] }), "tools"),
+        (json!({ "modalities": ["image"] }), "modalities"),
+        (part(json!({ "type": "video_url" })), "messages: content of type video_url"),
+        (json!({ "audio": {} }), "nothing"),
+        (sound.clone(), "nothing"),
+    ] {
+        assert_eq!(refused(capped(members.clone())), field, "{members}");
+        assert!(compute(&model("gpt-4o"), &Policy::default(), false, &request(members)).is_ok(), "{field}");
+    }
+    let mut silent = model("gpt-4o");
+    let prices = silent.prices.as_mut().unwrap();
+    (prices.standard.input_audio, prices.standard.output_audio) = (None, None);
+    let compute = |members| compute(&silent, &Policy::default(), true, &request(members));
+    assert_eq!(refused(compute(json!({ "audio": {} }))), "audio");
+    assert_eq!(refused(compute(sound)), "messages: content of type input_audio");
+    silent.prices = None;
+    let unpriced = super::compute(&silent, &Policy::default(), true, &request(json!({})));
+    assert!(matches!(unpriced, Err(Rejection::ModelNotPriced(_))));
+}
+
+#[test]
+fn what_searches_on_its_own_is_refused_where_money_or_tokens_are_limited() {
+    let model = model("gpt-4o-search-preview");
+    let by_tokens = Policy { tokens_per_minute: Some(1000), ..Policy::default() };
+    assert_eq!(refused(compute(&model, &Policy::default(), true, &request(json!({})))), "model");
+    assert_eq!(refused(compute(&model, &by_tokens, false, &request(json!({})))), "model");
+    let free = compute(&model, &Policy::default(), false, &request(json!({}))).unwrap();
+    assert_eq!(free.tokens(), None);
+}
+
+#[test]
+fn a_cut_leaves_at_least_a_few_words() {
+    let (model, bound) = (model("gpt-4o"), capped(json!({ "max_tokens": 100 })).unwrap());
+    let cut = |tokens: u64| bound.cut_to_room(&model, tokens);
+    assert_eq!(cut(INPUT + 100).map(|cut| (cut.output, cut.clamped)), Some((Some(100), false)));
+    assert_eq!(cut(INPUT + 99).map(|cut| (cut.output, cut.clamped)), Some((Some(99), true)));
+    assert_eq!(cut(INPUT + 16).and_then(|cut| cut.tokens()), Some(INPUT + 16));
+    assert!(cut(INPUT + 15).is_none() && cut(INPUT - 1).is_none() && cut(0).is_none());
+    let short = capped(json!({ "max_tokens": 3 })).unwrap();
+    assert_eq!(short.cut_to_room(&model, INPUT + 3).unwrap().output, Some(3));
+    let no_limit = Bound { output: None, ..bound };
+    assert_eq!((no_limit.tokens(), no_limit.cut_to_room(&model, 1000).unwrap().output), (None, Some(1000 - INPUT)));
+}
+
+#[test]
+fn the_limit_is_sent_unless_every_field_says_it_already() {
+    let sent = |members: Value, field: MaxTokensField| {
+        let request = request(members.clone());
+        let mut bound = capped(members).unwrap();
+        bound.metering.limit_field = field;
+        bound.limit_to_send(&request)
+    };
+    let (current, legacy) = (MaxTokensField::Current, MaxTokensField::Legacy);
+    assert_eq!(sent(json!({}), current), Some(16_384));
+    assert_eq!(sent(json!({ "max_tokens": 7 }), current), None);
+    assert_eq!(sent(json!({ "max_completion_tokens": 7 }), current), None);
+    assert_eq!(sent(json!({ "max_completion_tokens": 7 }), legacy), Some(7), "this host does not know that field");
+    assert_eq!(
+        sent(json!({ "max_completion_tokens": 7, "max_tokens": 9 }), current),
+        Some(7),
+        "the host may take the other"
+    );
+    assert_eq!(sent(json!({ "max_tokens": 99_999 }), current), Some(16_384));
+    let free = compute(&model("gpt-4o"), &Policy::default(), false, &request(json!({}))).unwrap();
+    assert_eq!(free.limit_to_send(&request(json!({}))), None);
+}
+
+#[test]
+fn a_lowered_limit_is_shown_whoever_lowered_it() {
+    let policy = Policy { max_output_tokens: Some(50), ..Policy::default() };
+    let shown = |members| compute(&model("gpt-4o"), &policy, true, &request(members)).unwrap().limit_to_show();
+    assert_eq!(
+        (shown(json!({ "max_tokens": 51 })), shown(json!({ "max_tokens": 50 })), shown(json!({}))),
+        (Some(50), None, None)
+    );
+    let bound = capped(json!({ "max_tokens": 100 })).unwrap();
+    assert_eq!(bound.cut_to_room(&model("gpt-4o"), INPUT + 20).unwrap().limit_to_show(), Some(20));
+}
+
+#[test]
+fn a_known_input_only_ever_lowers_the_bound_and_only_where_it_is_final() {
+    let (model, mut bound) = (model("gpt-4o"), capped(json!({ "max_tokens": 100 })).unwrap());
+    let seen = |input| Usage { input, ..Usage::default() };
+    assert!(bound.with_input(&model, &seen(12)).is_none(), "a first count that may not be the last");
+    bound.metering.reports_input_early = true;
+    let known = bound.with_input(&model, &seen(12)).unwrap();
+    assert_eq!(known.amount, NanoUsd::new(12 * 2_500 + 100 * 10_000));
+    assert_eq!(known.tokens(), Some(112));
+    assert!(bound.with_input(&model, &seen(INPUT)).is_none() && bound.with_input(&model, &seen(u64::MAX)).is_none());
+}
+
+proptest! {
+    #[test]
+    fn i_3_no_usage_within_the_limits_costs_more_than_the_bound(
+        text in "\\PC{0,60}", n in 1u64..5, limit in prop::option::of(1u64..2000), spoken: bool,
+        shares in any::<[u16; 6]>(), budget in 0u64..3_000_000,
+    ) {
+        let mut members = json!({ "messages": [{ "role": "user", "content": text }], "n": n, "max_tokens": limit });
+        if spoken {
+            members["audio"] = json!({ "voice": "x" });
+        }
+        let model = model("gpt-4o");
+        let bound = capped(members).unwrap();
+        let cut = bound.cut_to_budget(&model, NanoUsd::new(budget));
+        prop_assert!(cut.is_none_or(|cut| cut.amount.nanos() <= budget));
+        for bound in [Some(bound), cut].into_iter().flatten() {
+            let share = |of: u64, share: u16| of * u64::from(share) / u64::from(u16::MAX);
+            let (input, output) = (bound.input.unwrap().text, bound.output.unwrap() * n);
+            let read = share(input, shares[0]);
+            let said = if spoken { share(output, shares[1]) } else { 0 };
+            let usage = Usage {
+                input: share(input - read, shares[2]),
+                cache_read: read,
+                output_audio: said,
+                reasoning: share(output - said, shares[3]),
+                output: output - said - share(output - said, shares[3]),
+                ..Usage::default()
+            };
+            let cost = model.prices.as_ref().unwrap().cost(&usage, ServiceTier::Standard);
+            prop_assert!(cost <= bound.amount, "{} > {}", cost, bound.amount);
+            prop_assert!(usage.input_total() + usage.output_total() <= bound.tokens().unwrap());
+        }
+    }
+
+    #[test]
+    fn no_request_and_no_budget_makes_it_panic(body: Vec<u8>, n in 1u64..=128, output: u64, budget: u64, limit: u64) {
+        let model = model("gpt-4o");
+        if let Ok(request) = scan(&body) {
+            let bound = compute(&model, &Policy::default(), true, &request);
+            prop_assert!(bound.is_ok() || !refused(bound).is_empty());
+        }
+        let bound = Bound { output: Some(output), choices: n, prediction: limit, ..capped(json!({})).unwrap() };
+        prop_assert!(bound.tokens().is_some());
+        prop_assert!(bound.cut_to_budget(&model, NanoUsd::new(budget)).is_none_or(|cut| cut.amount.nanos() <= budget));
+        prop_assert!(bound.cut_to_room(&model, limit).is_none_or(|cut| cut.tokens() <= Some(limit)));
+    }
+}

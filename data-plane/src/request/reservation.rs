@@ -1,0 +1,191 @@
+//! What an admitted request holds before it is dispatched. Dropped, it gives everything back; committed, it will be charged.
+
+use std::sync::Arc;
+
+use keyforge_counters::{Settlement, Standing};
+use keyforge_shared::audit::request::Flags;
+use keyforge_shared::limit::Dimension;
+use keyforge_shared::money::NanoUsd;
+
+use super::authorize::Permit;
+use super::bound::Bound;
+use super::settle::{Commitment, Open, seconds};
+use crate::audit::{Intent, SpoolError};
+use crate::leases::Lease;
+use crate::memberships::Pass;
+use crate::pace::Pace;
+use crate::plane::Plane;
+use crate::pool::Candidate;
+use crate::settlements::About;
+use keyforge_counters::{Need, ReservationId};
+
+/// What the counter store holds for an attempt, and what keeps it there: the membership of its epoch and the lease of its run.
+///
+/// Dropped, it is cancelled.
+pub(super) struct Hold {
+    plane: Arc<Plane>,
+    /// `None` for a key without limits and rates, and once the store was told of the end.
+    about: Option<About>,
+    epoch: u32,
+    lease: Option<Lease>,
+    pass: Option<Pass>,
+}
+
+impl Hold {
+    /// Nothing, for a key that nothing is counted of.
+    pub const fn nothing(plane: Arc<Plane>) -> Self {
+        Self { plane, about: None, epoch: 0, lease: None, pass: None }
+    }
+
+    /// What the store admitted.
+    pub fn new(plane: Arc<Plane>, about: About, pass: Option<Pass>, lease: Option<Lease>) -> Self {
+        Self { plane, about: Some(about), epoch: about.epoch, lease, pass }
+    }
+
+    /// The epoch that it was made in; 0 without limits.
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Lets go of what the request no longer needs.
+    pub fn shrink(&self, bound: NanoUsd, tokens: Option<u64>) {
+        if let Some(about) = self.about {
+            self.plane.settlements.shrink(about, bound, tokens);
+        }
+    }
+
+    /// The attempt ended so. It was recorded before, unless `recorded` says that it may be later.
+    pub fn end(mut self, settlement: Settlement, recorded: bool) {
+        drop(self.lease.take());
+        if let Some(about) = self.about.take() {
+            self.plane.settlements.settle(about, settlement);
+        }
+        if let (false, Some(pass)) = (recorded, self.pass.take()) {
+            pass.keep();
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(about) = self.about.take() {
+            self.plane.settlements.cancel(about);
+        }
+    }
+}
+
+/// What an answer says about the limits that its request was admitted under.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The output limit, in tokens, if it is less than what was asked for.
+    pub output_limit: Option<u64>,
+    /// What is left of the key's rates.
+    pub pace: Pace,
+    /// Nano-dollars left of the tightest spend limit before this request cost anything; below zero when the limit was lowered.
+    budget: Option<i128>,
+}
+
+impl Terms {
+    pub(super) fn new(bound: &Bound, pace: Pace, needs: &[Need], standings: &[Standing]) -> Self {
+        let spend = needs.iter().zip(standings).filter(|(need, _)| need.counter.dimension == Dimension::Spend);
+        let left = spend.map(|(need, standing)| {
+            let gone = [standing.elsewhere, standing.used, standing.held].map(i128::from).iter().sum::<i128>();
+            i128::from(need.limit) - gone + i128::from(need.amount)
+        });
+        Self { output_limit: bound.limit_to_show(), pace, budget: left.min() }
+    }
+
+    /// What is left of the key's tightest spend limit when this request cost so much, as far as this node knows: what others were granted counts
+    /// as spent. `None` without one.
+    #[must_use]
+    pub fn budget_after(&self, cost: NanoUsd) -> Option<NanoUsd> {
+        let left = self.budget?.saturating_sub(i128::from(cost.nanos()));
+        Some(NanoUsd::new(u64::try_from(left).unwrap_or(0)))
+    }
+}
+
+/// An admitted attempt that was not dispatched.
+pub struct Reservation {
+    plane: Arc<Plane>,
+    hold: Hold,
+    permit: Permit,
+    id: ReservationId,
+    bound: Bound,
+    started: u64,
+    terms: Terms,
+}
+
+impl Reservation {
+    /// Called by [`super::reserve`] alone, with what was admitted.
+    pub(super) fn new(
+        plane: &Arc<Plane>,
+        hold: Hold,
+        permit: Permit,
+        (id, started): (ReservationId, u64),
+        bound: Bound,
+        terms: Terms,
+    ) -> Self {
+        Self { plane: Arc::clone(plane), hold, permit, id, bound, started, terms }
+    }
+
+    /// What it was made for.
+    #[must_use]
+    pub const fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub const fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    /// What the answer says about limits.
+    #[must_use]
+    pub const fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// Writes down that the attempt is about to be dispatched. From here on it is charged unless it is settled otherwise.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when it cannot be written down; what was held is given back then.
+    pub fn commit_to(
+        self,
+        candidate: &Candidate,
+        streamed: bool,
+        digest: Option<[u8; 32]>,
+    ) -> Result<Commitment, SpoolError> {
+        let Self { plane, hold, permit, id, bound, started, .. } = self;
+        let mut flags = if bound.clamped { Flags::CLAMPED } else { Flags(0) };
+        if streamed {
+            flags = flags.with(Flags::STREAMED);
+        }
+        plane.spool.intent(&Intent {
+            request: id.request,
+            attempt: id.attempt,
+            chain: permit.key().chain,
+            key: permit.key().id,
+            model: permit.model().name.clone(),
+            credential: candidate.credential.id,
+            period: permit.day().number(),
+            quota_epoch: hold.epoch(),
+            bound: bound.amount,
+            flags,
+            t_node: plane.clock.now(),
+        })?;
+        plane.metrics.dispatched(seconds(plane.clock.monotonic_nanos().saturating_sub(started)));
+        let open = Open {
+            permit,
+            id,
+            hold,
+            reserved: bound.amount,
+            bound,
+            started,
+            flags,
+            credential: candidate.credential.id,
+            request_digest: digest,
+        };
+        Ok(Commitment::new(plane, open))
+    }
+}
