@@ -262,6 +262,7 @@ pub(crate) struct Parts {
     pub clock: Arc<dyn Clock>,
     pub counters: Arc<Counters>,
     pub store_up: watch::Receiver<bool>,
+    pub store_patience: Duration,
     pub state: Vec<Resource>,
 }
 
@@ -270,11 +271,12 @@ impl Parts {
     pub fn in_memory(url: String, clock: &Arc<ManualClock>, state: Vec<Resource>) -> Self {
         let clock = Arc::clone(clock) as Arc<dyn Clock>;
         let counters = Arc::new(Counters::Memory(MemoryCounters::new(Arc::clone(&clock))));
-        Self { url, clock, counters, store_up: watch::Sender::new(true).subscribe(), state }
+        let store_up = watch::Sender::new(true).subscribe();
+        Self { url, clock, counters, store_up, store_patience: Duration::from_millis(45), state }
     }
 
     pub fn build(self) -> Node {
-        let Self { url, clock, counters, store_up, state } = self;
+        let Self { url, clock, counters, store_up, store_patience, state } = self;
         let directory = tempfile::tempdir().unwrap();
         let shutdown = Shutdown::new();
         let boot = BootId::generate().unwrap();
@@ -300,7 +302,7 @@ impl Parts {
             identity,
             replica: Arc::new(replica),
             store_up,
-            store_patience: Duration::from_millis(45),
+            store_patience,
             grants,
             memberships,
             settlements: Settlements::start(Arc::clone(&counters), metrics.clone(), &shutdown),

@@ -91,3 +91,43 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyforge_counters::{Concurrency, MemoryCounters, Rates, Reserve, Verdict};
+    use keyforge_shared::clock::ManualClock;
+    use keyforge_shared::id::RequestId;
+
+    use super::*;
+    use crate::fixture::{START, key_id};
+
+    async fn is_admitted(counters: &Counters, number: u8) -> bool {
+        let id = ReservationId { request: RequestId::from_bytes([number; 16]), attempt: 1 };
+        let rates = Rates { concurrency: Some(Concurrency { limit: 1, lease: LEASE }), ..Rates::default() };
+        let expires_after = Duration::from_secs(3_600);
+        let ask = Reserve { id, key: key_id(1), epoch: 0, needs: &[], rates, expires_after, not_after: None };
+        matches!(counters.reserve(ask).await.unwrap(), Verdict::Admitted(_))
+    }
+
+    #[tokio::test]
+    async fn what_runs_keeps_its_place_and_what_ended_unheard_loses_it_by_time() {
+        let clock = Arc::new(ManualClock::at(START));
+        let counters = Counters::Memory(MemoryCounters::new(Arc::clone(&clock) as _));
+        let leases = Leases::default();
+        assert!(is_admitted(&counters, 1).await);
+        let id = ReservationId { request: RequestId::from_bytes([1; 16]), attempt: 1 };
+        let lease = leases.enter(key_id(1), id);
+        for number in 2..8 {
+            clock.advance(Duration::from_secs(20));
+            leases.renew(&counters).await;
+            assert!(!is_admitted(&counters, number).await, "it still runs");
+        }
+        drop(lease);
+        assert_eq!(leases.count(), 0);
+        clock.advance(Duration::from_secs(20));
+        leases.renew(&counters).await;
+        assert!(!is_admitted(&counters, 8).await, "nobody has said that it ended");
+        clock.advance(Duration::from_secs(10));
+        assert!(is_admitted(&counters, 9).await);
+    }
+}

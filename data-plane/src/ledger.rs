@@ -196,7 +196,12 @@ fn acquired(key: KeyId, life: LifeId, answer: &proto::AcquireGrantsResponse) -> 
     let (mut grants, mut available) = (Vec::new(), Vec::new());
     for grant in &answer.grants {
         let counter = convert::counter_id(key, &convert::required(grant.counter, "grants.counter")?)?;
-        grants.push(Grant { counter, period: period(grant, counter.window), granted: grant.granted, elsewhere: grant.elsewhere });
+        grants.push(Grant {
+            counter,
+            period: period(grant, counter.window),
+            granted: grant.granted,
+            elsewhere: grant.elsewhere,
+        });
         available.push(Available { counter, available: grant.available, unsettled: grant.unsettled });
     }
     let holder = |holder: &proto::Holder| {

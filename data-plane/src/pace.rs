@@ -87,8 +87,7 @@ mod tests {
     #[test]
     fn only_rates_that_the_key_has_are_told() {
         let left = |remaining| Some(RateLeft { remaining, reset: Duration::from_millis(1_500) });
-        let rates =
-            Rates { tokens: Some(TokenRate { per_minute: 1_000, amount: 7 }), ..Rates::default() };
+        let rates = Rates { tokens: Some(TokenRate { per_minute: 1_000, amount: 7 }), ..Rates::default() };
         let mut headers = HeaderMap::new();
         Pace::new(&rates, &RatesLeft { requests: left(1), tokens: left(993) }).write(&mut headers);
         let told: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();

@@ -1,14 +1,18 @@
 //! Manifests: which crate may depend on which, and what every crate takes from the workspace. Migrations are names in a row, too.
 
 /// Our crates, and those of ours that each may use.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("keyforge-shared", &[]),
     ("keyforge-loadtest", &[]),
     ("keyforge-proto", &["keyforge-shared"]),
     ("keyforge-runtime", &["keyforge-shared"]),
     ("keyforge-providers", &["keyforge-shared"]),
     ("keyforge-control-plane", &["keyforge-proto", "keyforge-runtime", "keyforge-shared"]),
-    ("keyforge-data-plane", &["keyforge-proto", "keyforge-providers", "keyforge-runtime", "keyforge-shared"]),
+    ("keyforge-counters", &["keyforge-runtime", "keyforge-shared"]),
+    (
+        "keyforge-data-plane",
+        &["keyforge-counters", "keyforge-proto", "keyforge-providers", "keyforge-runtime", "keyforge-shared"],
+    ),
     (
         "keyforge-cli",
         &[
@@ -23,16 +27,20 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ),
 ];
 
-/// Crates that touch the world, which these of ours must not do. `hyper` stands for `hyper-util` as well.
-const FOREIGN: [(&str, &[&str]); 4] = [
-    ("keyforge-shared", &["tokio", "tonic", "sqlx", "hyper", "redis"]),
-    ("keyforge-providers", &["tokio", "tonic", "sqlx", "hyper", "redis"]),
-    ("keyforge-control-plane", &["redis"]),
-    ("keyforge-data-plane", &["sqlx"]),
+/// Crates that touch the world, which these of ours must not do. `hyper` stands for `hyper-util` as well. Redis is the counters' alone.
+const FOREIGN: [(&str, &[&str]); 8] = [
+    ("keyforge-shared", &["tokio", "tonic", "sqlx", "hyper", "redis", "deadpool"]),
+    ("keyforge-loadtest", &["redis", "deadpool"]),
+    ("keyforge-proto", &["redis", "deadpool"]),
+    ("keyforge-runtime", &["redis", "deadpool"]),
+    ("keyforge-providers", &["tokio", "tonic", "sqlx", "hyper", "redis", "deadpool"]),
+    ("keyforge-control-plane", &["redis", "deadpool"]),
+    ("keyforge-counters", &["tonic", "sqlx", "hyper"]),
+    ("keyforge-data-plane", &["sqlx", "redis", "deadpool"]),
 ];
 
 /// The same, but for the tests of these crates.
-const FOREIGN_BUT_FOR_TESTS: [(&str, &[&str]); 1] = [("keyforge-cli", &["sqlx", "redis"])];
+const FOREIGN_BUT_FOR_TESTS: [(&str, &[&str]); 1] = [("keyforge-cli", &["sqlx", "redis", "deadpool"])];
 
 /// What every crate takes from the workspace.
 const INHERITED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
@@ -88,7 +96,9 @@ pub fn direction(path: &str, text: &str) -> Vec<String> {
         families.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('-'))
     };
     let wrong = |(section, dependency): &(&str, &str)| {
-        let ours = dependency.starts_with("keyforge-");
+        // A crate may name itself to switch features on for its own tests.
+        let itself = *dependency == name && *section == "dev-dependencies";
+        let ours = dependency.starts_with("keyforge-") && !itself;
         (ours && !allowed.contains(dependency))
             || of_family(dependency, foreign)
             || (*section == "dependencies" && of_family(dependency, product_only))
@@ -177,6 +187,12 @@ mod tests {
             ("keyforge-control-plane", "keyforge-data-plane.workspace = true", true),
             ("keyforge-data-plane", "keyforge-control-plane.workspace = true", true),
             ("keyforge-data-plane", "keyforge-providers.workspace = true", false),
+            ("keyforge-data-plane", "keyforge-counters.workspace = true", false),
+            ("keyforge-data-plane", "deadpool-redis.workspace = true", true),
+            ("keyforge-counters", "redis.workspace = true", false),
+            ("keyforge-counters", "keyforge-data-plane.workspace = true", true),
+            ("keyforge-counters", "keyforge-counters.workspace = true", true),
+            ("keyforge-counters", "[dev-dependencies]\nkeyforge-counters.workspace = true", false),
             ("keyforge-loadtest", "keyforge-shared.workspace = true", true),
             ("keyforge-cli", "keyforge-loadtest.workspace = true", false),
             ("keyforge-cli", "sqlx.workspace = true", true),

@@ -71,7 +71,7 @@ fn is_suffix(rest: &str) -> bool {
 fn is_crate_or_file(word: &str) -> bool {
     let crates =
         ["keyforge_shared", "keyforge_proto", "keyforge_runtime", "keyforge_providers", "keyforge_control_plane"];
-    let more = ["keyforge_data_plane", "keyforge_cli", "keyforge_loadtest"];
+    let more = ["keyforge_counters", "keyforge_data_plane", "keyforge_cli", "keyforge_loadtest"];
     let files = [".toml", ".proto", ".service", ".bin"];
     crates.iter().chain(&more).any(|name| word == *name)
         || files.iter().any(|end| word.ends_with(end))

@@ -87,7 +87,8 @@ pub trait CounterStore: Send + Sync {
     /// A need of another key's counter is a missing one.
     ///
     /// Time never goes back for a key: it is the later of the store's clock and that of the latest question that got as far as `not_after`. An
-    /// open id is answered again with how things stand now, and that changes nothing.
+    /// open id is answered again with how things stand now, and that changes nothing; but, if it has needs, only to whoever names its epoch, and
+    /// before anything else is looked at. An asker in another epoch would settle it where the ledger does not look for it.
     ///
     /// # Errors
     /// [`CounterError::Unavailable`]: ask again with the same id, or settle as cancelled. Whoever is refused after that cancels as well: the

@@ -172,7 +172,7 @@ const IMAGES: [(&str, ImageFormula); 16] = [
 ];
 
 /// How the names of OpenAI's own models begin. Another host may be called by OpenAI's name because it speaks the same dialect; it
-/// serves other models.
+/// serves other models, among them OpenAI's open ones (`gpt-oss-…`), which OpenAI itself does not serve.
 const OWN_NAMES: [&str; 10] =
     ["gpt-", "chatgpt-", "ft:gpt-", "o1", "o3", "o4-", "ft:o4-", "chat-latest", "computer-use-", "daybreak-"];
 
@@ -185,7 +185,9 @@ const DEAREST_WINDOW_TOKEN: u64 = 34;
 /// What is known of `upstream_name`, the provider's own name of a model, at `provider`.
 #[must_use]
 pub fn of(provider: &str, upstream_name: &str) -> Metering {
-    let is_openai = provider == "openai" && OWN_NAMES.iter().any(|begin| upstream_name.starts_with(begin));
+    let is_own =
+        OWN_NAMES.iter().any(|begin| upstream_name.starts_with(begin)) && !upstream_name.starts_with("gpt-oss");
+    let is_openai = provider == "openai" && is_own;
     let (framing, limit_field) = match provider {
         "openai" if is_openai => (OPENAI, MaxTokensField::Current),
         "openai" => (UNKNOWN, MaxTokensField::Current),
@@ -306,7 +308,7 @@ mod tests {
             assert_eq!(formula.tokens(picture(1, 1)), Some(48_169 + 9), "{name}");
         }
         for (provider, name) in
-            [("azure", "gpt-4o"), ("openrouter", "gpt-4o"), ("openai", "llama-4"), ("openai", "my-gpt-4o")]
+            [("azure", "gpt-4o"), ("openrouter", "gpt-4o"), ("openai", "llama-4"), ("openai", "gpt-oss-120b")]
         {
             let host = of(provider, name);
             assert_eq!(host.images, ImageFormula::Unpublished, "{provider} {name}");

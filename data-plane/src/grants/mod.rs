@@ -54,16 +54,37 @@ pub enum Brought {
 
 type Call = Shared<BoxFuture<'static, Result<Brought, GrantError>>>;
 
+/// A moment in the order in which answers of the ledger came to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AsOf(u64);
+
+/// What the ledger has left for a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It has to be asked.
+    Unknown,
+    /// Nothing; others may give back so much of what they were granted, in requests or nano-dollars.
+    Nothing {
+        /// What they have not settled.
+        unsettled: u64,
+    },
+    /// Nothing, but the store was asked before it had the last grant: look there again.
+    NothingSince,
+}
+
 #[derive(Clone, Copy)]
 struct Exhausted {
     until: Timestamp,
     unsettled: u64,
+    since: AsOf,
 }
 
 #[derive(Default)]
 struct Book {
     calls: HashMap<KeyId, Call>,
     exhausted: HashMap<CounterId, Exhausted>,
+    /// Answers that came to the store.
+    answers: u64,
 }
 
 struct Inner {
@@ -92,12 +113,22 @@ impl Grants {
         Self(Arc::new(Inner { ledger, counters, memberships, clock, shutdown, book: Mutex::default() }))
     }
 
-    /// What others were granted of a counter and may give back, if the ledger said a moment ago that it has nothing left for it.
+    /// Now, for [`Self::left`]: taken before the store is asked.
     #[must_use]
-    pub fn exhausted(&self, counter: &CounterId) -> Option<u64> {
+    pub fn as_of(&self) -> AsOf {
+        AsOf(self.0.book.lock().answers)
+    }
+
+    /// What the ledger has left for a counter, as far as it said so a moment ago, to whoever asked the store at `asked`.
+    #[must_use]
+    pub fn left(&self, counter: &CounterId, asked: AsOf) -> Left {
         let now = self.0.clock.now();
         let exhausted = self.0.book.lock().exhausted.get(counter).copied();
-        exhausted.filter(|exhausted| exhausted.until > now).map(|exhausted| exhausted.unsettled)
+        match exhausted.filter(|exhausted| exhausted.until > now) {
+            Some(Exhausted { since, .. }) if since > asked => Left::NothingSince,
+            Some(Exhausted { unsettled, .. }) => Left::Nothing { unsettled },
+            None => Left::Unknown,
+        }
     }
 
     /// Forgets what the ledger said about the key: its limits changed.
@@ -106,7 +137,7 @@ impl Grants {
     }
 
     /// Joins the epoch of this life and asks the ledger for more, or joins a call of the same key that is under way. Afterwards there may be more
-    /// in the store, or the counter is [`Self::exhausted`], or others of the same key took what came, or the books are of another life: the
+    /// in the store, or the ledger has nothing [`Self::left`], or others of the same key took what came, or the books are of another life: the
     /// caller looks again.
     ///
     /// # Errors
@@ -218,12 +249,14 @@ impl Grants {
         let now = self.0.clock.now();
         let until = now.saturating_add(REMEMBER_EXHAUSTED);
         let mut book = self.0.book.lock();
+        book.answers += 1;
+        let since = AsOf(book.answers);
         if book.exhausted.len() > MOST_REMEMBERED {
             book.exhausted.retain(|_, exhausted| exhausted.until > now);
         }
         for Available { counter, available, unsettled } in available {
             if *available == 0 {
-                book.exhausted.insert(*counter, Exhausted { until, unsettled: *unsettled });
+                book.exhausted.insert(*counter, Exhausted { until, unsettled: *unsettled, since });
             } else {
                 book.exhausted.remove(counter);
             }
@@ -244,6 +277,8 @@ impl Grants {
     async fn collect_from(&self, holder: Holder) -> bool {
         // Books of another life, or in another store, have nothing of what was meant.
         let Ok(Some(lowered)) = self.0.counters.claw_back(holder.key).await else { return false };
+        // What it had may be had again, from whoever has it then.
+        self.forget(holder.key);
         if lowered.life != holder.life {
             tracing::debug!(key = %holder.key, "the books of a holder are of another life");
         }

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashSet;
 use futures_util::FutureExt;
+use hashbrown::HashSet;
 use keyforge_counters::CounterStore;
 use keyforge_shared::id::KeyId;
 use parking_lot::Mutex;

@@ -137,11 +137,12 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
+        let now = self.memberships.now();
         let mut roster = self.memberships.0.roster.lock();
         if self.pinned {
             roster.pin(self.key, self.life);
         }
-        let more = roster.exit(self.key, self.life);
+        let more = roster.exit(self.key, self.life, now);
         drop(roster);
         self.memberships.wake(more);
     }

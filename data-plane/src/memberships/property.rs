@@ -49,7 +49,10 @@ enum Step {
     Exit(usize),
     Acquire(u8),
     /// A call arrives at the ledger; its answer may be lost.
-    Arrive { call: usize, lost: bool },
+    Arrive {
+        call: usize,
+        lost: bool,
+    },
     /// A call is lost on its way.
     Vanish(usize),
     /// An answer arrives at the node.
@@ -57,13 +60,18 @@ enum Step {
     /// The store lost the books of a key.
     NewLife(u8),
     /// Another node joins or leaves.
-    Other { key: u8, joins: bool },
+    Other {
+        key: u8,
+        joins: bool,
+    },
     /// Time goes by, and what is idle is let go.
     Sweep,
     /// The next leaving is sent.
     Leave,
     /// It arrives; its answer may be lost, and then it is sent again.
-    Left { lost: bool },
+    Left {
+        lost: bool,
+    },
     Ship,
 }
 
@@ -101,7 +109,7 @@ impl World {
             Step::Exit(index) if !self.passes.is_empty() => {
                 let (key, life, epoch) = self.passes.swap_remove(index % self.passes.len());
                 self.records.push((key, epoch));
-                self.roster.exit(key, life);
+                self.roster.exit(key, life, self.now);
             }
             Step::Acquire(number) => {
                 let (key, confirms) = (key(number), false);
@@ -224,7 +232,10 @@ impl World {
     fn check(&self) {
         for (key, life, epoch) in &self.passes {
             let known = &self.ledger[&(*key, *life)];
-            assert!(!known.closed && known.member.is_some() && known.number == *epoch, "{epoch} was left in use: {known:?}");
+            assert!(
+                !known.closed && known.member.is_some() && known.number == *epoch,
+                "{epoch} was left in use: {known:?}"
+            );
         }
     }
 
@@ -253,7 +264,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..KEYS).prop_map(Step::Enter),
         3 => (0..8usize).prop_map(Step::Exit),
         3 => (0..KEYS).prop_map(Step::Acquire),
-        4 => (0..4usize, lost.clone()).prop_map(|(call, lost)| Step::Arrive { call, lost }),
+        4 => (0..4usize, lost).prop_map(|(call, lost)| Step::Arrive { call, lost }),
         1 => (0..4usize).prop_map(Step::Vanish),
         4 => (0..4usize).prop_map(Step::Hear),
         1 => (0..KEYS).prop_map(Step::NewLife),
@@ -299,9 +310,9 @@ fn a_life_that_was_replaced_is_left_when_its_last_pass_comes_back() {
     roster.enter(key, 0).unwrap();
     assert!(!roster.joined(key, new, (2, 1), 0));
     assert_eq!(roster.enter(key, 0), Some((new, 2)));
-    assert!(!roster.exit(key, old));
+    assert!(!roster.exit(key, old, 0));
     assert!(roster.take_left(9).is_empty());
-    assert!(roster.exit(key, old));
+    assert!(roster.exit(key, old, 0));
     assert_eq!(roster.take_left(9), [Leave { key, epoch: 1, serial: 1 }]);
 }
 
@@ -312,7 +323,7 @@ fn what_may_yet_be_recorded_is_never_left() {
     roster.joined(key, old, (1, 1), 0);
     roster.enter(key, 0).unwrap();
     roster.pin(key, old);
-    roster.exit(key, old);
+    roster.exit(key, old, 0);
     roster.leave_idle(9);
     roster.joined(key, new, (2, 1), 9);
     roster.leave_idle(99);

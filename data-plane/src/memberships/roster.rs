@@ -55,8 +55,9 @@ impl Roster {
     }
 
     /// A pass came back. Answers whether there is something to leave now.
-    pub fn exit(&mut self, key: KeyId, life: LifeId) -> bool {
+    pub fn exit(&mut self, key: KeyId, life: LifeId, now: u64) -> bool {
         let Some(member) = self.member(key, life) else { return false };
+        member.last_used = now;
         member.open = member.open.saturating_sub(1);
         self.let_go(key)
     }

@@ -132,12 +132,7 @@ impl Replica {
     ///
     /// # Errors
     /// [`ApplyError::Diverged`] when the snapshot does not hash to what it should; the old state stays.
-    pub fn replace(
-        &self,
-        deployment: DeploymentId,
-        state: State,
-        set_hash: SetHash,
-    ) -> Result<Changes, ApplyError> {
+    pub fn replace(&self, deployment: DeploymentId, state: State, set_hash: SetHash) -> Result<Changes, ApplyError> {
         if state.set_hash() != set_hash {
             return Err(ApplyError::Diverged(state.revision()));
         }

@@ -16,7 +16,7 @@ use super::bound::Bound;
 use super::question::Question;
 use super::receive::Head;
 use super::reservation::{Hold, Reservation, Terms};
-use crate::grants::{Brought, GrantError};
+use crate::grants::{AsOf, Brought, GrantError, Left};
 use crate::leases::LEASE;
 use crate::ledger::Want;
 use crate::memberships::Pass;
@@ -90,6 +90,7 @@ impl Asking<'_> {
         if needs.is_empty() && rates == Rates::default() {
             return Ok(Some(self.unlimited()));
         }
+        let asked_at = plane.grants.as_of();
         let pass = if needs.is_empty() { None } else { plane.memberships.enter(key) };
         let asked = self.question.ask(Reserve {
             id: self.identity.0,
@@ -112,7 +113,7 @@ impl Asking<'_> {
                 let wants: Vec<_> = missing.into_iter().map(|index| want(&needs[index], 0)).collect();
                 self.acquire(joined(plane, pass)?, &wants).await?;
             }
-            Verdict::Short(short) => self.short(joined(plane, pass)?, &needs, &short).await?,
+            Verdict::Short(short) => self.short(joined(plane, pass)?, asked_at, &needs, &short).await?,
             // A period ended since the permit was made, or the clocks differ: the request belongs to the one in which it is admitted.
             Verdict::OutsidePeriod { now } => {
                 self.on_new_ground("period")?;
@@ -184,11 +185,24 @@ impl Asking<'_> {
     }
 
     /// Some counters are too small. One that the ledger has nothing left for decides; the others would only be asked for in vain.
-    async fn short(&mut self, life: LifeId, needs: &[Need], short: &[(usize, Standing)]) -> Result<(), Rejection> {
-        let decides = short.iter().find_map(|(index, standing)| {
-            let unsettled = self.plane.grants.exhausted(&needs[*index].counter)?;
-            Some((&needs[*index], standing, unsettled))
-        });
+    async fn short(
+        &mut self,
+        life: LifeId,
+        asked_at: AsOf,
+        needs: &[Need],
+        short: &[(usize, Standing)],
+    ) -> Result<(), Rejection> {
+        let mut decides = None;
+        for (index, standing) in short {
+            match self.plane.grants.left(&needs[*index].counter, asked_at) {
+                Left::Unknown => {}
+                Left::NothingSince => return Ok(()),
+                Left::Nothing { unsettled } => {
+                    decides = Some((&needs[*index], standing, unsettled));
+                    break;
+                }
+            }
+        }
         let Some((need, standing, unsettled)) = decides else {
             let wants: Vec<_> = short.iter().map(|(index, standing)| want(&needs[*index], standing.free)).collect();
             return self.acquire(life, &wants).await;
@@ -260,3 +274,7 @@ fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Re
 #[cfg(test)]
 #[path = "reserve_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "shared_store_tests.rs"]
+mod shared_store_tests;

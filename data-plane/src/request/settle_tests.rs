@@ -24,7 +24,8 @@ async fn node(policy: Policy, clock: &Arc<ManualClock>) -> (Arc<FakeLedger>, Nod
     let url = ledger.serve().await;
     let mut state = vec![workspace(Vec::new(), Vec::new()), key(1, policy), model()];
     if let Resource::Model(known) = model() {
-        let early = Model { name: "early".to_owned(), provider: ProviderName("deepseek".to_owned()), ..(*known).clone() };
+        let early =
+            Model { name: "early".to_owned(), provider: ProviderName("deepseek".to_owned()), ..(*known).clone() };
         state.push(Resource::Model(Arc::new(early)));
     }
     (ledger, Parts::in_memory(url, clock, state).build())

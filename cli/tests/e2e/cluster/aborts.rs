@@ -10,10 +10,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
-use crate::harness::read;
 use super::agents::{INPUT_NANO, OUTPUT_NANO, ask};
 use super::books::{Limits, billed, charged, counted, entries, settled};
 use super::fleet::{Cluster, Plan};
+use crate::harness::read;
 
 const LIMITS: Limits = Limits { nano_usd: 720_000_000, requests: 100_000 };
 const ABORTS: usize = 1_000;
@@ -43,7 +43,8 @@ async fn i_9_after_a_thousand_aborted_streams_nothing_is_held_and_the_charge_is_
     cluster
         .eventually("every abort is in the chain", async || {
             let found = entries(&cluster, &id).await;
-            found.iter().filter(|entry| counted(entry)).count() >= ABORTS && settled(&cluster, &id).await.requests == ABORTS as u64
+            found.iter().filter(|entry| counted(entry)).count() >= ABORTS
+                && settled(&cluster, &id).await.requests == ABORTS as u64
         })
         .await;
     let found: Vec<_> = entries(&cluster, &id).await.into_iter().filter(counted).collect();

@@ -81,8 +81,21 @@ pub async fn attempt(cluster: &Cluster, node: usize, token: &str, body: &Value) 
     Outcome { request_id, status: Some(status), code, whole, retry_after, error, ..blank }
 }
 
-/// So many agents, until `end`. Every other request is streamed.
-pub async fn crowd(cluster: &Arc<Cluster>, token: &str, agents: usize, tokens: u64, end: Instant) -> Vec<Outcome> {
+/// Many agents with one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Crowd {
+    pub agents: usize,
+    /// What each request asks for.
+    pub tokens: u64,
+    /// How long an agent thinks about an answer.
+    pub rest: Duration,
+    /// When they stop to ask.
+    pub end: Instant,
+}
+
+/// Lets a crowd ask until its end. Every other request is streamed.
+pub async fn crowd(cluster: &Arc<Cluster>, token: &str, crowd: Crowd) -> Vec<Outcome> {
+    let Crowd { agents, tokens, rest, end } = crowd;
     let mut running = JoinSet::new();
     for agent in 0..agents {
         let (cluster, token) = (Arc::clone(cluster), token.to_owned());
@@ -96,9 +109,11 @@ pub async fn crowd(cluster: &Arc<Cluster>, token: &str, agents: usize, tokens: u
                 }
                 let node = number % cluster.nodes.len();
                 let outcome = attempt(&cluster, node, &token, &ask(tokens, number / 3 % 2 == 0)).await;
-                if outcome.status != Some(200) {
-                    sleep(outcome.retry_after.unwrap_or(IMPATIENCE / 2).min(IMPATIENCE)).await;
-                }
+                let pause = match outcome.status {
+                    Some(200) => rest,
+                    _ => outcome.retry_after.unwrap_or(IMPATIENCE / 2).min(IMPATIENCE),
+                };
+                sleep(pause.min(end.saturating_duration_since(Instant::now()))).await;
                 outcomes.push(outcome);
             }
             outcomes

@@ -1,13 +1,14 @@
 //! Chaos: 200 agents on one key while nodes die, Redis is stopped, killed and emptied and the control plane comes and goes. The key never overspends,
 //! and nothing of it is lost.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_loadtest::provider::Script;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::agents::{assert_only, crowd, kinds};
+use super::agents::{Crowd, ask, assert_only, crowd, kinds};
 use super::books::{Limits, Watch, balance, billed, charged, nothing_is_locked_up, outcomes};
 use super::chance::Chance;
 use super::fleet::{Cluster, Plan};
@@ -22,19 +23,25 @@ const TOKENS: u64 = 95;
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     KillNode(u64),
+    /// It stands still and goes on, as when its host is moved.
+    PauseNode(u64),
     StopRedis,
     KillRedis,
     FlushRedis,
+    /// It comes back with what it had on disk when the test began.
+    RollBackRedis,
     KillControlPlane,
     HoldControlPlaneDown,
+    /// Everything dies at once.
+    PowerCut,
 }
 
 impl Fault {
     /// One of each, and more of what happens more often.
     fn deck(chance: &mut Chance) -> Vec<Self> {
-        let mut deck = vec![Self::StopRedis, Self::StopRedis, Self::KillRedis, Self::FlushRedis, Self::FlushRedis];
-        deck.extend([Self::KillControlPlane, Self::HoldControlPlaneDown]);
-        deck.extend((1..=3).map(Self::KillNode));
+        let mut deck = vec![Self::StopRedis, Self::StopRedis, Self::KillRedis, Self::FlushRedis, Self::RollBackRedis];
+        deck.extend([Self::KillControlPlane, Self::HoldControlPlaneDown, Self::PowerCut]);
+        deck.extend([Self::KillNode(1), Self::KillNode(2), Self::KillNode(3), Self::PauseNode(chance.between(1, 3))]);
         chance.shuffle(&mut deck);
         deck
     }
@@ -42,13 +49,17 @@ impl Fault {
     async fn happen(self, cluster: &Cluster, chance: &mut Chance) {
         match self {
             Self::KillNode(node) => cluster.kill(&format!("node-{node}")),
-            Self::StopRedis => {
-                cluster.signal("redis", "-STOP");
-                sleep(Duration::from_millis(chance.between(200, 2_500))).await;
-                cluster.signal("redis", "-CONT");
+            Self::PauseNode(node) => stop_for_a_while(cluster, &format!("node-{node}"), chance).await,
+            Self::StopRedis => stop_for_a_while(cluster, &any_redis(cluster, chance), chance).await,
+            Self::KillRedis => cluster.kill(&any_redis(cluster, chance)),
+            Self::FlushRedis => drop(cluster.redis(&any_redis(cluster, chance), &["FLUSHALL"])),
+            Self::RollBackRedis => {
+                let name = any_redis(cluster, chance);
+                cluster.hold_down(&name).await;
+                restore(cluster, &name);
+                cluster.release(&name);
             }
-            Self::KillRedis => cluster.kill("redis"),
-            Self::FlushRedis => drop(cluster.redis("redis", &["FLUSHALL"])),
+            Self::PowerCut => cluster.process_names().iter().for_each(|name| cluster.kill(name)),
             Self::KillControlPlane => cluster.kill("control-plane"),
             Self::HoldControlPlaneDown => {
                 cluster.hold_down("control-plane").await;
@@ -56,6 +67,39 @@ impl Fault {
                 cluster.release("control-plane");
             }
         }
+    }
+}
+
+async fn stop_for_a_while(cluster: &Cluster, name: &str, chance: &mut Chance) {
+    cluster.signal(name, "-STOP");
+    sleep(Duration::from_millis(chance.between(200, 2_500))).await;
+    cluster.signal(name, "-CONT");
+}
+
+fn any_redis(cluster: &Cluster, chance: &mut Chance) -> String {
+    let names = cluster.redis_names();
+    names[chance.between(0, names.len() as u64 - 1) as usize].clone()
+}
+
+/// Keeps what the Redis servers have on disk.
+fn back_up(cluster: &Cluster) {
+    for name in cluster.redis_names() {
+        copy(&cluster.data.join(&name).join("appendonlydir"), &cluster.data.join(format!("{name}.kept")));
+    }
+}
+
+/// Puts what was kept in place of what a server has.
+fn restore(cluster: &Cluster, name: &str) {
+    let current = cluster.data.join(name).join("appendonlydir");
+    std::fs::remove_dir_all(&current).unwrap();
+    copy(&cluster.data.join(format!("{name}.kept")), &current);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 
@@ -79,18 +123,31 @@ const DOCUMENTED: [&str; 9] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i_1_i_6_i_9_i_20_no_fault_lets_a_key_overspend_or_locks_its_money_up() {
+    chaos(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i_1_i_6_i_9_i_20_nor_does_any_fault_of_a_redis_cluster() {
+    chaos(3).await;
+}
+
+async fn chaos(redis: usize) {
     let mut chance = Chance::seeded();
     let length = seconds(20, 60);
-    // So long that the key's requests last for all of it.
-    let answer = u64::try_from(length.as_millis()).unwrap() * AGENTS as u64 / LIMITS.requests;
-    let cluster = Arc::new(Cluster::start(slow(answer), Plan::default()).await);
+    let cluster = Arc::new(Cluster::start(slow(4_000), Plan { redis, ..Plan::default() }).await);
     let (token, id) = cluster.create_key("chaos", LIMITS.policy()).await;
+    assert_eq!(cluster.chat(0, &token, &ask(TOKENS, false)).await.status, 200);
+    // Once what was appended is on disk.
+    sleep(Duration::from_millis(1_200)).await;
+    back_up(&cluster);
     let watch = Watch::start(&cluster, LIMITS);
     let begin = Instant::now();
     let end = begin + length;
     let agents = tokio::spawn({
         let (cluster, token) = (Arc::clone(&cluster), token.clone());
-        async move { crowd(&cluster, &token, AGENTS, TOKENS, end).await }
+        // So that the key's requests last for all of it.
+        let rest = (length / 5).saturating_sub(Duration::from_secs(4));
+        async move { crowd(&cluster, &token, Crowd { agents: AGENTS, tokens: TOKENS, rest, end }).await }
     });
     let mut deck = Vec::new();
     while Instant::now() < end - Duration::from_secs(1) {
@@ -120,7 +177,8 @@ async fn i_1_i_16_while_the_control_plane_is_down_keys_spend_what_was_granted_an
     let mut chance = Chance::seeded();
     let cluster = Arc::new(Cluster::start(slow(300), Plan::default()).await);
     let (token, id) = cluster.create_key("grace", LIMITS.policy()).await;
-    let mut seen = crowd(&cluster, &token, 3, TOKENS, Instant::now() + Duration::from_secs(1)).await;
+    let few = Crowd { agents: 3, tokens: TOKENS, rest: Duration::ZERO, end: Instant::now() + Duration::from_secs(1) };
+    let mut seen = crowd(&cluster, &token, few).await;
     assert!(kinds(&seen)["200"] >= 3, "{:?}", kinds(&seen));
     let granted = granted(&cluster, &id).await;
     cluster.hold_down("control-plane").await;
@@ -130,7 +188,7 @@ async fn i_1_i_16_while_the_control_plane_is_down_keys_spend_what_was_granted_an
     let end = begin + seconds(10, 30);
     let agents = tokio::spawn({
         let (cluster, token) = (Arc::clone(&cluster), token.clone());
-        async move { crowd(&cluster, &token, AGENTS / 4, TOKENS, end).await }
+        async move { crowd(&cluster, &token, Crowd { agents: AGENTS / 4, end, ..few }).await }
     });
     sleep(Duration::from_millis(1_500)).await;
     let untouched = billed(&cluster);

@@ -122,13 +122,21 @@ impl Cluster {
         u32::try_from(pid).ok()
     }
 
+    /// The names of all processes but the supervisor.
+    pub fn process_names(&self) -> Vec<String> {
+        let nodes = (1..=self.nodes.len()).map(|node| format!("node-{node}"));
+        nodes.chain(["control-plane".to_owned()]).chain(self.redis_names()).collect()
+    }
+
+    /// The names of the Redis servers.
+    pub fn redis_names(&self) -> Vec<String> {
+        let servers = self.banner["redis"].as_array().unwrap().iter();
+        servers.map(|redis| redis["name"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// All process ids, with that of the supervisor.
     pub fn pids(&self) -> Vec<u32> {
-        let names =
-            ["control-plane".to_owned()].into_iter().chain((1..=self.nodes.len()).map(|node| format!("node-{node}")));
-        let redis =
-            self.banner["redis"].as_array().unwrap().iter().map(|redis| redis["name"].as_str().unwrap().to_owned());
-        let mut pids: Vec<u32> = names.chain(redis).filter_map(|name| self.pid(&name)).collect();
+        let mut pids: Vec<u32> = self.process_names().iter().filter_map(|name| self.pid(name)).collect();
         pids.extend(self.supervisor.id());
         pids
     }

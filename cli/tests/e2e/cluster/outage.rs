@@ -41,7 +41,11 @@ async fn while_redis_is_stopped_limited_keys_are_refused_at_once_and_others_go_o
 
     cluster.signal("redis", "-STOP");
     let mut refusals: Vec<Outcome> = Vec::new();
-    for round in 0..30 {
+    let stopped = Instant::now();
+    for round in 0.. {
+        if stopped.elapsed() > Duration::from_secs(2) {
+            break;
+        }
         for node in 0..3 {
             refusals.push(attempt(&cluster, node, &capped, &ask(16, round % 2 == 0)).await);
             assert_eq!(cluster.chat(node, &free, &ask(16, false)).await.status, 200, "a key without limits goes on");

@@ -8,7 +8,7 @@ use keyforge_proto::admin::v1 as admin;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::agents::{Outcome, ask, assert_only, attempt};
+use super::agents::{Outcome, ask, assert_only, attempt, kinds};
 use super::fleet::{Cluster, Plan};
 use super::{is_long, seconds};
 
@@ -25,7 +25,7 @@ async fn i_10_three_nodes_together_admit_no_more_than_the_rate_in_any_minute() {
     let before = cluster.provider.request_count() as usize;
     let end = Instant::now() + seconds(64, 130);
     let mut clients = JoinSet::new();
-    // Two on each node ask in bursts; one waits as it is told.
+    // Two on each node ask for more than there is.
     for client in 0..6 {
         let (cluster, token) = (Arc::clone(&cluster), token.clone());
         clients.spawn(async move {
@@ -37,9 +37,13 @@ async fn i_10_three_nodes_together_admit_no_more_than_the_rate_in_any_minute() {
             outcomes
         });
     }
+    let told = patient(&cluster).await;
     let outcomes: Vec<Outcome> = clients.join_all().await.into_iter().flatten().collect();
-    assert_only(&outcomes, &["200", "429 rate_limit_exceeded"]);
-    let arrivals: Vec<Instant> = cluster.provider.requests()[before..].iter().map(|seen| seen.at).collect();
+    // Redis may answer too late on a machine that does too much at once.
+    assert_only(&outcomes, &["200", "429 rate_limit_exceeded", "503 enforcement_unavailable"]);
+    let steady =
+        cluster.provider.requests().split_off(before).into_iter().filter(|seen| seen.json()["max_tokens"] == 16);
+    let arrivals: Vec<Instant> = steady.map(|seen| seen.at).collect();
     assert!(arrivals.len() > rate, "a second minute began: {} arrivals", arrivals.len());
     for (first, next) in arrivals.iter().zip(&arrivals[rate..]) {
         assert!(*next - *first > MINUTE - WAY, "I-10: {} requests within {:?}", rate + 1, *next - *first);
@@ -47,19 +51,25 @@ async fn i_10_three_nodes_together_admit_no_more_than_the_rate_in_any_minute() {
     let refused = outcomes.iter().filter(|outcome| outcome.status == Some(429));
     assert!(refused.clone().count() > 3 * rate, "the rate was asked for much more than it has");
     assert!(refused.clone().all(|outcome| outcome.retry_after.is_some_and(|wait| wait <= MINUTE)));
+    eprintln!("rates: {} arrived, told to wait {told:?}, {:?}", arrivals.len(), kinds(&outcomes));
+}
 
-    // Whoever waits as long as told is admitted, on any node.
-    let told = loop {
-        let outcome = attempt(&cluster, 0, &token, &ask(16, false)).await;
-        match outcome.status {
-            Some(200) => {}
-            _ => break outcome.retry_after.unwrap(),
+/// Uses a rate up over the nodes, and is admitted once it has waited as long as it was told. Returns how long that was.
+async fn patient(cluster: &Cluster) -> Duration {
+    let policy = admin::Policy { requests_per_minute: Some(3), ..admin::Policy::default() };
+    let (token, _) = cluster.create_key("patient", policy).await;
+    let mut told = None;
+    for round in 0.. {
+        let outcome = attempt(cluster, round % 3, &token, &ask(17, false)).await;
+        match outcome.kind().as_str() {
+            "200" if told.is_some() => break,
+            "429 rate_limit_exceeded" if told.is_none() => {
+                told = outcome.retry_after;
+                sleep(told.unwrap()).await;
+            }
+            "200" | "503 enforcement_unavailable" => sleep(Duration::from_millis(500)).await,
+            _ => panic!("it waited {told:?} and is told to wait {:?}: {}", outcome.retry_after, outcome.error),
         }
-    };
-    if told < Duration::from_secs(15) || is_long() {
-        sleep(told).await;
-        let admitted = attempt(&cluster, 1, &token, &ask(16, false)).await;
-        assert_eq!(admitted.kind(), "200", "after {told:?}: {:?}", admitted.retry_after);
     }
-    eprintln!("rates: {} admitted, {} refused, told to wait {told:?}", arrivals.len(), refused.count());
+    told.unwrap()
 }

@@ -60,13 +60,16 @@ impl KeyBooks {
 
     pub(super) fn reserve(&mut self, ask: &Reserve<'_>, clock: Timestamp) -> Verdict {
         let now = self.now(clock);
-        match self.reservations.seen(&ask.id, now) {
-            Seen::Open => return Verdict::Admitted(self.admission(ask, now)),
-            Seen::Over => return Verdict::Duplicate,
-            Seen::Never => {}
+        let seen = self.reservations.seen(&ask.id, now);
+        if seen == Seen::Over {
+            return Verdict::Duplicate;
         }
+        // Also if it is open: whoever is told of it in another epoch would have its cost looked for there.
         if !ask.needs.is_empty() && (self.epoch == 0 || ask.epoch != self.epoch) {
             return Verdict::NotJoined(self.life);
+        }
+        if seen == Seen::Open {
+            return Verdict::Admitted(self.admission(ask, now));
         }
         if self.frozen {
             return Verdict::Frozen;

@@ -62,7 +62,8 @@ fn ask<'a>(key: KeyId, number: u32, needs: &'a [Need], rate: Option<u32>) -> Res
 async fn granted(store: &MemoryCounters, counter: (CounterId, Period), granted: u64, amount: u64) -> Need {
     let (counter, period) = counter;
     let need = Need { counter, period, limit: granted, amount };
-    let Verdict::NotJoined(life) = store.reserve(Reserve { epoch: 0, ..ask(counter.key, 0, &[need], None) }).await.unwrap()
+    let Verdict::NotJoined(life) =
+        store.reserve(Reserve { epoch: 0, ..ask(counter.key, 0, &[need], None) }).await.unwrap()
     else {
         panic!("a new key is in no epoch");
     };

@@ -46,7 +46,7 @@ impl RedisCounters {
         let build = |link: &Link| {
             let mut command = script.call();
             put_keys(&mut command, key, id);
-            command.arg(link.run_id());
+            command.arg(link.run());
             arguments(&mut command, link);
             self.time.put(&mut command);
             command
@@ -98,7 +98,11 @@ impl RedisCounters {
         let why = error.to_string();
         match (error.kind(), script) {
             (ErrorKind::Server(ServerErrorKind::NoScript), Some(script)) => {
-                return link.ask(&script.load(), deadline).await.map(|_| why).map_err(|_| "it does not take a script".to_owned());
+                return link
+                    .ask(&script.load(), deadline)
+                    .await
+                    .map(|_| why)
+                    .map_err(|_| "it does not take a script".to_owned());
             }
             (ErrorKind::Server(ServerErrorKind::Moved), _) => {
                 return if self.shards.refreshed(deadline).await { Ok(why) } else { Err(why) };

@@ -1,7 +1,8 @@
 //! One connection to one server, and what was found out about that server before it was used.
 //!
-//! A server is known by its run id, which is new each time it starts: books that another run left behind are a past life. A server that forgets
-//! keys, or follows another, is not used at all.
+//! A server's data is known by its run: the replication id, which is new when a server starts and when a replica becomes primary, also when it was
+//! primary before. Books of another run are a past life. (What Redis calls `run_id` would not do: a primary that failed and was made primary again
+//! has kept it, and lost what was written last.) A server that forgets keys, or follows another, is not used at all.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -58,7 +59,7 @@ pub(super) enum NoAnswer {
 /// A connection that requests share, each with one round trip.
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    run_id: String,
+    run: String,
     /// Set once an answer did not come or the connection failed: until it was looked at, nobody waits for it.
     doubted: AtomicBool,
     made: Instant,
@@ -67,30 +68,36 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Looks at the server behind a new connection. It is not used for anything else before.
+    /// Looks at the server behind a connection, which is not used for anything else before, and gives it the scripts that it may not know.
     pub(super) async fn inspect(
         mut connection: MultiplexedConnection,
         address: &str,
         cluster: bool,
-        scripts: &Scripts,
+        unknown: Option<&Scripts>,
     ) -> Result<Self, Fault> {
         let mut questions = redis::pipe();
         questions.cmd("INFO").cmd("TIME");
-        for script in scripts.all() {
-            questions.add_command(script.load()).ignore();
-        }
-        let asking = questions.query_async::<(String, (i64, i64))>(&mut connection);
-        let answer = timeout_at(Instant::now() + CONNECT_WITHIN, asking).await;
-        let (info, (seconds, micros)) = match answer {
-            Ok(Ok(answer)) => answer,
+        let asking = async {
+            let facts = questions.query_async::<(String, (i64, i64))>(&mut connection).await?;
+            if let Some(scripts) = unknown {
+                let mut loading = redis::pipe();
+                for script in scripts.all() {
+                    loading.add_command(script.load()).ignore();
+                }
+                loading.query_async::<()>(&mut connection).await?;
+            }
+            Ok(facts)
+        };
+        let (info, (seconds, micros)) = match timeout_at(Instant::now() + CONNECT_WITHIN, asking).await {
+            Ok(Ok(facts)) => facts,
             Ok(Err(error)) => return Err(Fault::of(address, &error)),
             Err(_elapsed) => return Err(Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}"))),
         };
-        let run_id = check(&info, address, cluster)?;
+        let run = check(&info, address, cluster)?;
         let clock = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
         Ok(Self {
             connection,
-            run_id,
+            run,
             doubted: AtomicBool::new(false),
             made: Instant::now(),
             clock_at_start: AtomicI64::new(clock),
@@ -98,8 +105,8 @@ impl Link {
     }
 
     /// Which run of the server this is a connection to.
-    pub(super) fn run_id(&self) -> &str {
-        &self.run_id
+    pub(super) fn run(&self) -> &str {
+        &self.run
     }
 
     pub(super) fn is_doubted(&self) -> bool {
@@ -136,13 +143,13 @@ impl Link {
 
 /// Whether a connection that failed in this way is to be looked at.
 pub(super) fn is_broken(error: &RedisError) -> bool {
-    use redis::ServerErrorKind::{BusyLoading, MasterDown, NoPerm, ReadOnly};
+    use redis::ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     error.is_unrecoverable_error()
         || error.is_io_error()
-        || matches!(error.kind(), ErrorKind::Server(BusyLoading | MasterDown | NoPerm | ReadOnly))
+        || matches!(error.kind(), ErrorKind::Server(BusyLoading | MasterDown | ReadOnly))
 }
 
-/// What `INFO` has to say before a server is used; gives its run id.
+/// What `INFO` has to say before a server is used; gives its run.
 fn check(info: &str, address: &str, cluster: bool) -> Result<String, Fault> {
     let facts: HashMap<_, _> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
     let fact = |name| facts.get(name).copied().unwrap_or_default();
@@ -150,11 +157,14 @@ fn check(info: &str, address: &str, cluster: bool) -> Result<String, Fault> {
     let unsupported = |cause: String| Fault::Lasting(RedisStartError::Unsupported { address: address(), cause });
 
     let version = fact("redis_version");
-    if version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_none_or(|major| major < OLDEST_VERSION) {
-        return Err(unsupported(format!("its version is {version:?}, and {OLDEST_VERSION}.0 is the oldest that can be used")));
+    if version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_none_or(|major| major < OLDEST_VERSION)
+    {
+        return Err(unsupported(format!(
+            "its version is {version:?}, and {OLDEST_VERSION}.0 is the oldest that can be used"
+        )));
     }
-    if fact("run_id").is_empty() {
-        return Err(unsupported("it does not tell its run id, so a loss of its data would not be noticed".to_owned()));
+    if fact("master_replid").is_empty() {
+        return Err(unsupported("it tells no master_replid, so a loss of its data would not be noticed".to_owned()));
     }
     let is_cluster = fact("cluster_enabled") == "1";
     if is_cluster != cluster {
@@ -170,7 +180,7 @@ fn check(info: &str, address: &str, cluster: bool) -> Result<String, Fault> {
     if fact("loading") == "1" {
         return Err(Fault::Passing("it is loading its data".to_owned()));
     }
-    Ok(fact("run_id").to_owned())
+    Ok(fact("master_replid").to_owned())
 }
 
 #[cfg(test)]
@@ -180,7 +190,7 @@ mod tests {
     fn info(changes: &[(&str, &str)]) -> String {
         let facts = [
             ("redis_version", "7.0.15"),
-            ("run_id", "0123456789abcdef"),
+            ("master_replid", "0123456789abcdef"),
             ("role", "master"),
             ("maxmemory_policy", "noeviction"),
             ("cluster_enabled", "0"),
@@ -191,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_can_be_used_is_known_by_its_run_id() {
+    fn a_server_that_can_be_used_is_known_by_its_run() {
         assert_eq!(check(&info(&[]), "a:1", false).unwrap(), "0123456789abcdef");
         assert!(check(&info(&[("cluster_enabled", "1")]), "a:1", true).is_ok());
     }
@@ -203,7 +213,7 @@ mod tests {
             ("role", "slave", "a:1 is a replica"),
             ("redis_version", "6.2.1", "7.0 is the oldest"),
             ("redis_version", "", "7.0 is the oldest"),
-            ("run_id", "", "run id"),
+            ("master_replid", "", "master_replid"),
             ("cluster_enabled", "1", "is a node of a cluster: set cluster to true"),
         ] {
             let fault = check(&info(&[(fact, value)]), "a:1", false).unwrap_err();

@@ -3,9 +3,9 @@
 //! Every decision is one script on the one server that has the key, in one round trip on a connection that all requests share. Redis is trusted to
 //! decide one thing at a time and to keep nothing: what is lost begins a new life, whose epoch the ledger numbers, and gives nothing back.
 //!
-//! * [`key_names`]: how keys, fields and ids are spelled; [`scripts`]: what is called; [`reply`]: what it answers
-//! * [`settings`]: addresses and accounts; [`link`]: a connection; [`node`]: a server; [`shards`]: all of them
-//! * [`call`]: one question, asked until there is an answer or the time is up; [`store`]: the questions
+//! * `key_names`: how keys, fields and ids are spelled; `scripts`: what is called; `reply`: what it answers
+//! * `settings`: addresses and accounts; `link`: a connection; `node`: a server; `shards`: all of them
+//! * `call`: one question, asked until there is an answer or the time is up; `store`: the questions
 
 mod call;
 mod key_names;
@@ -109,8 +109,7 @@ impl RedisCounters {
         let scripts = Arc::new(scripts);
         let cluster = settings.cluster;
         let (connector, addresses) = Connector::new(settings)?;
-        let (shards, overseer) =
-            Shards::start(connector, addresses, cluster, Arc::clone(&scripts), shutdown).await?;
+        let (shards, overseer) = Shards::start(connector, addresses, cluster, Arc::clone(&scripts), shutdown).await?;
         Ok(Self { shards, scripts, lives, time, _overseer: overseer })
     }
 }

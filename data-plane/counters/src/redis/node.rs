@@ -13,7 +13,7 @@ use deadpool_redis::{Connection, Pool, PoolError};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, Value};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::link::{Fault, Link, NoAnswer};
 use super::scripts::Scripts;
@@ -23,7 +23,7 @@ use super::settings::{CONNECT_WITHIN, Connector, RedisStartError, shown};
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(1);
 /// How often a link that works is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One server.
 pub(super) struct Node {
@@ -95,7 +95,8 @@ impl Node {
             Some(link) => link.ask(command, deadline).await,
             None => {
                 let mut connection = self.connection().await?;
-                command.query_async(&mut *connection).await.map_err(NoAnswer::Said)
+                let answer = timeout_at(deadline, command.query_async(&mut *connection)).await;
+                answer.map_or(Err(NoAnswer::Late), |answer| answer.map_err(NoAnswer::Said))
             }
         };
         answer.map_err(|error| match error {
@@ -116,7 +117,8 @@ impl Node {
     async fn inspected(&self) -> Result<(Arc<Link>, Connection), Fault> {
         let held = self.connection().await?;
         let shared = MultiplexedConnection::clone(&held);
-        let link = Link::inspect(shared, &self.name, self.cluster, &self.scripts).await?;
+        let is_new = self.link.borrow().is_none();
+        let link = Link::inspect(shared, &self.name, self.cluster, is_new.then_some(&*self.scripts)).await?;
         Ok((Arc::new(link), held))
     }
 

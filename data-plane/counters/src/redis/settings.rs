@@ -8,7 +8,9 @@ use std::time::Duration;
 use deadpool_redis::{Manager, Pool, Runtime, Timeouts};
 use keyforge_shared::secret::SecretBytes;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+};
 use tokio::sync::Notify;
 
 /// How long a connection may take to be made, which no request waits for.
@@ -102,7 +104,9 @@ impl Connector {
             return Err(RedisStartError::Url("there is none; write redis://host:6379".to_owned()));
         }
         if addresses.len() > 1 && !settings.cluster {
-            return Err(RedisStartError::Url("there are several; that is for a cluster, set cluster to true".to_owned()));
+            return Err(RedisStartError::Url(
+                "there are several; that is for a cluster, set cluster to true".to_owned(),
+            ));
         }
         if settings.password.as_ref().is_some_and(|password| password.expose_str().is_none()) {
             let cause = "it is not UTF-8".to_owned();
@@ -135,10 +139,8 @@ impl Connector {
         if let Some(password) = self.password.as_ref().and_then(SecretBytes::expose_str) {
             account = account.set_password(password);
         }
-        let address_with_account = address
-            .clone()
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true))
-            .set_redis_settings(account);
+        let address_with_account =
+            address.clone().set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(account);
         // Calls have their own deadline, so that one timer serves each.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
@@ -151,7 +153,8 @@ impl Connector {
                 Ok(())
             });
         let manager = Manager::new_with_config(address_with_account, config).map_err(|error| unusable(&error))?;
-        let timeouts = Timeouts { wait: Some(CONNECT_WITHIN), create: Some(CONNECT_WITHIN), recycle: Some(self.timeout) };
+        let timeouts =
+            Timeouts { wait: Some(CONNECT_WITHIN), create: Some(CONNECT_WITHIN), recycle: Some(self.timeout) };
         let pool = Pool::builder(manager).max_size(CONNECTIONS).timeouts(timeouts).runtime(Runtime::Tokio1).build();
         pool.map_err(|error| unusable(&error))
     }
@@ -164,8 +167,9 @@ pub(super) fn shown(address: &ConnectionInfo) -> String {
 
 fn address(url: &str) -> Result<ConnectionInfo, RedisStartError> {
     let bad = |why: &str| RedisStartError::Url(why.to_owned());
-    let address =
-        url.into_connection_info().map_err(|_| bad("one is no address; write redis://host:6379 or rediss://host:6379"))?;
+    let address = url
+        .into_connection_info()
+        .map_err(|_| bad("one is no address; write redis://host:6379 or rediss://host:6379"))?;
     let settings = address.redis_settings();
     if settings.username().is_some() || settings.password().is_some() {
         return Err(bad("a user name or password belongs in its own setting, because addresses are logged"));

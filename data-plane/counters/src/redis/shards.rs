@@ -101,18 +101,13 @@ impl Shards {
             changed,
             shutdown: shutdown.clone(),
         });
-        if cluster {
-            match shards.refresh().await {
-                Err(Fault::Lasting(error)) => return Err(error),
-                Err(Fault::Passing(reason)) => tracing::warn!(reason, "the counter store is unavailable"),
-                Ok(()) => {}
-            }
-        } else {
-            let nodes = vec![shards.keep(Arc::clone(&shards.seeds[0])).await?];
-            shards.map.send_replace(Arc::new(Map { nodes, owners: vec![0; usize::from(SLOTS)].into() }));
-        }
+        let found = if cluster { shards.refresh(true).await } else { shards.take_only_one().await };
+        let found = match found {
+            Err(Fault::Lasting(error)) => return Err(error),
+            found => found,
+        };
         shards.judge();
-        let overseer = shutdown.spawn_background("redis shards", Arc::clone(&shards).oversee());
+        let overseer = shutdown.spawn_background("redis shards", Arc::clone(&shards).oversee(found));
         Ok((shards, Overseer(overseer)))
     }
 
@@ -145,21 +140,37 @@ impl Shards {
         self.changed.notify_one();
     }
 
-    async fn oversee(self: Arc<Self>) {
+    /// Keeps the map and what is told of it. `found` is what the first attempt to get the map gave.
+    async fn oversee(self: Arc<Self>, mut found: Result<(), Fault>) {
+        let mut is_known = true;
         loop {
+            match &found {
+                Ok(()) if !is_known => tracing::info!("the servers of the counter store are known again"),
+                Err(reason) if is_known => tracing::warn!(%reason, "the servers of the counter store are not known"),
+                _ => {}
+            }
+            is_known = found.is_ok();
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = sleep(REFRESH_EVERY) => {}
             }
             self.judge();
             if self.cluster {
-                if let Err(fault) = self.refresh().await {
-                    tracing::debug!(%fault, "the map of slots is not known");
-                }
+                found = self.refresh(false).await;
                 self.judge();
                 sleep(REFRESH_AT_MOST).await;
             }
         }
+    }
+
+    /// Makes the only server responsible for all slots.
+    async fn take_only_one(&self) -> Result<(), Fault> {
+        let mut nodes = Vec::new();
+        for seed in &self.seeds {
+            nodes.push(self.keep(Arc::clone(seed), true).await.map_err(Fault::Lasting)?);
+        }
+        self.map.send_replace(Arc::new(Map { nodes, owners: vec![0; usize::from(SLOTS)].into() }));
+        Ok(())
     }
 
     fn judge(&self) {
@@ -167,8 +178,9 @@ impl Shards {
         self.available.send_if_modified(|before| std::mem::replace(before, available) != available);
     }
 
-    /// Asks for the map and takes it over.
-    async fn refresh(&self) -> Result<(), Fault> {
+    /// Asks for the map and takes it over. If it is `strict`, a server that somebody has to do something about is an error, else it is one that
+    /// cannot be reached.
+    async fn refresh(&self, strict: bool) -> Result<(), Fault> {
         let (answered_by, slots) = self.slots().await?;
         let known = Arc::clone(&self.map.borrow());
         let mut nodes: Vec<Arc<Kept>> = Vec::new();
@@ -181,7 +193,7 @@ impl Shards {
                     let kept = known.nodes.iter().find(|kept| kept.node.address().addr() == address.addr());
                     nodes.push(match kept {
                         Some(kept) => Arc::clone(kept),
-                        None => self.found(address).await.map_err(Fault::Lasting)?,
+                        None => self.found(address, strict).await.map_err(Fault::Lasting)?,
                     });
                     nodes.len() - 1
                 }
@@ -194,14 +206,14 @@ impl Shards {
         Ok(())
     }
 
-    async fn found(&self, address: ConnectionInfo) -> Result<Arc<Kept>, RedisStartError> {
-        self.keep(Node::new(&self.connector, address, self.cluster, &self.scripts, &self.changed)?).await
+    async fn found(&self, address: ConnectionInfo, strict: bool) -> Result<Arc<Kept>, RedisStartError> {
+        self.keep(Node::new(&self.connector, address, self.cluster, &self.scripts, &self.changed)?, strict).await
     }
 
     /// Connects to a server and looks after the link from here on.
-    async fn keep(&self, node: Arc<Node>) -> Result<Arc<Kept>, RedisStartError> {
+    async fn keep(&self, node: Arc<Node>, strict: bool) -> Result<Arc<Kept>, RedisStartError> {
         let first = match node.connect().await {
-            Err(Fault::Lasting(error)) => return Err(error),
+            Err(Fault::Lasting(error)) if strict => return Err(error),
             first => first,
         };
         let keeper = self.shutdown.spawn_background("redis keeper", Arc::clone(&node).keep(first));

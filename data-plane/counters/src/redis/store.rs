@@ -42,7 +42,9 @@ impl CounterStore for RedisCounters {
             link.learn_clock(clock);
             match late_at {
                 // The bound was ours, and what it was made from was wrong, or this key's time is ahead of its server's.
-                Some(now) if may_be_late && reserve.not_after.is_none() => not_after = Some(now.saturating_add(patience)),
+                Some(now) if may_be_late && reserve.not_after.is_none() => {
+                    not_after = Some(now.saturating_add(patience))
+                }
                 _ => return Ok(verdict),
             }
         }
@@ -164,10 +166,9 @@ impl CounterStore for RedisCounters {
             command
         };
         let (answer, link) = self.ask(key, None, self.deadline(), question).await?;
-        let fields =
-            Vec::<(String, String)>::from_redis_value(answer).map_err(|_| nonsense("books that are none"))?;
+        let fields = Vec::<(String, String)>::from_redis_value(answer).map_err(|_| nonsense("books that are none"))?;
         let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_str());
-        if field("run") != Some(link.run_id()) || field("epoch") == Some("0") {
+        if field("run") != Some(link.run()) || field("epoch") == Some("0") {
             return Ok(Vec::new());
         }
         fields.iter().filter_map(|(field, text)| Some(stored(parse_counter(key, field)?, text))).collect()

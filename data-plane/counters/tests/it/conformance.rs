@@ -12,8 +12,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use keyforge_counters::{
-    Admission, Books, CounterStore, Grant, GrantSet, Need, Rates, ReservationId, Reserve, Settled, Settlement, Standing,
-    Verdict,
+    Admission, Books, CounterStore, Grant, GrantSet, Need, Rates, ReservationId, Reserve, Settled, Settlement,
+    Standing, Verdict,
 };
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId, RequestId};
@@ -76,6 +76,7 @@ suite! {
         i_6_books_without_an_epoch_name_their_life,
         i_6_a_new_life_has_nothing_of_the_old_one,
         i_6_grants_are_for_one_life_and_one_epoch,
+        i_6_an_open_reservation_is_answered_again_in_its_epoch_alone,
         a_life_is_given_up_once,
         a_settlement_of_another_epoch_is_refused,
         a_reservation_is_found_by_its_id_alone,

@@ -111,15 +111,16 @@ end
 
 -- ---- Ids that are known, and questions that come at the wrong time ----
 
+local orphans = call('EXISTS', ORPHANS) == 1
+if is_remembered() or orphans and call('HEXISTS', ORPHANS, ID) == 1 then return { DUPLICATE, server } end
+-- Also if it is open: whoever is told of it in another epoch would have its cost looked for there.
+if NEEDS > 0 and (epoch == '0' or epoch ~= EPOCH) then return { NOT_JOINED, server, life } end
 if call('HEXISTS', OPEN, ID) == 1 then
   local answer = { ADMITTED, server }
   put_rates(answer, RPM_LIMIT >= 0 and logged() or 0)
   for i = 1, NEEDS do put_standing(answer, i) end
   return answer
 end
-local orphans = call('EXISTS', ORPHANS) == 1
-if is_remembered() or orphans and call('HEXISTS', ORPHANS, ID) == 1 then return { DUPLICATE, server } end
-if NEEDS > 0 and (epoch == '0' or epoch ~= EPOCH) then return { NOT_JOINED, server, life } end
 if frozen then return { FROZEN, server } end
 
 -- From here on the key's own time moves on, whatever the verdict.
@@ -159,29 +160,41 @@ for i = 1, NEEDS do
   end
 end
 
--- ---- What expired is charged in full; what was charged long ago can no longer be settled here ----
+-- ---- What expired is charged in full; what was charged a day ago can no longer be settled here ----
 
 local first = call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')
-if first[2] and tonumber(first[2]) <= now then
-  due = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, SWEEP)
-end
-for i, id in ipairs(due) do
-  records[i] = call('HGET', OPEN, id) or ''
-  for field, amount in string.gmatch(records[i], '([kw][%w.]+)=(%d+)') do
-    if not counters[field] then
-      local text = call('HGET', BOOKS, field)
-      counters[field] = text and counter_of(text) or nil
-    end
-    local counter = counters[field]
-    if counter then
-      counter.held = less(counter.held, tonumber(amount))
-      counter.used = add(counter.used, tonumber(amount))
-      counter.orphaned = add(counter.orphaned, tonumber(amount))
-      changed[field] = true
+local is_due = first[2] and first[2] + 0 <= now
+if is_due or orphans then
+  -- Hands each counter that a reservation took from, and how much that was, to `change`.
+  local function each_take(record, change)
+    for field, amount in string.gmatch(record, '([kw][%w.]+)=(%d+)') do
+      if not counters[field] then
+        local text = call('HGET', BOOKS, field)
+        counters[field] = text and counter_of(text) or nil
+      end
+      if counters[field] then
+        change(counters[field], amount + 0)
+        changed[field] = true
+      end
     end
   end
+
+  if is_due then due = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, SWEEP) end
+  for i, id in ipairs(due) do
+    records[i] = call('HGET', OPEN, id) or ''
+    each_take(records[i], function(counter, amount)
+      counter.held = less(counter.held, amount)
+      counter.used = add(counter.used, amount)
+      counter.orphaned = add(counter.orphaned, amount)
+    end)
+  end
+  if orphans then old = call('ZRANGEBYSCORE', ORPHANED, '-inf', now - DAY, 'LIMIT', 0, SWEEP) end
+  for _, id in ipairs(old) do
+    each_take(call('HGET', ORPHANS, id) or '', function(counter, amount)
+      counter.orphaned = less(counter.orphaned, amount)
+    end)
+  end
 end
-if orphans then old = call('ZRANGEBYSCORE', ORPHANED, '-inf', now - DAY, 'LIMIT', 0, SWEEP) end
 
 -- ---- Counters ----
 

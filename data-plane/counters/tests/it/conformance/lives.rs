@@ -83,6 +83,28 @@ pub async fn i_6_grants_are_for_one_life_and_one_epoch<H: Harness>(bench: &Bench
     assert_eq!(bench.books(SPEND).await.granted, 100);
 }
 
+pub async fn i_6_an_open_reservation_is_answered_again_in_its_epoch_alone<H: Harness>(bench: &Bench<'_, H>) {
+    let life = bench.join(1, 10, 100).await;
+    let ask = bench.ask(1, 10);
+    bench.admit(&ask).await;
+    for epoch in [0, 2] {
+        assert_eq!(
+            bench.put(&Ask { epoch, ..ask.clone() }).await,
+            Verdict::NotJoined(life),
+            "it would settle elsewhere"
+        );
+    }
+    bench.store().freeze(bench.key).await.unwrap();
+    bench.admit(&ask).await;
+    bench.store().unfreeze(bench.key).await.unwrap();
+    assert_eq!(bench.sums().await, [(0, 1, 0), (0, 10, 0)]);
+    let free = bench.ask_rates(2, Rates::default());
+    bench.admit(&free).await;
+    bench.admit(&Ask { epoch: 7, ..free }).await;
+    bench.settle(1, 5).await;
+    assert_eq!(bench.put(&Ask { epoch: 0, ..ask }).await, Verdict::Duplicate, "what is over is over in any epoch");
+}
+
 pub async fn a_life_is_given_up_once<H: Harness>(bench: &Bench<'_, H>) {
     let fresh = bench.store().vacate(bench.key, stranger()).await.unwrap();
     assert_eq!(bench.life().await, fresh, "books that nobody had asked for");
@@ -167,7 +189,8 @@ pub async fn a_grant_for_another_key_is_refused<H: Harness>(bench: &Bench<'_, H>
     let life = other.life().await;
     let grants = vec![other.slice(REQUESTS, 5), bench.slice(SPEND, 5)];
     let refused = other.store().grant(other.key, &GrantSet { life, epoch: 1, serial: 1, grants: grants.clone() }).await;
-    let named = matches!(refused, Err(CounterError::ForeignCounter { key, owner }) if key == other.key && owner == bench.key);
+    let named =
+        matches!(refused, Err(CounterError::ForeignCounter { key, owner }) if key == other.key && owner == bench.key);
     assert!(named, "{refused:?}");
     assert!(other.report().await.is_empty());
     assert_eq!(other.store().claw_back(other.key).await.unwrap(), None, "nothing was applied");

@@ -154,7 +154,11 @@ pub async fn i_6_a_counter_without_books_is_refused<H: Harness>(bench: &Bench<'_
     assert_eq!(bench.put(&bench.ask(1, 0)).await, Verdict::NoBooks(vec![0, 1]));
     let grants = vec![bench.slice(REQUESTS, 0)];
     bench.store().grant(bench.key, &GrantSet { life, epoch: 1, serial: 2, grants }).await.unwrap();
-    assert_eq!(bench.put(&bench.ask(1, 0)).await, Verdict::NoBooks(vec![1]), "what is missing comes before what is short");
+    assert_eq!(
+        bench.put(&bench.ask(1, 0)).await,
+        Verdict::NoBooks(vec![1]),
+        "what is missing comes before what is short"
+    );
     assert_eq!(bench.books(REQUESTS).await.held, 0);
     assert!(bench.other().report().await.is_empty());
 }

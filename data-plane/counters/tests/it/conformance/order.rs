@@ -67,9 +67,8 @@ pub async fn questions_are_answered_in_the_order_of_their_checks<H: Harness>(ben
     let tomorrow = counter_at(bench.key, Scope::Key, REQUESTS, START).1.end;
     bench.set(tomorrow.saturating_add(DAY));
     let late = |ask: &Ask| Reserve { not_after: Some(START), ..bench.question(ask) }.not_after;
-    let put = async |ask: &Ask| {
-        bench.store().reserve(Reserve { not_after: late(ask), ..bench.question(ask) }).await.unwrap()
-    };
+    let put =
+        async |ask: &Ask| bench.store().reserve(Reserve { not_after: late(ask), ..bench.question(ask) }).await.unwrap();
     bench.settle(2, 0).await;
     assert_eq!(put(&Ask { id: reservation(2), epoch: 0, ..ask.clone() }).await, Verdict::Duplicate);
     ask.id = reservation(3);

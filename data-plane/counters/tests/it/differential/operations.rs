@@ -32,10 +32,29 @@ pub struct Operation {
 
 #[derive(Debug)]
 pub enum Action {
-    Reserve { id: ReservationId, epoch: u32, needs: Vec<Need>, rates: Rates, life: Duration, not_after: Option<Timestamp> },
-    Settle { id: ReservationId, epoch: u32, settlement: Settlement },
-    Shrink { id: ReservationId, epoch: u32, bound: u64, tokens: Option<u64> },
-    Renew { ids: Vec<ReservationId>, lease: Duration },
+    Reserve {
+        id: ReservationId,
+        epoch: u32,
+        needs: Vec<Need>,
+        rates: Rates,
+        life: Duration,
+        not_after: Option<Timestamp>,
+    },
+    Settle {
+        id: ReservationId,
+        epoch: u32,
+        settlement: Settlement,
+    },
+    Shrink {
+        id: ReservationId,
+        epoch: u32,
+        bound: u64,
+        tokens: Option<u64>,
+    },
+    Renew {
+        ids: Vec<ReservationId>,
+        lease: Duration,
+    },
     Grant(GrantSet),
     ClawBack,
     Vacate(LifeId),
@@ -168,10 +187,9 @@ impl Generator {
             let limits = Rates {
                 requests_per_minute: self.some(60, 1..=6).map(|limit| u32::try_from(limit).unwrap()),
                 tokens: self.some(60, 20..=200).map(|per_minute| TokenRate { per_minute, amount: 0 }),
-                concurrency: self.some(50, 1..=5).map(|limit| Concurrency {
-                    limit: u32::try_from(limit).unwrap(),
-                    lease: Duration::ZERO,
-                }),
+                concurrency: self
+                    .some(50, 1..=5)
+                    .map(|limit| Concurrency { limit: u32::try_from(limit).unwrap(), lease: Duration::ZERO }),
             };
             self.keys[index].limits = limits;
         }
@@ -239,7 +257,8 @@ impl Generator {
         let right = right.map_or(1, |at| u32::try_from(at + 1).unwrap());
         let epoch = if self.random.percent(95) { right } else { self.epoch(index) };
         let newest = self.keys[index].serial;
-        let serial = if self.random.percent(75) { newest + 1 } else { newest.saturating_sub(self.random.within(0..=5)) };
+        let serial =
+            if self.random.percent(75) { newest + 1 } else { newest.saturating_sub(self.random.within(0..=5)) };
         self.keys[index].serial = newest.max(serial);
         let mut grants: Vec<_> = (0..self.random.within(0..=6)).map(|_| self.granted(index)).collect();
         if self.random.percent(2) {
@@ -251,7 +270,12 @@ impl Generator {
     fn granted(&mut self, index: usize) -> Grant {
         let (counter, period) = self.counter(index);
         let most = if counter.dimension == Dimension::Requests { 15 } else { 400 };
-        Grant { counter, period, granted: self.random.within(most / 5..=most), elsewhere: self.some(30, 0..=300).unwrap_or(0) }
+        Grant {
+            counter,
+            period,
+            granted: self.random.within(most / 5..=most),
+            elsewhere: self.some(30, 0..=300).unwrap_or(0),
+        }
     }
 
     fn clock(&mut self, index: usize) -> Action {
@@ -267,7 +291,8 @@ impl Generator {
             5 => DAY_MS - 2 + self.random.within(0..=4),
             6 => 2 * DAY_MS,
             7 => {
-                self.now = Timestamp::from_millis(self.now.millis() - i64::try_from(self.random.within(1..=150_000)).unwrap());
+                self.now =
+                    Timestamp::from_millis(self.now.millis() - i64::try_from(self.random.within(1..=150_000)).unwrap());
                 return Action::Clock(self.now);
             }
             _ => {

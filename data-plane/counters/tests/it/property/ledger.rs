@@ -97,9 +97,9 @@ impl Ledger {
     }
 
     /// Takes back what books gave up, unless the ledger has answered anything since.
-    pub fn take_back(&mut self, key: KeyId, claw: &ClawBack) {
+    pub fn take_back(&mut self, key: KeyId, claw: &ClawBack, compare_serials: bool) {
         let row = &mut self.keys.get_mut(&key).unwrap()[at(claw.epoch)];
-        if row.open && row.serial == claw.serial {
+        if row.open && (row.serial == claw.serial || !compare_serials) {
             row.serial += 1;
             for (counter, holding) in &claw.holdings {
                 if let Some(granted) = row.amounts.get_mut(counter) {
@@ -142,6 +142,18 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// Whether the epoch of a life is not closed, or the life is unknown.
+    pub fn is_open(&self, key: KeyId, life: LifeId) -> bool {
+        self.number(key, life).is_none_or(|epoch| self.keys[&key][at(epoch)].open)
+    }
+
+    /// What a ledger must never do: count what it granted to other lives of a key as if it came back with them.
+    pub fn forget_all_but(&mut self, key: KeyId, life: LifeId) {
+        for epoch in self.keys.entry(key).or_default().iter_mut().filter(|epoch| epoch.life != life) {
+            epoch.amounts.clear();
+        }
     }
 
     /// All counters that it knows.

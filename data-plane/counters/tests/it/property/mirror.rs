@@ -45,10 +45,12 @@ pub struct Mirror {
     serial: u64,
     floor: u64,
     pub entries: BTreeMap<ReservationId, Entry>,
-    /// Since the store last lost anything.
+    /// All limited admissions there ever were.
     pace: Vec<Pace>,
-    /// All there ever were.
-    admissions: Vec<i64>,
+    /// How many of them the store may have lost.
+    lost: usize,
+    /// Until when the store may still know what was over: it has old data.
+    uncertain_until: i64,
 }
 
 macro_rules! hold {
@@ -64,6 +66,18 @@ fn millis(time: Timestamp) -> i64 {
     time.millis()
 }
 
+fn count<'a>(pace: impl Iterator<Item = &'a Pace>) -> u64 {
+    u64::try_from(pace.count()).unwrap()
+}
+
+fn in_a_minute(pace: &[Pace], now: i64) -> u64 {
+    count(pace.iter().filter(|pace| now - pace.at < MINUTE))
+}
+
+fn running(pace: &[Pace], now: i64) -> u64 {
+    count(pace.iter().filter(|pace| pace.runs_until.is_some_and(|until| until > now)))
+}
+
 impl Mirror {
     pub fn new() -> Self {
         Self {
@@ -76,7 +90,8 @@ impl Mirror {
             floor: 0,
             entries: BTreeMap::new(),
             pace: Vec::new(),
-            admissions: Vec::new(),
+            lost: 0,
+            uncertain_until: i64::MIN,
         }
     }
 
@@ -87,9 +102,13 @@ impl Mirror {
         self.entries.clear();
     }
 
-    /// The store lost what it knew of the rates.
-    pub fn forget_pace(&mut self) {
-        self.pace.clear();
+    /// The store lost what it knew of the rates, or knows what it knew long ago.
+    pub fn forget_pace(&mut self, has_old_data: bool) {
+        self.lost = self.pace.len();
+        if has_old_data {
+            let newest = self.pace.iter().map(|pace| pace.at.max(pace.runs_until.unwrap_or(0))).max();
+            self.uncertain_until = newest.map_or(i64::MIN, |newest| newest + 3 * MINUTE);
+        }
     }
 
     pub fn now(&self, clock: Timestamp) -> i64 {
@@ -98,7 +117,11 @@ impl Mirror {
 
     /// All who ask are told of one life.
     pub fn hear(&mut self, life: LifeId) -> Result<(), String> {
-        hold!(self.life.is_none_or(|known| known == life), "I-6: {life} was told, and the books are of {:?}", self.life);
+        hold!(
+            self.life.is_none_or(|known| known == life),
+            "I-6: {life} was told, and the books are of {:?}",
+            self.life
+        );
         self.life = Some(life);
         Ok(())
     }
@@ -130,7 +153,12 @@ impl Mirror {
 
     /// Counters that the books no longer have were dropped: long past, and with nothing held.
     fn dropped(&mut self, books: &[Books]) -> Result<(), String> {
-        let gone: Vec<_> = self.grants.keys().filter(|counter| !books.iter().any(|books| books.counter == **counter)).copied().collect();
+        let gone: Vec<_> = self
+            .grants
+            .keys()
+            .filter(|counter| !books.iter().any(|books| books.counter == **counter))
+            .copied()
+            .collect();
         for counter in gone {
             let (_, grant) = self.grants[&counter];
             hold!(millis(grant.period.end).saturating_add(DAY) <= self.latest, "{counter:?} was dropped too early");
@@ -143,7 +171,12 @@ impl Mirror {
     }
 
     pub fn clawed_back(&mut self, epoch: u32, serial: u64, holdings: &[(CounterId, u64)]) -> Result<(), String> {
-        hold!((epoch, serial) == (self.epoch, self.serial), "claw-back of {epoch}.{serial} in {}.{}", self.epoch, self.serial);
+        hold!(
+            (epoch, serial) == (self.epoch, self.serial),
+            "claw-back of {epoch}.{serial} in {}.{}",
+            self.epoch,
+            self.serial
+        );
         self.floor = serial;
         for (counter, holding) in holdings {
             let charge = self.charge(counter);
@@ -159,15 +192,20 @@ impl Mirror {
         let now = self.now(clock);
         let moment = Timestamp::from_millis(now);
         let known = self.entries.get(&ask.id).cloned();
-        let decided = !matches!(verdict, Verdict::Duplicate | Verdict::NotJoined(_) | Verdict::Frozen)
-            && !(matches!(verdict, Verdict::Admitted(_)) && known.is_some());
-        if decided {
+        let moves_time = match verdict {
+            Verdict::Duplicate | Verdict::NotJoined(_) | Verdict::Frozen => false,
+            Verdict::Admitted(_) => known.is_none(),
+            _ => true,
+        };
+        if moves_time {
             self.latest = now;
         }
         match verdict {
             Verdict::Admitted(_) => {
                 if let Some(entry) = known {
                     hold!(entry.expires.is_some(), "I-5: {:?} is over and was admitted again", ask.id);
+                    let named = ask.needs.is_empty() || ask.epoch == self.epoch;
+                    hold!(named, "I-6: whoever is in epoch {} was admitted in {}", ask.epoch, self.epoch);
                     return Ok(false);
                 }
                 self.admitted(ask, now)?;
@@ -207,7 +245,11 @@ impl Mirror {
     }
 
     fn admitted(&mut self, ask: &Reserve<'_>, now: i64) -> Result<(), String> {
-        hold!(ask.needs.is_empty() || self.epoch != 0 && ask.epoch == self.epoch, "I-6: admitted in epoch {}", ask.epoch);
+        hold!(
+            ask.needs.is_empty() || self.epoch != 0 && ask.epoch == self.epoch,
+            "I-6: admitted in epoch {}",
+            ask.epoch
+        );
         hold!(!self.frozen, "a frozen key was admitted");
         let moment = Timestamp::from_millis(now);
         hold!(ask.not_after.is_none_or(|last| moment <= last), "a late question was admitted");
@@ -220,38 +262,65 @@ impl Mirror {
         self.entries.insert(ask.id, Entry { takes, expires: Some(now + life), over: 0 });
         let tokens = ask.rates.tokens.map_or(0, |tokens| tokens.amount);
         let lease = ask.rates.concurrency.map(|concurrency| i64::try_from(concurrency.lease.as_millis()).unwrap());
-        self.pace.push(Pace { id: ask.id, at: now, tokens, runs_until: lease.map(|lease| now + lease) });
-        self.admissions.push(now);
+        // Only who is limited is counted.
+        if ask.rates.requests_per_minute.is_some() {
+            self.pace.push(Pace { id: ask.id, at: now, tokens, runs_until: lease.map(|lease| now + lease) });
+        }
         self.check_pace(ask, now)
     }
 
+    /// I-10: what the store cannot have lost stays within the limits.
     fn check_pace(&self, ask: &Reserve<'_>, now: i64) -> Result<(), String> {
-        let count = |admissions: usize| u64::try_from(admissions).unwrap();
+        let known = &self.pace[self.lost..];
+        let (admitted, running) = (in_a_minute(known, now), running(known, now));
         if let Some(limit) = ask.rates.requests_per_minute {
-            let admitted = count(self.pace.iter().filter(|pace| now - pace.at < MINUTE).count());
             hold!(admitted <= u64::from(limit), "I-10: {admitted} admissions in 60 s of {limit}");
         }
         if let Some(tokens) = ask.rates.tokens {
-            let taken: u64 = self.pace.iter().filter(|pace| now - pace.at < MINUTE).map(|pace| pace.tokens).sum();
+            let minute = known.iter().filter(|pace| now - pace.at < MINUTE);
+            let taken: u64 = minute.map(|pace| pace.tokens).sum();
             hold!(taken <= tokens.per_minute, "I-10: {taken} tokens in 60 s of {}", tokens.per_minute);
         }
         if let Some(concurrency) = ask.rates.concurrency {
-            let running = count(self.pace.iter().filter(|pace| pace.runs_until.is_some_and(|until| until > now)).count());
             hold!(running <= u64::from(concurrency.limit), "{running} run at the same time of {}", concurrency.limit);
         }
         Ok(())
     }
 
-    /// I-8 for rates; what a store may have lost meanwhile counted once.
+    /// I-8 for rates, with all that the store can know.
     fn limited(&self, ask: &Reserve<'_>, limited: &RateLimited, now: i64) -> Result<(), String> {
-        if let (Rate::Requests, Some(limit)) = (limited.rate, ask.rates.requests_per_minute) {
-            let admitted = self.admissions.iter().filter(|at| now - **at < MINUTE).count();
-            hold!(admitted >= usize::try_from(limit).unwrap(), "I-8: {admitted} of {limit} were admitted");
+        if now < self.uncertain_until {
+            return Ok(());
+        }
+        let (rates, known) = (&ask.rates, &self.pace);
+        match limited.rate {
+            Rate::Requests => {
+                let admitted = in_a_minute(known, now);
+                let limit = rates.requests_per_minute.map(u64::from);
+                hold!(Some(admitted) >= limit, "I-8: {admitted} of {limit:?} were admitted");
+            }
+            Rate::Tokens => {
+                let counted = known.iter().filter(|pace| (now / 1_000) - (pace.at / 1_000) <= 60);
+                let taken: u64 = counted.map(|pace| pace.tokens).sum();
+                let fits = rates.tokens.is_none_or(|tokens| taken + tokens.amount <= tokens.per_minute);
+                hold!(!fits, "I-8: {taken} tokens count: {:?}", rates.tokens);
+            }
+            Rate::Concurrency => {
+                let running = running(known, now);
+                let limit = rates.concurrency.map(|concurrency| u64::from(concurrency.limit));
+                hold!(Some(running) >= limit, "I-8: {running} of {limit:?} run");
+            }
         }
         Ok(())
     }
 
-    pub fn settled(&mut self, id: ReservationId, actual: (u64, bool, Option<u64>), answer: Settled, clock: Timestamp) -> Result<(), String> {
+    pub fn settled(
+        &mut self,
+        id: ReservationId,
+        actual: (u64, bool, Option<u64>),
+        answer: Settled,
+        clock: Timestamp,
+    ) -> Result<(), String> {
         let now = self.now(clock);
         let (cost, counted, tokens) = actual;
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -290,7 +359,14 @@ impl Mirror {
         }
     }
 
-    pub fn shrunk(&mut self, id: ReservationId, bound: u64, tokens: Option<u64>, lowered: bool, clock: Timestamp) -> Result<(), String> {
+    pub fn shrunk(
+        &mut self,
+        id: ReservationId,
+        bound: u64,
+        tokens: Option<u64>,
+        lowered: bool,
+        clock: Timestamp,
+    ) -> Result<(), String> {
         let now = self.now(clock);
         let Some(entry) = self.entries.get_mut(&id) else {
             hold!(!lowered, "{id:?} was lowered, and it is unknown");
@@ -332,7 +408,10 @@ impl Mirror {
             hold!(granted == Some((books.granted, books.elsewhere)), "granted was {granted:?}: {books:?}");
             let sum = |due: &dyn Fn(i64) -> bool| -> u64 {
                 let due = self.entries.values().filter(|entry| entry.expires.is_some_and(due));
-                due.flat_map(|entry| &entry.takes).filter(|(of, _)| *of == books.counter).map(|(_, amount)| amount).sum()
+                due.flat_map(|entry| &entry.takes)
+                    .filter(|(of, _)| *of == books.counter)
+                    .map(|(_, amount)| amount)
+                    .sum()
             };
             let (open, all) = (sum(&|expires| expires > now), sum(&|_| true));
             hold!(open <= books.held && books.held <= all, "I-2: {open} are open, {all} unsettled: {books:?}");

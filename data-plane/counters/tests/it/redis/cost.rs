@@ -14,6 +14,7 @@ fn micros_per_call(server: &RedisServer, calls: u32) -> f64 {
     micros.parse::<f64>().unwrap() / f64::from(calls)
 }
 
+#[expect(clippy::print_stdout, reason = "figures are what this is for")]
 async fn measure(server: &RedisServer, store: &RedisCounters, open: u32) {
     const BLOCK: u32 = 20;
     let account = Account::open(store, &format!("cost{open:08}"), 30_000).await;

@@ -5,7 +5,7 @@ use keyforge_shared::id::LifeId;
 
 use super::{Account, PATIENT, start};
 use crate::conformance::reservation;
-use crate::redis_server::RedisServer;
+use crate::redis_server::{RedisServer, eventually};
 
 async fn new_life(account: &Account<'_>, before: LifeId) -> LifeId {
     let Verdict::NotJoined(life) = account.reserve(100).await else { panic!("the old epoch is still served") };
@@ -97,6 +97,66 @@ async fn a_freeze_and_the_pace_outlive_a_restart_with_data() {
     assert_eq!(logged, 1);
     store.unfreeze(account.key).await.unwrap();
     assert!(account.is_admitted(3).await);
+}
+
+#[tokio::test]
+async fn i_6_a_server_that_started_again_without_its_data_gives_nothing_back() {
+    let mut server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::new(&store, "forgetful000");
+    let life = account.life().await;
+    account.grant(life, 1).await;
+    assert!(account.is_admitted(1).await);
+    server.restart();
+    let second = loop {
+        match store.reserve(account.ask(1, 2)).await {
+            Ok(Verdict::NotJoined(second)) => break second,
+            Err(CounterError::Unavailable(_)) => tokio::task::yield_now().await,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_ne!(second, life);
+    assert_eq!(store.books(account.key).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn i_6_a_primary_that_returns_to_its_role_is_not_believed() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let [first_port, second_port] = [first.port(), second.port()].map(|port| port.to_string());
+    second.ask::<()>(&["REPLICAOF", "127.0.0.1", &first_port]);
+    let follows =
+        |server: &RedisServer| server.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up");
+    eventually("the second follows the first", || follows(&second));
+    let store = start(&first, PATIENT).await.unwrap();
+    let account = Account::new(&store, "failedback00");
+    let life = account.life().await;
+    account.grant(life, 2).await;
+    let run_id = || -> String {
+        let info: String = first.ask(&["INFO", "server"]);
+        info.lines().find(|line| line.starts_with("run_id:")).unwrap().to_owned()
+    };
+    let before = run_id();
+    eventually("the second has the books", || second.ask::<u64>(&["EXISTS", &account.name("books")]) == 1);
+
+    // The second takes over before it has heard of what the first admits now, and the first follows it.
+    second.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    assert!(account.is_admitted(1).await);
+    first.ask::<()>(&["REPLICAOF", "127.0.0.1", &second_port]);
+    eventually("the first follows the second", || follows(&first));
+    assert!(matches!(store.reserve(account.ask(1, 2)).await, Err(CounterError::Unavailable(_))));
+    let mut available = store.availability();
+    available.wait_for(|available| !available).await.unwrap();
+    first.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    available.wait_for(|available| *available).await.unwrap();
+
+    assert_eq!(run_id(), before, "the process is the same, and its data is not");
+    assert_eq!(server_held(&first, &account), 0, "the reservation is lost");
+    assert!(matches!(account.reserve(3).await, Verdict::NotJoined(second) if second != life));
+}
+
+/// How many reservations are open in the server, whatever the store believes of them.
+fn server_held(server: &RedisServer, account: &Account<'_>) -> u64 {
+    server.ask(&["HLEN", &account.name("open")])
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod loss;
 mod outage;
 mod scripts;
 mod start;
+mod tls;
 
 use std::time::Duration;
 

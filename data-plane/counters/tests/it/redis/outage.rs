@@ -1,5 +1,7 @@
 //! A server that cannot be reached: nobody waits for it, nothing is admitted, and it is found again.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyforge_counters::redis::RedisSettings;
@@ -41,6 +43,56 @@ async fn a_server_that_stands_still_costs_one_timeout_and_then_nothing() {
     server.resume();
     available.wait_for(|available| *available).await.unwrap();
     assert!(matches!(account.reserve(200).await, Verdict::Admitted(_)), "the data is the same, and so is the life");
+}
+
+/// Lines of the log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines(&self, words: &str) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_once_that_it_went_and_once_that_it_is_back() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let server = RedisServer::start();
+    let store = start(&server, TIMEOUT).await.unwrap();
+    let account = Account::open(&store, "logged000000", 1_000).await;
+    let mut available = store.availability();
+    for round in 1..=2 {
+        server.pause();
+        for number in 1..10 {
+            is_unavailable(&account, number).await;
+        }
+        available.wait_for(|available| !available).await.unwrap();
+        server.resume();
+        available.wait_for(|available| *available).await.unwrap();
+        // What is told to others is logged just after.
+        while log.lines("available again").len() < round {
+            tokio::task::yield_now().await;
+        }
+        let gone = log.lines("the counter store is unavailable");
+        assert_eq!((gone.len(), log.lines("available again").len()), (round, round));
+        assert!(gone[round - 1].contains("no answer within 40ms"), "{}", gone[round - 1]);
+        assert!(gone[round - 1].contains(&server.port().to_string()), "{}", gone[round - 1]);
+    }
 }
 
 #[tokio::test]

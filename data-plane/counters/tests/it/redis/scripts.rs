@@ -41,7 +41,10 @@ async fn books_and_reservations_are_written_as_the_manual_says() {
     assert_eq!(record, format!("{requests}=1 {spend}=25"));
     let expiry: u64 = server.ask(&["ZSCORE", &account.name("expiry"), ID_1]);
     assert_eq!(expiry, books["tm"].parse::<u64>().unwrap() + 600_000);
-    assert_eq!(server.ask::<Vec<u64>>(&["LRANGE", &account.name("rpm"), "0", "-1"]), [books["tm"].parse::<u64>().unwrap()]);
+    assert_eq!(
+        server.ask::<Vec<u64>>(&["LRANGE", &account.name("rpm"), "0", "-1"]),
+        [books["tm"].parse::<u64>().unwrap()]
+    );
 
     assert!(store.shrink(account.key, 1, reservation(1), NanoUsd::new(20), None).await.unwrap());
     assert_eq!(server.ask::<String>(&["HGET", &account.name("open"), ID_1]), format!("{requests}=1 {spend}=20"));
@@ -91,7 +94,10 @@ async fn rates_and_expired_reservations_are_written_as_the_manual_says() {
     assert_eq!(settled, Settled::Late { over_bound: false });
     let kept: BTreeMap<String, u64> = server.ask(&["HGETALL", &account.name("tpm")]);
     assert_eq!((kept["total"], kept[&oldest]), (40, 40));
-    assert_eq!(server.ask::<u64>(&["EXISTS", &account.name("orphans"), &account.name("orphaned"), &account.name("leases")]), 0);
+    assert_eq!(
+        server.ask::<u64>(&["EXISTS", &account.name("orphans"), &account.name("orphaned"), &account.name("leases")]),
+        0
+    );
 
     store.renew(account.key, &[reservation(2), reservation(3)], lease).await.unwrap();
     assert_eq!(server.ask::<u64>(&["ZCARD", &account.name("leases")]), 2);
@@ -123,7 +129,11 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
                 *output = Some(ready);
             }
         }
-        if futures.iter().all(|(_, output)| output.is_some()) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if futures.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     futures.into_iter().filter_map(|(_, output)| output).collect()
