@@ -37,24 +37,43 @@ pub enum LedgerError {
     Lost(String),
 }
 
-/// What is wanted of one counter: this much beyond what is free in the store.
+/// What is wanted of one counter, in requests or nano-dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
     /// Which counter.
     pub counter: CounterId,
-    /// How much, in requests or nano-dollars.
+    /// How much beyond what is free in the books.
     pub amount: u64,
+    /// What the books must allow in all, what they have charged and hold included.
+    pub ceiling: u64,
+    /// The limit as whoever wants it knows it.
+    pub limit: u64,
 }
 
-/// How a counter stands at the ledger, in requests or nano-dollars.
+/// What the ledger said about a counter, in requests or nano-dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Available {
+pub struct Said {
     /// Which counter.
     pub counter: CounterId,
+    /// What the books may charge and hold, cumulative.
+    pub granted: u64,
+    /// The limit.
+    pub limit: u64,
     /// What could still be granted to anyone.
     pub available: u64,
-    /// What others were granted and have not settled: it may come back.
+    /// What counts against the limit and is not in the books.
+    pub elsewhere: u64,
+    /// The part of that which others were granted and have not settled: it may come back.
     pub unsettled: u64,
+}
+
+impl Said {
+    /// Whether the books do not allow what was wanted, and there is no more to be had.
+    #[must_use]
+    pub fn leaves_short(&self, want: &Want) -> bool {
+        let limit = self.limit.min(want.limit);
+        self.available == 0 && self.granted.min(limit.saturating_sub(self.elsewhere)) < want.ceiling
+    }
 }
 
 /// Another key of the workspace whose books hold something of a limit that could not cover a want.
@@ -71,8 +90,8 @@ pub struct Holder {
 pub struct Acquired {
     /// What the store may spend now.
     pub set: GrantSet,
-    /// What is left at the ledger.
-    pub available: Vec<Available>,
+    /// What the ledger said about each counter.
+    pub said: Vec<Said>,
     /// Who else may have something to give back.
     pub holders: Vec<Holder>,
 }
@@ -193,7 +212,7 @@ fn error(status: &Status) -> LedgerError {
 }
 
 fn acquired(key: KeyId, life: LifeId, answer: &proto::AcquireGrantsResponse) -> Result<Acquired, ConvertError> {
-    let (mut grants, mut available) = (Vec::new(), Vec::new());
+    let (mut grants, mut said) = (Vec::new(), Vec::new());
     for grant in &answer.grants {
         let counter = convert::counter_id(key, &convert::required(grant.counter, "grants.counter")?)?;
         grants.push(Grant {
@@ -202,14 +221,15 @@ fn acquired(key: KeyId, life: LifeId, answer: &proto::AcquireGrantsResponse) -> 
             granted: grant.granted,
             elsewhere: grant.elsewhere,
         });
-        available.push(Available { counter, available: grant.available, unsettled: grant.unsettled });
+        let proto::Grant { granted, limit, available, elsewhere, unsettled, .. } = *grant;
+        said.push(Said { counter, granted, limit, available, elsewhere, unsettled });
     }
     let holder = |holder: &proto::Holder| {
         let key = convert::parsed(&holder.key_id, "holders.key_id")?;
         Ok(Holder { key, life: convert::id(&holder.life_id, "holders.life_id", LifeId::from_slice)? })
     };
     let holders = answer.holders.iter().map(holder).collect::<Result<_, ConvertError>>()?;
-    Ok(Acquired { set: GrantSet { life, epoch: answer.epoch, serial: answer.serial, grants }, available, holders })
+    Ok(Acquired { set: GrantSet { life, epoch: answer.epoch, serial: answer.serial, grants }, said, holders })
 }
 
 fn period(grant: &proto::Grant, window: Window) -> Period {

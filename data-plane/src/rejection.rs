@@ -3,20 +3,17 @@
 //! Whatever goes wrong with a request ends up here, in the client's dialect. Texts name what to do and never repeat a secret, a provider's raw
 //! answer or the client's body.
 
+mod limits;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use keyforge_counters::Rate;
 use keyforge_providers::dialect::{Dialect, ErrorBody};
 use keyforge_providers::redact;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::limit::{Dimension, Scope};
-use keyforge_shared::money::NanoUsd;
-use keyforge_shared::period::Window;
-use serde_json::{Value, json};
 
-use crate::pace::Pace;
+pub use self::limits::{Exhausted, RateLimit};
 
 /// Tells SDKs that trying again can or cannot help.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -25,40 +22,6 @@ const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// When to ask again for what other nodes hold and have not settled.
 const SETTLING: Duration = Duration::from_secs(2);
-
-/// A limit that does not cover a request: what the answer tells the agent about it, in requests or nano-dollars.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exhausted {
-    /// Whose limit.
-    pub scope: Scope,
-    /// What ran out.
-    pub dimension: Dimension,
-    /// Counted over.
-    pub window: Window,
-    /// The limit.
-    pub limit: u64,
-    /// Charged: settled, or charged in full because nobody knows.
-    pub spent: u64,
-    /// Held by requests that are running, or granted to others and not settled.
-    pub held: u64,
-    /// The least that this request would have needed.
-    pub needed: u64,
-    /// When the period ends; `None` for a limit on the whole life.
-    pub resets_at: Option<Timestamp>,
-}
-
-/// A rate that is at its limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Which.
-    pub rate: Rate,
-    /// The policy's limit.
-    pub limit: u64,
-    /// When the request would be admitted, or may be.
-    pub retry_after: Duration,
-    /// What is left of the key's rates.
-    pub pace: Pace,
-}
 
 /// Why a request is not served, or not served to its end.
 #[derive(Clone, Debug, PartialEq)]
@@ -386,67 +349,4 @@ fn told(wait: Duration) -> Duration {
 fn tenths(wait: Duration) -> String {
     let tenths = told(wait).as_millis().div_ceil(100).max(1);
     format!("{}.{}s", tenths / 10, tenths % 10)
-}
-
-impl RateLimit {
-    fn message(&self) -> String {
-        let wait = tenths(self.retry_after);
-        let limit = self.limit;
-        match self.rate {
-            Rate::Requests => format!("Rate limit of {limit} requests per minute reached; try again in {wait}."),
-            Rate::Tokens => format!("Rate limit of {limit} tokens per minute reached; try again in {wait}."),
-            Rate::Concurrency => format!("Limit of {limit} requests at the same time reached; try again in {wait}."),
-        }
-    }
-}
-
-impl Exhausted {
-    fn amount(&self, value: u64) -> String {
-        match self.dimension {
-            Dimension::Spend => NanoUsd::new(value).to_string(),
-            Dimension::Requests => value.to_string(),
-        }
-    }
-
-    fn message(&self) -> String {
-        let what = match self.dimension {
-            Dimension::Spend => "spend limit",
-            Dimension::Requests => "request quota",
-        };
-        let per = match self.window {
-            Window::Total => "in total".to_owned(),
-            window => format!("per {window}"),
-        };
-        let reset = self.resets_at.map_or_else(String::new, |at| format!(" It resets at {}.", at.rfc3339()));
-        let whose = match self.scope {
-            Scope::Key => "This virtual key's",
-            Scope::Workspace => "The workspace's",
-        };
-        format!(
-            "{whose} {what} of {} {per} does not cover this request: {} spent, {} held, {} needed.{reset}",
-            self.amount(self.limit),
-            self.amount(self.spent),
-            self.amount(self.held),
-            self.amount(self.needed),
-        )
-    }
-
-    /// Amounts are dollars as decimal text, or whole requests.
-    fn members(&self) -> Vec<(&'static str, Value)> {
-        let amount = |value: u64| match self.dimension {
-            Dimension::Spend => json!(NanoUsd::new(value).decimal()),
-            Dimension::Requests => json!(value),
-        };
-        vec![
-            ("scope", json!(self.scope.as_str())),
-            ("dimension", json!(self.dimension.as_str())),
-            ("unit", json!(if self.dimension == Dimension::Spend { "usd" } else { "requests" })),
-            ("window", json!(self.window.as_str())),
-            ("limit", amount(self.limit)),
-            ("spent", amount(self.spent)),
-            ("held", amount(self.held)),
-            ("needed", amount(self.needed)),
-            ("reset_at", self.resets_at.map_or(Value::Null, |at| json!(at.rfc3339()))),
-        ]
-    }
 }

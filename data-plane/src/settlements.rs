@@ -201,3 +201,35 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyforge_counters::RedisCounters;
+    use keyforge_counters::redis::RedisSettings;
+    use keyforge_shared::id::RequestId;
+
+    use super::*;
+    use crate::fixture::key_id;
+
+    #[tokio::test]
+    async fn what_waits_for_a_store_that_is_away_is_bounded() {
+        let settings = RedisSettings {
+            urls: vec!["redis://127.0.0.1:1".to_owned()],
+            cluster: false,
+            username: None,
+            password: None,
+            timeout: Duration::from_millis(40),
+        };
+        let shutdown = Shutdown::new();
+        let counters = Arc::new(Counters::Redis(RedisCounters::start(settings, &shutdown).await.unwrap()));
+        let metrics = Metrics::new(&opentelemetry::global::meter("test"));
+        let settlements = Settlements::start(counters, metrics, &shutdown);
+        for number in 0..2 * MOST_WAITING as u128 {
+            let id = ReservationId { request: RequestId::from_bytes(number.to_be_bytes()), attempt: 1 };
+            settlements.cancel(About { key: key_id(1), epoch: 1, id });
+        }
+        assert_eq!(settlements.waiting(), MOST_WAITING);
+        let first = settlements.0.waiting.lock()[0].0.id.request;
+        assert_eq!(first, RequestId::from_bytes((MOST_WAITING as u128).to_be_bytes()), "the oldest went");
+    }
+}

@@ -21,10 +21,10 @@ use keyforge_counters::{CounterError, CounterStore, Counters};
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{KeyId, LifeId};
-use keyforge_shared::limit::{CounterId, Scope};
+use keyforge_shared::limit::CounterId;
 use parking_lot::Mutex;
 
-use crate::ledger::{Acquired, Available, Holder, Ledger, LedgerError, Want};
+use crate::ledger::{Acquired, Holder, Ledger, LedgerError, Said, Want};
 use crate::memberships::Memberships;
 
 /// How long an exhausted ledger is not asked again. Raising a limit takes effect at once all the same, because the policy's change forgets this.
@@ -210,7 +210,7 @@ impl Grants {
             answer = second;
         }
         self.apply(key, &answer).await?;
-        self.remember(&answer.available);
+        self.remember(wants, &answer.said);
         Ok(Brought::Answer)
     }
 
@@ -245,7 +245,8 @@ impl Grants {
         }
     }
 
-    fn remember(&self, available: &[Available]) {
+    /// Remembers which wants the ledger could not cover.
+    fn remember(&self, wants: &[Want], said: &[Said]) {
         let now = self.0.clock.now();
         let until = now.saturating_add(REMEMBER_EXHAUSTED);
         let mut book = self.0.book.lock();
@@ -254,21 +255,20 @@ impl Grants {
         if book.exhausted.len() > MOST_REMEMBERED {
             book.exhausted.retain(|_, exhausted| exhausted.until > now);
         }
-        for Available { counter, available, unsettled } in available {
-            if *available == 0 {
-                book.exhausted.insert(*counter, Exhausted { until, unsettled: *unsettled, since });
-            } else {
-                book.exhausted.remove(counter);
+        for want in wants {
+            match said.iter().find(|said| said.counter == want.counter && said.leaves_short(want)) {
+                Some(Said { unsettled, .. }) => {
+                    book.exhausted.insert(want.counter, Exhausted { until, unsettled: *unsettled, since });
+                }
+                None => {
+                    book.exhausted.remove(&want.counter);
+                }
             }
         }
     }
 
-    /// Lets the books of other keys give back what they do not use of a workspace's exhausted limit; answers whether any did.
+    /// Lets the books of other keys give back what they do not use of a workspace's limit that could not cover a want; answers whether any did.
     async fn collect(&self, key: KeyId, answer: &Acquired) -> bool {
-        let shared = |available: &Available| available.counter.scope == Scope::Workspace && available.available == 0;
-        if !answer.available.iter().any(shared) {
-            return false;
-        }
         let others = answer.holders.iter().filter(|holder| holder.key != key);
         let given_back = join_all(others.map(|holder| self.collect_from(*holder))).await;
         given_back.contains(&true)

@@ -117,7 +117,8 @@ impl Grants {
                 // Some answers have not come to these books: get them, then lower again.
                 Err(LedgerError::NotYet(_)) => {
                     let counters = lowered.holdings.iter().map(|(counter, _)| *counter);
-                    let wants: Vec<_> = counters.map(|counter| Want { counter, amount: 0 }).collect();
+                    let wants: Vec<_> =
+                        counters.map(|counter| Want { counter, amount: 0, ceiling: 0, limit: 0 }).collect();
                     let Ok(newest) = self.ask(key, lowered.life, &wants).await else { return done };
                     self.apply(key, &newest).await?;
                 }

@@ -17,6 +17,8 @@ use crate::ledger::Want;
 use crate::replica::key_followers::KeyFollowers;
 use crate::replica::{Changes, KeyChange};
 
+use keyforge_shared::limit::Scope;
+
 use super::*;
 
 async fn node(keys: u8) -> (Arc<FakeLedger>, Node) {
@@ -39,7 +41,7 @@ async fn granted(node: &Node, number: u8) -> Touched {
     let touched = keyforge_shared::limit::touched(&key, &workspace, START).next().unwrap();
     // A store that is asked to end another life says which one it has.
     let life = node.plane.counters.vacate(key.id, LifeId::from_bytes([0; 16])).await.unwrap();
-    let wants = [Want { counter: touched.counter, amount: 1 }];
+    let wants = [Want { counter: touched.counter, amount: 1, ceiling: 1, limit: touched.limit }];
     assert_eq!(node.plane.grants.acquire(key.id, life, &wants).await, Ok(Brought::Answer));
     touched
 }
@@ -110,7 +112,7 @@ async fn books_that_lack_an_answer_learn_it_before_they_give_back() {
     let touched = granted(&node, 0).await;
     ledger.0.lock().lose = 1;
     let life = node.plane.counters.vacate(key_id(0), LifeId::from_bytes([0; 16])).await.unwrap();
-    let wants = [Want { counter: touched.counter, amount: 1 }];
+    let wants = [Want { counter: touched.counter, amount: 1, ceiling: 1, limit: touched.limit }];
     assert_eq!(node.plane.grants.acquire(key_id(0), life, &wants).await, Err(GrantError::Ledger));
     let returns = Returns::start(node.plane.grants.clone());
     returns.add(key_id(0));

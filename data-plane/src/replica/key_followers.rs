@@ -35,6 +35,9 @@ impl KeyFollowers {
     pub fn changed(&self, changes: &Changes) {
         let mut concerned: HashSet<_> = changes.keys.iter().filter_map(|change| self.key_changed(change)).collect();
         let workspaces: HashSet<WorkspaceId> = changes.workspaces.iter().copied().collect();
+        if concerned.is_empty() && workspaces.is_empty() {
+            return;
+        }
         let members = self.memberships.keys();
         if !workspaces.is_empty() {
             let of_changed = |key| self.replica.key(key).is_some_and(|key| workspaces.contains(&key.workspace));

@@ -106,11 +106,11 @@ impl Asking<'_> {
             Verdict::NotJoined(life) => {
                 drop(pass);
                 self.on_new_ground("books")?;
-                let wants: Vec<_> = needs.iter().map(|need| want(need, 0)).collect();
+                let wants: Vec<_> = needs.iter().map(|need| want(need, Standing::default())).collect();
                 self.acquire(life, &wants).await?;
             }
             Verdict::NoBooks(missing) => {
-                let wants: Vec<_> = missing.into_iter().map(|index| want(&needs[index], 0)).collect();
+                let wants: Vec<_> = missing.into_iter().map(|index| want(&needs[index], Standing::default())).collect();
                 self.acquire(joined(plane, pass)?, &wants).await?;
             }
             Verdict::Short(short) => self.short(joined(plane, pass)?, asked_at, &needs, &short).await?,
@@ -204,7 +204,7 @@ impl Asking<'_> {
             }
         }
         let Some((need, standing, unsettled)) = decides else {
-            let wants: Vec<_> = short.iter().map(|(index, standing)| want(&needs[*index], standing.free)).collect();
+            let wants: Vec<_> = short.iter().map(|(index, standing)| want(&needs[*index], *standing)).collect();
             return self.acquire(life, &wants).await;
         };
         let least = match need.counter.dimension {
@@ -239,8 +239,13 @@ impl Asking<'_> {
     }
 }
 
-fn want(need: &Need, free: u64) -> Want {
-    Want { counter: need.counter, amount: need.amount.min(need.limit).saturating_sub(free).max(1) }
+fn want(need: &Need, standing: Standing) -> Want {
+    Want {
+        counter: need.counter,
+        amount: need.amount.min(need.limit).saturating_sub(standing.free).max(1),
+        ceiling: standing.used.saturating_add(standing.held).saturating_add(need.amount),
+        limit: need.limit,
+    }
 }
 
 fn joined(plane: &Plane, pass: Option<Pass>) -> Result<LifeId, Rejection> {

@@ -129,6 +129,21 @@ async fn what_another_key_holds_of_a_workspaces_limit_is_collected_before_anyone
 }
 
 #[tokio::test]
+async fn a_grant_that_was_the_last_one_and_sufficed_keeps_nobody_from_asking_again() {
+    let (_ledger, url) = ledger(&[(SHARED_QUOTA, 10)], 5).await;
+    let shared = RequestLimit { requests: 10, window: Window::Day };
+    let state =
+        vec![workspace(vec![shared], Vec::new()), key(1, Policy::default()), key(2, Policy::default()), model()];
+    let node = Parts::in_memory(url, &clock(), state).build();
+    commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    // The clock stands still: five are granted at once, the other four are collected from the first key.
+    for _ in 0..9 {
+        commit(&node, 2, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    }
+    assert!(matches!(refused(&node, 1, &body(5)).await, Rejection::Settling(_) | Rejection::Exhausted(_)));
+}
+
+#[tokio::test]
 async fn a_life_whose_epoch_is_closed_ends_and_a_new_one_begins() {
     let (ledger, url) = ledger(&[(OWN_QUOTA, 100)], 1).await;
     let node = Parts::in_memory(url, &clock(), one_key(quota(100))).build();

@@ -234,3 +234,17 @@ async fn i_6_books_that_are_lost_give_nothing_back_until_everybody_has_left_them
     leave(&other).round().await;
     assert_eq!(closed(), 1);
 }
+
+#[tokio::test]
+async fn a_key_that_must_stop_stops_while_the_store_is_away_and_stays_stopped_when_it_is_back() {
+    let mut server = Server::prepared();
+    let (_ledger, url) = ledger(100, 10).await;
+    let node = node(&server, &url, 100).await;
+    node.plane.settlements.freeze(key_id(1));
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyFrozen);
+    server.start();
+    eventually("the store has taken it over", async || !node.plane.settlements.is_frozen(key_id(1))).await;
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyFrozen);
+    node.plane.settlements.unfreeze(key_id(1));
+    eventually("the key works again", async || admit(&node, 1, &body(5)).await.is_ok()).await;
+}

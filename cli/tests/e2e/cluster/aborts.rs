@@ -71,8 +71,7 @@ async fn i_9_after_a_thousand_aborted_streams_nothing_is_held_and_the_charge_is_
         };
         cluster.eventually("nothing is held", settled).await;
     }
-    let left = cluster.chat(0, &token, &ask(16, false)).await;
-    assert_eq!(left.status, 200, "{}", left.text());
+    cluster.serves(0, &token).await;
 }
 
 /// A stream that began. A machine that does too much at once may have Redis answer too late, which is refused, and asked for again.

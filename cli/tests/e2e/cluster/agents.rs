@@ -81,7 +81,7 @@ pub async fn attempt(cluster: &Cluster, node: usize, token: &str, body: &Value) 
     Outcome { request_id, status: Some(status), code, whole, retry_after, error, ..blank }
 }
 
-/// Many agents with one key.
+/// Many agents.
 #[derive(Clone, Copy, Debug)]
 pub struct Crowd {
     pub agents: usize,
@@ -93,12 +93,12 @@ pub struct Crowd {
     pub end: Instant,
 }
 
-/// Lets a crowd ask until its end. Every other request is streamed.
-pub async fn crowd(cluster: &Arc<Cluster>, token: &str, crowd: Crowd) -> Vec<Outcome> {
+/// Lets a crowd ask until its end, with so many keys in turn. Every other request is streamed.
+pub async fn crowd(cluster: &Arc<Cluster>, keys: &[String], crowd: Crowd) -> Vec<Outcome> {
     let Crowd { agents, tokens, rest, end } = crowd;
     let mut running = JoinSet::new();
     for agent in 0..agents {
-        let (cluster, token) = (Arc::clone(cluster), token.to_owned());
+        let (cluster, token) = (Arc::clone(cluster), keys[agent % keys.len()].clone());
         running.spawn(async move {
             let mut outcomes = Vec::new();
             // Not all in the same moment.

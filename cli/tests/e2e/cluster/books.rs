@@ -13,7 +13,7 @@ use super::agents::{INPUT_NANO, OUTPUT_NANO, Outcome, ask, attempt};
 use super::fleet::{Cluster, PATIENCE};
 
 /// What a key may cost and how often it may ask, in a month.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub nano_usd: u64,
     pub requests: u64,
@@ -117,6 +117,20 @@ pub fn outcomes(entries: &[admin::RequestEntry]) -> BTreeMap<&str, (u64, u64)> {
     sums
 }
 
+/// Keys whose limits are looked at together: one, or all of a workspace.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    pub tokens: Vec<String>,
+    pub ids: Vec<String>,
+    pub limits: Limits,
+}
+
+impl Keys {
+    pub fn one((token, id): (String, String), limits: Limits) -> Self {
+        Self { tokens: vec![token], ids: vec![id], limits }
+    }
+}
+
 /// What the ledger has settled.
 pub async fn settled(cluster: &Cluster, id: &str) -> Limits {
     Limits {
@@ -126,16 +140,23 @@ pub async fn settled(cluster: &Cluster, id: &str) -> Limits {
 }
 
 /// Waits until every request that an agent knows of and every one that the provider served is in the chain, and asserts I-1, I-3, I-17 and I-20.
-pub async fn reconciled(cluster: &Cluster, id: &str, limits: Limits, seen: &[Outcome]) -> Vec<admin::RequestEntry> {
+pub async fn reconciled(cluster: &Cluster, keys: &Keys, seen: &[Outcome]) -> Vec<admin::RequestEntry> {
+    let limits = keys.limits;
     let known: HashSet<&str> =
         seen.iter().filter(|seen| seen.status == Some(200)).filter_map(|seen| seen.request_id.as_deref()).collect();
     let deadline = Instant::now() + PATIENCE;
-    let (mut missing, mut found) = (known.len(), Vec::new());
+    let (mut missing, mut found, mut ledger) = (known.len(), Vec::new(), settled(cluster, &keys.ids[0]).await);
     while Instant::now() < deadline {
-        found = entries(cluster, id).await;
+        found.clear();
+        for id in &keys.ids {
+            found.extend(entries(cluster, id).await);
+        }
+        // The balance of a workspace's limit is that of all its keys.
+        ledger = settled(cluster, &keys.ids[0]).await;
         let recorded: HashSet<&str> = found.iter().map(|entry| entry.request_id.as_str()).collect();
         missing = known.difference(&recorded).count();
-        if missing == 0 && charged(&found).requests >= billed(cluster).requests {
+        let charge = charged(&found);
+        if missing == 0 && charge.requests >= billed(cluster).requests && charge == ledger {
             break;
         }
         sleep(Duration::from_millis(200)).await;
@@ -151,10 +172,10 @@ pub async fn reconciled(cluster: &Cluster, id: &str, limits: Limits, seen: &[Out
     assert_eq!(ids.len(), found.len(), "I-17: an attempt is recorded twice");
     let over = found.iter().find(|entry| entry.cost_nano_usd > entry.bound_nano_usd);
     assert!(over.is_none(), "I-3: {over:?}");
-    let ledger = settled(cluster, id).await;
-    assert_eq!((ledger.nano_usd, ledger.requests), (charge.nano_usd, charge.requests), "I-20: ledger and chain");
-    let report = cluster.cli_json(&["usage", "--key", id]);
-    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(ledger, charge, "I-20: ledger and chain");
+    let report = cluster.cli_json(&["usage"]);
+    let rows = report["rows"].as_array().unwrap().iter();
+    let rows: Vec<_> = rows.filter(|row| keys.ids.iter().any(|id| row["group"] == id.as_str())).collect();
     let total = |field: &str| rows.iter().map(|row| row[field].as_u64().unwrap()).sum::<u64>();
     assert_eq!((total("cost_nano_usd"), total("requests")), (charge.nano_usd, charge.requests), "I-20: {report}");
     let verified = cluster.cli(&["audit", "verify", "--all"]);
@@ -162,8 +183,16 @@ pub async fn reconciled(cluster: &Cluster, id: &str, limits: Limits, seen: &[Out
     found
 }
 
-/// Spends what is left of a key, over all nodes in turn, until it is refused for good; asserts that this was true. Returns what became of the requests.
-pub async fn spend_down(cluster: &Cluster, token: &str, tokens: u64) -> Vec<Outcome> {
+/// Spends what is left, over all nodes in turn, until every key is refused for good. Returns what became of the requests.
+async fn spend_down(cluster: &Cluster, keys: &Keys, tokens: u64) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for token in &keys.tokens {
+        outcomes.extend(spend_one_down(cluster, token, tokens).await);
+    }
+    outcomes
+}
+
+async fn spend_one_down(cluster: &Cluster, token: &str, tokens: u64) -> Vec<Outcome> {
     let deadline = Instant::now() + PATIENCE;
     let mut outcomes: Vec<Outcome> = Vec::new();
     while Instant::now() < deadline {
@@ -184,19 +213,20 @@ pub async fn spend_down(cluster: &Cluster, token: &str, tokens: u64) -> Vec<Outc
 /// rest. The books are reconciled again and again meanwhile. Returns the entries.
 pub async fn nothing_is_locked_up(
     cluster: &Cluster,
-    (token, id): (&str, &str),
-    (limits, tokens): (Limits, u64),
+    keys: &Keys,
+    tokens: u64,
     mut seen: Vec<Outcome>,
 ) -> Vec<admin::RequestEntry> {
     let begin = Instant::now();
     loop {
-        seen.extend(spend_down(cluster, token, tokens).await);
-        let found = reconciled(cluster, id, limits, &seen).await;
+        seen.extend(spend_down(cluster, keys, tokens).await);
+        let found = reconciled(cluster, keys, &seen).await;
         let error = &seen[seen.len() - 1].error;
-        let Some(locked) = locked_up(error, limits, charged(&found)) else {
+        let Some(locked) = locked_up(error, keys.limits, charged(&found)) else {
             eprintln!("all that was left could be spent after {:?}: {:?}", begin.elapsed(), charged(&found));
             return found;
         };
+        let id = &keys.ids[0];
         let balances = [balance(cluster, id, "spend").await, balance(cluster, id, "requests").await];
         assert!(begin.elapsed() < PATIENCE, "{locked} are locked up: {error} {balances:?}");
         sleep(Duration::from_millis(500)).await;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_loadtest::provider::Script;
+use keyforge_proto::admin::v1 as admin;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::agents::{Crowd, ask, assert_only, crowd, kinds};
-use super::books::{Limits, Watch, balance, billed, charged, nothing_is_locked_up, outcomes};
+use super::agents::{Crowd, assert_only, crowd, kinds};
+use super::books::{Keys, Limits, Watch, balance, billed, charged, nothing_is_locked_up, outcomes};
 use super::chance::Chance;
 use super::fleet::{Cluster, Plan};
 use super::seconds;
@@ -123,20 +124,37 @@ const DOCUMENTED: [&str; 9] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i_1_i_6_i_9_i_20_no_fault_lets_a_key_overspend_or_locks_its_money_up() {
-    chaos(1).await;
+    let cluster = Cluster::start(slow(4_000), Plan::default()).await;
+    let keys = Keys::one(cluster.create_key("chaos", LIMITS.policy()).await, LIMITS);
+    chaos(Arc::new(cluster), keys).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i_1_i_6_i_9_i_20_nor_does_any_fault_of_a_redis_cluster() {
-    chaos(3).await;
+    let cluster = Cluster::start(slow(4_000), Plan { redis: 3, ..Plan::default() }).await;
+    let keys = Keys::one(cluster.create_key("chaos", LIMITS.policy()).await, LIMITS);
+    chaos(Arc::new(cluster), keys).await;
 }
 
-async fn chaos(redis: usize) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i_1_i_4_i_6_i_20_nor_does_any_fault_let_a_workspace_overspend() {
+    let cluster = Cluster::start(slow(4_000), Plan { redis: 3, ..Plan::default() }).await;
+    let workspace = cluster.create_workspace("team", LIMITS).await;
+    let mut keys = Keys { tokens: Vec::new(), ids: Vec::new(), limits: LIMITS };
+    for number in 0..5 {
+        let (token, id) =
+            cluster.create_key_in(&workspace, &format!("member {number}"), admin::Policy::default()).await;
+        keys.tokens.push(token);
+        keys.ids.push(id);
+    }
+    chaos(Arc::new(cluster), keys).await;
+}
+
+/// Faults and agents for some time; then the rest is there, down to the last request.
+async fn chaos(cluster: Arc<Cluster>, keys: Keys) {
     let mut chance = Chance::seeded();
     let length = seconds(20, 60);
-    let cluster = Arc::new(Cluster::start(slow(4_000), Plan { redis, ..Plan::default() }).await);
-    let (token, id) = cluster.create_key("chaos", LIMITS.policy()).await;
-    assert_eq!(cluster.chat(0, &token, &ask(TOKENS, false)).await.status, 200);
+    cluster.serves(0, &keys.tokens[0]).await;
     // Once what was appended is on disk.
     sleep(Duration::from_millis(1_200)).await;
     back_up(&cluster);
@@ -144,10 +162,10 @@ async fn chaos(redis: usize) {
     let begin = Instant::now();
     let end = begin + length;
     let agents = tokio::spawn({
-        let (cluster, token) = (Arc::clone(&cluster), token.clone());
+        let (cluster, tokens) = (Arc::clone(&cluster), keys.tokens.clone());
         // So that the key's requests last for all of it.
         let rest = (length / 5).saturating_sub(Duration::from_secs(4));
-        async move { crowd(&cluster, &token, Crowd { agents: AGENTS, tokens: TOKENS, rest, end }).await }
+        async move { crowd(&cluster, &tokens, Crowd { agents: AGENTS, tokens: TOKENS, rest, end }).await }
     });
     let mut deck = Vec::new();
     while Instant::now() < end - Duration::from_secs(1) {
@@ -164,10 +182,9 @@ async fn chaos(redis: usize) {
     assert_only(&seen, &DOCUMENTED);
     assert!(kinds(&seen)["200"] > 50, "agents were served all the while: {:?}", kinds(&seen));
 
-    // The rest of the key is there, down to the last request.
     cluster.all_ready().await;
     cluster.provider.set_script(Script { fill: true, record_requests: false, ..Script::default() });
-    let entries = nothing_is_locked_up(&cluster, (&token, &id), (LIMITS, TOKENS), seen).await;
+    let entries = nothing_is_locked_up(&cluster, &keys, TOKENS, seen).await;
     eprintln!("chaos: charged {:?}, billed {:?}, {:?}", charged(&entries), billed(&cluster), outcomes(&entries));
     watch.assert_never_over().await;
 }
@@ -176,19 +193,19 @@ async fn chaos(redis: usize) {
 async fn i_1_i_16_while_the_control_plane_is_down_keys_spend_what_was_granted_and_not_more() {
     let mut chance = Chance::seeded();
     let cluster = Arc::new(Cluster::start(slow(300), Plan::default()).await);
-    let (token, id) = cluster.create_key("grace", LIMITS.policy()).await;
+    let keys = Keys::one(cluster.create_key("grace", LIMITS.policy()).await, LIMITS);
     let few = Crowd { agents: 3, tokens: TOKENS, rest: Duration::ZERO, end: Instant::now() + Duration::from_secs(1) };
-    let mut seen = crowd(&cluster, &token, few).await;
+    let mut seen = crowd(&cluster, &keys.tokens, few).await;
     assert!(kinds(&seen)["200"] >= 3, "{:?}", kinds(&seen));
-    let granted = granted(&cluster, &id).await;
+    let granted = granted(&cluster, &keys.ids[0]).await;
     cluster.hold_down("control-plane").await;
 
     let (before, watch) = (billed(&cluster), Watch::start(&cluster, granted));
     let begin = Instant::now();
     let end = begin + seconds(10, 30);
     let agents = tokio::spawn({
-        let (cluster, token) = (Arc::clone(&cluster), token.clone());
-        async move { crowd(&cluster, &token, Crowd { agents: AGENTS / 4, end, ..few }).await }
+        let (cluster, tokens) = (Arc::clone(&cluster), keys.tokens.clone());
+        async move { crowd(&cluster, &tokens, Crowd { agents: AGENTS / 4, end, ..few }).await }
     });
     sleep(Duration::from_millis(1_500)).await;
     let untouched = billed(&cluster);
@@ -211,7 +228,7 @@ async fn i_1_i_16_while_the_control_plane_is_down_keys_spend_what_was_granted_an
     cluster.release("control-plane");
     cluster.all_ready().await;
     cluster.provider.set_script(Script { fill: true, record_requests: false, ..Script::default() });
-    let entries = nothing_is_locked_up(&cluster, (&token, &id), (LIMITS, TOKENS), seen).await;
+    let entries = nothing_is_locked_up(&cluster, &keys, TOKENS, seen).await;
     eprintln!("grace: charged {:?}, billed {:?}, {:?}", charged(&entries), billed(&cluster), outcomes(&entries));
     watch.assert_never_over().await;
 }

@@ -21,6 +21,7 @@ use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
 
+use super::books::Limits;
 use crate::harness::{AdminChannel, Interceptor, PROVIDER_KEY, Reply, provider, read};
 
 /// How long a whole cluster may take to start, or a fault to be over.
@@ -42,6 +43,7 @@ pub struct Cluster {
 }
 
 /// What to start.
+#[derive(Clone, Copy)]
 pub struct Plan<'a> {
     pub nodes: usize,
     pub redis: usize,
@@ -71,7 +73,7 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("cluster");
         let provider = provider(script);
-        let (supervisor, banner) = launch(&data, &provider, &plan).await;
+        let (supervisor, banner) = launch(&data, &provider, plan).await;
         let mut cluster = Self {
             supervisor,
             directory,
@@ -87,7 +89,7 @@ impl Cluster {
     }
 
     /// Starts it again on the same data.
-    pub async fn launch(&mut self, plan: &Plan<'_>) {
+    pub async fn launch(&mut self, plan: Plan<'_>) {
         let (supervisor, banner) = launch(&self.data, &self.provider, plan).await;
         self.supervisor = supervisor;
         self.introduce(banner);
@@ -209,6 +211,15 @@ impl Cluster {
         read(self.open(node, token, body).await.unwrap()).await
     }
 
+    /// Waits until a node serves a key. Redis may answer too late on a machine that does too much at once.
+    pub async fn serves(&self, node: usize, token: &str) {
+        let served = async || {
+            let answer = super::agents::attempt(self, node, token, &super::agents::ask(16, false)).await;
+            answer.kind() == "200"
+        };
+        self.eventually(&format!("node {} serves the key", node + 1), served).await;
+    }
+
     /// Runs the command line, expects success, and reads its JSON.
     pub fn cli_json(&self, arguments: &[&str]) -> Value {
         let output = self.cli(&[arguments, &["--output", "json"]].concat());
@@ -237,12 +248,22 @@ impl Cluster {
 
     /// Makes a key with this policy and waits until every node knows it. Returns token and id.
     pub async fn create_key(&self, name: &str, policy: admin::Policy) -> (String, String) {
+        self.create_key_in("", name, policy).await
+    }
+
+    /// Makes a workspace with these limits.
+    pub async fn create_workspace(&self, name: &str, limits: Limits) -> String {
+        let mut workspaces = admin::workspace_service_client::WorkspaceServiceClient::new(self.admin().await);
+        let admin::Policy { request_limits, spend_limits, .. } = limits.policy();
+        let request = admin::CreateWorkspaceRequest { name: name.to_owned(), request_limits, spend_limits };
+        workspaces.create_workspace(request).await.unwrap().into_inner().id
+    }
+
+    /// The same in a workspace; the empty one is `default`.
+    pub async fn create_key_in(&self, workspace: &str, name: &str, policy: admin::Policy) -> (String, String) {
         let mut keys = admin::key_service_client::KeyServiceClient::new(self.admin().await);
-        let request = admin::CreateKeyRequest {
-            name: name.to_owned(),
-            policy: Some(policy),
-            ..admin::CreateKeyRequest::default()
-        };
+        let (name, workspace) = (name.to_owned(), workspace.to_owned());
+        let request = admin::CreateKeyRequest { name, policy: Some(policy), workspace };
         let answer = keys.create_key(request).await.unwrap().into_inner();
         for node in 0..self.nodes.len() {
             self.eventually("the node knows the new key", async || self.lists_models(node, &answer.token).await).await;
@@ -288,7 +309,7 @@ impl Drop for Cluster {
     }
 }
 
-async fn launch(data: &std::path::Path, provider: &ScriptedProvider, plan: &Plan<'_>) -> (Child, Value) {
+async fn launch(data: &std::path::Path, provider: &ScriptedProvider, plan: Plan<'_>) -> (Child, Value) {
     let tuning = data.with_extension("toml");
     std::fs::write(&tuning, plan.tuning).unwrap();
     let log = data.with_extension("log");

@@ -2,7 +2,6 @@
 
 use keyforge_loadtest::provider::Script;
 
-use super::agents::ask;
 use super::fleet::{Cluster, Plan};
 
 /// Whether a process runs; one that has ended and was not collected does not.
@@ -14,11 +13,10 @@ fn runs(pid: u32) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_dies_is_started_again_and_the_end_leaves_no_process_behind() {
     let plan = Plan { nodes: 2, redis: 3, alone: false, ..Plan::default() };
-    let mut cluster =
-        Cluster::start(Script::default(), Plan { nodes: 2, redis: 3, alone: false, ..Plan::default() }).await;
+    let mut cluster = Cluster::start(Script::default(), plan).await;
     let key = cluster.key();
     for node in 0..2 {
-        assert_eq!(cluster.chat(node, &key, &ask(16, false)).await.status, 200);
+        cluster.serves(node, &key).await;
     }
     for name in ["node-2", "redis-2", "control-plane"] {
         let first = cluster.pid(name).unwrap();
@@ -26,8 +24,7 @@ async fn what_dies_is_started_again_and_the_end_leaves_no_process_behind() {
         cluster.eventually("it is back", async || cluster.pid(name).is_some_and(|pid| pid != first)).await;
     }
     cluster.all_ready().await;
-    let served = async || cluster.open(1, &key, &ask(16, false)).await.is_ok_and(|answer| answer.status() == 200);
-    cluster.eventually("the key works again", served).await;
+    cluster.serves(1, &key).await;
 
     // Killed with SIGKILL it cannot clean up, and everything ends nevertheless.
     let pids = cluster.pids();
@@ -37,11 +34,10 @@ async fn what_dies_is_started_again_and_the_end_leaves_no_process_behind() {
 
     // The next start finds data, key and ports as they were.
     let urls = cluster.nodes.clone();
-    cluster.launch(&plan).await;
+    cluster.launch(plan).await;
     assert_eq!(cluster.nodes, urls);
     assert!(cluster.banner["key"].is_null(), "the key's token is told once");
-    let served = async || cluster.open(0, &key, &ask(16, false)).await.is_ok_and(|answer| answer.status() == 200);
-    cluster.eventually("the key still works", served).await;
+    cluster.serves(0, &key).await;
     let pids = cluster.pids();
     assert_eq!(cluster.stop().await.code(), Some(0));
     assert!(!pids.iter().any(|pid| runs(*pid)), "an end in order leaves nothing either");

@@ -7,10 +7,10 @@ mod chance;
 mod fleet;
 
 mod aborts;
+mod admissions;
 mod chaos;
 mod life;
 mod outage;
-mod rates;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The same random operations on the in-process store and on the scripts: every answer and all books must be equal after each step.
 //!
 //! The operations know nothing of what would be sensible. They name lives that are over, epochs that never were, serials in any order and ids that
-//! are long settled, on a clock that goes both ways.
+//! are long settled, on a clock that goes both ways. `KEYFORGE_SEEDS=5000` looks at so many histories, `KEYFORGE_SEED=17` at that one alone.
 
 mod operations;
 
@@ -227,7 +227,7 @@ async fn the_scripts_and_the_in_process_store_answer_alike() {
         }
     }
     println!("{tally:#?}");
-    if seeds(120).count() > 50 {
+    if seeds(120).count() >= 100 {
         let missing: Vec<_> = KINDS.iter().filter(|kind| !tally.contains_key(**kind)).collect();
         assert!(missing.is_empty(), "never answered: {missing:?}");
     }

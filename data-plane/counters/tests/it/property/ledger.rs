@@ -144,6 +144,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// What each closed epoch spent.
+    pub fn closed(&self) -> Vec<(KeyId, u32, CounterId, u64)> {
+        let mut closed = Vec::new();
+        for (key, epochs) in &self.keys {
+            for (number, epoch) in (1..).zip(epochs).filter(|(_, epoch)| !epoch.open) {
+                closed.extend(epoch.amounts.iter().map(|(counter, settled)| (*key, number, *counter, *settled)));
+            }
+        }
+        closed
+    }
+
     /// Whether the epoch of a life is not closed, or the life is unknown.
     pub fn is_open(&self, key: KeyId, life: LifeId) -> bool {
         self.number(key, life).is_none_or(|epoch| self.keys[&key][at(epoch)].open)

@@ -3,6 +3,8 @@
 //! Kept beside the store: the *truth* (what each attempt that may have been dispatched cost, or can cost at most, over all lives), a small *ledger*,
 //! and a *mirror* that derives the books from the list of reservations each time. Answers get lost, calls come twice and late, nodes crash, clocks
 //! jump, servers restart, forget, and come back with old data.
+//!
+//! `KEYFORGE_SEEDS=5000` looks at so many histories, `KEYFORGE_SEED=17` at that one alone.
 
 mod ledger;
 mod mirror;

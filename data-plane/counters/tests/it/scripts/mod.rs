@@ -51,6 +51,46 @@ impl Sources {
     }
 }
 
+/// An answer of the server.
+#[derive(Debug)]
+struct Reply(Value);
+
+impl Reply {
+    fn list(self) -> Vec<Self> {
+        match self.0 {
+            Value::Array(items) => items.into_iter().map(Self).collect(),
+            other => panic!("no list: {other:?}"),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Value::BulkString(bytes) => bytes,
+            other => panic!("no text: {other:?}"),
+        }
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(self.bytes()).unwrap()
+    }
+
+    /// A number; what was stored comes back as a text.
+    fn number(&self) -> i64 {
+        match &self.0 {
+            Value::Int(number) => *number,
+            _ => self.text().parse().unwrap(),
+        }
+    }
+
+    fn amount(&self) -> u64 {
+        u64::try_from(self.number()).unwrap()
+    }
+
+    fn life(&self) -> LifeId {
+        self.text().parse().unwrap()
+    }
+}
+
 /// Everything that is stored: names and what `DUMP` says of them.
 pub struct Snapshot(Vec<(Vec<u8>, Vec<u8>)>);
 
@@ -59,7 +99,7 @@ pub struct Scripts {
     connection: Mutex<Connection>,
     digests: Vec<(&'static str, String)>,
     state: Mutex<State>,
-    _server: Server,
+    _server: RedisServer,
 }
 
 struct State {
@@ -70,21 +110,22 @@ struct State {
 
 impl Scripts {
     pub fn start(sources: &Sources) -> Self {
-        let server = Server::start();
-        let mut connection = Connection::open(&server.socket());
+        let server = RedisServer::start();
+        let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
         let load = |name| {
             let text = sources.script(name);
-            let digest =
-                connection.call(&[b"SCRIPT", b"LOAD", text.as_bytes()]).unwrap_or_else(|e| panic!("{name}: {e}"));
-            (name, digest.text().to_owned())
+            let loaded = redis::cmd("SCRIPT").arg("LOAD").arg(text).query(&mut connection);
+            (name, loaded.unwrap_or_else(|error| panic!("{name}: {error}")))
         };
         let digests = NAMES.map(load).to_vec();
         let state = State { now: START.millis(), run: 1, lives: 0 };
         Self { connection: Mutex::new(connection), digests, state: Mutex::new(state), _server: server }
     }
 
-    fn command(&self, arguments: &[&[u8]]) -> Reply {
-        self.connection.lock().unwrap().call(arguments).unwrap()
+    fn command(&self, words: &[&[u8]]) -> Reply {
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        Reply(command.query(&mut *self.connection.lock().unwrap()).unwrap())
     }
 
     /// All data is gone; the server has the same run id.
@@ -113,11 +154,9 @@ impl Scripts {
     pub fn snapshot(&self) -> Snapshot {
         let names = self.command(&[b"KEYS", b"*"]).list();
         let dump = |name: Reply| {
-            let name = name.text().as_bytes().to_vec();
-            match self.command(&[b"DUMP", &name]) {
-                Reply::Text(dump) => (name, dump),
-                other => panic!("no dump: {other:?}"),
-            }
+            let name = name.bytes().to_vec();
+            let dump = self.command(&[b"DUMP", &name]).bytes().to_vec();
+            (name, dump)
         };
         Snapshot(names.into_iter().map(dump).collect())
     }
@@ -139,19 +178,18 @@ impl Scripts {
     ) -> Result<Reply, CounterError> {
         let stem = format!("kf1:{{{}}}:", key.as_str());
         let mut keys: Vec<_> = SUFFIXES.iter().map(|suffix| format!("{stem}{suffix}")).collect();
-        keys.extend(id.map(|id| format!("{stem}m:{}", id_text(id))));
+        keys.extend(id.map(|id| format!("{stem}m:{}", name_of(id))));
         let digest = &self.digests.iter().find(|(known, _)| *known == name).unwrap().1;
-        let (run, now) = {
-            let state = self.state.lock().unwrap();
-            (format!("run{}", state.run), state.now.to_string())
-        };
-        let mut call = vec!["EVALSHA".to_owned(), digest.clone(), keys.len().to_string()];
-        call.extend(keys);
-        call.push(run);
-        call.extend(arguments);
-        call.push(now);
-        let call: Vec<_> = call.iter().map(String::as_bytes).collect();
-        self.connection.lock().unwrap().call(&call).map_err(CounterError::Unavailable)
+        let State { now, run, .. } = *self.state.lock().unwrap();
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(digest).arg(keys.len()).arg(keys).arg(run_id(run)).arg(arguments).arg(now);
+        let answer = command.query(&mut *self.connection.lock().unwrap());
+        answer.map(Reply).map_err(|error| CounterError::Unavailable(error.to_string()))
+    }
+
+    /// The server's run id, as far as the scripts are told.
+    fn run_id(&self) -> String {
+        run_id(self.state.lock().unwrap().run)
     }
 
     fn next_life(&self) -> String {
@@ -171,6 +209,15 @@ impl Harness for Scripts {
     fn set_clock(&self, now: Timestamp) {
         self.state.lock().unwrap().now = now.millis();
     }
+}
+
+fn run_id(run: u64) -> String {
+    format!("run{run}")
+}
+
+/// How an id is spelled.
+fn name_of(id: ReservationId) -> String {
+    format!("{}.{:05}", id.request, id.attempt)
 }
 
 #[tokio::test]

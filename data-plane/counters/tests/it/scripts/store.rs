@@ -12,11 +12,7 @@ use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{CivilDay, Window};
 
-use super::{Scripts, name_of};
-
-fn id_text(id: ReservationId) -> String {
-    format!("{}.{:05}", id.request, id.attempt)
-}
+use super::{Reply, Scripts, name_of};
 
 fn field(key: KeyId, counter: &CounterId) -> String {
     if counter.key != key {
@@ -96,7 +92,7 @@ impl CounterStore for Scripts {
         let mut arguments = vec![
             self.next_life(),
             ask.epoch.to_string(),
-            id_text(ask.id),
+            name_of(ask.id),
             millis(ask.expires_after),
             or_none(ask.not_after.map(Timestamp::millis)),
             or_none(ask.rates.requests_per_minute),
@@ -128,7 +124,7 @@ impl CounterStore for Scripts {
     ) -> Result<Settled, CounterError> {
         let arguments = vec![
             epoch.to_string(),
-            id_text(id),
+            name_of(id),
             settlement.cost.nanos().to_string(),
             u8::from(settlement.counted).to_string(),
             or_none(settlement.tokens),
@@ -154,7 +150,7 @@ impl CounterStore for Scripts {
         bound: NanoUsd,
         tokens: Option<u64>,
     ) -> Result<bool, CounterError> {
-        let arguments = vec![epoch.to_string(), id_text(id), bound.nanos().to_string(), or_none(tokens)];
+        let arguments = vec![epoch.to_string(), name_of(id), bound.nanos().to_string(), or_none(tokens)];
         let reply = self.run("shrink", key, Some(id), arguments)?.list();
         match reply[0].number() {
             2 => Err(CounterError::Epoch { key, given: epoch, current: u32::try_from(reply[1].number()).unwrap() }),
@@ -164,7 +160,7 @@ impl CounterStore for Scripts {
 
     async fn renew(&self, key: KeyId, ids: &[ReservationId], lease: Duration) -> Result<(), CounterError> {
         let mut arguments = vec![millis(lease), ids.len().to_string()];
-        arguments.extend(ids.iter().map(|id| id_text(*id)));
+        arguments.extend(ids.iter().map(|id| name_of(*id)));
         self.run("renew", key, None, arguments).map(drop)
     }
 
@@ -229,7 +225,7 @@ impl CounterStore for Scripts {
         let name = format!("kf1:{{{}}}:books", key.as_str());
         let reply = self.command(&[b"HGETALL", name.as_bytes()]).list();
         let fields: Vec<_> = reply.chunks(2).map(|pair| (pair[0].text(), pair[1].text())).collect();
-        let run = format!("run{}", self.state.lock().unwrap().run);
+        let run = self.run_id();
         if !fields.contains(&("run", run.as_str())) {
             return Ok(Vec::new());
         }
@@ -242,4 +238,3 @@ impl CounterStore for Scripts {
         Ok(books.map(read).collect())
     }
 }
-
