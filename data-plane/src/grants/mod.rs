@@ -149,6 +149,16 @@ impl Grants {
         call.await
     }
 
+    /// Ends the life of the key's books if it is `life`. Once its members have left it, the ledger knows from their records what it really spent.
+    ///
+    /// # Errors
+    /// [`GrantError::Store`].
+    pub async fn give_up(&self, key: KeyId, life: LifeId) -> Result<(), GrantError> {
+        let carrier = self.clone();
+        let (call, _) = self.enter(key, || async move { carrier.begin_a_new_life(key, life).await }.boxed());
+        call.await.map(drop)
+    }
+
     /// Finds out whether this node is a member of a life that nobody uses any more, so that it can be left.
     pub async fn confirm(&self, key: KeyId, life: LifeId) {
         let carrier = self.clone();
@@ -228,7 +238,7 @@ impl Grants {
     }
 
     async fn begin_a_new_life(&self, key: KeyId, life: LifeId) -> Result<Brought, GrantError> {
-        tracing::debug!(%key, %life, "the epoch is closed; the books begin a new life");
+        tracing::debug!(%key, %life, "the books begin a new life");
         self.0.counters.vacate(key, life).await.map_err(|_| GrantError::Store)?;
         Ok(Brought::NewLife)
     }

@@ -217,6 +217,12 @@ impl Asking<'_> {
                 None => self.bound.least(&self.permit).nanos(),
             },
         };
+        if proof_is_wanting(standing, least) {
+            tracing::info!(key = %self.permit.key().id, %life, "the books hold charges that nobody proved, and are given up for what the records say");
+            let given_up = self.plane.grants.give_up(self.permit.key().id, life).await;
+            given_up.map_err(|_| unavailable(self.plane, "counters"))?;
+            return Err(Rejection::Settling(used_up(need, standing, unsettled, least)));
+        }
         Err(exhausted(need, standing, unsettled, least))
     }
 
@@ -263,7 +269,18 @@ fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
 fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Rejection {
     let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(standing.held);
     let would_fit = gone.saturating_add(least) <= need.limit.saturating_add(unsettled);
-    let exhausted = Box::new(Exhausted {
+    let exhausted = used_up(need, standing, unsettled, least);
+    if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }
+}
+
+/// Whether only charges of expired reservations stand in the way. What they really cost, the ledger learns from records; if they were never
+/// dispatched there will be none, and nobody else would ever give them back.
+const fn proof_is_wanting(standing: &Standing, least: u64) -> bool {
+    standing.orphaned > 0 && standing.free.saturating_add(standing.orphaned) >= least
+}
+
+fn used_up(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Box<Exhausted> {
+    Box::new(Exhausted {
         scope: need.counter.scope,
         dimension: need.counter.dimension,
         window: need.counter.window,
@@ -272,8 +289,7 @@ fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Re
         held: standing.held.saturating_add(unsettled),
         needed: least,
         resets_at: (need.counter.window != Window::Total).then_some(need.period.end),
-    });
-    if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }
+    })
 }
 
 #[cfg(test)]

@@ -111,6 +111,23 @@ async fn i_8_what_another_life_may_give_back_is_settling_and_not_exhausted() {
 }
 
 #[tokio::test]
+async fn i_9_books_that_hold_charges_nobody_proved_are_given_up_before_anyone_is_told_that_a_limit_is_used_up() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 2)], 1).await;
+    let clock = clock();
+    let node = Parts::in_memory(url, &clock, one_key(quota(2))).build();
+    commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    // A node that died between its question and its dispatch: no record will ever tell of it.
+    std::mem::forget(admitted(&node, 1, &body(5)).await);
+    assert!(matches!(refused(&node, 1, &body(5)).await, Rejection::Exhausted(_)), "it may still be running");
+    clock.advance(Duration::from_secs(2 * 3_600));
+    let rejection = refused(&node, 1, &body(5)).await;
+    let Rejection::Settling(settling) = &rejection else { panic!("{rejection:?}") };
+    assert_eq!((settling.limit, settling.spent), (2, 2));
+    drop(refused(&node, 1, &body(5)).await);
+    assert_eq!(ledger.0.lock().epochs.len(), 2, "the books began a new life");
+}
+
+#[tokio::test]
 async fn what_another_key_holds_of_a_workspaces_limit_is_collected_before_anyone_is_refused() {
     let (ledger, url) = ledger(&[(SHARED_QUOTA, 10)], 10).await;
     let shared = RequestLimit { requests: 10, window: Window::Day };

@@ -24,24 +24,19 @@ pub(super) struct Pace {
 impl Pace {
     /// The first rate that has no room. `now` is never before an earlier one.
     pub(super) fn refusal(&mut self, rates: &Rates, now: Timestamp) -> Option<RateLimited> {
-        let full = |rate, retry_after| Some(RateLimited { rate, retry_after, left: self.left(rates, now) });
-        if let Some(limit) = rates.requests_per_minute {
-            let wait = self.log.wait(limit, now);
-            if wait != Some(Duration::ZERO) {
-                return full(Rate::Requests, wait);
-            }
-        }
-        if let Some(tokens) = rates.tokens {
-            let wait = self.tokens.wait(tokens.per_minute, tokens.amount, now);
-            if wait != Some(Duration::ZERO) {
-                return full(Rate::Tokens, wait);
-            }
+        let (rate, retry_after) = self.full(rates, now)?;
+        Some(RateLimited { rate, retry_after, left: self.left(rates, now) })
+    }
+
+    fn full(&mut self, rates: &Rates, now: Timestamp) -> Option<(Rate, Option<Duration>)> {
+        let requests = rates.requests_per_minute.map(|limit| (Rate::Requests, self.log.wait(limit, now)));
+        let tokens = rates.tokens.map(|rate| (Rate::Tokens, self.tokens.wait(rate.per_minute, rate.amount, now)));
+        let has_room = |(_, wait): &(Rate, Option<Duration>)| *wait == Some(Duration::ZERO);
+        if let Some(full) = requests.into_iter().chain(tokens).find(|rate| !has_room(rate)) {
+            return Some(full);
         }
         let limit = usize::try_from(rates.concurrency?.limit).unwrap_or(usize::MAX);
-        if self.leases.running(now) < limit {
-            return None;
-        }
-        Some(RateLimited { rate: Rate::Concurrency, retry_after: None, left: self.left(rates, now) })
+        (self.leases.running(now) >= limit).then_some((Rate::Concurrency, None))
     }
 
     /// Takes what [`Self::refusal`] found free, and says what a settlement can replace of it.

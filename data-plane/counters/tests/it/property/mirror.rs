@@ -102,7 +102,7 @@ impl Mirror {
         self.entries.clear();
     }
 
-    /// The store lost what it knew of the rates, or knows what it knew long ago.
+    /// The store lost what it knew of the rates or of the time, or knows what it knew long ago.
     pub fn forget_pace(&mut self, has_old_data: bool) {
         self.lost = self.pace.len();
         if has_old_data {

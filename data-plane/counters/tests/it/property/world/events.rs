@@ -85,9 +85,8 @@ impl<S: Subject> World<S> {
             if kept != Kept::Everything {
                 let before = if kept == Kept::Snapshot { self.snapshot[name].clone() } else { Mirror::new() };
                 (mirror.frozen, mirror.latest) = (before.frozen, before.latest);
-            }
-            if matches!(kept, Kept::Snapshot | Kept::Nothing) {
-                mirror.forget_pace(kept == Kept::Snapshot);
+                // Whoever has lost the time may count by another one.
+                mirror.forget_pace(kept != Kept::Nothing);
             }
         }
     }
