@@ -288,6 +288,7 @@ impl Rest {
         let leaving = Leaving {
             memberships: counting.memberships.clone(),
             grants: counting.grants.clone(),
+            counters: Arc::clone(&counting.counters),
             ledger: self.ledger,
             spool: spool.clone(),
         };

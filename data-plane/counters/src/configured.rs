@@ -81,6 +81,10 @@ impl CounterStore for Counters {
         ask!(self, unfreeze(key))
     }
 
+    async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
+        ask!(self, life(key))
+    }
+
     async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
         ask!(self, books(key))
     }

@@ -121,7 +121,7 @@ pub struct Standing {
     pub used: u64,
     /// Held here by open reservations.
     pub held: u64,
-    /// The part of `used` that stands for expired reservations without a settlement.
+    /// The part of `used` that stands for expired reservations whose settlement these books never saw.
     pub orphaned: u64,
     /// What counts against the limit and is not in these books.
     pub elsewhere: u64,

@@ -22,8 +22,8 @@ pub struct Books {
     pub used: u64,
     /// Held by open reservations.
     pub held: u64,
-    /// The part of `used` that stands for expired reservations without a settlement. One that is too old to be settled here stays in it: above
-    /// zero, it says that the ledger may know better what was spent.
+    /// The part of `used` that stands for expired reservations whose settlement these books never saw. One that is too old to be settled here stays
+    /// in it: above zero, it says that the ledger may know better what was spent.
     pub orphaned: u64,
     /// What counts against the limit and is not in these books.
     pub elsewhere: u64,
@@ -73,8 +73,8 @@ pub enum CounterError {
 ///   moved on may forget anything that time makes void: a clock that jumps ahead and comes back must not have cleared a window.
 /// * The epoch of books without one is 0, and no reservation with needs is in epoch 0.
 /// * A reservation expires when its time has come (`expiry <= now`) and stays open until a [`Self::reserve`] finds it: each charges the eight that
-///   expired first (then by id), and forgets the eight oldest of those that were charged 24 hours ago or more. What is forgotten stays used, and
-///   is orphaned no more: no settlement will replace it.
+///   expired first (then by id), and forgets the eight oldest of those that were charged 24 hours ago or more. What is forgotten can no
+///   longer be settled; its charge stays used and orphaned until the life ends.
 /// * An id that is over is remembered for 60 seconds from its settlement (`now - then < 60 s`, by the clock that everything else goes by), also
 ///   when a new life begins.
 /// * Tokens are replaced and lowered in the second in which they were taken, whatever the time is: as long as that counts, it matters.
@@ -171,6 +171,12 @@ pub trait CounterStore: Send + Sync {
     /// # Errors
     /// [`CounterError::Unavailable`].
     fn unfreeze(&self, key: KeyId) -> impl Future<Output = Result<(), CounterError>> + Send;
+
+    /// The life of the key's books; `None` without an epoch. A node that is a member of another one has nothing to do there any more.
+    ///
+    /// # Errors
+    /// [`CounterError::Unavailable`].
+    fn life(&self, key: KeyId) -> impl Future<Output = Result<Option<LifeId>, CounterError>> + Send;
 
     /// The key's counters in this store; empty without an epoch.
     ///

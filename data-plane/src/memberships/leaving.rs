@@ -3,17 +3,24 @@
 //! What is left was recorded before: the last number of the spool is read after the memberships were given up, and the ledger waits until it has
 //! every record up to there. A call whose answer is lost is made again; saying it twice changes nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use keyforge_counters::{CounterStore, Counters};
 use keyforge_runtime::backoff::Backoff;
+use keyforge_shared::id::{KeyId, LifeId};
+use tokio::time::Instant;
 
 use super::Memberships;
 use crate::audit::Spool;
 use crate::grants::Grants;
 use crate::ledger::{Leave, Ledger, LedgerError};
 
-/// How often idle lives are looked for.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often there is a round.
+const ROUND: Duration = Duration::from_secs(1);
+/// How often idle lives are looked for, over all of them.
+const SWEEP: Duration = Duration::from_secs(30);
 /// Most memberships in one call.
 const MOST: usize = 500;
 /// How soon a ledger that lacks records is told again. They are shipped at least every 50 milliseconds while the control plane takes them.
@@ -25,6 +32,8 @@ pub struct Leaving {
     pub memberships: Memberships,
     /// Who asks about what is not sure.
     pub grants: Grants,
+    /// Where the books are.
+    pub counters: Arc<Counters>,
     /// Who is told.
     pub ledger: Ledger,
     /// Where the last record is.
@@ -34,16 +43,28 @@ pub struct Leaving {
 impl Leaving {
     /// Leaves until the process ends; what is not left then is left when the boot is closed.
     pub async fn run(self) {
+        let mut swept = Instant::now();
         loop {
             // Woken early when a life was replaced; a wake-up that comes in between is kept.
-            drop(tokio::time::timeout(LOOK, self.memberships.0.left.notified()).await);
+            drop(tokio::time::timeout(ROUND, self.memberships.0.left.notified()).await);
+            if swept.elapsed() >= SWEEP {
+                self.memberships.leave_idle();
+                swept = Instant::now();
+            }
             self.round().await;
         }
     }
 
-    /// Everything there is to do now.
-    pub(crate) async fn round(&self) {
-        for (key, life) in self.memberships.sweep() {
+    /// Leaves what nobody has used for a while, and everything else there is to leave.
+    #[cfg(test)]
+    pub(crate) async fn sweep(&self) {
+        self.memberships.leave_idle();
+        self.round().await;
+    }
+
+    async fn round(&self) {
+        join_all(self.memberships.due_for_a_look().into_iter().map(|(key, life)| self.look(key, life))).await;
+        for (key, life) in self.memberships.doubts() {
             self.grants.confirm(key, life).await;
         }
         loop {
@@ -52,6 +73,15 @@ impl Leaving {
                 return;
             }
             self.leave(&left).await;
+        }
+    }
+
+    /// Looks whether the books of a key are still of this life. Nobody else would: this node is not asked for the key.
+    async fn look(&self, key: KeyId, life: LifeId) {
+        match self.counters.life(key).await {
+            Ok(Some(present)) if present == life => {}
+            Ok(_) => self.memberships.ended(key, life),
+            Err(error) => tracing::trace!(%key, %error, "books cannot be looked at"),
         }
     }
 

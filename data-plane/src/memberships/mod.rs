@@ -25,6 +25,13 @@ use crate::ledger::Leave;
 
 /// A life that nobody has used for so long is left.
 pub(crate) const IDLE: Duration = Duration::from_secs(600);
+/// How often the books of a life that nobody uses are looked at: they may have begun another one, and then this node keeps what the old one was
+/// granted from everybody.
+const LOOK: Duration = Duration::from_secs(1);
+/// A call to the ledger is over by then, whether it was answered or not.
+const CALL_IS_OVER: Duration = Duration::from_secs(5);
+/// Most lives that are looked at in one round.
+const MOST_LOOKS: usize = 1_000;
 
 struct Inner {
     roster: Mutex<Roster>,
@@ -83,13 +90,32 @@ impl Memberships {
         self.0.roster.lock().keys()
     }
 
-    /// Lets go of lives that nobody has used for a while, and says about which of them the ledger must be asked first.
-    fn sweep(&self) -> Vec<(KeyId, LifeId)> {
-        let since = self.now().checked_sub(u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX));
-        let Some(since) = since else { return Vec::new() };
-        let mut roster = self.0.roster.lock();
-        roster.leave_idle(since);
-        roster.doubts(since)
+    /// Lets go of lives that nobody has used for a while.
+    fn leave_idle(&self) {
+        if let Some(since) = self.ago(IDLE) {
+            self.0.roster.lock().leave_idle(since);
+        }
+    }
+
+    /// Lives that the ledger must be asked about before they can be left.
+    fn doubts(&self) -> Vec<(KeyId, LifeId)> {
+        let Some(settled) = self.ago(CALL_IS_OVER) else { return Vec::new() };
+        self.0.roster.lock().doubts(settled, self.ago(IDLE).unwrap_or(0))
+    }
+
+    /// Lives that nobody uses and whose books were not looked at for a while.
+    fn due_for_a_look(&self) -> Vec<(KeyId, LifeId)> {
+        let Some(since) = self.ago(LOOK) else { return Vec::new() };
+        self.0.roster.lock().due_for_a_look(since, self.now(), MOST_LOOKS)
+    }
+
+    /// The books of the key are of another life than this one.
+    fn ended(&self, key: KeyId, life: LifeId) {
+        self.0.roster.lock().ended(key, life);
+    }
+
+    fn ago(&self, time: Duration) -> Option<u64> {
+        self.now().checked_sub(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn take_left(&self, most: usize) -> Vec<Leave> {

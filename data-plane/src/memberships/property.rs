@@ -137,7 +137,7 @@ impl World {
                 self.now += 1;
                 if let Some(since) = self.now.checked_sub(IDLE) {
                     self.roster.leave_idle(since);
-                    for (key, life) in self.roster.doubts(since) {
+                    for (key, life) in self.roster.doubts(since, since) {
                         self.call(key, life, true);
                     }
                 }
@@ -254,7 +254,7 @@ impl World {
         }
         let members: Vec<_> = self.ledger.iter().filter(|(_, epoch)| epoch.member.is_some()).collect();
         assert!(members.is_empty(), "forgotten: {members:?}");
-        assert!(self.roster.keys().is_empty() && self.roster.doubts(u64::MAX).is_empty());
+        assert!(self.roster.keys().is_empty() && self.roster.doubts(u64::MAX, u64::MAX).is_empty());
     }
 }
 

@@ -3,6 +3,8 @@
 //! It promises that nothing is left while a pass of it is out, and that whatever the ledger may count as a membership of this node is
 //! remembered until it was left: a membership that was forgotten would keep its epoch open, and its grants written off, as long as the node lives.
 
+use std::collections::VecDeque;
+
 use hashbrown::HashMap;
 use keyforge_shared::id::{KeyId, LifeId};
 
@@ -20,6 +22,8 @@ struct Member {
     pinned: bool,
     /// In nanoseconds of the monotonic clock.
     last_used: u64,
+    /// When its books were looked at, or when it was made; names its one valid place in the queue of looks.
+    looked: u64,
 }
 
 impl Member {
@@ -41,6 +45,8 @@ struct OfKey {
 pub(super) struct Roster {
     keys: HashMap<KeyId, OfKey>,
     left: Vec<(LifeId, Leave)>,
+    /// Present lives and those that were, each with the moment from which it is to be looked at, soonest first.
+    looks: VecDeque<(u64, KeyId, LifeId)>,
     /// Lives that a call without an answer may have joined anew, and since when, in nanoseconds of the monotonic clock.
     unsure: HashMap<(KeyId, LifeId), u64>,
 }
@@ -85,8 +91,9 @@ impl Roster {
         let known = known.map(|index| of_key.replaced.swap_remove(index));
         let (open, pinned) = known.as_ref().map_or((0, false), |member| (member.open, member.pinned));
         let serial = known.map_or(serial, |member| member.serial.max(serial));
-        let member = Member { life, epoch, serial, open, pinned, last_used: now };
+        let member = Member { life, epoch, serial, open, pinned, last_used: now, looked: now };
         of_key.replaced.extend(of_key.current.replace(member));
+        self.looks.push_back((now, key, life));
         self.let_go(key)
     }
 
@@ -115,19 +122,51 @@ impl Roster {
         }
     }
 
-    /// Lives whose membership must be asked for, because a call about them was lost before `since` and nobody uses them.
-    pub fn doubts(&self, since: u64) -> Vec<(KeyId, LifeId)> {
-        let used = |key: KeyId, life: LifeId| {
+    /// Lives whose membership must be asked for: a call about them was lost, and either they are not the present ones and the call was made
+    /// before `settled`, so that it is over, or nobody has used them after `idle`.
+    pub fn doubts(&self, settled: u64, idle: u64) -> Vec<(KeyId, LifeId)> {
+        let due = |key: KeyId, life: LifeId, lost: u64| {
             let current = self.keys.get(&key).and_then(|of_key| of_key.current.as_ref());
-            current.is_some_and(|member| member.life == life && (member.in_use() || member.last_used > since))
+            match current.filter(|member| member.life == life) {
+                Some(member) => lost <= idle && !member.in_use() && member.last_used <= idle,
+                None => lost <= settled,
+            }
         };
-        let old = self.unsure.iter().filter(|((key, life), lost)| **lost <= since && !used(*key, *life));
+        let old = self.unsure.iter().filter(|((key, life), lost)| due(*key, *life, **lost));
         old.map(|(doubt, _)| *doubt).collect()
+    }
+
+    /// At most `most` present lives that nobody uses and that were not looked at after `since`. Whether they are still the lives of their books
+    /// is for the caller to find out.
+    pub fn due_for_a_look(&mut self, since: u64, now: u64, most: usize) -> Vec<(KeyId, LifeId)> {
+        let mut due = Vec::new();
+        for _ in 0..self.looks.len() {
+            if due.len() >= most || self.looks.front().is_none_or(|(looked, ..)| *looked > since) {
+                break;
+            }
+            let Some((looked, key, life)) = self.looks.pop_front() else { break };
+            let current = self.keys.get_mut(&key).and_then(|of_key| of_key.current.as_mut());
+            let this = |member: &&mut Member| member.life == life && member.looked == looked;
+            let Some(member) = current.filter(this) else { continue };
+            member.looked = now;
+            if !member.in_use() {
+                due.push((key, life));
+            }
+            self.looks.push_back((now, key, life));
+        }
+        due
+    }
+
+    /// The books are of another life than this one. It is left unless somebody has begun to use it: they will see for themselves.
+    pub fn ended(&mut self, key: KeyId, life: LifeId) -> bool {
+        let Some(of_key) = self.keys.get_mut(&key) else { return false };
+        of_key.replaced.extend(of_key.current.take_if(|member| member.life == life && !member.in_use()));
+        self.let_go(key)
     }
 
     /// Leaves the lives that nobody has used after `since`.
     pub fn leave_idle(&mut self, since: u64) {
-        let Self { keys, left, unsure } = self;
+        let Self { keys, left, unsure, .. } = self;
         keys.retain(|key, of_key| {
             let idle = |member: &mut Member| {
                 let sure = !unsure.contains_key(&(*key, member.life));
@@ -157,7 +196,7 @@ impl Roster {
 
     /// Leaves the replaced lives of a key that are no longer used; answers whether there are any.
     fn let_go(&mut self, key: KeyId) -> bool {
-        let Self { keys, left, unsure } = self;
+        let Self { keys, left, unsure, .. } = self;
         let Some(of_key) = keys.get_mut(&key) else { return false };
         let before = left.len();
         let done = of_key.replaced.extract_if(.., |member| !member.in_use());

@@ -45,6 +45,7 @@ fn leaving(node: &Node) -> Leaving {
     Leaving {
         memberships: node.plane.memberships.clone(),
         grants: node.plane.grants.clone(),
+        counters: Arc::clone(&node.plane.counters),
         ledger: node.ledger.clone(),
         spool: node.plane.spool.clone(),
     }
@@ -184,14 +185,14 @@ async fn an_idle_life_is_left_once_its_records_are_chained_and_not_before() {
     let node = Parts::in_memory(url, &clock, one_key(quota(100))).build();
     let running = commit(&node, 1, &body(5)).await;
     clock.advance(Duration::from_secs(3_000));
-    leaving(&node).round().await;
+    leaving(&node).sweep().await;
     assert_eq!(ledger.memberships(node.boot), 1, "an attempt runs");
     running.settle(Ending::new(Charge::NotBilled, 400));
-    leaving(&node).round().await;
+    leaving(&node).sweep().await;
     assert_eq!(ledger.memberships(node.boot), 1, "it was used when it ended");
     clock.advance(Duration::from_secs(601));
     let leaving = leaving(&node);
-    let mut round = std::pin::pin!(leaving.round());
+    let mut round = std::pin::pin!(leaving.sweep());
     let waits = tokio::time::timeout(Duration::from_millis(300), round.as_mut()).await;
     assert!(waits.is_err(), "the record is not chained");
     ledger.0.lock().chained = 1;
@@ -210,7 +211,7 @@ async fn a_join_whose_answer_is_lost_is_not_forgotten() {
     assert_eq!(refused(&node, 1, &body(5)).await, Rejection::EnforcementUnavailable);
     assert_eq!(ledger.memberships(node.boot), 1, "the ledger counts it as a member");
     clock.advance(Duration::from_secs(601));
-    leaving(&node).round().await;
+    leaving(&node).sweep().await;
     assert_eq!(ledger.memberships(node.boot), 0);
 }
 

@@ -9,7 +9,7 @@ use keyforge_proto::admin::v1 as admin;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::agents::{INPUT_NANO, OUTPUT_NANO, Outcome, ask, attempt};
+use super::agents::{INPUT_NANO, OUTPUT_NANO, Outcome, ask, attempt, kinds};
 use super::fleet::{Cluster, PATIENCE};
 
 /// What a key may cost and how often it may ask, in a month.
@@ -183,30 +183,23 @@ pub async fn reconciled(cluster: &Cluster, keys: &Keys, seen: &[Outcome]) -> Vec
     found
 }
 
-/// Spends what is left, over all nodes in turn, until every key is refused for good. Returns what became of the requests.
+/// Spends what is left, with all keys and over all nodes in turn, until every key is refused for good. Returns what became of the requests.
 async fn spend_down(cluster: &Cluster, keys: &Keys, tokens: u64) -> Vec<Outcome> {
-    let mut outcomes = Vec::new();
-    for token in &keys.tokens {
-        outcomes.extend(spend_one_down(cluster, token, tokens).await);
-    }
-    outcomes
-}
-
-async fn spend_one_down(cluster: &Cluster, token: &str, tokens: u64) -> Vec<Outcome> {
     let deadline = Instant::now() + PATIENCE;
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    while Instant::now() < deadline {
+    let (mut outcomes, mut refused) = (Vec::<Outcome>::new(), 0);
+    while refused < keys.tokens.len() {
+        let token = &keys.tokens[outcomes.len() % keys.tokens.len()];
         let outcome = attempt(cluster, outcomes.len() % cluster.nodes.len(), token, &ask(tokens, false)).await;
-        let pause = outcome.retry_after.unwrap_or_default().min(Duration::from_millis(500));
+        let pause = outcome.retry_after.unwrap_or_default();
         let status = outcome.status;
         outcomes.push(outcome);
-        match status {
-            Some(402) => return outcomes,
-            Some(200) => {}
-            _ => sleep(pause.max(Duration::from_millis(20))).await,
+        refused = if status == Some(402) { refused + 1 } else { 0 };
+        if !matches!(status, Some(200 | 402)) {
+            sleep(pause.clamp(Duration::from_millis(20), Duration::from_millis(500))).await;
         }
+        assert!(Instant::now() < deadline, "the rest was neither spent nor refused for good: {:?}", kinds(&outcomes));
     }
-    panic!("the key's rest was neither spent nor refused for good: {:?}", super::agents::kinds(&outcomes));
+    outcomes
 }
 
 /// I-8, I-9: spends what is left of a key until the ledger has less left than the refused request needed, which must be so once everything has come to

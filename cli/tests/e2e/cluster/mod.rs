@@ -11,6 +11,7 @@ mod admissions;
 mod chaos;
 mod life;
 mod outage;
+mod settling;
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ pub(super) struct Bucket {
     serial: u64,
     used: u64,
     held: u64,
-    /// The part of `used` that a late settlement can still replace.
+    /// The part of `used` that stands for expired reservations without a settlement, whether or not one can still come.
     orphaned: u64,
 }
 
@@ -66,11 +66,6 @@ impl Bucket {
         self.held = self.held.saturating_sub(amount);
         self.used = self.used.saturating_add(amount);
         self.orphaned = self.orphaned.saturating_add(amount);
-    }
-
-    /// The charge of an expired hold stays for good.
-    pub(super) fn forget_orphan(&mut self, amount: u64) {
-        self.orphaned = self.orphaned.saturating_sub(amount);
     }
 
     /// Replaces what was reserved by `actual`.

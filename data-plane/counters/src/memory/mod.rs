@@ -189,6 +189,10 @@ impl CounterStore for MemoryCounters {
         Ok(())
     }
 
+    async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
+        Ok(self.known(key, |books, _| books.numbered_life()).flatten())
+    }
+
     async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
         Ok(self.known(key, |books, _| books.report()).unwrap_or_default())
     }

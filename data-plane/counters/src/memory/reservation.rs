@@ -139,17 +139,15 @@ impl Reservations {
         }
     }
 
-    /// Forgets the oldest orphan if it is old enough, and gives what it was charged.
-    pub(super) fn forget_orphan(&mut self, now: Timestamp) -> Option<Box<[Take]>> {
-        let (charged, id) = *self.orphans.first()?;
+    /// Forgets the oldest orphan if it is old enough: its charge stays as it is. Answers whether it was.
+    pub(super) fn forget_orphan(&mut self, now: Timestamp) -> bool {
+        let Some((charged, id)) = self.orphans.first().copied() else { return false };
         if self.orphans.len() <= MEMORY_LIMIT && now.since(charged) < ORPHAN_MEMORY {
-            return None;
+            return false;
         }
         self.orphans.pop_first();
-        match self.records.remove(&id) {
-            Some(Record::Orphan { hold, .. }) => Some(hold.takes),
-            _ => None,
-        }
+        self.records.remove(&id);
+        true
     }
 
     /// Forgets the oldest marker if it is old enough. Answers whether it was.
@@ -196,7 +194,7 @@ impl Reservations {
         self.records.len()
     }
 
-    /// What all open reservations hold and all orphans were charged: (held, orphaned).
+    /// What all open reservations hold and all remembered orphans were charged: (held, orphaned).
     #[cfg(test)]
     pub(super) fn sums(&self, counter: &CounterId) -> (u64, u64) {
         let of = |hold: &Hold| {

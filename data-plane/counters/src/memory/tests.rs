@@ -205,6 +205,34 @@ async fn markers_are_kept_for_60_seconds_and_bounded() {
     assert_eq!(count(), 10_000);
 }
 
+#[tokio::test]
+async fn orphans_are_bounded_and_their_charge_stays_orphaned() {
+    let clock = Arc::new(ManualClock::at(START));
+    let store = store(Arc::clone(&clock) as Arc<dyn Clock>);
+    let key = named(0);
+    let need = granted(&store, counter(key, Dimension::Requests, Window::Total, START), u64::MAX, 1).await;
+    let needs = [need];
+    for number in 0..70_000 {
+        // It has expired already, and the next question finds it.
+        let ask = Reserve { expires_after: Duration::ZERO, ..ask(key, number, &needs, None) };
+        assert!(matches!(store.reserve(ask).await.unwrap(), Verdict::Admitted(_)));
+    }
+    let count = || store.known(key, |books, _| books.remembered()).unwrap();
+    assert!(count() <= 65_540, "{}", count());
+    let sums = async || store.books(key).await.map(|books| (books[0].used, books[0].held, books[0].orphaned)).unwrap();
+    assert_eq!(sums().await, (69_999, 1, 69_999), "also of those that were forgotten early");
+    store.recount(key);
+
+    clock.advance(Duration::from_secs(24 * 3_600));
+    for number in 70_000..80_000 {
+        store.reserve(ask(key, number, &[], None)).await.unwrap();
+        store.settle(key, 0, reservation(number), settlement(1)).await.unwrap();
+    }
+    assert_eq!(count(), 10_001, "one was charged a moment ago, and all before it are forgotten");
+    assert_eq!(sums().await, (70_000, 0, 70_000));
+    store.recount(key);
+}
+
 /// Not a promise but a look: run with `--release --run-ignored all --no-capture`.
 #[test]
 #[ignore = "measures, in release builds"]

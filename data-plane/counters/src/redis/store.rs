@@ -159,6 +159,22 @@ impl CounterStore for RedisCounters {
         self.set_frozen(key, false).await
     }
 
+    async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
+        let question = |_: &Link| {
+            let mut command = redis::cmd("HMGET");
+            command.arg(books(key)).arg(&["run", "epoch", "life"]);
+            command
+        };
+        let (answer, link) = self.ask(key, None, self.deadline(), question).await?;
+        let [run, epoch, life] =
+            <[Option<String>; 3]>::from_redis_value(answer).map_err(|_| nonsense("books that are none"))?;
+        if run.as_deref() != Some(link.run()) || epoch.is_none_or(|epoch| epoch == "0") {
+            return Ok(None);
+        }
+        let life = life.and_then(|life| life.parse().ok());
+        life.map(Some).ok_or_else(|| nonsense("a life that is none"))
+    }
+
     async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
         let question = |_: &Link| {
             let mut command = redis::cmd("HGETALL");

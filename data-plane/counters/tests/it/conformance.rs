@@ -112,6 +112,7 @@ suite! {
         eight_expired_reservations_are_charged_at_a_time,
         the_first_to_expire_is_charged_first,
         what_was_charged_is_forgotten_after_a_day,
+        what_is_orphaned_ends_with_the_life_of_the_books,
         an_id_is_remembered_for_a_minute,
         long_past_counters_are_dropped_with_a_grant,
         a_past_counter_that_still_holds_is_kept,

@@ -160,41 +160,29 @@ for i = 1, NEEDS do
   end
 end
 
--- ---- What expired is charged in full; what was charged a day ago can no longer be settled here ----
+-- ---- What expired is charged in full. A day later its record goes, and its charge stays orphaned: it was never settled here ----
 
 local first = call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')
-local is_due = first[2] and first[2] + 0 <= now
-if is_due or orphans then
-  -- Hands each counter that a reservation took from, and how much that was, to `change`.
-  local function each_take(record, change)
-    for field, amount in string.gmatch(record, '([kw][%w.]+)=(%d+)') do
+if first[2] and first[2] + 0 <= now then
+  due = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, SWEEP)
+  for i, id in ipairs(due) do
+    records[i] = call('HGET', OPEN, id) or ''
+    for field, amount in string.gmatch(records[i], '([kw][%w.]+)=(%d+)') do
       if not counters[field] then
         local text = call('HGET', BOOKS, field)
         counters[field] = text and counter_of(text) or nil
       end
-      if counters[field] then
-        change(counters[field], amount + 0)
+      local counter = counters[field]
+      if counter then
+        counter.held = less(counter.held, amount + 0)
+        counter.used = add(counter.used, amount + 0)
+        counter.orphaned = add(counter.orphaned, amount + 0)
         changed[field] = true
       end
     end
   end
-
-  if is_due then due = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, SWEEP) end
-  for i, id in ipairs(due) do
-    records[i] = call('HGET', OPEN, id) or ''
-    each_take(records[i], function(counter, amount)
-      counter.held = less(counter.held, amount)
-      counter.used = add(counter.used, amount)
-      counter.orphaned = add(counter.orphaned, amount)
-    end)
-  end
-  if orphans then old = call('ZRANGEBYSCORE', ORPHANED, '-inf', now - DAY, 'LIMIT', 0, SWEEP) end
-  for _, id in ipairs(old) do
-    each_take(call('HGET', ORPHANS, id) or '', function(counter, amount)
-      counter.orphaned = less(counter.orphaned, amount)
-    end)
-  end
 end
+if orphans then old = call('ZRANGEBYSCORE', ORPHANED, '-inf', now - DAY, 'LIMIT', 0, SWEEP) end
 
 -- ---- Counters ----
 

@@ -28,7 +28,9 @@ pub async fn i_6_books_without_an_epoch_name_their_life<H: Harness>(bench: &Benc
     assert_ne!(bench.other().life().await, life);
     assert!(bench.report().await.is_empty());
     assert_eq!(bench.store().claw_back(bench.key).await.unwrap(), None);
+    assert_eq!(bench.store().life(bench.key).await.unwrap(), None);
     assert_eq!(bench.join(1, 10, 100).await, life);
+    assert_eq!(bench.store().life(bench.key).await.unwrap(), Some(life));
     assert_eq!(bench.life().await, life, "who names no epoch has not joined");
     assert_eq!(bench.put(&Ask { epoch: 2, ..bench.ask(1, 1) }).await, Verdict::NotJoined(life));
     assert_eq!(bench.sums().await, [(0, 0, 0); 2]);
@@ -47,6 +49,7 @@ pub async fn i_6_a_new_life_has_nothing_of_the_old_one<H: Harness>(bench: &Bench
     assert_eq!(bench.sums().await, [(3, 1, 2), (25, 10, 20)], "one settled, two expired, one open");
     let next = bench.store().vacate(bench.key, life).await.unwrap();
     assert_ne!(next, life);
+    assert_eq!(bench.store().life(bench.key).await.unwrap(), None);
     assert!(bench.report().await.is_empty());
     assert_eq!(bench.store().claw_back(bench.key).await.unwrap(), None);
     assert_eq!(bench.put(&bench.ask(5, 1)).await, Verdict::NotJoined(next));

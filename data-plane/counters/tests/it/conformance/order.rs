@@ -144,10 +144,15 @@ pub async fn eight_expired_reservations_are_charged_at_a_time<H: Harness>(bench:
         assert_eq!(bench.sums().await[0], (charged, 20 - charged, charged));
     }
     bench.advance(DAY);
-    for orphaned in [12, 4, 0] {
-        bench.sweep().await;
-        assert_eq!(bench.sums().await[1], (200, 0, orphaned * 10));
-    }
+    bench.sweep().await;
+    assert_eq!(bench.settle(7, 4).await, Settled::Unknown, "the eight oldest are forgotten");
+    assert_eq!(bench.settle(8, 4).await, Settled::Late { over_bound: false }, "and no more than eight at a time");
+    bench.sweep().await;
+    assert_eq!(bench.settle(16, 4).await, Settled::Unknown, "the ninth was settled, so eight more are 9 to 16");
+    assert_eq!(bench.settle(17, 4).await, Settled::Late { over_bound: false });
+    bench.sweep().await;
+    assert_eq!(bench.settle(19, 4).await, Settled::Unknown);
+    assert_eq!(bench.sums().await, [(20, 0, 18), (188, 0, 180)], "only what was settled is orphaned no more");
 }
 
 pub async fn the_first_to_expire_is_charged_first<H: Harness>(bench: &Bench<'_, H>) {
@@ -176,9 +181,31 @@ pub async fn what_was_charged_is_forgotten_after_a_day<H: Harness>(bench: &Bench
     bench.advance_millis(1);
     assert_eq!(bench.settle(2, 4).await, Settled::Late { over_bound: false }, "nobody looked yet");
     bench.sweep().await;
-    assert_eq!(bench.sums().await, [(3, 0, 0), (18, 0, 0)], "what is forgotten stays charged");
+    assert_eq!(bench.sums().await, [(3, 0, 1), (18, 0, 10)], "what is forgotten stays charged, and orphaned");
     assert_eq!(bench.settle(3, 4).await, Settled::Unknown);
-    assert_eq!(bench.sums().await, [(3, 0, 0), (18, 0, 0)]);
+    bench.advance(30 * DAY);
+    bench.sweep().await;
+    assert_eq!(bench.sums().await, [(3, 0, 1), (18, 0, 10)], "these books never learn what it cost");
+    let standing = Standing { orphaned: 10, ..standing(82, 18, 0) };
+    let mut ask = bench.ask(4, 83);
+    ask.needs.remove(0);
+    ask.needs[0].period.end = Timestamp::MAX;
+    assert_eq!(bench.put(&ask).await, Verdict::Short(vec![(0, standing)]), "and say so to whoever is short");
+}
+
+pub async fn what_is_orphaned_ends_with_the_life_of_the_books<H: Harness>(bench: &Bench<'_, H>) {
+    let life = bench.join(1, 10, 100).await;
+    bench.admit(&bench.ask(1, 10)).await;
+    bench.advance(TTL);
+    bench.sweep().await;
+    bench.advance(DAY);
+    bench.sweep().await;
+    assert_eq!(bench.sums().await, [(1, 0, 1), (10, 0, 10)]);
+    bench.store().vacate(bench.key, life).await.unwrap();
+    bench.join(2, 10, 100).await;
+    assert_eq!(bench.sums().await, [(0, 0, 0); 2]);
+    assert_eq!(bench.settle(1, 4).await, Settled::Unknown);
+    assert_eq!(bench.sums().await, [(0, 0, 0); 2]);
 }
 
 pub async fn an_id_is_remembered_for_a_minute<H: Harness>(bench: &Bench<'_, H>) {

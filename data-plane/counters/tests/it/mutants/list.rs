@@ -120,13 +120,41 @@ mistakes! {
 
     // ---- Expiry and settlement ----
     "what expired is given back" in reserve:
-        "      counter.used = add(counter.used, amount)\n      counter.orphaned = add(counter.orphaned, amount)\n" => "";
+        "        counter.used = add(counter.used, amount + 0)\n        counter.orphaned = add(counter.orphaned, amount + 0)\n" => "";
+    "what expired is not orphaned" in reserve:
+        "        counter.orphaned = add(counter.orphaned, amount + 0)\n" => "";
     "nothing expires" in reserve:
-        "local is_due = first[2] and first[2] + 0 <= now" => "local is_due = false";
+        "if first[2] and first[2] + 0 <= now then" => "if false then";
     "a reservation expires a millisecond late" in reserve:
         "first[2] + 0 <= now" => "first[2] + 0 < now";
+    "forgetting lowers what is orphaned" in reserve:
+        "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end\n" => "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end
+for _, id in ipairs(old) do
+  for field, amount in string.gmatch(call('HGET', ORPHANS, id), '([kw][%w.]+)=(%d+)') do
+    local text = call('HGET', BOOKS, field)
+    counters[field] = counters[field] or text and counter_of(text) or nil
+    if counters[field] then
+      counters[field].orphaned = less(counters[field].orphaned, amount + 0)
+      changed[field] = true
+    end
+  end
+end
+";
     "what is forgotten is given back" in reserve:
-        "      counter.orphaned = less(counter.orphaned, amount)\n" => "      counter.orphaned = less(counter.orphaned, amount)\n      counter.used = less(counter.used, amount)\n";
+        "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end\n" => "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end
+for _, id in ipairs(old) do
+  for field, amount in string.gmatch(call('HGET', ORPHANS, id), '([kw][%w.]+)=(%d+)') do
+    local text = call('HGET', BOOKS, field)
+    counters[field] = counters[field] or text and counter_of(text) or nil
+    if counters[field] then
+      counters[field].used = less(counters[field].used, amount + 0)
+      changed[field] = true
+    end
+  end
+end
+";
+    "what expired is never forgotten" in reserve:
+        "if orphans then old = call(" => "if false then old = call(";
     "what expired is forgotten at once" in reserve:
         "'-inf', now - DAY, 'LIMIT'" => "'-inf', now, 'LIMIT'";
     "a settlement charges the bound" in settle:

@@ -70,6 +70,10 @@ impl Reply {
         }
     }
 
+    fn is_nil(&self) -> bool {
+        self.0 == Value::Nil
+    }
+
     fn text(&self) -> &str {
         std::str::from_utf8(self.bytes()).unwrap()
     }

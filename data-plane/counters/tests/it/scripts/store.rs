@@ -221,6 +221,15 @@ impl CounterStore for Scripts {
         self.run("freeze", key, None, vec!["0".to_owned()]).map(drop)
     }
 
+    async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
+        let name = format!("kf1:{{{}}}:books", key.as_str());
+        let reply = self.command(&[b"HMGET", name.as_bytes(), b"run", b"epoch", b"life"]).list();
+        if reply[0].is_nil() || reply[0].text() != self.run_id() || reply[1].text() == "0" {
+            return Ok(None);
+        }
+        Ok(Some(reply[2].text().parse().unwrap()))
+    }
+
     async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
         let name = format!("kf1:{{{}}}:books", key.as_str());
         let reply = self.command(&[b"HGETALL", name.as_bytes()]).list();
