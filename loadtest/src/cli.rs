@@ -1,4 +1,5 @@
-//! The commands of `keyforge-loadtest`: run the scripted provider, measure one target, or compare gateways.
+//! The commands of `keyforge-loadtest`: run the scripted provider, measure one target, compare gateways, or
+//! measure what shared counters cost.
 //!
 //! Results go to standard output as plain lines or Markdown.
 
@@ -14,6 +15,7 @@ use crate::compare::{self, CompareArgs};
 use crate::load::prompt::Prompt;
 use crate::load::{Histogram, Limit, ProcessTree, Target, closed, rate, stream};
 use crate::provider::{Script, ScriptedProvider, load_folder};
+use crate::shared_counters::{self, CountersArgs};
 
 /// A scripted provider and a load generator, on loopback only.
 #[derive(Debug, Parser)]
@@ -31,6 +33,8 @@ enum Command {
     Run(RunArgs),
     /// Measure direct, through nginx and through KeyForge, in interleaved rounds.
     Compare(CompareArgs),
+    /// Measure what shared counters cost: one node that counts in its memory, one that counts in Redis.
+    Counters(CountersArgs),
 }
 
 #[derive(Args, Debug)]
@@ -92,6 +96,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Provider(args) => provide(args).await,
         Command::Run(args) => measure(args).await,
         Command::Compare(args) => say(&compare::run(&args).await?),
+        Command::Counters(args) => say(&shared_counters::run(&args).await?),
     }
 }
 

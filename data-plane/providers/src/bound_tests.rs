@@ -76,6 +76,15 @@ fn pictures_are_bounded_by_their_models_formula() {
 }
 
 #[test]
+fn i_3_a_file_at_a_host_that_says_nothing_of_pictures_is_bounded_by_the_dearest_that_it_may_hold() {
+    let file = user(json!([{ "type": "file", "file": { "file_id": "file_1" } }]));
+    for (provider, model) in [("azure", "gpt-4o-mini"), ("openrouter", "x/y"), ("openai", "gpt-6")] {
+        assert_eq!(bound_at(provider, model, &file, Some(1_000)), text(34 * 1_000), "{provider} {model}");
+    }
+    assert_eq!(bound_at("openai", "gpt-4o", &file, Some(1_000)), text(1_000));
+}
+
+#[test]
 fn sound_is_bounded_by_its_length_and_billed_as_sound() {
     let mp3 = encode(&[&[0xFF, 0xFB, 0x74, 0xC4][..], &[0; 996]].concat());
     let body =
@@ -86,7 +95,7 @@ fn sound_is_bounded_by_its_length_and_billed_as_sound() {
     let mut with_file = body("mp3");
     with_file["messages"][0]["content"].as_array_mut().unwrap().push(json!({ "type": "file", "file": {} }));
     let both = bound_at("openai", "gpt-4o-audio-preview", &with_file, Some(128_000));
-    assert_eq!(both, InputBound::Tokens(InputTokens { text: 3 * 128_000, audio: 12 }));
+    assert_eq!(both, InputBound::Tokens(InputTokens { text: 34 * 128_000, audio: 12 }));
     let by_window = InputBound::Tokens(InputTokens { text: 0, audio: 128_000 });
     assert_eq!(bound_at("openai", "gpt-4o-audio-preview", &body("wav"), Some(128_000)), by_window);
     let earlier = json!({ "model": "m", "messages": [{ "role": "assistant", "audio": { "id": "audio_1" } }] });

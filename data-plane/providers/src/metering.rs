@@ -217,10 +217,13 @@ pub fn of(provider: &str, upstream_name: &str) -> Metering {
 /// Files hold pictures, so what they are billed can exceed the window where pictures are billed at a multiple.
 const fn per_window_token(images: ImageFormula) -> u64 {
     match images {
-        ImageFormula::Tiles { base: 2833, .. } => DEAREST_WINDOW_TOKEN,
+        // Where nobody says how pictures are billed, the host may serve the model that bills them dearest.
+        ImageFormula::Tiles { base: 2833, .. } | ImageFormula::Dearest | ImageFormula::Unpublished => {
+            DEAREST_WINDOW_TOKEN
+        }
         // The largest published factor is 2.46.
-        ImageFormula::Patches { .. } | ImageFormula::Dearest => 3,
-        ImageFormula::Tiles { .. } | ImageFormula::Unpublished => 1,
+        ImageFormula::Patches { .. } => 3,
+        ImageFormula::Tiles { .. } => 1,
     }
 }
 

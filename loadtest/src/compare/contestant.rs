@@ -12,7 +12,7 @@ use crate::load::{ProcessTree, Target};
 const SCRIPT: &str = "completion_tokens = 100\ntoken_interval_ms = 10\nrecord_requests = false\n";
 
 /// The key that the provider sees.
-const PROVIDER_KEY: &str = "sk-loadtest-0123456789abcdef";
+pub(crate) const PROVIDER_KEY: &str = "sk-loadtest-0123456789abcdef";
 
 /// One way to the provider.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl Contestant {
     }
 }
 
-fn target(addr: SocketAddr, key: &str) -> Target {
+/// Chat completions at this address, with this key.
+pub(crate) fn target(addr: SocketAddr, key: &str) -> Target {
     Target { addr, path: "/v1/chat/completions".to_owned(), key: key.to_owned() }
 }
 
@@ -117,14 +118,22 @@ pub async fn start_keyforge(binary: &Path, folder: &Path, provider: SocketAddr) 
         command.env("OPENAI_API_KEY", PROVIDER_KEY).env("OPENAI_BASE_URL", format!("http://{provider}/v1"));
     })?;
     process.wait_until_ready(listen, "/readyz").await.context("keyforge dev")?;
+    let key = create_key(binary, &data)?;
+    Contestant::started("KeyForge", target(listen, &key), process)
+}
+
+/// Makes a virtual key whose every limit is on and none is reached, at the control plane of this data directory. Returns its token.
+///
+/// # Errors
+/// The command cannot be run, or makes none.
+pub(crate) fn create_key(binary: &Path, data: &Path) -> anyhow::Result<String> {
     let made = std::process::Command::new(binary)
         .args(["key", "create", "loadtest", "--models", "gpt-*", "--requests", "9000000000/month"])
-        .args(["--spend", "9000000/month", "--rpm", "10000000", "--output", "json", "--data"])
-        .arg(&data)
+        .args(["--spend", "9000000/month", "--rpm", "1000000", "--output", "json", "--data"])
+        .arg(data)
         .output()
         .context("cannot run keyforge key create")?;
     let answer: serde_json::Value = serde_json::from_slice(&made.stdout)
         .with_context(|| format!("keyforge key create: {}", String::from_utf8_lossy(&made.stderr)))?;
-    let key = answer["token"].as_str().context("keyforge key create printed no token")?;
-    Contestant::started("KeyForge", target(listen, key), process)
+    answer["token"].as_str().map(str::to_owned).context("keyforge key create printed no token")
 }

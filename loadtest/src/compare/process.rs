@@ -1,4 +1,4 @@
-//! Children of the comparison: started on a core, logged to a file, killed with their handle.
+//! Children of a measurement: started on a core, logged to a file, ended on request and killed with their handle.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How long a child may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a child may take to end when it is asked to.
+const END_LIMIT: Duration = Duration::from_secs(40);
 
 /// Time between two looks at a child that starts.
 const POLL: Duration = Duration::from_millis(20);
@@ -72,8 +75,19 @@ impl Process {
     /// # Errors
     /// It ended, or did not answer in time; the end of its log is part of the message.
     pub async fn wait_until_ready(&mut self, addr: SocketAddr, path: &str) -> anyhow::Result<()> {
+        self.wait_for(async |_| answers(addr, path).await.then_some(())).await
+    }
+
+    /// Waits for a sign of the child.
+    ///
+    /// # Errors
+    /// It ended, or gave no sign in time; the end of its log is part of the message.
+    pub async fn wait_for<T>(&mut self, sign: impl AsyncFn(&Self) -> Option<T>) -> anyhow::Result<T> {
         let start = Instant::now();
-        while !answers(addr, path).await {
+        loop {
+            if let Some(found) = sign(self).await {
+                return Ok(found);
+            }
             let ended = self.child.try_wait().context("cannot watch the process")?;
             if ended.is_some() || start.elapsed() > START_LIMIT {
                 let why = ended.map_or_else(|| "did not get ready".to_owned(), |status| format!("ended with {status}"));
@@ -81,7 +95,16 @@ impl Process {
             }
             sleep(POLL).await;
         }
-        Ok(())
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has, so that it can end its own children; one that takes too long is killed.
+    pub async fn end(mut self) {
+        let Some(process) = self.id() else { return };
+        let asked = std::process::Command::new("kill").args(["-TERM", &process.to_string()]).status();
+        if asked.is_ok_and(|status| status.success()) {
+            // Dropping the handle kills what has not ended by then.
+            drop(timeout(END_LIMIT, self.child.wait()).await);
+        }
     }
 }
 
@@ -100,10 +123,17 @@ fn on_core(program: &Path, core: u8) -> Command {
 
 /// Moves this process to the core of generator and provider, if `taskset` is there and there are two cores.
 pub fn pin_self() {
-    let this = std::process::id().to_string();
-    let core = BENCH_CORE.to_string();
+    pin(std::process::id(), BENCH_CORE);
+}
+
+/// Moves a running process with all its threads to a core, if `taskset` is there.
+pub fn pin(process: u32, core: u8) {
     // Without it the figures are noisier, and the table says so.
-    drop(std::process::Command::new("taskset").args(["-a", "-c", "-p", &core, &this]).output());
+    drop(
+        std::process::Command::new("taskset")
+            .args(["-a", "-c", "-p", &core.to_string(), &process.to_string()])
+            .output(),
+    );
 }
 
 /// Whether a program can be run by its name; for `taskset`, whether there are two cores to choose from.

@@ -7,14 +7,14 @@ use bytes::Bytes;
 
 use super::contestant::Contestant;
 use crate::load::prompt::Prompt;
-use crate::load::{Limit, Measured, closed, rate, stream};
+use crate::load::{Limit, Measured, ProcessTree, closed, rate, stream};
 
-const CONNECTIONS: usize = 64;
-const RATE: u32 = 200;
+pub(crate) const CONNECTIONS: usize = 64;
+pub(crate) const RATE: u32 = 200;
 const STREAMS: usize = 20;
 const LARGE_CONNECTIONS: usize = 16;
 const LARGE_BYTES: usize = 100_000;
-const WARM_UP_CALLS: u64 = 500;
+pub(crate) const WARM_UP_CALLS: u64 = 500;
 
 /// What one round measured. CPU is that of the contestant's processes; zero for direct.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,13 +74,14 @@ impl Plan {
     /// A call failed, or the contestant's process is gone.
     pub async fn round(&self, contestant: &Contestant) -> anyhow::Result<Figures> {
         let (target, limit) = (&contestant.target, Limit::seconds(self.seconds));
-        let (cpu, capacity) = spent(contestant, closed::run(target, &self.small, CONNECTIONS, limit)).await?;
+        let processes = contestant.processes.as_ref();
+        let (cpu, capacity) = spent(processes, closed::run(target, &self.small, CONNECTIONS, limit)).await?;
         healthy(&capacity)?;
         let paced = rate::run(target, &self.small, RATE, CONNECTIONS, limit).await?;
         healthy(&paced)?;
-        let (stream_cpu, streams) = spent(contestant, stream::run(target, &self.streamed, STREAMS, limit)).await?;
+        let (stream_cpu, streams) = spent(processes, stream::run(target, &self.streamed, STREAMS, limit)).await?;
         ensure!(streams.failures == 0, "{} streams failed: {:?}", streams.failures, streams.first_failure);
-        let (large_cpu, large) = spent(contestant, closed::run(target, &self.large, LARGE_CONNECTIONS, limit)).await?;
+        let (large_cpu, large) = spent(processes, closed::run(target, &self.large, LARGE_CONNECTIONS, limit)).await?;
         healthy(&large)?;
         Ok(Figures {
             cpu_per_request: per(cpu, capacity.calls),
@@ -90,28 +91,30 @@ impl Plan {
             cpu_per_stream: per(stream_cpu, streams.streams),
             first_byte: streams.first_byte.quantile(0.5),
             cpu_per_large: per(large_cpu, large.calls),
-            resident_bytes: contestant.processes.as_ref().map_or(Ok(0), |tree| tree.resident_bytes())?,
+            resident_bytes: processes.map_or(Ok(0), |tree| tree.resident_bytes())?,
         })
     }
 }
 
-/// Runs something and tells the CPU time that the contestant spent meanwhile.
-async fn spent<T>(
-    contestant: &Contestant,
+/// Runs something and tells the CPU time that these processes spent meanwhile; zero without any.
+pub(crate) async fn spent<T>(
+    processes: Option<&ProcessTree>,
     run: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(Duration, T)> {
-    let Some(processes) = &contestant.processes else { return Ok((Duration::ZERO, run.await?)) };
+    let Some(processes) = processes else { return Ok((Duration::ZERO, run.await?)) };
     let before = processes.cpu()?;
     let seen = run.await?;
     Ok((processes.cpu()?.since(&before), seen))
 }
 
+/// Every call was answered, and there was one.
 fn healthy(seen: &Measured) -> anyhow::Result<()> {
     ensure!(seen.failures == 0, "{} calls failed; the first: {:?}", seen.failures, seen.first_failure);
     ensure!(seen.calls > 0, "no call was answered");
     Ok(())
 }
 
-fn per(spent: Duration, calls: u64) -> Duration {
+/// The share of one call.
+pub(crate) fn per(spent: Duration, calls: u64) -> Duration {
     u32::try_from(calls.max(1)).map_or(Duration::ZERO, |calls| spent / calls)
 }

@@ -1,5 +1,6 @@
 //! The comparison as Markdown: medians of the rounds, added latency against direct, ratios to nginx, and the machine.
 
+use std::cmp::Ordering;
 use std::process::Command;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub fn markdown(contestants: &[(&Contestant, &[Figures])], args: &CompareArgs) -
     let lines = format!(
         "\nMedians of {rounds} interleaved rounds of {seconds} s per measurement; {pinned}; loopback, no TLS; answers of \
          100 tokens; streams paced at 10 ms per token, 20 at a time.{absent}\n\n{}",
-        machine()
+        machine("nginx", "-v")
     );
     out + &lines
 }
@@ -66,22 +67,17 @@ fn row(who: &Contestant, own: &Figures, direct: &Figures, nginx: Option<&Figures
     format!("| {} | {} |\n", who.name, cells.join(" | "))
 }
 
-fn ms(duration: Duration) -> f64 {
+/// In milliseconds.
+pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
 /// The median of every figure by itself; memory is the largest.
 fn median(rounds: &[Figures]) -> Figures {
-    let time = |pick: fn(&Figures) -> Duration| {
-        let mut values: Vec<Duration> = rounds.iter().map(pick).collect();
-        values.sort();
-        values.get(values.len() / 2).copied().unwrap_or_default()
-    };
-    let mut capacities: Vec<f64> = rounds.iter().map(|round| round.requests_per_second).collect();
-    capacities.sort_by(f64::total_cmp);
+    let time = |pick: fn(&Figures) -> Duration| middle(rounds.iter().map(pick).collect(), Duration::cmp);
     Figures {
         cpu_per_request: time(|round| round.cpu_per_request),
-        requests_per_second: capacities.get(capacities.len() / 2).copied().unwrap_or_default(),
+        requests_per_second: middle(rounds.iter().map(|round| round.requests_per_second).collect(), f64::total_cmp),
         p50: time(|round| round.p50),
         p99: time(|round| round.p99),
         cpu_per_stream: time(|round| round.cpu_per_stream),
@@ -91,16 +87,22 @@ fn median(rounds: &[Figures]) -> Figures {
     }
 }
 
-/// What the figures were measured on.
-fn machine() -> String {
+/// The middle one of some values, the upper of two; the default of none.
+pub(crate) fn middle<T: Copy + Default>(mut values: Vec<T>, order: impl FnMut(&T, &T) -> Ordering) -> T {
+    values.sort_by(order);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// What the figures were measured on, with the version of one program that took part.
+pub(crate) fn machine(program: &str, option: &str) -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let rustc = version("rustc", "--version");
-    let nginx = version("nginx", "-v");
+    let program = version(program, option);
     format!(
-        "- kernel {}\n- CPU {}, {cores} cores\n- {rustc}\n- {nginx}\n",
+        "- kernel {}\n- CPU {}, {cores} cores\n- {rustc}\n- {program}\n",
         kernel.trim(),
         model.trim_start_matches([' ', '\t', ':'])
     )

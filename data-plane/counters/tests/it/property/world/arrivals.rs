@@ -121,7 +121,8 @@ impl<S: Subject> World<S> {
         let now = self.subject.store(key).vacate(key, life).await.map_err(|error| error.to_string())?;
         hold!(now != life, "I-6: {life} was given up and goes on");
         let mirror = self.mirror(key);
-        if mirror.life.is_none() || mirror.life == Some(life) {
+        // A life that nobody was told of can be named by nobody, and goes on with what it has admitted.
+        if mirror.life == Some(life) {
             mirror.begin();
         }
         mirror.hear(now)
