@@ -39,7 +39,8 @@ use crate::request::refuse::Refusals;
 use crate::settlements::Settlements;
 use crate::upstream::Upstream;
 
-/// How long a stopping node tries to ship its last records before it leaves them to its next start.
+/// How long a stopping node tries to ship its last records before it leaves them to its next start, and to tell the counter store how the last
+/// requests ended.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// Why a node cannot start.
@@ -74,6 +75,7 @@ pub struct DataPlane {
     shutdown: Shutdown,
     drain: Duration,
     spool: watch::Receiver<Option<Spool>>,
+    settlements: Settlements,
 }
 
 impl DataPlane {
@@ -107,7 +109,7 @@ impl DataPlane {
         let counting = Counting::start(counters, &ledger, &metrics, Arc::clone(&clock), &shutdown).await?;
         let returns = Returns::start(counting.grants.clone());
         let (memberships, settlements) = (counting.memberships.clone(), counting.settlements.clone());
-        let keys = KeyFollowers::new(Arc::clone(&replica), memberships, returns, settlements);
+        let keys = KeyFollowers::new(Arc::clone(&replica), memberships, returns, settlements.clone());
         let follower = Follower {
             replica: Arc::clone(&replica),
             channel: channel.clone(),
@@ -145,7 +147,7 @@ impl DataPlane {
         };
         let drain = rest.drain;
         drop(shutdown.spawn_background("begin", rest.begin()));
-        Ok(Self { agents, shutdown, drain, spool })
+        Ok(Self { agents, shutdown, drain, spool, settlements })
     }
 
     /// Where agents connect.
@@ -154,13 +156,24 @@ impl DataPlane {
         self.agents
     }
 
-    /// Waits for the drain to begin, then for what is running, then for the last records to be shipped.
+    /// Waits for the drain to begin, then for what is running, then for the last records to be shipped and the counter store to be told
+    /// of the last ends.
     pub async fn drained(self) -> Drained {
         let drained = self.shutdown.drained(self.drain).await;
         let spool = self.spool.borrow().clone();
-        if let Some(spool) = spool {
-            // What cannot be shipped now stays on disk, which the spool has said in the log.
-            let _left = spool.close(LAST_RECORDS).await;
+        let ship = async {
+            if let Some(spool) = spool {
+                // What cannot be shipped now stays on disk, which the spool has said in the log.
+                let _left = spool.close(LAST_RECORDS).await;
+            }
+        };
+        let ((), told) = tokio::join!(ship, tokio::time::timeout(LAST_RECORDS, self.settlements.all_told()));
+        if told.is_err() {
+            let left = self.settlements.waiting();
+            tracing::warn!(
+                left,
+                "the counter store was not told how the last requests ended: their holds expire by themselves"
+            );
         }
         drained
     }

@@ -49,11 +49,15 @@ pub(crate) struct LedgerState {
     /// Grants are at most this, beyond what is needed nothing.
     pub slice: u64,
     pub epochs: BTreeMap<(KeyId, LifeId), Epoch>,
-    granted: BTreeMap<(CounterId, u32), u64>,
+    pub granted: BTreeMap<(CounterId, u32), u64>,
     /// Last record that is chained, of any boot.
     pub chained: u64,
     /// Calls fail.
     pub down: bool,
+    /// Answers grant nothing and say that there is more.
+    pub teasing: bool,
+    /// How long questions for grants wait.
+    pub slow: Duration,
     /// So many answers are lost.
     pub lose: usize,
     pub acquired: usize,
@@ -65,6 +69,8 @@ pub(crate) struct Epoch {
     pub number: u32,
     pub closed: bool,
     serial: u64,
+    /// Of the latest answer that was asked for something.
+    granted_serial: u64,
     pub members: BTreeMap<BootId, u64>,
 }
 
@@ -100,6 +106,9 @@ impl LedgerState {
         }
         epoch.serial += 1;
         let (number, serial) = (epoch.number, epoch.serial);
+        if !request.wants.is_empty() {
+            epoch.granted_serial = serial;
+        }
         epoch.members.insert(BootId::from_slice(&request.boot_id).unwrap(), serial);
         let (mut grants, mut holders) = (Vec::new(), Vec::new());
         for want in &request.wants {
@@ -119,7 +128,7 @@ impl LedgerState {
         let (elsewhere, unsettled) = self.elsewhere(&counter, epoch);
         let granted = self.granted.entry((counter, epoch)).or_default();
         let spendable = limit.saturating_sub(elsewhere).saturating_sub(*granted);
-        let slice = spendable.min(amount.max(self.slice));
+        let slice = if self.teasing { 0 } else { spendable.min(amount.max(self.slice)) };
         *granted += slice;
         let period = Calendar::utc().period(counter.window, counter.first_day);
         Ok(proto::Grant {
@@ -146,10 +155,11 @@ impl LedgerState {
 
     fn give_back(&mut self, request: &proto::ReturnGrantsRequest) -> Result<(), Status> {
         let key: KeyId = request.key_id.parse().unwrap();
-        let epoch = &self.epochs[&(key, LifeId::from_slice(&request.life_id).unwrap())];
-        if epoch.serial != request.serial {
+        let epoch = self.epochs.get_mut(&(key, LifeId::from_slice(&request.life_id).unwrap())).unwrap();
+        if !(epoch.granted_serial..=epoch.serial).contains(&request.serial) {
             return Err(Status::failed_precondition("overtaken"));
         }
+        epoch.serial += 1;
         let number = epoch.number;
         for holding in &request.holdings {
             let counter = convert::counter_id(key, holding.counter.as_ref().unwrap()).unwrap();
@@ -222,6 +232,8 @@ impl GrantService for Served {
         &self,
         request: Request<proto::AcquireGrantsRequest>,
     ) -> Result<Response<proto::AcquireGrantsResponse>, Status> {
+        let slow = self.0.0.lock().slow;
+        tokio::time::sleep(slow).await;
         self.0.call(|state| state.acquire(request.get_ref()))
     }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use hashbrown::{HashMap, HashSet};
 use keyforge_counters::{CounterStore, Counters, ReservationId};
 use keyforge_runtime::shutdown::Shutdown;
@@ -15,6 +16,8 @@ use parking_lot::Mutex;
 pub const LEASE: Duration = Duration::from_secs(30);
 /// How often it is: two may fail.
 const RENEW: Duration = Duration::from_secs(10);
+/// Keys whose leases are renewed at the same time: ten thousand are not to take longer than a lease.
+const KEYS: usize = 32;
 /// Most leases in one call.
 const MOST: usize = 500;
 
@@ -61,16 +64,19 @@ impl Leases {
         self.0.lock().values().map(HashSet::len).sum()
     }
 
-    async fn renew(&self, counters: &Counters) {
+    pub(crate) async fn renew(&self, counters: &Counters) {
         let running: Vec<(KeyId, Vec<ReservationId>)> =
             self.0.lock().iter().map(|(key, ids)| (*key, ids.iter().copied().collect())).collect();
-        for (key, ids) in running {
-            for some in ids.chunks(MOST) {
-                // What ended meanwhile is not to run again.
-                let some: Vec<_> = some.iter().copied().filter(|id| self.runs(key, *id)).collect();
-                if let Err(error) = counters.renew(key, &some, LEASE).await {
-                    tracing::debug!(%key, %error, "leases were not renewed; they are in ten seconds, or end");
-                }
+        let renew = |(key, ids)| self.renew_key(counters, key, ids);
+        stream::iter(running).for_each_concurrent(KEYS, renew).await;
+    }
+
+    async fn renew_key(&self, counters: &Counters, key: KeyId, ids: Vec<ReservationId>) {
+        for some in ids.chunks(MOST) {
+            // What ended meanwhile is not to run again.
+            let some: Vec<_> = some.iter().copied().filter(|id| self.runs(key, *id)).collect();
+            if let Err(error) = counters.renew(key, &some, LEASE).await {
+                tracing::debug!(%key, %error, "leases were not renewed; they are in ten seconds, or end");
             }
         }
     }

@@ -8,7 +8,7 @@
 //! * [`rejection`]: the one closed list of refusals
 //! * [`replica`]: the node's copy of keys, models and credentials
 //! * [`grants`]: brings what reservations may spend from the [`ledger`] to the counter store, for the [`memberships`] of this node
-//! * [`settlements`], [`leases`]: what the counter store is told afterwards, and meanwhile; [`pace`] is what agents are told
+//! * [`settlements`], [`leases`]: what the counter store is told afterwards, and meanwhile; [`rate_headers`] is what agents are told
 //! * [`pool`], [`upstream`]: which credential, and the way to its provider
 //! * [`audit`]: what happened, on disk and then to the control plane
 //! * [`control`]: the connection to the control plane
@@ -24,9 +24,9 @@ pub mod leases;
 pub mod ledger;
 pub mod memberships;
 pub mod metrics;
-pub mod pace;
 pub mod plane;
 pub mod pool;
+pub mod rate_headers;
 pub mod rejection;
 pub mod replica;
 pub mod request;

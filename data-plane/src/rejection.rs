@@ -20,7 +20,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// SDKs distrust longer waits than a minute, so none is ever told.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// When to ask again for what other nodes hold and have not settled.
+/// When to ask again for what was granted elsewhere and is not settled.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Why a request is not served, or not served to its end.
@@ -203,73 +203,68 @@ impl Rejection {
 
     /// What a person should know and do.
     fn message(&self) -> Cow<'_, str> {
-        Cow::Borrowed(match self {
-            Self::KeyMissing => {
-                "No API key: send your virtual key (vk_…) as `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`."
-            }
-            Self::KeysConflict => "Different API keys were sent in different headers: send one virtual key.",
-            Self::KeyForeign => {
-                "This is not a virtual key. KeyForge takes keys that start with vk_; provider keys stay in its vault."
-            }
-            Self::KeyUnknown => "Unknown virtual key: it was mistyped, cut short, or never existed.",
-            Self::KeyRevoked => "This virtual key was revoked.",
-            Self::KeyFrozen => "This virtual key is frozen; an operator can unfreeze it.",
-            Self::EnforcementUnavailable => {
-                "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly."
-            }
-            Self::AuditUnavailable => {
-                "Requests cannot be recorded right now, so nothing is admitted. Try again shortly."
-            }
-            Self::NodeBusy => "This node has no room for another request body right now. Try again shortly.",
-            Self::NotReady(why) => why,
-            Self::PathUnknown(hint) => hint,
-            Self::UpstreamUnreachable => "The provider cannot be reached. Nothing was sent, nothing was charged.",
-            Self::UpstreamTimeout => "The provider did not answer in time.",
-            Self::UpstreamBroken => "The provider's answer broke off or could not be read.",
-            Self::UpstreamRefused { message, .. } | Self::BodyInvalid { message, .. } => message,
-            Self::Internal => "KeyForge failed to serve this request; its log says why.",
-            other => return Cow::Owned(other.long_message()),
-        })
-    }
-
-    fn long_message(&self) -> String {
         match self {
-            Self::KeyExpired(at) => format!("This virtual key expired at {}.", at.rfc3339()),
-            Self::ModelNotAllowed(model) => format!("This virtual key's policy does not allow the model `{model}`."),
-            Self::ModelUnknown(model) => {
-                format!("The model `{model}` does not exist here; GET /v1/models lists what does.")
+            Self::KeyMissing => {
+                "No API key: send your virtual key (vk_…) as `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`.".into()
             }
-            Self::ModelNotServed(model) => format!("The model `{model}` cannot be called through this endpoint."),
+            Self::KeysConflict => "Different API keys were sent in different headers: send one virtual key.".into(),
+            Self::KeyForeign => {
+                "This is not a virtual key. KeyForge takes keys that start with vk_; provider keys stay in its vault.".into()
+            }
+            Self::KeyUnknown => "Unknown virtual key: it was mistyped, cut short, or never existed.".into(),
+            Self::KeyRevoked => "This virtual key was revoked.".into(),
+            Self::KeyExpired(at) => format!("This virtual key expired at {}.", at.rfc3339()).into(),
+            Self::KeyFrozen => "This virtual key is frozen; an operator can unfreeze it.".into(),
+            Self::ModelNotAllowed(model) => {
+                format!("This virtual key's policy does not allow the model `{model}`.").into()
+            }
+            Self::ModelUnknown(model) => {
+                format!("The model `{model}` does not exist here; GET /v1/models lists what does.").into()
+            }
+            Self::ModelNotServed(model) => {
+                format!("The model `{model}` cannot be called through this endpoint.").into()
+            }
             Self::ModelNotPriced(model) => {
-                format!("The model `{model}` has no price, so it cannot be used with a key that has a spend limit.")
+                format!("The model `{model}` has no price, so it cannot be used with a key that has a spend limit.").into()
             }
             Self::CostUnbounded(field) => {
-                format!("`{field}` could cost any amount, so it cannot be used with a key that has a spend limit.")
+                format!("`{field}` could cost any amount, so it cannot be used with a key that has a spend limit.").into()
             }
-            Self::MethodNotAllowed(method) => format!("This path takes {method} only."),
-            Self::BodyTooLarge(limit) => format!("The request body is larger than the {limit} bytes allowed."),
-            Self::BodyTimeout(limit) => format!("The request body did not arrive within {} s.", limit.as_secs()),
-            Self::RateLimited(limited) => limited.message(),
-            Self::TooManyTokens { needed, limit } => format!(
-                "This request can take {}, more than this virtual key's tokens_per_minute of {limit}: \
-                 waiting does not help. Send less input, lower max_completion_tokens, or have the limit raised.",
-                needed.map_or_else(|| "any number of tokens".to_owned(), |needed| format!("up to {needed} tokens"))
-            ),
-            Self::ProviderRateLimited { retry_after } => {
-                format!("The provider's rate limit is reached; try again in {}.", tenths(*retry_after))
+            Self::MethodNotAllowed(method) => format!("This path takes {method} only.").into(),
+            Self::BodyTooLarge(limit) => format!("The request body is larger than the {limit} bytes allowed.").into(),
+            Self::BodyTimeout(limit) => {
+                format!("The request body did not arrive within {} s.", limit.as_secs()).into()
             }
-            Self::NoCredential(provider) => {
-                format!("No usable {provider} credential: an operator must add or enable one.")
-            }
-            Self::UpstreamFailed(200..300) => "The provider reported a failure.".to_owned(),
-            Self::UpstreamFailed(status) => format!("The provider failed with status {status}."),
-            Self::Exhausted(exhausted) => exhausted.message(),
+            Self::Exhausted(exhausted) => exhausted.message().into(),
             Self::Settling(exhausted) => format!(
-                "{} Requests on other nodes may give some of it back; try again in {}.",
+                "{} Some of it was granted elsewhere and may come back; try again in {}.",
                 exhausted.message(),
                 tenths(SETTLING)
-            ),
-            _ => String::new(),
+            )
+            .into(),
+            Self::RateLimited(limited) => limited.message().into(),
+            Self::TooManyTokens { needed, limit } => too_many_tokens(*needed, *limit).into(),
+            Self::ProviderRateLimited { retry_after } => {
+                format!("The provider's rate limit is reached; try again in {}.", tenths(*retry_after)).into()
+            }
+            Self::EnforcementUnavailable => {
+                "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly.".into()
+            }
+            Self::AuditUnavailable => {
+                "Requests cannot be recorded right now, so nothing is admitted. Try again shortly.".into()
+            }
+            Self::NodeBusy => "This node has no room for another request body right now. Try again shortly.".into(),
+            Self::NotReady(words) | Self::PathUnknown(words) => (*words).into(),
+            Self::NoCredential(provider) => {
+                format!("No usable {provider} credential: an operator must add or enable one.").into()
+            }
+            Self::UpstreamUnreachable => "The provider cannot be reached. Nothing was sent, nothing was charged.".into(),
+            Self::UpstreamTimeout => "The provider did not answer in time.".into(),
+            Self::UpstreamBroken => "The provider's answer broke off or could not be read.".into(),
+            Self::UpstreamFailed(200..300) => "The provider reported a failure.".into(),
+            Self::UpstreamFailed(status) => format!("The provider failed with status {status}.").into(),
+            Self::UpstreamRefused { message, .. } | Self::BodyInvalid { message, .. } => message.into(),
+            Self::Internal => "KeyForge failed to serve this request; its log says why.".into(),
         }
     }
 
@@ -334,7 +329,7 @@ impl Rejection {
             Self::MethodNotAllowed(method) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(method));
             }
-            Self::RateLimited(limited) => limited.pace.write(headers),
+            Self::RateLimited(limited) => limited.rate_headers.write(headers),
             _ => {}
         }
     }
@@ -349,4 +344,12 @@ fn told(wait: Duration) -> Duration {
 fn tenths(wait: Duration) -> String {
     let tenths = told(wait).as_millis().div_ceil(100).max(1);
     format!("{}.{}s", tenths / 10, tenths % 10)
+}
+
+fn too_many_tokens(needed: Option<u64>, limit: u64) -> String {
+    format!(
+        "This request can take {}, more than this virtual key's tokens_per_minute of {limit}: \
+         waiting does not help. Send less input, lower max_completion_tokens, or have the limit raised.",
+        needed.map_or_else(|| "any number of tokens".to_owned(), |needed| format!("up to {needed} tokens"))
+    )
 }

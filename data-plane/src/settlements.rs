@@ -1,10 +1,11 @@
 //! What the counter store is told after the fact: how attempts ended, what turned out to be cheaper, and which keys must stop.
 //!
-//! Nobody waits for it. A store in this process is told at once; any other by a few workers, out of a bounded queue, until it has taken it. What
+//! Nobody waits for it. A store in this process is told at once; any other by a few workers, out of a bounded `queue`, until it has taken it. What
 //! falls out of a full queue is not lost: its hold expires by itself, charged in full, and the ledger learns the truth from the record. A key that
 //! must stop is refused here from the first moment, and until the store has taken that over.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,14 +18,16 @@ use keyforge_shared::id::KeyId;
 use keyforge_shared::money::NanoUsd;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use self::queue::{Next, Queue};
 use crate::metrics::Metrics;
 
 /// Most messages that wait; about a hundred bytes each.
 const MOST_WAITING: usize = 10_000;
 /// Messages on their way at the same time.
-const WORKERS: usize = 16;
-/// Waits between two attempts at one message.
+const WORKERS: usize = 128;
+/// Waits between two attempts at a key that must stop, or may go on.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// A message about one reservation.
@@ -50,8 +53,10 @@ struct Inner {
     counters: Arc<Counters>,
     metrics: Metrics,
     shutdown: Shutdown,
-    waiting: Mutex<VecDeque<(About, News)>>,
+    waiting: Mutex<Queue<(About, News)>>,
     more: Notify,
+    /// Everything was told.
+    done: Notify,
     /// Keys that must stop and that the store may still let through.
     frozen: RwLock<HashSet<KeyId>>,
 }
@@ -69,8 +74,9 @@ impl Settlements {
             counters,
             metrics,
             shutdown: shutdown.clone(),
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Queue::new(MOST_WAITING)),
             more: Notify::new(),
+            done: Notify::new(),
             frozen: RwLock::default(),
         }));
         for _ in 0..workers {
@@ -79,6 +85,12 @@ impl Settlements {
             drop(shutdown.spawn_background("settlements", async move { worker.work().await }));
         }
         settlements
+    }
+
+    /// Whether the store knows of every end before anyone else does.
+    #[must_use]
+    pub fn are_told_at_once(&self) -> bool {
+        matches!(*self.0.counters, Counters::Memory(_))
     }
 
     /// An attempt ended.
@@ -128,6 +140,18 @@ impl Settlements {
         self.0.waiting.lock().len()
     }
 
+    /// Waits until the store was told everything, which it never is while it stays away.
+    pub async fn all_told(&self) {
+        loop {
+            // Made before the look, so that it misses nothing that happens after it.
+            let done = self.0.done.notified();
+            if self.0.waiting.lock().is_done() {
+                return;
+            }
+            done.await;
+        }
+    }
+
     async fn hand_over(&self, key: KeyId) {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         while self.is_frozen(key) {
@@ -150,35 +174,62 @@ impl Settlements {
             debug_assert!(matches!(done, Some(Ok(()))), "the store in this process answered {done:?}");
             return;
         }
-        let dropped = {
-            let mut waiting = self.0.waiting.lock();
-            waiting.push_back((about, news));
-            if waiting.len() > MOST_WAITING { waiting.pop_front() } else { None }
-        };
-        if dropped.is_some() {
-            self.0.metrics.settlement_dropped();
-        }
+        let fallen_out = self.0.waiting.lock().push((about, news));
+        self.0.note(fallen_out);
         self.0.more.notify_one();
     }
 
     async fn work(&self) {
-        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
-            let next = self.0.waiting.lock().pop_front();
-            let Some((about, news)) = next else {
-                self.0.more.notified().await;
-                continue;
-            };
-            while let Err(error) = self.0.deliver(about, news).await {
-                tracing::debug!(request = %about.id.request, %error, "the counter store cannot be told yet");
-                tokio::time::sleep(backoff.next_delay()).await;
+            let next = self.0.next();
+            match next {
+                Next::Tell((about, news)) => self.0.attempt(about, news).await,
+                Next::WaitUntil(moment) => drop(tokio::time::timeout_at(moment, self.0.more.notified()).await),
+                Next::Nothing => self.0.more.notified().await,
             }
-            backoff.reset();
         }
     }
 }
 
 impl Inner {
+    fn next(&self) -> Next<(About, News)> {
+        let mut waiting = self.waiting.lock();
+        let next = waiting.next(Instant::now());
+        // Several messages may have come with one wake-up.
+        if matches!(next, Next::Tell(_)) && waiting.len() > 0 {
+            self.more.notify_one();
+        }
+        next
+    }
+
+    /// Tells the store, or lets the message wait for it. That an attempt costs less is not worth that: its end follows.
+    async fn attempt(&self, about: About, news: News) {
+        let told = self.deliver(about, news).await;
+        let mut waiting = self.waiting.lock();
+        let fallen_out = match (told, news) {
+            (Err(error), News::Ended(_)) => {
+                tracing::debug!(request = %about.id.request, %error, "the counter store cannot be told yet");
+                waiting.put_back((about, news), Instant::now())
+            }
+            (Ok(()), _) | (Err(_), News::AtMost { .. }) => {
+                waiting.told();
+                None
+            }
+        };
+        let is_done = waiting.is_done();
+        drop(waiting);
+        if is_done {
+            self.done.notify_waiters();
+        }
+        self.note(fallen_out);
+    }
+
+    fn note(&self, fallen_out: Option<(About, News)>) {
+        if let Some((_, News::Ended(_))) = fallen_out {
+            self.metrics.settlement_dropped();
+        }
+    }
+
     /// Tells the store once. Whatever it answers ends the matter: the record reaches the ledger in any case.
     async fn deliver(&self, About { key, epoch, id }: About, news: News) -> Result<(), CounterError> {
         let answer = match news {
@@ -212,7 +263,49 @@ mod tests {
     use crate::fixture::key_id;
 
     #[tokio::test]
+    async fn messages_that_come_with_one_wake_up_wake_more_than_one_worker() {
+        let settlements = of_a_store_that_is_away().await;
+        for number in 1..=2 {
+            settlements.cancel(about(number));
+        }
+        let wake_up = || settlements.0.more.notified().now_or_never();
+        assert_eq!(wake_up(), Some(()));
+        assert!(matches!(settlements.0.next(), Next::Tell(_)));
+        assert_eq!(wake_up(), Some(()), "another message waits");
+        assert!(matches!(settlements.0.next(), Next::Tell(_)));
+        assert_eq!(wake_up(), None);
+    }
+
+    #[tokio::test]
+    async fn a_shrink_is_tried_once_and_an_end_until_it_was_told() {
+        let settlements = of_a_store_that_is_away().await;
+        settlements.shrink(about(1), NanoUsd::new(1), None);
+        settlements.cancel(about(2));
+        for _ in 0..2 {
+            let Next::Tell((about, news)) = settlements.0.next() else { panic!("nothing waits") };
+            settlements.0.attempt(about, news).await;
+        }
+        assert_eq!(settlements.waiting(), 1);
+    }
+
+    #[tokio::test]
     async fn what_waits_for_a_store_that_is_away_is_bounded() {
+        let settlements = of_a_store_that_is_away().await;
+        for number in 0..2 * MOST_WAITING as u128 {
+            settlements.cancel(about(number));
+        }
+        assert_eq!(settlements.waiting(), MOST_WAITING);
+        let Next::Tell((first, _)) = settlements.0.next() else { panic!("nothing waits") };
+        assert_eq!(first.id.request, RequestId::from_bytes((MOST_WAITING as u128).to_be_bytes()), "the oldest went");
+    }
+
+    fn about(number: u128) -> About {
+        let id = ReservationId { request: RequestId::from_bytes(number.to_be_bytes()), attempt: 1 };
+        About { key: key_id(1), epoch: 1, id }
+    }
+
+    /// Its workers do not run before the test waits for something.
+    async fn of_a_store_that_is_away() -> Settlements {
         let settings = RedisSettings {
             urls: vec!["redis://127.0.0.1:1".to_owned()],
             cluster: false,
@@ -223,13 +316,6 @@ mod tests {
         let shutdown = Shutdown::new();
         let counters = Arc::new(Counters::Redis(RedisCounters::start(settings, &shutdown).await.unwrap()));
         let metrics = Metrics::new(&opentelemetry::global::meter("test"));
-        let settlements = Settlements::start(counters, metrics, &shutdown);
-        for number in 0..2 * MOST_WAITING as u128 {
-            let id = ReservationId { request: RequestId::from_bytes(number.to_be_bytes()), attempt: 1 };
-            settlements.cancel(About { key: key_id(1), epoch: 1, id });
-        }
-        assert_eq!(settlements.waiting(), MOST_WAITING);
-        let first = settlements.0.waiting.lock()[0].0.id.request;
-        assert_eq!(first, RequestId::from_bytes((MOST_WAITING as u128).to_be_bytes()), "the oldest went");
+        Settlements::start(counters, metrics, &shutdown)
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::KeyId;
-use crate::period::{Calendar, CivilDay, Period, Window};
+use crate::period::{CivilDay, Period, Window};
 use crate::state::{KeyRecord, WorkspaceRecord};
 
 /// What a counter counts.
@@ -92,7 +92,7 @@ pub fn touched<'a>(
     workspace: &'a WorkspaceRecord,
     now: Timestamp,
 ) -> impl Iterator<Item = Touched> + use<'a> {
-    let calendar = Calendar::of(key.policy.time_zone.as_ref());
+    let calendar = key.policy.calendar();
     let today = calendar.day_at(now);
     let own = (Scope::Key, &key.policy.request_limits, &key.policy.spend_limits);
     let shared = (Scope::Workspace, &workspace.request_limits, &workspace.spend_limits);

@@ -121,12 +121,6 @@ impl Policy {
         !self.spend_limits.is_empty()
     }
 
-    /// Whether anything needs the counter store: a limit or a rate.
-    #[must_use]
-    pub const fn has_rates(&self) -> bool {
-        self.requests_per_minute.is_some() || self.tokens_per_minute.is_some() || self.concurrent_requests.is_some()
-    }
-
     /// When the key's days begin.
     #[must_use]
     pub fn calendar(&self) -> Calendar {

@@ -202,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_models_with_nothing_in_it_does_not_allow_every_model() {
+        for models in [",", "gpt-5*,", ",gpt-5*", "a,,b"] {
+            let error = call(&format!("create n --models {models}")).err().map(|failure| failure.to_string());
+            assert!(error.is_some_and(|error| error.contains("--models: a pattern is empty")), "{models}");
+        }
+    }
+
+    #[test]
     fn an_update_names_what_was_given_and_nothing_else() {
         let (paths, policy) = updated("--rpm 7");
         assert_eq!((paths, policy.requests_per_minute), (vec!["policy.requests_per_minute".to_owned()], Some(7)));

@@ -7,8 +7,7 @@ use keyforge_shared::id::{BootId, KeyId, LifeId};
 use keyforge_shared::limit::CounterId;
 use tonic::{Code, Request, Response, Status};
 
-use crate::ledger::{Acquire, GiveBack, Grant, Granted, Ledger, LedgerError, Membership, Want};
-use crate::store::ledger::Holder;
+use crate::ledger::{Acquire, GiveBack, Grant, Granted, Holder, Ledger, LedgerError, Membership, Want};
 
 /// Counters in one call: each scope, dimension and window in the present period, the one before and the next.
 const MOST_COUNTERS: usize = 48;
@@ -156,7 +155,7 @@ fn invalid(error: ConvertError) -> Status {
 
 fn refused(error: LedgerError) -> Status {
     let code = match &error {
-        LedgerError::Store(_) => {
+        LedgerError::Store(_) | LedgerError::History(_) => {
             tracing::error!(%error, "the ledger failed");
             Code::Internal
         }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{BootId, KeyId, LifeId};
+use keyforge_shared::id::{BootId, KeyId, LifeId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Scope};
 use keyforge_shared::period::{Calendar, Period};
 use sqlx::SqliteConnection;
 
-use super::{Ledger, LedgerError, STAGING, evidence, is_active, limit_of, limited};
+use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_of, limited};
 use crate::store::epochs;
-use crate::store::ledger::{self, Holder};
+use crate::store::ledger::{self, Books};
 use crate::store::{StoreError, boots};
 
 /// A grant is at least this many times what is needed now, so that a burst does not ask for each request.
@@ -75,6 +75,13 @@ pub struct Grant {
     pub unsettled: u64,
 }
 
+/// How far one transaction came.
+enum Step {
+    Granted(Granted),
+    /// What was used of a counter before is too much to be read in a write transaction; nothing was changed. With the workspace of its key.
+    Unread(CounterId, WorkspaceId),
+}
+
 struct Due {
     want: Want,
     period: Period,
@@ -83,18 +90,30 @@ struct Due {
 
 impl Ledger {
     /// Makes the boot a member of the life's epoch, which is opened if there is none, and grants what can be granted of each want, down to
-    /// nothing, in one transaction.
+    /// nothing, in one transaction. The first ask for a limit in a period with a long history waits until that is read; who does not wait for it
+    /// finds it read later.
     ///
     /// # Errors
     /// [`LedgerError`]; nothing was granted then, and no membership changed.
     pub async fn acquire(&self, ask: &Acquire) -> Result<Granted, LedgerError> {
+        loop {
+            match self.try_acquire(ask).await? {
+                Step::Granted(granted) => return Ok(granted),
+                Step::Unread(counter, workspace) => {
+                    self.histories.make_known(counter, workspace).await.map_err(LedgerError::History)?;
+                }
+            }
+        }
+    }
+
+    async fn try_acquire(&self, ask: &Acquire) -> Result<Step, LedgerError> {
         let now = self.clock.now();
         let mut tx = self.store.write().await?;
         let (key, workspace) = limited(&mut tx, ask.key).await?;
         if !is_active(&key, now) {
             return Err(LedgerError::NotActive(ask.key));
         }
-        let calendar = Calendar::of(key.policy.time_zone.as_ref());
+        let calendar = key.policy.calendar();
         let due = ask.wants.iter().map(|want| {
             let limit = limit_of(&key, &workspace, &want.counter).ok_or(LedgerError::NoSuchLimit(want.counter))?;
             let period = present_period(&calendar, &want.counter, now).ok_or(LedgerError::WrongPeriod(want.counter))?;
@@ -105,15 +124,18 @@ impl Ledger {
         let (epoch, serial) = join(&mut tx, ask, now).await?;
         let mut grants = Vec::with_capacity(due.len());
         let mut holders = Vec::new();
+        let mut budget = self.histories.reading.in_write;
         for due in &due {
-            let (grant, is_covered) = grant(&mut tx, epoch, due).await?;
+            let Some((grant, is_covered)) = grant(&mut tx, epoch, due, &mut budget).await? else {
+                return Ok(Step::Unread(due.want.counter, workspace.id));
+            };
             if !is_covered && due.want.counter.scope == Scope::Workspace {
                 holders.extend(ledger::holders(&mut tx, &due.want.counter, MOST_HOLDERS).await?);
             }
             grants.push(grant);
         }
         tx.commit().await.map_err(StoreError::from)?;
-        Ok(Granted { epoch, serial, grants, holders: largest(holders) })
+        Ok(Step::Granted(Granted { epoch, serial, grants, holders: largest(holders) }))
     }
 }
 
@@ -141,14 +163,19 @@ fn present_period(calendar: &Calendar, counter: &CounterId, now: Timestamp) -> O
     Some(calendar.period(counter.window, day))
 }
 
-/// Grants a slice, and says whether it covers what is needed.
-async fn grant(conn: &mut SqliteConnection, epoch: u32, due: &Due) -> Result<(Grant, bool), LedgerError> {
+/// Grants a slice, and says whether it covers what is needed. `None` when `budget` did not suffice to read what was used before.
+async fn grant(
+    conn: &mut SqliteConnection,
+    epoch: u32,
+    due: &Due,
+    budget: &mut u32,
+) -> Result<Option<(Grant, bool)>, LedgerError> {
     let Due { want: Want { counter, amount }, period, limit } = due;
-    let mut books = match ledger::books(conn, counter, epoch).await? {
-        Some(books) => books,
-        None => evidence::begin_books(conn, counter, epoch).await?,
-    }
-    .begun();
+    let books = match ledger::books(conn, counter, epoch).await? {
+        Some(books) => Some(books),
+        None => history::begin_books(conn, counter, epoch, budget).await?,
+    };
+    let Some(mut books) = books.map(Books::begun) else { return Ok(None) };
     let others = ledger::sums(conn, counter, Some(epoch)).await?;
     let elsewhere = others.written_off();
     // More may be settled than was granted: an attempt that was admitted before the limit, or one that cost more than its bound.
@@ -166,7 +193,7 @@ async fn grant(conn: &mut SqliteConnection, epoch: u32, due: &Due) -> Result<(Gr
         elsewhere: elsewhere.saturating_add(books.before),
         unsettled: others.reachable,
     };
-    Ok((grant, slice >= *amount))
+    Ok(Some((grant, slice >= *amount)))
 }
 
 /// Each life once, with what it holds most of; the largest first, and no more than one answer names.

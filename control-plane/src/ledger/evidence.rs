@@ -11,10 +11,9 @@ use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::limit::{CounterId, Dimension};
 use keyforge_shared::period::CivilDay;
-use sqlx::SqliteConnection;
 
 use super::{Ledger, LedgerError};
-use crate::store::ledger::{self, Books, Settlement, User};
+use crate::store::ledger::{self, Books};
 use crate::store::{StoreError, chains, entries};
 
 const PAGE: u32 = 1_000;
@@ -65,12 +64,12 @@ impl Tally {
     }
 
     /// Every epoch that records name, once, in order.
-    fn epochs(&self) -> BTreeSet<u32> {
+    pub(super) fn epochs(&self) -> BTreeSet<u32> {
         self.0.keys().map(|(epoch, _)| *epoch).collect()
     }
 
     /// What `counter` used in the epochs that `which` names, as far as the database can hold it.
-    fn of(&self, counter: &CounterId, which: impl Fn(u32) -> bool) -> u64 {
+    pub(super) fn of(&self, counter: &CounterId, which: impl Fn(u32) -> bool) -> u64 {
         let inside =
             self.iter().filter(|(epoch, day, _)| which(*epoch) && counter.window.first_day(*day) == counter.first_day);
         let sum = inside.fold(0u64, |sum, (_, _, used)| sum.saturating_add(used.of(counter.dimension)));
@@ -167,51 +166,7 @@ impl Ledger {
     }
 }
 
-/// Begins a counter's books in an epoch that has none. Of a known counter everything is settled that has no books yet, so these begin at nothing.
-/// When the counter becomes known by this, all that its period's entries say is settled first: of the key, or of all keys of the workspace.
-pub(super) async fn begin_books(
-    conn: &mut SqliteConnection,
-    counter: &CounterId,
-    epoch: u32,
-) -> Result<Books, StoreError> {
-    let is_known = ledger::is_known(conn, counter).await?;
-    ledger::set_books(conn, counter, epoch, Books::default()).await?;
-    if is_known {
-        return Ok(Books::default());
-    }
-    let mut before = Vec::new();
-    for user in ledger::users(conn, counter).await? {
-        let counter = CounterId { key: user.key, ..*counter };
-        let tally = chained(conn, &counter, &user).await?;
-        let used = tally.epochs().into_iter().map(|epoch| (epoch, tally.of(&counter, |of| of == epoch)));
-        let used = used.filter(|(_, amount)| *amount > 0);
-        before.extend(used.map(|(epoch, amount)| Settlement { counter, epoch, amount }));
-    }
-    ledger::settle(conn, &before).await?;
-    Ok(ledger::books(conn, counter, epoch).await?.unwrap_or_default())
-}
-
-/// The chained entries of a counter's period, from the last one back to where all are found that the daily sums know of. Those sums only say how far to
-/// look; what counts is what the entries say.
-async fn chained(conn: &mut SqliteConnection, counter: &CounterId, user: &User) -> Result<Tally, StoreError> {
-    let (mut tally, mut found, mut before) = (Tally::default(), Used::default(), i64::MAX);
-    while found.requests < user.requests || found.spend < user.spend {
-        let rows = entries::before(conn, user.chain, before, PAGE).await?;
-        for row in &rows {
-            let Record::Request(record) = decode(&row.record)? else { continue };
-            if counter.window.first_day(CivilDay::from_number(record.period)) == counter.first_day {
-                found.add((&*record).into());
-                tally.add(&record);
-            }
-        }
-        match rows.last() {
-            Some(last) => before = last.seq,
-            None => break,
-        }
-    }
-    Ok(tally)
-}
-
-fn decode(record: &[u8]) -> Result<Record, StoreError> {
+/// Reads a stored record.
+pub(super) fn decode(record: &[u8]) -> Result<Record, StoreError> {
     Record::decode(record).map_err(|_| StoreError::Corrupt("record"))
 }

@@ -32,13 +32,15 @@
 //! admitted under it.
 //!
 //! * [`acquire`], [`give_back`], [`leave`]: what nodes ask for
-//! * [`settle`]: what entries settle; [`evidence`]: what entries say, and whether the books agree
+//! * [`settle`]: what entries settle; [`history`]: what they say about the time before a limit
+//! * [`evidence`]: what entries say, and whether the books agree
 //! * [`balance`]: for people
 
 pub mod acquire;
 pub mod balance;
 pub mod evidence;
 pub mod give_back;
+pub mod history;
 pub mod leave;
 pub mod settle;
 
@@ -51,13 +53,17 @@ use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 use sqlx::SqliteConnection;
 
+use self::history::Histories;
 use crate::store::{Store, StoreError, keys, workspaces};
 
 pub use acquire::{Acquire, Grant, Granted, Want};
 pub use balance::Balance;
 pub use evidence::Mismatch;
 pub use give_back::GiveBack;
+pub use history::Reading;
 pub use leave::Membership;
+
+pub use crate::store::ledger::Holder;
 
 /// How long before its period begins, or after it ended, a counter can be granted: nodes stage the next period, and clocks differ.
 pub const STAGING: Duration = Duration::from_mins(10);
@@ -68,6 +74,9 @@ pub enum LedgerError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What was used before a limit was there could not be read.
+    #[error("what was used before this limit cannot be told: {0}")]
+    History(Arc<StoreError>),
     /// There is no such key.
     #[error("there is no virtual key {0}")]
     UnknownKey(KeyId),
@@ -120,13 +129,21 @@ pub enum LedgerError {
 pub struct Ledger {
     store: Store,
     clock: Arc<dyn Clock>,
+    histories: Histories,
 }
 
 impl Ledger {
     /// The ledger kept in `store`.
     #[must_use]
     pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock }
+        Self::with_reading(store, clock, Reading::default())
+    }
+
+    /// The same, when histories are to be read in other portions.
+    #[must_use]
+    pub fn with_reading(store: Store, clock: Arc<dyn Clock>, reading: Reading) -> Self {
+        let histories = Histories::new(store.clone(), reading);
+        Self { store, clock, histories }
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use keyforge_shared::audit::chain::Hash;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{BootId, ChainId, NodeId, RequestId};
+use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId, RequestId};
+use keyforge_shared::limit::{CounterId, Scope};
+use keyforge_shared::period::ZoneName;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqliteConnection};
 
@@ -161,16 +163,83 @@ pub async fn before(
     seq: i64,
     limit: u32,
 ) -> Result<Vec<StoredEntry>, StoreError> {
+    between(conn, chain, (i64::MIN, seq), limit).await
+}
+
+/// At most `limit` rows of a chain between two places, without those themselves, the last one first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn between(
+    conn: &mut SqliteConnection,
+    chain: ChainId,
+    (after, before): (i64, i64),
+    limit: u32,
+) -> Result<Vec<StoredEntry>, StoreError> {
     let rows = sqlx::query(
         "SELECT entry_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash FROM entries \
-         WHERE chain_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+         WHERE chain_id = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?",
     )
     .bind(chain.as_bytes().as_slice())
-    .bind(seq)
+    .bind(after)
+    .bind(before)
     .bind(limit)
     .fetch_all(conn)
     .await?;
     rows.iter().map(stored).collect()
+}
+
+/// The last entry of a key's chain.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The key.
+    pub key: KeyId,
+    /// Its chain.
+    pub chain: ChainId,
+    /// Where the key's days begin; UTC without one.
+    pub zone: Option<ZoneName>,
+    /// Place of the entry.
+    pub seq: i64,
+    /// When it was chained, in Unix nanoseconds.
+    pub t_cp: i64,
+}
+
+macro_rules! ends_of {
+    ($keys:literal) => {
+        concat!(
+            "SELECT owner.key_id AS key_id, owner.chain_id AS chain_id, owner.policy ->> '$.time_zone' AS zone, \
+                 last.seq AS seq, last.t_cp AS t_cp \
+             FROM virtual_keys AS owner JOIN entries AS last ON last.entry_id = \
+                 (SELECT entry_id FROM entries WHERE entries.chain_id = owner.chain_id ORDER BY seq DESC LIMIT 1) \
+             WHERE ",
+            $keys
+        )
+    };
+}
+
+/// The last entry of every key under the counter's limit, but for keys without any.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn ends(conn: &mut SqliteConnection, counter: &CounterId) -> Result<Vec<End>, StoreError> {
+    let sql = match counter.scope {
+        Scope::Key => ends_of!("owner.key_id = ?"),
+        Scope::Workspace => {
+            ends_of!("owner.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = ?)")
+        }
+    };
+    let rows = sqlx::query(sql).bind(counter.key.as_str()).fetch_all(conn).await?;
+    let read = |row: &SqliteRow| {
+        let zone: Option<&str> = row.try_get("zone")?;
+        Ok(End {
+            key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
+            chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
+            zone: zone.map(|zone| zone.parse().map_err(|_| StoreError::Corrupt("policy"))).transpose()?,
+            seq: row.try_get("seq")?,
+            t_cp: row.try_get("t_cp")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// The chained records of a boot with numbers from `first` to `last`, by number.

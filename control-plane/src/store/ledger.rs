@@ -3,7 +3,7 @@
 //! A counter that has no row at all is unknown. Once it has one, every chained entry of its scope is settled in rows: in that of its epoch while
 //! the epoch is open, else in that of epoch 0.
 
-use keyforge_shared::id::{ChainId, KeyId, LifeId};
+use keyforge_shared::id::{KeyId, LifeId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::{CivilDay, Window};
 use sqlx::sqlite::SqliteRow;
@@ -310,65 +310,4 @@ pub async fn all_books(conn: &mut SqliteConnection, key: KeyId) -> Result<Vec<(C
         Ok((counter, column::unsigned32(row, "epoch")?, read_books(row)?))
     };
     rows.iter().map(read).collect()
-}
-
-/// A key that used something in a counter's period, according to the daily sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    /// The key.
-    pub key: KeyId,
-    /// Where its entries are.
-    pub chain: ChainId,
-    /// Requests that counted.
-    pub requests: u64,
-    /// Nano-dollars.
-    pub spend: u64,
-}
-
-/// The keys under the counter's limit that used something in its period. For a workspace's limit all its keys are looked at.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn users(conn: &mut SqliteConnection, counter: &CounterId) -> Result<Vec<User>, StoreError> {
-    let last = match counter.window {
-        Window::Day => counter.first_day.number(),
-        Window::Week => counter.first_day.number().saturating_add(6),
-        Window::Month => counter.first_day.number().saturating_add(30),
-        Window::Total => u32::MAX,
-    };
-    let rows = sqlx::query(
-        "SELECT used.key_id AS key_id, owner.chain_id AS chain_id, used.day AS day, used.requests AS requests, used.cost AS spend \
-         FROM virtual_keys AS owner JOIN usage_by_day AS used USING (key_id) \
-         WHERE CASE ?2 WHEN 'key' THEN owner.key_id = ?1 \
-             ELSE owner.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE key_id = ?1) END \
-             AND used.day BETWEEN ?3 AND ?4 \
-         ORDER BY used.key_id",
-    )
-    .bind(counter.key.as_str())
-    .bind(counter.scope.as_str())
-    .bind(counter.first_day.number())
-    .bind(last)
-    .fetch_all(conn)
-    .await?;
-    let mut users: Vec<User> = Vec::new();
-    for row in &rows {
-        let day = CivilDay::from_number(column::unsigned32(row, "day")?);
-        if counter.window.first_day(day) != counter.first_day {
-            continue;
-        }
-        let used = User {
-            key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
-            chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
-            requests: column::unsigned(row, "requests")?,
-            spend: column::unsigned(row, "spend")?,
-        };
-        match users.last_mut().filter(|last| last.key == used.key) {
-            Some(last) => {
-                last.requests = last.requests.saturating_add(used.requests);
-                last.spend = last.spend.saturating_add(used.spend);
-            }
-            None => users.push(used),
-        }
-    }
-    Ok(users)
 }

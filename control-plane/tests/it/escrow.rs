@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyforge_control_plane::ledger::{Acquire, GiveBack, Granted, LedgerError, Membership, Want};
+use keyforge_control_plane::ledger::{Acquire, GiveBack, Granted, Ledger, LedgerError, Membership, Reading, Want};
 use keyforge_control_plane::store::{boots, ledger as rows};
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::clock::Clock as _;
@@ -226,7 +226,9 @@ fn team_limits(share: u64) -> Policy {
 
 impl World {
     async fn new() -> Self {
-        let rig = Rig::new().await;
+        let mut rig = Rig::new().await;
+        // So little that what was used before a limit is most often read before the transaction that settles it.
+        rig.ledger = Ledger::with_reading(rig.store.clone(), rig.clock.clone(), Reading { page: 2, in_write: 3 });
         rig.workspace(TEAM, "team", &team_limits(100)).await;
         let limits = team_limits(100);
         let team = WorkspaceRecord {

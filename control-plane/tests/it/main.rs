@@ -7,6 +7,7 @@ mod auth;
 mod books;
 mod credentials;
 mod escrow;
+mod history;
 mod intake;
 mod keys;
 mod ledger;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use keyforge_control_plane::ledger::{GiveBack, Granted, LedgerError};
-use keyforge_control_plane::store::ledger::Holder;
+use keyforge_control_plane::ledger::{GiveBack, Granted, Holder, LedgerError};
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::clock::Clock as _;
 use keyforge_shared::id::WorkspaceId;

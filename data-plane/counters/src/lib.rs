@@ -30,4 +30,4 @@ pub use reserve::{
     TokenRate, Verdict,
 };
 pub use settle::{Settled, Settlement};
-pub use store::{Books, CounterError, CounterStore};
+pub use store::{Books, CounterError, CounterStore, Outage};

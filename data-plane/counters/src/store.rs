@@ -60,12 +60,45 @@ pub enum CounterError {
     },
     /// The store cannot be reached or answers nonsense. Nothing may be dispatched on its word.
     #[error("counter store unavailable: {0}")]
-    Unavailable(String),
+    Unavailable(Outage),
+}
+
+impl CounterError {
+    /// Whether nothing can have been done: the question was not sent, or the store said that it did not take it. Then there is nothing to take
+    /// back. `false` when no answer came, and for every refusal that is an answer.
+    ///
+    /// Of a [`CounterStore::renew`] of many ids the first may have been renewed all the same.
+    #[must_use]
+    pub const fn was_surely_not_asked(&self) -> bool {
+        matches!(self, Self::Unavailable(Outage { asked: false, .. }))
+    }
+}
+
+/// Why a store gave no answer, and whether it can have heard the question.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Outage {
+    reason: String,
+    asked: bool,
+}
+
+impl Outage {
+    /// The question did not reach the store, and never will.
+    #[must_use]
+    pub const fn not_asked(reason: String) -> Self {
+        Self { reason, asked: false }
+    }
+
+    /// The question was sent, and there is no answer that can be used: it may have been decided, or may still be.
+    #[must_use]
+    pub const fn unanswered(reason: String) -> Self {
+        Self { reason, asked: true }
+    }
 }
 
 /// Where reservations are decided.
 ///
-/// Any call may fail with [`CounterError::Unavailable`]: it may or may not have been done.
+/// Any call may fail with [`CounterError::Unavailable`]: it may or may not have been done, unless [`CounterError::was_surely_not_asked`].
 ///
 /// Stores agree to the millisecond and the last unit, so that one can be compared with the other:
 /// * Time is in whole milliseconds, and a duration that is not is cut. Every operation looks at the later of the clock and the key's own time;
@@ -91,8 +124,8 @@ pub trait CounterStore: Send + Sync {
     /// before anything else is looked at. An asker in another epoch would settle it where the ledger does not look for it.
     ///
     /// # Errors
-    /// [`CounterError::Unavailable`]: ask again with the same id, or settle as cancelled. Whoever is refused after that cancels as well: the
-    /// question without an answer may have been admitted, or may still arrive.
+    /// [`CounterError::Unavailable`]: ask again with the same id, or settle as cancelled, unless it was surely not asked. Whoever is refused after
+    /// that cancels as well: the question without an answer may have been admitted, or may still arrive.
     fn reserve(&self, reserve: Reserve<'_>) -> impl Future<Output = Result<Verdict, CounterError>> + Send;
 
     /// Replaces a reservation's hold, or the full charge of an expired one, by what it cost. `epoch` is that of the reservation, 0 if it had no
@@ -125,7 +158,8 @@ pub trait CounterStore: Send + Sync {
         tokens: Option<u64>,
     ) -> impl Future<Output = Result<bool, CounterError>> + Send;
 
-    /// Lets reservations count as running for another `lease` from now, in the concurrency of their key; one that was forgotten counts again.
+    /// Lets reservations count as running for another `lease` from now, in the concurrency of their key; one that was forgotten counts again. An id
+    /// that is over and remembered is left out: a renewal that arrives after the settlement must not let the request run again.
     ///
     /// # Errors
     /// [`CounterError::Unavailable`].

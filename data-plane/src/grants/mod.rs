@@ -11,6 +11,7 @@ pub mod returns;
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,11 @@ use parking_lot::Mutex;
 use crate::ledger::{Acquired, Holder, Ledger, LedgerError, Said, Want};
 use crate::memberships::Memberships;
 
-/// How long an exhausted ledger is not asked again. Raising a limit takes effect at once all the same, because the policy's change forgets this.
+/// How long an exhausted ledger is not asked again while others may give something back.
 const REMEMBER_EXHAUSTED: Duration = Duration::from_millis(200);
+/// How long if nobody has anything to give back. Raising a limit, or giving back, takes effect at once all the same, because both forget this; and
+/// the next period is another counter.
+const REMEMBER_SPENT: Duration = Duration::from_secs(2);
 /// More remembered counters than this are swept.
 const MOST_REMEMBERED: usize = 10_000;
 
@@ -38,6 +42,9 @@ pub enum GrantError {
     /// The ledger cannot be reached or cannot decide.
     #[error("the ledger cannot be reached")]
     Ledger,
+    /// The ledger does not do this, however often it is asked.
+    #[error("the ledger refuses")]
+    Refused,
     /// The counter store cannot take what was granted.
     #[error("the counter store cannot be reached")]
     Store,
@@ -178,10 +185,14 @@ impl Grants {
         }
         let (carrier, work) = (self.clone(), new());
         let call = async move {
-            let result = work.await;
+            // A call that panics is over like any other: those who wait for it hear so, and the next one begins anew.
+            let result = AssertUnwindSafe(work).catch_unwind().await;
             // Before anyone sees the result: whoever then finds too little must be able to begin a new call.
             carrier.0.book.lock().calls.remove(&key);
-            result
+            result.unwrap_or_else(|_panic| {
+                tracing::error!(%key, "a call for grants panicked; please report it");
+                Err(GrantError::Ledger)
+            })
         };
         let call = call.boxed().shared();
         book.calls.insert(key, call.clone());
@@ -258,7 +269,6 @@ impl Grants {
     /// Remembers which wants the ledger could not cover.
     fn remember(&self, wants: &[Want], said: &[Said]) {
         let now = self.0.clock.now();
-        let until = now.saturating_add(REMEMBER_EXHAUSTED);
         let mut book = self.0.book.lock();
         book.answers += 1;
         let since = AsOf(book.answers);
@@ -268,6 +278,8 @@ impl Grants {
         for want in wants {
             match said.iter().find(|said| said.counter == want.counter && said.leaves_short(want)) {
                 Some(Said { unsettled, .. }) => {
+                    let time = if *unsettled == 0 { REMEMBER_SPENT } else { REMEMBER_EXHAUSTED };
+                    let until = now.saturating_add(time);
                     book.exhausted.insert(want.counter, Exhausted { until, unsettled: *unsettled, since });
                 }
                 None => {

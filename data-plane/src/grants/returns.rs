@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Brought, GrantError, Grants};
-use crate::ledger::{LedgerError, Want};
+use crate::ledger::LedgerError;
 
 /// Keys that give back at the same time.
 const WORKERS: usize = 8;
 /// Attempts at returning one key's grants.
 const ATTEMPTS: usize = 3;
-/// How long a worker waits for a store that cannot be reached.
+/// How long a worker waits for a store or a ledger that cannot be reached.
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -71,9 +71,15 @@ impl Returns {
                 self.inner.more.notified().await;
                 continue;
             };
-            if self.grants.give_back(key).await.is_err() {
-                self.add(key);
-                tokio::time::sleep(AGAIN).await;
+            match self.grants.give_back(key).await {
+                Ok(()) => {}
+                // What is not returned stays written off until this life ends; a return that arrives late is refused by its serial.
+                Err(error @ GrantError::Refused) => tracing::warn!(%key, %error, "grants could not be returned"),
+                Err(error @ (GrantError::Store | GrantError::Ledger)) => {
+                    tracing::debug!(%key, %error, "grants are returned later");
+                    self.add(key);
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
     }
@@ -94,8 +100,8 @@ impl Grants {
     /// Lets the key's books give back what they do not use or hold.
     ///
     /// # Errors
-    /// [`GrantError::Store`]: the store cannot be reached.
-    async fn give_back(&self, key: KeyId) -> Result<(), GrantError> {
+    /// [`GrantError`]: the ledger may not have it back.
+    pub(super) async fn give_back(&self, key: KeyId) -> Result<(), GrantError> {
         loop {
             let carrier = self.clone();
             let (call, is_new) = self.enter(key, || async move { carrier.give_back_now(key).await }.boxed());
@@ -112,25 +118,31 @@ impl Grants {
         for _ in 0..ATTEMPTS {
             let lowered = inner.counters.claw_back(key).await.map_err(|_| GrantError::Store)?;
             let Some(lowered) = lowered.filter(|lowered| !lowered.holdings.is_empty()) else { return done };
-            match inner.ledger.give_back(key, &lowered).await {
+            let missing = match inner.ledger.give_back(key, &lowered).await {
                 Ok(()) => return done,
-                // Some answers have not come to these books: get them, then lower again.
-                Err(LedgerError::NotYet(_)) => {
-                    let counters = lowered.holdings.iter().map(|(counter, _)| *counter);
-                    let wants: Vec<_> =
-                        counters.map(|counter| Want { counter, amount: 0, ceiling: 0, limit: 0 }).collect();
-                    let Ok(newest) = self.ask(key, lowered.life, &wants).await else { return done };
-                    self.apply(key, &newest).await?;
-                }
+                Err(error) => error,
+            };
+            // Answers that grant something have not come to these books. The serial of a new one, which asks for nothing, lies behind theirs: with
+            // it the books can be lowered below all of them.
+            let behind = match missing {
+                LedgerError::NotYet(_) => self.ask(key, lowered.life, &[]).await,
+                error => Err(error),
+            };
+            match behind {
+                Ok(behind) => self.apply(key, &behind).await?,
                 // The life is over, and with it what was granted to it.
                 Err(LedgerError::Over) => return done,
-                // What is not returned stays written off until this life ends; a return that arrives late is refused by its serial.
-                Err(error @ (LedgerError::Refused(_) | LedgerError::Lost(_))) => {
-                    tracing::warn!(%key, %error, "grants could not be returned");
-                    return done;
+                Err(LedgerError::Lost(reason)) => {
+                    tracing::debug!(%key, reason, "the ledger did not answer");
+                    return Err(GrantError::Ledger);
+                }
+                Err(LedgerError::NotYet(reason) | LedgerError::Refused(reason)) => {
+                    tracing::debug!(%key, reason, "the ledger refused");
+                    return Err(GrantError::Refused);
                 }
             }
         }
-        done
+        // Others are granted something each time.
+        Err(GrantError::Ledger)
     }
 }

@@ -121,6 +121,57 @@ async fn books_that_lack_an_answer_learn_it_before_they_give_back() {
 }
 
 #[tokio::test]
+async fn what_is_given_back_although_an_answer_was_lost_costs_no_grant_and_needs_no_limit() {
+    let (ledger, node) = node(1).await;
+    let touched = granted(&node, 0).await;
+    ledger.0.lock().lose = 1;
+    let life = node.plane.counters.vacate(key_id(0), LifeId::from_bytes([0; 16])).await.unwrap();
+    let wants = [Want { counter: touched.counter, amount: 1, ceiling: 1, limit: touched.limit }];
+    assert_eq!(node.plane.grants.acquire(key_id(0), life, &wants).await, Err(GrantError::Ledger));
+    // The limit is gone: the ledger refuses any want of its counter.
+    ledger.0.lock().limits.clear();
+    assert_eq!(node.plane.grants.give_back(key_id(0)).await, Ok(()));
+    let state = ledger.0.lock();
+    assert_eq!(state.granted.values().sum::<u64>(), 0);
+    assert_eq!(state.returned, [key_id(0)]);
+}
+
+#[tokio::test]
+async fn what_the_ledger_did_not_take_back_is_no_success_and_is_tried_again() {
+    let (ledger, node) = node(1).await;
+    granted(&node, 0).await;
+    ledger.0.lock().down = true;
+    assert_eq!(node.plane.grants.give_back(key_id(0)).await, Err(GrantError::Ledger));
+    let returns = Returns::start(node.plane.grants.clone());
+    returns.add(key_id(0));
+    ledger.0.lock().down = false;
+    eventually("the grant comes back", || !ledger.0.lock().returned.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_call_that_panics_is_over_for_those_who_wait_and_for_those_who_come() {
+    let (_ledger, node) = node(1).await;
+    let grants = &node.plane.grants;
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let panics = || {
+        async move {
+            released.await.unwrap();
+            panic!("a call may")
+        }
+        .boxed()
+    };
+    let (first, is_new) = grants.enter(key_id(0), panics);
+    assert!(is_new);
+    let (second, is_new) = grants.enter(key_id(0), || panic!("one is under way"));
+    assert!(!is_new);
+    release.send(()).unwrap();
+    let waits = async { (first.await, second.await) };
+    let heard = tokio::time::timeout(Duration::from_secs(10), waits).await.unwrap();
+    assert_eq!(heard, (Err(GrantError::Ledger), Err(GrantError::Ledger)));
+    granted(&node, 0).await;
+}
+
+#[tokio::test]
 async fn an_unfrozen_key_works_again() {
     let (_ledger, node) = node(1).await;
     node.plane.settlements.freeze(key_id(0));

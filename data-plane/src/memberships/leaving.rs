@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use keyforge_counters::{CounterStore, Counters};
 use keyforge_runtime::backoff::Backoff;
 use keyforge_shared::id::{KeyId, LifeId};
@@ -21,6 +22,8 @@ use crate::ledger::{Leave, Ledger, LedgerError};
 const ROUND: Duration = Duration::from_secs(1);
 /// How often idle lives are looked for, over all of them.
 const SWEEP: Duration = Duration::from_secs(30);
+/// Memberships that are asked about at the same time.
+const CONFIRMS: usize = 8;
 /// Most memberships in one call.
 const MOST: usize = 500;
 /// How soon a ledger that lacks records is told again. They are shipped at least every 50 milliseconds while the control plane takes them.
@@ -64,9 +67,14 @@ impl Leaving {
 
     async fn round(&self) {
         join_all(self.memberships.due_for_a_look().into_iter().map(|(key, life)| self.look(key, life))).await;
-        for (key, life) in self.memberships.doubts() {
-            self.grants.confirm(key, life).await;
-        }
+        self.leave_all().await;
+        // These wait for the ledger, one by one, and nothing that is sure waits for them.
+        let doubts = stream::iter(self.memberships.doubts());
+        doubts.for_each_concurrent(CONFIRMS, |(key, life)| self.grants.confirm(key, life)).await;
+        self.leave_all().await;
+    }
+
+    async fn leave_all(&self) {
         loop {
             let left = self.memberships.take_left(MOST);
             if left.is_empty() {

@@ -20,7 +20,7 @@ use keyforge_shared::id::{KeyId, LifeId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::roster::Roster;
+use self::roster::{Joined, Roster};
 use crate::ledger::Leave;
 
 /// A life that nobody has used for so long is left.
@@ -62,7 +62,7 @@ impl Memberships {
     /// The ledger counts this node as a member of `epoch`, which is this life, since the answer `serial`.
     pub fn joined(&self, key: KeyId, life: LifeId, epoch: u32, serial: u64) {
         let now = self.now();
-        let more = self.0.roster.lock().joined(key, life, (epoch, serial), now);
+        let more = self.0.roster.lock().joined(key, life, Joined { epoch, serial }, now);
         self.wake(more);
     }
 
@@ -80,7 +80,7 @@ impl Memberships {
 
     /// As [`Self::joined`], for a life that is only asked for to be left.
     pub fn confirmed(&self, key: KeyId, life: LifeId, epoch: u32, serial: u64) {
-        self.0.roster.lock().confirmed(key, life, (epoch, serial));
+        self.0.roster.lock().confirmed(key, life, Joined { epoch, serial });
         self.wake(true);
     }
 

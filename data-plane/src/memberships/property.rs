@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use keyforge_shared::id::{KeyId, LifeId};
 use proptest::prelude::*;
 
-use super::roster::Roster;
+use super::roster::{Joined, Roster};
 use crate::ledger::Leave;
 
 /// How long a life is idle before it is left, in steps of the clock.
@@ -186,9 +186,11 @@ impl World {
         let Some(at) = heard.get(index % heard.len().max(1)) else { return };
         let Call { key, life, confirms, answer } = self.calls.swap_remove(*at);
         match answer {
-            Some(Answer::Joined { epoch, serial }) if confirms => self.roster.confirmed(key, life, (epoch, serial)),
+            Some(Answer::Joined { epoch, serial }) if confirms => {
+                self.roster.confirmed(key, life, Joined { epoch, serial })
+            }
             Some(Answer::Joined { epoch, serial }) => {
-                self.roster.joined(key, life, (epoch, serial), self.now);
+                self.roster.joined(key, life, Joined { epoch, serial }, self.now);
             }
             Some(Answer::Over) => {
                 self.roster.over(key, life);
@@ -292,12 +294,12 @@ proptest! {
 #[test]
 fn a_rejoin_that_overtakes_a_late_leaving_stays() {
     let (mut roster, key, life) = (Roster::default(), key(0), LifeId::from_bytes([1; 16]));
-    roster.joined(key, life, (1, 5), 0);
+    roster.joined(key, life, Joined { epoch: 1, serial: 5 }, 0);
     roster.leave_idle(0);
     let late = roster.take_left(9);
     assert_eq!(late, [Leave { key, epoch: 1, serial: 5 }]);
     assert_eq!(roster.enter(key, 1), None, "what is being left is not entered");
-    roster.joined(key, life, (1, 6), 1);
+    roster.joined(key, life, Joined { epoch: 1, serial: 6 }, 1);
     assert_eq!(roster.enter(key, 1), Some((life, 1)), "the ledger keeps it, because 6 is later than 5");
 }
 
@@ -305,10 +307,10 @@ fn a_rejoin_that_overtakes_a_late_leaving_stays() {
 fn a_life_that_was_replaced_is_left_when_its_last_pass_comes_back() {
     let (mut roster, key) = (Roster::default(), key(0));
     let [old, new] = [1, 2].map(|number| LifeId::from_bytes([number; 16]));
-    roster.joined(key, old, (1, 1), 0);
+    roster.joined(key, old, Joined { epoch: 1, serial: 1 }, 0);
     roster.enter(key, 0).unwrap();
     roster.enter(key, 0).unwrap();
-    assert!(!roster.joined(key, new, (2, 1), 0));
+    assert!(!roster.joined(key, new, Joined { epoch: 2, serial: 1 }, 0));
     assert_eq!(roster.enter(key, 0), Some((new, 2)));
     assert!(!roster.exit(key, old, 0));
     assert!(roster.take_left(9).is_empty());
@@ -320,12 +322,12 @@ fn a_life_that_was_replaced_is_left_when_its_last_pass_comes_back() {
 fn what_may_yet_be_recorded_is_never_left() {
     let (mut roster, key) = (Roster::default(), key(0));
     let [old, new] = [1, 2].map(|number| LifeId::from_bytes([number; 16]));
-    roster.joined(key, old, (1, 1), 0);
+    roster.joined(key, old, Joined { epoch: 1, serial: 1 }, 0);
     roster.enter(key, 0).unwrap();
     roster.pin(key, old);
     roster.exit(key, old, 0);
     roster.leave_idle(9);
-    roster.joined(key, new, (2, 1), 9);
+    roster.joined(key, new, Joined { epoch: 2, serial: 1 }, 9);
     roster.leave_idle(99);
     assert_eq!(roster.take_left(9), [Leave { key, epoch: 2, serial: 1 }]);
 }

@@ -32,6 +32,15 @@ impl Member {
     }
 }
 
+/// What the ledger said when it counted this node as a member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joined {
+    /// The number of the life.
+    pub epoch: u32,
+    /// The number of the answer.
+    pub serial: u64,
+}
+
 #[derive(Debug, Default)]
 struct OfKey {
     /// The life that reservations are made in.
@@ -76,7 +85,8 @@ impl Roster {
     }
 
     /// The ledger counts this node as a member. Answers whether there is something to leave now: the life that this one replaced.
-    pub fn joined(&mut self, key: KeyId, life: LifeId, (epoch, serial): (u32, u64), now: u64) -> bool {
+    pub fn joined(&mut self, key: KeyId, life: LifeId, joined: Joined, now: u64) -> bool {
+        let Joined { epoch, serial } = joined;
         self.unsure.remove(&(key, life));
         // What was about to be left would only find a later serial.
         self.left.retain(|(left, leave)| !(*left == life && leave.key == key));
@@ -114,7 +124,7 @@ impl Roster {
     }
 
     /// What became of a life that was not sure: the ledger counts this node as a member, which does not want to be one.
-    pub fn confirmed(&mut self, key: KeyId, life: LifeId, (epoch, serial): (u32, u64)) {
+    pub fn confirmed(&mut self, key: KeyId, life: LifeId, Joined { epoch, serial }: Joined) {
         self.unsure.remove(&(key, life));
         match self.member(key, life) {
             Some(member) => member.serial = member.serial.max(serial),

@@ -10,7 +10,7 @@ use keyforge_shared::period::Window;
 use serde_json::{Value, json};
 
 use super::tenths;
-use crate::pace::Pace;
+use crate::rate_headers::RateHeaders;
 
 /// A limit that does not cover a request: what the answer tells the agent about it, in requests or nano-dollars.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct RateLimit {
     /// When the request would be admitted, or may be.
     pub retry_after: Duration,
     /// What is left of the key's rates.
-    pub pace: Pace,
+    pub rate_headers: RateHeaders,
 }
 
 impl RateLimit {

@@ -139,7 +139,7 @@ impl Answer {
         if let Some(limit) = terms.output_limit {
             headers.insert(CLAMPED_TO, HeaderValue::from(limit));
         }
-        terms.pace.write(headers);
+        terms.rate_headers.write(headers);
         self
     }
 

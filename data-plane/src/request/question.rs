@@ -39,7 +39,6 @@ impl Question {
         let before = self.doubt;
         let deadline = Instant::now() + self.plane.store_patience;
         for again in [false, true] {
-            let was_away = !self.plane.store_is_up();
             // Whoever is gone while this waits does not get the answer either.
             self.doubt = Some(reserve.epoch);
             match tokio::time::timeout_at(deadline, self.plane.counters.reserve(reserve)).await {
@@ -52,8 +51,7 @@ impl Question {
                     };
                     return Ok(verdict);
                 }
-                // A store that was away before and after was not reached.
-                Ok(Err(_)) if was_away && !self.plane.store_is_up() => {
+                Ok(Err(error)) if error.was_surely_not_asked() => {
                     self.doubt = if again { self.doubt } else { before };
                     return Err(Unanswered);
                 }

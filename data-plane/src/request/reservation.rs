@@ -13,9 +13,9 @@ use super::settle::{Commitment, Open, seconds};
 use crate::audit::{Intent, SpoolError};
 use crate::leases::Lease;
 use crate::memberships::Pass;
-use crate::pace::Pace;
 use crate::plane::Plane;
 use crate::pool::Candidate;
+use crate::rate_headers::RateHeaders;
 use crate::settlements::About;
 use keyforge_counters::{Need, ReservationId};
 
@@ -80,19 +80,19 @@ pub struct Terms {
     /// The output limit, in tokens, if it is less than what was asked for.
     pub output_limit: Option<u64>,
     /// What is left of the key's rates.
-    pub pace: Pace,
+    pub rate_headers: RateHeaders,
     /// Nano-dollars left of the tightest spend limit before this request cost anything; below zero when the limit was lowered.
     budget: Option<i128>,
 }
 
 impl Terms {
-    pub(super) fn new(bound: &Bound, pace: Pace, needs: &[Need], standings: &[Standing]) -> Self {
+    pub(super) fn new(bound: &Bound, rate_headers: RateHeaders, needs: &[Need], standings: &[Standing]) -> Self {
         let spend = needs.iter().zip(standings).filter(|(need, _)| need.counter.dimension == Dimension::Spend);
         let left = spend.map(|(need, standing)| {
             let gone = [standing.elsewhere, standing.used, standing.held].map(i128::from).iter().sum::<i128>();
             i128::from(need.limit) - gone + i128::from(need.amount)
         });
-        Self { output_limit: bound.limit_to_show(), pace, budget: left.min() }
+        Self { output_limit: bound.limit_to_show(), rate_headers, budget: left.min() }
     }
 
     /// What is left of the key's tightest spend limit when this request cost so much, as far as this node knows: what others were granted counts
@@ -104,14 +104,22 @@ impl Terms {
     }
 }
 
+/// Which attempt it is, and since when its request is here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    /// Its name.
+    pub id: ReservationId,
+    /// When the request's head came, in nanoseconds of the monotonic clock.
+    pub started: u64,
+}
+
 /// An admitted attempt that was not dispatched.
 pub struct Reservation {
     plane: Arc<Plane>,
     hold: Hold,
     permit: Permit,
-    id: ReservationId,
+    attempt: Attempt,
     bound: Bound,
-    started: u64,
     terms: Terms,
 }
 
@@ -121,11 +129,11 @@ impl Reservation {
         plane: &Arc<Plane>,
         hold: Hold,
         permit: Permit,
-        (id, started): (ReservationId, u64),
+        attempt: Attempt,
         bound: Bound,
         terms: Terms,
     ) -> Self {
-        Self { plane: Arc::clone(plane), hold, permit, id, bound, started, terms }
+        Self { plane: Arc::clone(plane), hold, permit, attempt, bound, terms }
     }
 
     /// What it was made for.
@@ -156,7 +164,7 @@ impl Reservation {
         streamed: bool,
         digest: Option<[u8; 32]>,
     ) -> Result<Commitment, SpoolError> {
-        let Self { plane, hold, permit, id, bound, started, .. } = self;
+        let Self { plane, hold, permit, attempt: Attempt { id, started }, bound, .. } = self;
         let mut flags = if bound.clamped { Flags::CLAMPED } else { Flags(0) };
         if streamed {
             flags = flags.with(Flags::STREAMED);

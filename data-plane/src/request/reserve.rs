@@ -15,23 +15,28 @@ use super::authorize::Permit;
 use super::bound::Bound;
 use super::question::Question;
 use super::receive::Head;
-use super::reservation::{Hold, Reservation, Terms};
+use super::reservation::{Attempt, Hold, Reservation, Terms};
 use crate::grants::{AsOf, Brought, GrantError, Left};
 use crate::leases::LEASE;
 use crate::ledger::Want;
 use crate::memberships::Pass;
-use crate::pace::Pace;
 use crate::plane::Plane;
+use crate::rate_headers::RateHeaders;
 use crate::rejection::{Exhausted, RateLimit, Rejection};
 use crate::settlements::About;
 
-/// Rounds of reserve and grant before giving up. One is the rule, two when a counter runs short; more only while others of the same key race for what
-/// was granted.
+/// How long rounds of reserve and grant may take in all. One is the rule, two when a counter runs short; more only while others of the same key race
+/// for what was granted.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// So many rounds, too: a store and a ledger that answer at once are not to be asked for as long.
 const ROUNDS: usize = 256;
 /// Of these, at most so many that change the ground: another life, another period. More mean that something else is wrong.
 const NEW_GROUNDS: usize = 8;
 /// How much longer a reservation lives than the request it is for may run.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(120);
+/// How long a request waits, each time, for what may have ended already: a shared store hears of an end a moment after the client does.
+const MOMENTS: [Duration; 4] =
+    [Duration::from_millis(3), Duration::from_millis(8), Duration::from_millis(16), Duration::from_millis(32)];
 /// When to ask again for a place among the requests that run at the same time: nobody knows when one ends.
 const PLACE: Duration = Duration::from_secs(1);
 
@@ -40,6 +45,16 @@ const PLACE: Duration = Duration::from_secs(1);
 /// # Errors
 /// A rejection with status 401, 402, 429 or 503; nothing is held then, or it is given back.
 pub async fn reserve(plane: &Arc<Plane>, permit: &Permit, head: &Head, bound: Bound) -> Result<Reservation, Rejection> {
+    reserve_within(PATIENCE, plane, permit, head, bound).await
+}
+
+async fn reserve_within(
+    patience: Duration,
+    plane: &Arc<Plane>,
+    permit: &Permit,
+    head: &Head,
+    bound: Bound,
+) -> Result<Reservation, Rejection> {
     if plane.settlements.is_frozen(permit.key().id) {
         return Err(Rejection::KeyFrozen);
     }
@@ -49,17 +64,14 @@ pub async fn reserve(plane: &Arc<Plane>, permit: &Permit, head: &Head, bound: Bo
         plane,
         permit: permit.again(),
         bound,
-        identity: (id, head.started),
+        attempt: Attempt { id, started: head.started },
         question: Question::new(Arc::clone(plane), permit.key().id, id),
         new_grounds: 0,
+        moments: 0,
     };
-    for _ in 0..ROUNDS {
-        if let Some(reservation) = asking.round().await? {
-            return Ok(reservation);
-        }
-    }
-    // The ledger has more each time and others of this key take it each time: nothing is exhausted, so nothing may say so.
-    Err(unavailable(plane, "contention"))
+    // The ledger may have more each time and others of this key take it each time: nothing is exhausted then, so nothing may say so.
+    let asked = tokio::time::timeout(patience, asking.rounds()).await;
+    asked.unwrap_or_else(|_elapsed| Err(unavailable(plane, "contention")))
 }
 
 /// The bound, cut to the tokens that the key may take in a minute: what needs more is never admitted.
@@ -77,12 +89,23 @@ struct Asking<'a> {
     plane: &'a Arc<Plane>,
     permit: Permit,
     bound: Bound,
-    identity: (ReservationId, u64),
+    attempt: Attempt,
     question: Question,
     new_grounds: usize,
+    /// Of [`MOMENTS`], those that were waited for.
+    moments: usize,
 }
 
 impl Asking<'_> {
+    async fn rounds(&mut self) -> Result<Reservation, Rejection> {
+        for _ in 0..ROUNDS {
+            if let Some(reservation) = self.round().await? {
+                return Ok(reservation);
+            }
+        }
+        Err(unavailable(self.plane, "contention"))
+    }
+
     /// Asks the store once, and gets it what it lacks. `None`: look again.
     async fn round(&mut self) -> Result<Option<Reservation>, Rejection> {
         let (plane, key) = (self.plane, self.permit.key().id);
@@ -93,7 +116,7 @@ impl Asking<'_> {
         let asked_at = plane.grants.as_of();
         let pass = if needs.is_empty() { None } else { plane.memberships.enter(key) };
         let asked = self.question.ask(Reserve {
-            id: self.identity.0,
+            id: self.attempt.id,
             key,
             epoch: pass.as_ref().map_or(0, Pass::epoch),
             needs: &needs,
@@ -119,10 +142,16 @@ impl Asking<'_> {
                 self.on_new_ground("period")?;
                 self.permit = self.permit.made_at(now);
             }
+            Verdict::RateLimited(RateLimited { rate: Rate::Concurrency, .. }) if self.wait_a_moment().await => {}
             Verdict::RateLimited(limited) => return Err(self.rate_limited(rates, &limited)),
             Verdict::Frozen => return Err(Rejection::KeyFrozen),
-            // Ids are made here and used once; none is settled while it is asked for.
-            Verdict::Duplicate | Verdict::Late => return Err(Rejection::Internal),
+            // Nothing here is asked with a time after which it may not be admitted; a store that thinks so cannot be believed.
+            Verdict::Late => return Err(unavailable(plane, "late")),
+            Verdict::Duplicate => {
+                let id = self.attempt.id;
+                tracing::error!(request = %id.request, attempt = id.attempt, %key, "the counter store says that this id is over, but ids are made here and used once; please report it");
+                return Err(Rejection::Internal);
+            }
         }
         Ok(None)
     }
@@ -153,19 +182,19 @@ impl Asking<'_> {
     }
 
     fn unlimited(&self) -> Reservation {
-        let terms = Terms::new(&self.bound, Pace::default(), &[], &[]);
+        let terms = Terms::new(&self.bound, RateHeaders::default(), &[], &[]);
         let hold = Hold::nothing(Arc::clone(self.plane));
-        Reservation::new(self.plane, hold, self.permit.again(), self.identity, self.bound, terms)
+        Reservation::new(self.plane, hold, self.permit.again(), self.attempt, self.bound, terms)
     }
 
     fn admitted(&self, pass: Option<Pass>, needs: &[Need], rates: Rates, admission: &Admission) -> Reservation {
-        let (key, id) = (self.permit.key().id, self.identity.0);
+        let (key, id) = (self.permit.key().id, self.attempt.id);
         let about = About { key, epoch: pass.as_ref().map_or(0, Pass::epoch), id };
         let lease = rates.concurrency.map(|_| self.plane.leases.enter(key, id));
         let hold = Hold::new(Arc::clone(self.plane), about, pass, lease);
-        let pace = Pace::new(&rates, &admission.rates);
-        let terms = Terms::new(&self.bound, pace, needs, &admission.counters);
-        Reservation::new(self.plane, hold, self.permit.again(), self.identity, self.bound, terms)
+        let rate_headers = RateHeaders::new(&rates, &admission.rates);
+        let terms = Terms::new(&self.bound, rate_headers, needs, &admission.counters);
+        Reservation::new(self.plane, hold, self.permit.again(), self.attempt, self.bound, terms)
     }
 
     /// Life, epoch or period are others than was thought.
@@ -178,7 +207,7 @@ impl Asking<'_> {
         let missing = match self.plane.grants.acquire(self.permit.key().id, life, wants).await {
             Ok(Brought::Answer) => return Ok(()),
             Ok(Brought::NewLife) => return self.on_new_ground("books"),
-            Err(GrantError::Ledger) => "grants",
+            Err(GrantError::Ledger | GrantError::Refused) => "grants",
             Err(GrantError::Store) => "counters",
         };
         Err(unavailable(self.plane, missing))
@@ -207,6 +236,11 @@ impl Asking<'_> {
             let wants: Vec<_> = short.iter().map(|(index, standing)| want(&needs[*index], *standing)).collect();
             return self.acquire(life, &wants).await;
         };
+        // A request that runs stays a request. Of the money that it holds, some comes back.
+        let may_come_back = need.counter.dimension == Dimension::Spend && standing.held > 0;
+        if may_come_back && self.wait_a_moment().await {
+            return Ok(());
+        }
         let least = match need.counter.dimension {
             Dimension::Requests => need.amount,
             Dimension::Spend => match self.bound.cut_to(&self.permit, NanoUsd::new(standing.free)) {
@@ -226,6 +260,17 @@ impl Asking<'_> {
         Err(exhausted(need, standing, unsettled, least))
     }
 
+    /// Gives what has ended time to be told to the store, a few times; false when that was enough.
+    async fn wait_a_moment(&mut self) -> bool {
+        if self.plane.settlements.are_told_at_once() {
+            return false;
+        }
+        let Some(moment) = MOMENTS.get(self.moments) else { return false };
+        self.moments += 1;
+        tokio::time::sleep(*moment).await;
+        true
+    }
+
     fn rate_limited(&self, rates: Rates, limited: &RateLimited) -> Rejection {
         let limit = match limited.rate {
             Rate::Requests => rates.requests_per_minute.map(u64::from),
@@ -240,7 +285,7 @@ impl Asking<'_> {
             rate: limited.rate,
             limit,
             retry_after: limited.retry_after.unwrap_or(PLACE),
-            pace: Pace::new(&rates, &limited.left),
+            rate_headers: RateHeaders::new(&rates, &limited.left),
         }))
     }
 }
@@ -265,9 +310,10 @@ fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
 }
 
 /// A limit does not cover a request that needs at least `least`. It is exhausted if it would not even if others gave back all that they were
-/// granted and have not settled; what runs in these books counts as charged.
+/// granted and have not settled, and, for money, if everything that runs cost nothing.
 fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Rejection {
-    let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(standing.held);
+    let running = if need.counter.dimension == Dimension::Spend { 0 } else { standing.held };
+    let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(running);
     let would_fit = gone.saturating_add(least) <= need.limit.saturating_add(unsettled);
     let exhausted = used_up(need, standing, unsettled, least);
     if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }

@@ -51,6 +51,17 @@ fn leaving(node: &Node) -> Leaving {
     }
 }
 
+fn head() -> Head {
+    let (parts, ()) = http::Request::new(()).into_parts();
+    Head {
+        parts,
+        peer: "127.0.0.1:1".parse().unwrap(),
+        id: keyforge_shared::id::RequestId::generate().unwrap(),
+        started: 0,
+        dialect: keyforge_providers::dialect::Dialect::ChatCompletions,
+    }
+}
+
 fn headers(rejection: &Rejection) -> HeaderMap {
     let mut headers = HeaderMap::new();
     rejection.write_headers(&mut headers);
@@ -100,6 +111,9 @@ async fn i_8_what_another_life_may_give_back_is_settling_and_not_exhausted() {
     let rejection = refused(&second, 1, &body(5)).await;
     let Rejection::Settling(settling) = &rejection else { panic!("{rejection:?}") };
     assert_eq!((settling.spent, settling.held, settling.limit), (0, 5, 5));
+    let said = rejection.body(keyforge_providers::dialect::Dialect::ChatCompletions);
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("Some of it was granted elsewhere and may come back"), "{said}");
     let told = headers(&rejection);
     assert_eq!((told["retry-after"].as_bytes(), told["retry-after-ms"].as_bytes()), (&b"2"[..], &b"2000"[..]));
     assert!(!told.contains_key("x-should-retry"));
@@ -216,6 +230,72 @@ async fn a_join_whose_answer_is_lost_is_not_forgotten() {
 }
 
 #[tokio::test]
+async fn what_is_sure_is_left_while_the_ledger_does_not_say_what_is_not() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
+    let clock = clock();
+    let state = vec![workspace(Vec::new(), Vec::new()), key(1, quota(100)), key(2, quota(100)), model()];
+    let node = Parts::in_memory(url, &clock, state).build();
+    ledger.0.lock().lose = 1;
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::EnforcementUnavailable);
+    drop(admitted(&node, 2, &body(5)).await);
+    assert_eq!(ledger.memberships(node.boot), 2);
+    clock.advance(Duration::from_secs(601));
+    ledger.0.lock().slow = Duration::from_secs(60);
+    let leaving = leaving(&node);
+    let waits = tokio::time::timeout(Duration::from_secs(1), leaving.sweep()).await;
+    assert!(waits.is_err(), "one is not sure yet");
+    assert_eq!(ledger.memberships(node.boot), 1, "the other one is left");
+}
+
+#[tokio::test]
+async fn a_limit_that_is_spent_is_not_asked_for_again_until_it_is_raised_or_seconds_went_by() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 1)], 1).await;
+    let clock = clock();
+    let node = Parts::in_memory(url, &clock, one_key(quota(1))).build();
+    commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    assert!(matches!(refused(&node, 1, &body(5)).await, Rejection::Exhausted(_)));
+    let asked = ledger.0.lock().acquired;
+    clock.advance(Duration::from_millis(1_900));
+    assert!(matches!(refused(&node, 1, &body(5)).await, Rejection::Exhausted(_)));
+    assert_eq!(ledger.0.lock().acquired, asked, "nobody can give anything back");
+    node.plane.grants.forget(key_id(1));
+    drop(refused(&node, 1, &body(5)).await);
+    assert_eq!(ledger.0.lock().acquired, asked + 1, "its limit changed");
+    clock.advance(Duration::from_secs(2));
+    drop(refused(&node, 1, &body(5)).await);
+    assert_eq!(ledger.0.lock().acquired, asked + 2);
+}
+
+#[tokio::test]
+async fn a_request_that_never_gets_what_it_needs_is_refused_in_time_and_not_as_exhausted() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
+    let node = Parts::in_memory(url, &clock(), one_key(quota(100))).build();
+    {
+        let mut state = ledger.0.lock();
+        (state.teasing, state.slow) = (true, Duration::from_millis(50));
+    }
+    let permit = permit_for(&node, 1, "m").unwrap();
+    let parsed = keyforge_providers::openai::request::scan(body(5).to_string().as_bytes()).unwrap();
+    let bound = super::super::bound::bound(&permit, &parsed).unwrap();
+    let (patience, head) = (Duration::from_millis(300), head());
+    let asked = reserve_within(patience, &node.plane, &permit, &head, bound);
+    let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
+    assert_eq!(answer.err(), Some(Rejection::EnforcementUnavailable));
+}
+
+#[tokio::test]
+async fn an_id_that_is_over_is_our_own_fault() {
+    let (_ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
+    let node = Parts::in_memory(url, &clock(), one_key(quota(100))).build();
+    let permit = permit_for(&node, 1, "m").unwrap();
+    let parsed = keyforge_providers::openai::request::scan(body(5).to_string().as_bytes()).unwrap();
+    let head = head();
+    let ask = || reserve(&node.plane, &permit, &head, super::super::bound::bound(&permit, &parsed).unwrap());
+    drop(ask().await.ok().unwrap());
+    assert_eq!(ask().await.err(), Some(Rejection::Internal));
+}
+
+#[tokio::test]
 async fn nothing_is_admitted_while_the_ledger_cannot_be_asked() {
     let (ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
     let node = Parts::in_memory(url, &clock(), one_key(quota(100))).build();
@@ -258,8 +338,13 @@ async fn spend_is_cut_to_what_is_left_and_the_budget_is_told_without_asking_agai
     assert!(terms.output_limit.is_some_and(|limit| limit < 1_000));
     assert_eq!(terms.budget_after(bound), Some(NanoUsd::new(5_000_000).saturating_sub(bound)));
     assert_eq!(terms.budget_after(NanoUsd::new(1)), Some(NanoUsd::new(4_999_999)));
+    // What runs may cost less than it holds.
+    let Rejection::Settling(settling) = refused(&node, 1, &body(1_000)).await else { panic!("not settling") };
+    assert_eq!((settling.held, settling.spent), (bound.nanos(), 0));
+    drop(reservation);
+    commit(&node, 1, &body(1_000)).await.settle(Ending::new(Charge::Unknown, 502));
     let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(1_000)).await else { panic!("not exhausted") };
-    assert_eq!((exhausted.held, exhausted.spent), (bound.nanos(), 0));
+    assert_eq!((exhausted.held, exhausted.spent), (0, bound.nanos()));
 }
 
 #[tokio::test]
@@ -279,7 +364,7 @@ async fn rates_are_told_on_success_and_on_refusal() {
     let clock = clock();
     let node = Parts::in_memory(url, &clock, one_key(policy)).build();
     let mut told = HeaderMap::new();
-    admitted(&node, 1, &body(5)).await.terms().pace.write(&mut told);
+    admitted(&node, 1, &body(5)).await.terms().rate_headers.write(&mut told);
     assert_eq!(told["x-ratelimit-limit-requests"], "2");
     assert_eq!(told["x-ratelimit-remaining-requests"], "1");
     assert_eq!(told["x-ratelimit-reset-requests"], "1m0s");
@@ -306,7 +391,7 @@ async fn tokens_count_at_their_bound_until_the_truth_is_known() {
     let second = admitted(&node, 1, &body(100)).await;
     let terms = second.terms();
     let mut told = HeaderMap::new();
-    terms.pace.write(&mut told);
+    terms.rate_headers.write(&mut told);
     assert_eq!(told["x-ratelimit-limit-tokens"], "1500");
     let left: u64 = told["x-ratelimit-remaining-tokens"].to_str().unwrap().parse().unwrap();
     assert_eq!(left, 1_500 - 15 - second.bound().tokens().unwrap());
@@ -367,15 +452,7 @@ async fn i_11_a_period_that_ended_since_the_permit_was_made_is_not_charged() {
     clock.advance(Duration::from_secs(20 * 3_600));
     let parsed = keyforge_providers::openai::request::scan(body(5).to_string().as_bytes()).unwrap();
     let bound = super::super::bound::bound(&permit, &parsed).unwrap();
-    let (parts, ()) = http::Request::new(()).into_parts();
-    let head = Head {
-        parts,
-        peer: "127.0.0.1:1".parse().unwrap(),
-        id: keyforge_shared::id::RequestId::generate().unwrap(),
-        started: 0,
-        dialect: keyforge_providers::dialect::Dialect::ChatCompletions,
-    };
-    let Ok(reservation) = reserve(&node.plane, &permit, &head, bound).await else { panic!("refused") };
+    let Ok(reservation) = reserve(&node.plane, &permit, &head(), bound).await else { panic!("refused") };
     assert_eq!(reservation.permit().day().to_string(), "2026-11-23");
     let books = node.plane.counters.books(key_id(1)).await.unwrap();
     let held = books.iter().filter(|book| book.held > 0).map(|book| book.counter.first_day.to_string());

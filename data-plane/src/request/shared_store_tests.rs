@@ -14,6 +14,7 @@ use keyforge_shared::limit::{Dimension, Scope};
 use keyforge_shared::period::Window;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::Resource;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::super::fixture::{admit, admitted, body, books, commit, refused};
@@ -169,6 +170,41 @@ async fn i_9_a_question_that_nobody_answered_is_taken_back() {
 }
 
 #[tokio::test]
+async fn i_9_a_question_is_taken_back_although_another_part_of_the_store_is_away() {
+    let server = Server::started().await;
+    let (_ledger, url) = ledger(100, 10).await;
+    let counters = server.counters(RedisSettings::DEFAULT_TIMEOUT).await;
+    // As with a cluster of which another server is away all the time.
+    let store_up = tokio::sync::watch::Sender::new(false).subscribe();
+    let (clock, store_patience) = (Arc::new(SystemClock), RedisSettings::DEFAULT_TIMEOUT + Duration::from_millis(5));
+    let node = Parts { url, clock, counters, store_up, store_patience, state: state(100) }.build();
+    eventually("the key works", async || admit(&node, 1, &body(5)).await.is_ok()).await;
+    eventually("nothing is held", async || nothing_is_held(&node).await).await;
+    server.signal("-STOP");
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::EnforcementUnavailable);
+    server.signal("-CONT");
+    eventually("the hold is gone", async || nothing_is_held(&node).await).await;
+}
+
+#[tokio::test]
+async fn a_node_can_wait_until_the_store_was_told_everything() {
+    let server = Server::started().await;
+    let (_ledger, url) = ledger(100, 10).await;
+    let node = node(&server, &url, 100).await;
+    eventually("the store is up", async || node.plane.store_is_up()).await;
+    let running = commit(&node, 1, &body(5)).await;
+    server.signal("-STOP");
+    running.settle(Ending::new(Charge::NotBilled, 400));
+    let mut all_told = std::pin::pin!(node.plane.settlements.all_told());
+    let waits = tokio::time::timeout(Duration::from_millis(200), all_told.as_mut()).await;
+    assert!(waits.is_err(), "the store does not answer");
+    server.signal("-CONT");
+    assert!(tokio::time::timeout(Duration::from_secs(20), all_told).await.is_ok());
+    let told = books(&node, 1, Dimension::Requests).await;
+    assert_eq!((told.held, told.used), (0, 1));
+}
+
+#[tokio::test]
 async fn what_ended_while_the_store_was_away_is_told_when_it_is_back() {
     let server = Server::started().await;
     let (_ledger, url) = ledger(100, 10).await;
@@ -237,6 +273,47 @@ async fn i_6_books_that_are_lost_give_nothing_back_until_everybody_has_left_them
         closed() == 1
     })
     .await;
+}
+
+/// A way to the server on which every answer takes `delay`, however many there are.
+async fn long_way(server: &Server, delay: Duration) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), server.port);
+    let shutdown = Shutdown::new();
+    let lead = shutdown.clone();
+    drop(shutdown.spawn_background("way", async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let ((mut asked, mut answers), (mut answered, mut questions)) = (near.into_split(), far.into_split());
+            drop(lead.spawn_background("there", async move { tokio::io::copy(&mut asked, &mut questions).await }));
+            drop(lead.spawn_background("back", async move {
+                let mut bytes = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = answered.read(&mut bytes).await {
+                    tokio::time::sleep(delay).await;
+                    answers.write_all(&bytes[..count]).await.unwrap();
+                }
+            }));
+        }
+    }));
+    port
+}
+
+#[tokio::test]
+async fn leases_of_many_keys_are_renewed_at_the_same_time() {
+    let server = Server::started().await;
+    let delay = Duration::from_millis(20);
+    let near = Server { port: long_way(&server, delay).await, directory: tempfile::tempdir().unwrap(), process: None };
+    let counters = near.counters(Duration::from_secs(5)).await;
+    let leases = crate::leases::Leases::default();
+    let request = keyforge_shared::id::RequestId::generate().unwrap();
+    let id = keyforge_counters::ReservationId { request, attempt: 1 };
+    let _running: Vec<_> = (0..200).map(|number| leases.enter(key_id(number), id)).collect();
+    eventually("the store is up", async || counters.life(key_id(1)).await.is_ok()).await;
+    let begun = Instant::now();
+    leases.renew(&counters).await;
+    // One after the other they take four seconds.
+    assert!(begun.elapsed() < 100 * delay, "{:?}", begun.elapsed());
+    assert!(counters.life(key_id(1)).await.is_ok());
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ pub struct RedisFigures {
     pub scripts: f64,
     /// CPU time of the whole process per script.
     pub cpu_per_script: Duration,
-    /// Time inside of one script, as the server tells it.
+    /// Time inside of one script by the clock, as the server tells it; on a core that others use too it is more than CPU time.
     pub inside_script: Duration,
 }
 

@@ -19,7 +19,7 @@ const MOST_PER_SCRIPT: Duration = Duration::from_micros(30);
 
 const HEAD: &str = "\
 | counters in | requests/s, 64 connections | refused, % | node CPU µs per request | p50 at 200/s, ms | p99, ms | Redis CPU µs per request \
-| scripts per request | Redis CPU µs per script | of it inside the script | requests/s per Redis core |
+| scripts per request | Redis CPU µs per script | µs inside a script, by the clock | requests/s per Redis core |
 |---|---|---|---|---|---|---|---|---|---|---|";
 
 /// The whole report.

@@ -49,10 +49,10 @@ impl LimitArgs {
             ("policy.expires_at_ms", self.expires.is_some()),
         ];
         let in_the_past = |error: String| Failure::usage(error).hint("to end a key now, use `keyforge key revoke ID`");
-        let trimmed = self.models.unwrap_or_default().into_iter().map(|pattern| pattern.trim().to_owned());
+        let models = model_patterns(self.models.unwrap_or_default())?;
         let (request_limits, spend_limits) = self.periods.into_messages();
         let policy = proto::Policy {
-            models: trimmed.filter(|pattern| !pattern.is_empty()).collect(),
+            models,
             request_limits,
             spend_limits,
             requests_per_minute: self.rpm,
@@ -63,6 +63,18 @@ impl LimitArgs {
             time_zone: None,
         };
         Ok((policy, given.into_iter().filter_map(|(path, given)| given.then_some(path)).collect()))
+    }
+}
+
+/// The patterns of `--models`; none, which allows every model, only for `''` itself. A list with nothing between its commas is most likely made of
+/// variables that are not set, and must not open a key to everything.
+fn model_patterns(given: Vec<String>) -> Result<Vec<String>, Failure> {
+    let patterns: Vec<_> = given.into_iter().map(|pattern| pattern.trim().to_owned()).collect();
+    match patterns.as_slice() {
+        [only] if only.is_empty() => Ok(Vec::new()),
+        some if some.iter().any(String::is_empty) => Err(Failure::usage("--models: a pattern is empty")
+            .hint("leave the comma out, or give '' alone to allow every model")),
+        _ => Ok(patterns),
     }
 }
 

@@ -20,6 +20,8 @@ use crate::store::{Books, CounterError};
 
 /// How many expired reservations, orphans and markers one decision moves on, each. It adds at most one of each, so this keeps up.
 const SWEEP: usize = 8;
+/// The time of a key about which nothing was decided.
+const NEVER: Timestamp = Timestamp::from_nanos(i64::MIN);
 
 /// The books of one key.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) struct KeyBooks {
     frozen: bool,
     /// The key's own time: that of the latest decision.
     latest: Timestamp,
+    /// The monotonic clock at that decision, in nanoseconds.
+    latest_passed: u64,
     /// At most one per limit and period; a handful.
     buckets: Vec<Bucket>,
     reservations: Reservations,
@@ -51,14 +55,16 @@ impl KeyBooks {
             serial: 0,
             floor: 0,
             frozen: false,
-            latest: Timestamp::from_nanos(i64::MIN),
+            latest: NEVER,
+            latest_passed: 0,
             buckets: Vec::new(),
             reservations: Reservations::default(),
             pace: Pace::default(),
         }
     }
 
-    pub(super) fn reserve(&mut self, ask: &Reserve<'_>, clock: Timestamp) -> Verdict {
+    /// `passed` is the monotonic clock in nanoseconds.
+    pub(super) fn reserve(&mut self, ask: &Reserve<'_>, clock: Timestamp, passed: u64) -> Verdict {
         let now = self.now(clock);
         let seen = self.reservations.seen(&ask.id, now);
         if seen == Seen::Over {
@@ -74,7 +80,7 @@ impl KeyBooks {
         if self.frozen {
             return Verdict::Frozen;
         }
-        self.latest = now;
+        (self.latest, self.latest_passed) = (now, passed);
         if ask.not_after.is_some_and(|last| now > last) {
             return Verdict::Late;
         }
@@ -145,7 +151,7 @@ impl KeyBooks {
 
     pub(super) fn renew(&mut self, ids: &[ReservationId], lease: Duration, clock: Timestamp) {
         let now = self.now(clock);
-        for id in ids {
+        for id in ids.iter().filter(|id| !self.reservations.is_remembered(id, now)) {
             self.pace.renew(*id, whole_millis(lease), now);
         }
     }
@@ -212,8 +218,13 @@ impl KeyBooks {
     /// Moves everything on that is due; answers whether nothing is left that anyone could miss.
     ///
     /// Counters are dropped all together or not at all: whoever asks again then finds a new life, and never an old one with a counter at zero.
-    pub(super) fn retire(&mut self, clock: Timestamp) -> bool {
-        let now = self.now(clock);
+    ///
+    /// Nobody decides here, so a clock that has jumped ahead may still come back: the key's own time moves on by no more than has really passed
+    /// (`passed` is the monotonic clock in nanoseconds). A key without decisions has no window to lose.
+    pub(super) fn retire(&mut self, clock: Timestamp, passed: u64) -> bool {
+        let since = Duration::from_nanos(passed.saturating_sub(self.latest_passed));
+        let at_most = if self.latest == NEVER { Timestamp::MAX } else { self.latest.saturating_add(since) };
+        let now = self.now(clock.min(at_most));
         self.sweep(now, usize::MAX);
         !self.frozen
             && self.buckets.iter().all(|bucket| bucket.is_past(now))

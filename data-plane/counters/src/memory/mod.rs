@@ -1,8 +1,8 @@
 //! Counters in this process: for one node that is its own counter store.
 //!
 //! Each key has its own lock, held for one decision and never across an await, so no key waits for another. The lives of all books end with the
-//! process: what it forgets, the ledger keeps written off. Keys that are idle by the clock, with nothing left to count, are forgotten when others
-//! need the room; they begin a new life when they are heard of again.
+//! process: what it forgets, the ledger keeps written off. Keys that are idle, with nothing left to count, are forgotten when others need the
+//! room; they begin a new life when they are heard of again. A clock that jumps ahead makes no key idle: as much time must really have passed.
 
 mod books;
 mod bucket;
@@ -27,7 +27,7 @@ use self::books::KeyBooks;
 use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{Books, CounterError, CounterStore};
+use crate::store::{Books, CounterError, CounterStore, Outage};
 
 /// Enough that two keys rarely share one; a power of two.
 const SHARDS: usize = 64;
@@ -80,7 +80,9 @@ impl MemoryCounters {
     }
 
     fn new_life(&self) -> Result<LifeId, CounterError> {
-        (self.lives)().map_err(|error| CounterError::Unavailable(format!("no randomness for a new life: {error}")))
+        (self.lives)().map_err(|error| {
+            CounterError::Unavailable(Outage::not_asked(format!("no randomness for a new life: {error}")))
+        })
     }
 
     /// Decides about a key that the store has heard of.
@@ -112,9 +114,9 @@ impl MemoryCounters {
         let life = self.new_life()?;
         let mut shard = self.shard(key).write();
         if shard.keys.len() >= shard.crowded_at {
-            let now = self.clock.now();
+            let (now, passed) = (self.clock.now(), self.clock.monotonic_nanos());
             // Arcs are cloned under the shard's lock only: a count of one means that nobody decides about the key now.
-            shard.keys.retain(|_, books| Arc::strong_count(books) > 1 || !books.lock().retire(now));
+            shard.keys.retain(|_, books| Arc::strong_count(books) > 1 || !books.lock().retire(now, passed));
             shard.crowded_at = shard.keys.len().saturating_mul(2).saturating_add(SHARD_SLACK);
         }
         Ok(Arc::clone(shard.keys.entry(key).or_insert_with(|| Arc::new(Mutex::new(KeyBooks::new(key, life))))))
@@ -129,7 +131,7 @@ impl fmt::Debug for MemoryCounters {
 
 impl CounterStore for MemoryCounters {
     async fn reserve(&self, reserve: Reserve<'_>) -> Result<Verdict, CounterError> {
-        self.any(reserve.key, |books, clock| Ok(books.reserve(&reserve, clock)))
+        self.any(reserve.key, |books, clock| Ok(books.reserve(&reserve, clock, self.clock.monotonic_nanos())))
     }
 
     async fn settle(

@@ -94,6 +94,11 @@ impl Reservations {
         }
     }
 
+    /// Whether it was settled or cancelled a short time ago. An expired one may still run.
+    pub(super) fn is_remembered(&self, id: &ReservationId, now: Timestamp) -> bool {
+        matches!(self.records.get(id), Some(Record::Over { since }) if now.since(*since) < MARKER_MEMORY)
+    }
+
     /// Opens a reservation that was never seen.
     pub(super) fn open(&mut self, id: ReservationId, hold: Hold, expires: Timestamp) {
         self.records.insert(id, Record::Open { expires, hold });
@@ -102,9 +107,7 @@ impl Reservations {
 
     /// Closes an id, whatever it was; from here on it is over, so that a delayed reserve cannot open it.
     pub(super) fn close(&mut self, id: ReservationId, now: Timestamp) -> Closed {
-        if let Some(Record::Over { since }) = self.records.get(&id)
-            && now.since(*since) < MARKER_MEMORY
-        {
+        if self.is_remembered(&id, now) {
             return Closed::Over;
         }
         let before = self.records.insert(id, Record::Over { since: now });

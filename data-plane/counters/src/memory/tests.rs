@@ -151,6 +151,54 @@ async fn idle_keys_are_forgotten_and_keys_in_use_are_not() {
     assert_eq!(store.reserve(ask(named(50), u32::MAX, &[], None)).await.unwrap(), Verdict::Frozen);
 }
 
+/// A clock on the wall that can be set, and time that really passes.
+struct TwoClocks {
+    wall: ManualClock,
+    passed: AtomicU64,
+}
+
+impl TwoClocks {
+    fn pass(&self, time: Duration) {
+        self.wall.advance(time);
+        self.passed.fetch_add(u64::try_from(time.as_nanos()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for TwoClocks {
+    fn now(&self) -> Timestamp {
+        self.wall.now()
+    }
+
+    fn monotonic_nanos(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn i_10_a_clock_that_jumps_ahead_makes_no_key_idle() {
+    let clock = Arc::new(TwoClocks { wall: ManualClock::at(START), passed: AtomicU64::new(0) });
+    let store = store(Arc::clone(&clock) as Arc<dyn Clock>);
+    let key = named(0);
+    let crowd = |numbers: std::ops::Range<u32>| numbers.for_each(|number| drop(store.open(named(number)).unwrap()));
+    clock.pass(Duration::from_secs(3_600));
+    assert!(matches!(store.reserve(ask(key, 1, &[], Some(1))).await.unwrap(), Verdict::Admitted(_)));
+    store.settle(key, 0, reservation(1), settlement(1)).await.unwrap();
+    let before = clock.now();
+    clock.wall.advance(Duration::from_secs(3_600));
+    crowd(1..20_000);
+    assert!(!store.knows(named(1)), "others were looked at");
+    clock.wall.set(before);
+    let verdict = store.reserve(ask(key, 2, &[], Some(1))).await.unwrap();
+    assert!(matches!(verdict, Verdict::RateLimited(_)), "the minute is not over: {verdict:?}");
+
+    clock.pass(Duration::from_secs(59));
+    crowd(20_000..60_000);
+    assert!(store.knows(key));
+    clock.pass(Duration::from_secs(1));
+    crowd(60_000..140_000);
+    assert!(!store.knows(key), "a minute has really passed");
+}
+
 #[tokio::test]
 async fn books_that_are_being_decided_about_are_not_dropped() {
     let store = store(Arc::new(ManualClock::at(START)));

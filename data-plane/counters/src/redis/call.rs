@@ -1,7 +1,7 @@
 //! One question to the server that has the key, asked until it is answered or the time is up.
 //!
 //! A question is only asked again when the server said that it did not do it: it does not know the script, or it no longer has the slot. An answer
-//! that does not come leaves the link in doubt, and the question unanswered.
+//! that does not come leaves the question unanswered, and the link in doubt when nobody else was answered either.
 
 use std::sync::Arc;
 
@@ -16,7 +16,10 @@ use super::node::Node;
 use super::reply::Reply;
 use super::scripts::Script;
 use crate::reserve::ReservationId;
-use crate::store::CounterError;
+use crate::store::{CounterError, Outage};
+
+/// A server that has answered nobody for so many timeouts is taken for gone: from then on nobody waits for it.
+const SILENT_TIMEOUTS: u32 = 3;
 
 /// A question is asked at most so often: once, after its script was loaded, and after its slot was found elsewhere twice.
 const ATTEMPTS: usize = 4;
@@ -26,7 +29,8 @@ const ATTEMPTS: usize = 4;
 pub(super) struct About<'a> {
     pub(super) script: &'a Script,
     pub(super) key: KeyId,
-    pub(super) id: Option<ReservationId>,
+    /// Whose markers it looks at or writes.
+    pub(super) ids: &'a [ReservationId],
 }
 
 impl RedisCounters {
@@ -42,10 +46,10 @@ impl RedisCounters {
         deadline: Instant,
         arguments: impl Fn(&mut Cmd, &Link),
     ) -> Result<(Reply, Arc<Link>), CounterError> {
-        let About { script, key, id } = about;
+        let About { script, key, ids } = about;
         let build = |link: &Link| {
             let mut command = script.call();
-            put_keys(&mut command, key, id);
+            put_keys(&mut command, key, ids);
             command.arg(link.run());
             arguments(&mut command, link);
             self.time.put(&mut command);
@@ -65,17 +69,18 @@ impl RedisCounters {
     ) -> Result<(Value, Arc<Link>), CounterError> {
         let mut refused = String::new();
         for _ in 0..ATTEMPTS {
-            let (node, link) = self.shards.link(slot(key)).map_err(CounterError::Unavailable)?;
+            // Whatever was sent before was refused as a whole.
+            let (node, link) = self.shards.link(slot(key)).map_err(not_asked)?;
             let error = match link.ask(&build(&link), deadline).await {
                 Ok(answer) => return Ok((answer, link)),
                 Err(error) => error,
             };
             refused = match self.mend(&node, &link, script, error, deadline).await {
                 Ok(why) => why,
-                Err(why) => return Err(unavailable(&node, &why)),
+                Err(why) => return Err(unanswered(&node, &why)),
             };
         }
-        Err(CounterError::Unavailable(refused))
+        Err(not_asked(refused))
     }
 
     /// Does what makes another attempt useful; an error when there is nothing.
@@ -90,9 +95,12 @@ impl RedisCounters {
         let error = match error {
             NoAnswer::Said(error) => error,
             NoAnswer::Late => {
-                let why = format!("no answer within {:?}", self.shards.timeout());
-                node.doubt(link, &why);
-                return Err(why);
+                let timeout = self.shards.timeout();
+                // One late answer may be this machine's own fault, and must not refuse what others are answered.
+                if link.silent_for() >= timeout.saturating_mul(SILENT_TIMEOUTS) {
+                    node.doubt(link, &format!("no answer to anyone within {:?}", link.silent_for()));
+                }
+                return Err(format!("no answer within {timeout:?}"));
             }
         };
         let why = error.to_string();
@@ -118,6 +126,10 @@ impl RedisCounters {
     }
 }
 
-fn unavailable(node: &Node, why: &str) -> CounterError {
-    CounterError::Unavailable(format!("redis at {}: {why}", node.name()))
+fn not_asked(why: String) -> CounterError {
+    CounterError::Unavailable(Outage::not_asked(why))
+}
+
+fn unanswered(node: &Node, why: &str) -> CounterError {
+    CounterError::Unavailable(Outage::unanswered(format!("redis at {}: {why}", node.name())))
 }

@@ -21,20 +21,20 @@ const NO_COUNTER: &str = "-";
 /// How many slots a Redis Cluster has.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// Adds how many keys there are, and the keys themselves, to the call of a script: with the marker of an id if the script is about one.
-pub(super) fn put_keys(command: &mut Cmd, key: KeyId, id: Option<ReservationId>) {
+/// Adds how many keys there are, and the keys themselves, to the call of a script: last the markers of the ids that it is about.
+pub(super) fn put_keys(command: &mut Cmd, key: KeyId, ids: &[ReservationId]) {
     let mut name = format!("{PREFIX}:{{{}}}:", key.as_str());
     let stem = name.len();
-    command.arg(NAMES.len() + usize::from(id.is_some()));
+    command.arg(NAMES.len() + ids.len());
     for suffix in NAMES {
         name.truncate(stem);
         name.push_str(suffix);
         command.arg(name.as_str());
     }
-    if let Some(id) = id {
+    for id in ids {
         name.truncate(stem);
         name.push_str("m:");
-        push_id(&mut name, id);
+        push_id(&mut name, *id);
         command.arg(name.as_str());
     }
 }

@@ -5,7 +5,7 @@
 //! has kept it, and lost what was written last.) A server that forgets keys, or follows another, is not used at all.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyforge_shared::clock::Timestamp;
@@ -63,6 +63,8 @@ pub(super) struct Link {
     /// Set once an answer did not come or the connection failed: until it was looked at, nobody waits for it.
     doubted: AtomicBool,
     made: Instant,
+    /// When the first question was asked that came after the latest answer, in microseconds since the link was made; 0 when there is none.
+    waiting_since: AtomicU64,
     /// The server's clock when the link was made, in milliseconds, as far as its answers tell.
     clock_at_start: AtomicI64,
 }
@@ -100,6 +102,7 @@ impl Link {
             run,
             doubted: AtomicBool::new(false),
             made: Instant::now(),
+            waiting_since: AtomicU64::new(0),
             clock_at_start: AtomicI64::new(clock),
         })
     }
@@ -121,10 +124,28 @@ impl Link {
     /// Sends a command and waits for its answer, at most until `deadline`.
     pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Result<Value, NoAnswer> {
         let mut connection = self.connection.clone();
+        // Whoever finds another's moment leaves it: a server that stands still is known by the first that it did not answer.
+        let asked = self.micros().max(1);
+        let _earlier = self.waiting_since.compare_exchange(0, asked, Ordering::AcqRel, Ordering::Acquire);
         match timeout_at(deadline, command.query_async(&mut connection)).await {
-            Ok(answer) => answer.map_err(NoAnswer::Said),
+            Ok(answer) => {
+                self.waiting_since.store(0, Ordering::Release);
+                answer.map_err(NoAnswer::Said)
+            }
             Err(_elapsed) => Err(NoAnswer::Late),
         }
+    }
+
+    /// For how long the server has been asked and has answered nobody.
+    pub(super) fn silent_for(&self) -> Duration {
+        match self.waiting_since.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => Duration::from_micros(self.micros().saturating_sub(since)),
+        }
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Learns what the server's clock showed when it gave an answer that has just arrived. Taking it for the present makes it seem earlier than it

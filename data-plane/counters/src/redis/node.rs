@@ -122,10 +122,13 @@ impl Node {
         Ok((Arc::new(link), held))
     }
 
-    /// Keeps the link, for as long as the node is used. `first` is what the first attempt gave.
-    pub(super) async fn keep(self: Arc<Self>, first: Result<Connection, Fault>) {
+    /// Keeps the link, for as long as the node is used. `first` is what the first attempt gave, if there was one.
+    pub(super) async fn keep(self: Arc<Self>, first: Option<Result<Connection, Fault>>) {
         let mut wait = FIRST_LOOK;
-        let mut found = first;
+        let mut found = match first {
+            Some(found) => found,
+            None => self.connect().await,
+        };
         loop {
             match found {
                 Ok(held) => {

@@ -11,7 +11,7 @@ use redis::Value;
 
 use crate::reserve::{Admission, Rate, RateLeft, RateLimited, RatesLeft, Standing, Verdict};
 use crate::settle::Settled;
-use crate::store::CounterError;
+use crate::store::{CounterError, Outage};
 
 /// One script's answer.
 pub(super) struct Reply(Vec<Value>);
@@ -153,5 +153,5 @@ pub(super) fn life(text: &str) -> Result<LifeId, CounterError> {
 }
 
 pub(super) fn nonsense(what: &str) -> CounterError {
-    CounterError::Unavailable(format!("redis gave {what}; were its keys changed by hand?"))
+    CounterError::Unavailable(Outage::unanswered(format!("redis gave {what}; were its keys changed by hand?")))
 }

@@ -2,6 +2,7 @@
 //!
 //! User name and password have their own settings and are refused in an address: an address may be logged.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 const QUEUE: usize = 1_024;
 /// One connection serves requests, and while it is looked at another may be made.
 const CONNECTIONS: usize = 2;
+/// The scheme of addresses with TLS.
+const TLS: &str = "rediss";
 
 /// How to reach Redis.
 pub struct RedisSettings {
@@ -83,6 +86,14 @@ pub enum RedisStartError {
         /// Why.
         cause: String,
     },
+    /// The cluster names a server on another host, and the addresses that were given are without TLS.
+    #[error(
+        "redis at {address} is a server of the cluster on another host and would be asked in the clear: give addresses with rediss://"
+    )]
+    Plaintext {
+        /// The server.
+        address: String,
+    },
     /// The operating system has no randomness to give.
     #[error("no randomness for the names of lives: {0}")]
     Randomness(getrandom::Error),
@@ -112,9 +123,14 @@ impl Connector {
             let cause = "it is not UTF-8".to_owned();
             return Err(RedisStartError::Credentials { address: shown(&addresses[0]), cause });
         }
-        let tls = matches!(addresses[0].addr(), ConnectionAddr::TcpTls { .. });
+        let has_tls = |address: &ConnectionInfo| matches!(address.addr(), ConnectionAddr::TcpTls { .. });
+        let tls = has_tls(&addresses[0]);
+        if addresses.iter().any(|address| has_tls(address) != tls) {
+            let why = "some begin with redis:// and some with rediss://; the whole cluster is reached in one way";
+            return Err(RedisStartError::Url(why.to_owned()));
+        }
         let RedisSettings { username, password, timeout, .. } = settings;
-        let scheme = if tls { "rediss" } else { "redis" };
+        let scheme = if tls { TLS } else { "redis" };
         Ok((Self { username, password, scheme, timeout }, addresses))
     }
 
@@ -122,8 +138,12 @@ impl Connector {
         self.timeout
     }
 
-    /// The address of another server, reached in the same way.
+    /// The address of another server, reached in the same way; without TLS only on this host, whatever the cluster says.
     pub(super) fn neighbour(&self, host: &str, port: u16) -> Result<ConnectionInfo, RedisStartError> {
+        let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if self.scheme != TLS && !loopback {
+            return Err(RedisStartError::Plaintext { address: format!("{host}:{port}") });
+        }
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         address(&format!("{}://{host}:{port}", self.scheme))
     }
@@ -202,7 +222,7 @@ mod tests {
             (&["http://SECRET"], "no address"),
             (&["redis://:SECRET@localhost"], "own setting"),
             (&["redis://user:SECRET@localhost"], "own setting"),
-            (&["rediss://localhost:6379/#insecure"], ""),
+            (&["rediss://localhost:6379/#insecure"], "`#insecure` is refused"),
         ] {
             let error = Connector::new(settings(urls)).err().unwrap().to_string();
             assert!(error.contains(why), "{error}");
@@ -211,14 +231,36 @@ mod tests {
     }
 
     #[test]
+    fn addresses_with_and_without_tls_are_not_mixed() {
+        for urls in [["redis://localhost:1", "rediss://localhost:2"], ["rediss://localhost:1", "redis://localhost:2"]] {
+            let error = Connector::new(RedisSettings { cluster: true, ..settings(&urls) }).err().unwrap().to_string();
+            assert!(error.contains("in one way"), "{error}");
+        }
+    }
+
+    #[test]
     fn neighbours_are_reached_as_the_first_server_is() {
-        for (url, tls) in [("redis://localhost:7000", false), ("rediss://localhost:7000", true)] {
+        let reached = |url: &str, host: &str| {
             let (connector, _) = Connector::new(settings(&[url])).unwrap();
-            for host in ["10.0.0.1", "fd00::1", "node.example"] {
-                let neighbour = connector.neighbour(host, 7001).unwrap();
-                assert_eq!(matches!(neighbour.addr(), ConnectionAddr::TcpTls { .. }), tls);
-                assert!(shown(&neighbour).contains("7001"));
-            }
+            connector.neighbour(host, 7001)
+        };
+        for host in ["10.0.0.1", "fd00::1", "node.example", "127.0.0.1"] {
+            let neighbour = reached("rediss://localhost:7000", host).unwrap();
+            assert!(matches!(neighbour.addr(), ConnectionAddr::TcpTls { .. }), "{host}");
+            assert!(shown(&neighbour).contains("7001"));
+        }
+        for host in ["localhost", "127.0.0.1", "127.0.0.2", "::1"] {
+            let neighbour = reached("redis://localhost:7000", host).unwrap();
+            assert!(matches!(neighbour.addr(), ConnectionAddr::Tcp(..)), "{host}");
+        }
+    }
+
+    #[test]
+    fn no_neighbour_on_another_host_is_asked_in_the_clear() {
+        let (connector, _) = Connector::new(settings(&["redis://127.0.0.1:7000"])).unwrap();
+        for host in ["10.0.0.1", "fd00::1", "node.example", "localhost.example"] {
+            let error = connector.neighbour(host, 7001).unwrap_err().to_string();
+            assert!(error.contains(host) && error.contains("in the clear"), "{error}");
         }
     }
 }

@@ -178,8 +178,8 @@ impl Shards {
         self.available.send_if_modified(|before| std::mem::replace(before, available) != available);
     }
 
-    /// Asks for the map and takes it over. If it is `strict`, a server that somebody has to do something about is an error, else it is one that
-    /// cannot be reached.
+    /// Asks for the map and takes it over. If it is `strict`, each new server is connected to first, and one that somebody has to do something about
+    /// is an error. Else the map waits for nobody: a server that stands still must not keep the slots of others from being found.
     async fn refresh(&self, strict: bool) -> Result<(), Fault> {
         let (answered_by, slots) = self.slots().await?;
         let known = Arc::clone(&self.map.borrow());
@@ -210,11 +210,14 @@ impl Shards {
         self.keep(Node::new(&self.connector, address, self.cluster, &self.scripts, &self.changed)?, strict).await
     }
 
-    /// Connects to a server and looks after the link from here on.
+    /// Looks after the link to a server from here on; if it is `strict`, connects to it first.
     async fn keep(&self, node: Arc<Node>, strict: bool) -> Result<Arc<Kept>, RedisStartError> {
-        let first = match node.connect().await {
-            Err(Fault::Lasting(error)) if strict => return Err(error),
-            first => first,
+        let first = match strict {
+            true => match node.connect().await {
+                Err(Fault::Lasting(error)) => return Err(error),
+                first => Some(first),
+            },
+            false => None,
         };
         let keeper = self.shutdown.spawn_background("redis keeper", Arc::clone(&node).keep(first));
         Ok(Arc::new(Kept { node, keeper }))

@@ -28,7 +28,7 @@ const RENEWED_AT_ONCE: usize = 512;
 impl CounterStore for RedisCounters {
     async fn reserve(&self, reserve: Reserve<'_>) -> Result<Verdict, CounterError> {
         let deadline = self.deadline();
-        let about = About { script: &self.scripts.reserve, key: reserve.key, id: Some(reserve.id) };
+        let about = About { script: &self.scripts.reserve, key: reserve.key, ids: &[reserve.id] };
         let patience = self.shards.timeout().saturating_mul(2);
         let mut not_after = reserve.not_after;
         for may_be_late in [true, false] {
@@ -58,7 +58,7 @@ impl CounterStore for RedisCounters {
         id: ReservationId,
         settlement: Settlement,
     ) -> Result<Settled, CounterError> {
-        let about = About { script: &self.scripts.settle, key, id: Some(id) };
+        let about = About { script: &self.scripts.settle, key, ids: &[id] };
         let put = |command: &mut Cmd, _: &Link| {
             command.arg(epoch).arg(reservation(id)).arg(exact(settlement.cost.nanos()));
             command.arg(u8::from(settlement.counted));
@@ -76,7 +76,7 @@ impl CounterStore for RedisCounters {
         bound: NanoUsd,
         tokens: Option<u64>,
     ) -> Result<bool, CounterError> {
-        let about = About { script: &self.scripts.shrink, key, id: Some(id) };
+        let about = About { script: &self.scripts.shrink, key, ids: &[id] };
         let put = |command: &mut Cmd, _: &Link| {
             command.arg(epoch).arg(reservation(id)).arg(exact(bound.nanos()));
             put_optional(command, tokens);
@@ -90,8 +90,8 @@ impl CounterStore for RedisCounters {
     }
 
     async fn renew(&self, key: KeyId, ids: &[ReservationId], lease: Duration) -> Result<(), CounterError> {
-        let about = About { script: &self.scripts.renew, key, id: None };
         for some in ids.chunks(RENEWED_AT_ONCE) {
+            let about = About { script: &self.scripts.renew, key, ids: some };
             let put = |command: &mut Cmd, _: &Link| {
                 command.arg(millis(lease)).arg(some.len());
                 for id in some {
@@ -107,7 +107,7 @@ impl CounterStore for RedisCounters {
         if let Some(foreign) = grants.grants.iter().find(|grant| grant.counter.key != key) {
             return Err(CounterError::ForeignCounter { key, owner: foreign.counter.key });
         }
-        let about = About { script: &self.scripts.grant, key, id: None };
+        let about = About { script: &self.scripts.grant, key, ids: &[] };
         let put = |command: &mut Cmd, _: &Link| {
             command.arg(self.lives.next().to_string()).arg(grants.life.to_string()).arg(grants.epoch);
             command.arg(exact(grants.serial)).arg(grants.grants.len());
@@ -125,7 +125,7 @@ impl CounterStore for RedisCounters {
     }
 
     async fn claw_back(&self, key: KeyId) -> Result<Option<ClawBack>, CounterError> {
-        let about = About { script: &self.scripts.claw_back, key, id: None };
+        let about = About { script: &self.scripts.claw_back, key, ids: &[] };
         let (answer, _) = self.call(about, self.deadline(), |_, _| {}).await?;
         if answer.len() == 0 {
             return Ok(None);
@@ -143,7 +143,7 @@ impl CounterStore for RedisCounters {
     }
 
     async fn vacate(&self, key: KeyId, life: LifeId) -> Result<LifeId, CounterError> {
-        let about = About { script: &self.scripts.vacate, key, id: None };
+        let about = About { script: &self.scripts.vacate, key, ids: &[] };
         let put = |command: &mut Cmd, _: &Link| {
             command.arg(self.lives.next().to_string()).arg(life.to_string());
         };
@@ -193,7 +193,7 @@ impl CounterStore for RedisCounters {
 
 impl RedisCounters {
     async fn set_frozen(&self, key: KeyId, frozen: bool) -> Result<(), CounterError> {
-        let about = About { script: &self.scripts.freeze, key, id: None };
+        let about = About { script: &self.scripts.freeze, key, ids: &[] };
         let put = |command: &mut Cmd, _: &Link| {
             command.arg(u8::from(frozen));
         };

@@ -101,6 +101,7 @@ suite! {
         concurrency_counts_what_runs,
         a_lease_ends_however_its_request_ended,
         a_lease_is_renewed_and_found_again,
+        a_renewal_that_comes_after_the_settlement_revives_nothing,
         rates_are_looked_at_in_order,
     }
     order {

@@ -12,7 +12,7 @@ local function remember()
   call('SET', MARKER, present(), 'PX', KEPT)
 end
 
-local function is_remembered()
-  local since = call('GET', MARKER)
+local function is_remembered(marker)
+  local since = call('GET', marker)
   return since and present() - tonumber(since) < 60000
 end

@@ -9,6 +9,6 @@ local function remember()
   call('SET', MARKER, '1', 'PX', 60000)
 end
 
-local function is_remembered()
-  return call('EXISTS', MARKER) == 1
+local function is_remembered(marker)
+  return call('EXISTS', marker) == 1
 end

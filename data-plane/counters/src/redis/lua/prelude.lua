@@ -1,8 +1,11 @@
 -- What every script begins with. How the keys and their fields read is told in docs/redis.md.
 --
 -- Numbers are doubles: integers are exact up to 2^53 - 1, where sums stop. They are written by commands or by '%.0f', never concatenated.
--- A script reads, then decides, then writes; nothing can fail after its first write.
-local BOOKS, OPEN, EXPIRY, ORPHANS, ORPHANED, RPM, TPM, LEASES, MARKER = unpack(KEYS)
+-- A script reads, then decides, then writes; nothing can fail after its first write. Only a life begins before anything is decided, as whatever
+-- is decided needs one: also a question that is then refused, even as late, leaves a new life where there was none.
+--
+-- A script that has to work without memory begins with a write that needs none: the ones after it are then let through.
+local BOOKS, OPEN, EXPIRY, ORPHANS, ORPHANED, RPM, TPM, LEASES, MARKER = unpack(KEYS, 1, 9)
 local RUN = ARGV[1]
 local call, format, match = redis.call, string.format, string.match
 local max, min, floor = math.max, math.min, math.floor

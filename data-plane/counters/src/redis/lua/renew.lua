@@ -1,10 +1,11 @@
 -- renew 1: lets requests count as running for another lease.
 --
--- ARGV: run, lease in ms, number of ids, the ids
+-- ARGV: run, lease in ms, number of ids, the ids; their markers are the last KEYS, in the same order
 local now = max(clock(), tonumber(call('HGET', BOOKS, 'tm') or 0))
 local ends = now + tonumber(ARGV[2])
 for i = 4, 3 + tonumber(ARGV[3]) do
-  call('ZADD', LEASES, ends, ARGV[i])
+  -- One that is over does not run again, however late this arrives.
+  if not is_remembered(KEYS[5 + i]) then call('ZADD', LEASES, ends, ARGV[i]) end
 end
 call('PEXPIRE', LEASES, KEPT)
 return { 1 }

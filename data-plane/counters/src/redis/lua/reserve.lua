@@ -112,7 +112,7 @@ end
 -- ---- Ids that are known, and questions that come at the wrong time ----
 
 local orphans = call('EXISTS', ORPHANS) == 1
-if is_remembered() or orphans and call('HEXISTS', ORPHANS, ID) == 1 then return { DUPLICATE, server } end
+if is_remembered(MARKER) or orphans and call('HEXISTS', ORPHANS, ID) == 1 then return { DUPLICATE, server } end
 -- Also if it is open: whoever is told of it in another epoch would have its cost looked for there.
 if NEEDS > 0 and (epoch == '0' or epoch ~= EPOCH) then return { NOT_JOINED, server, life } end
 if call('HEXISTS', OPEN, ID) == 1 then

@@ -21,7 +21,7 @@ if EPOCH ~= '0' and EPOCH ~= epoch then
   end_lease()
   return { OTHER_EPOCH, tonumber(epoch) }
 end
-local seen = is_remembered()
+local seen = is_remembered(MARKER)
 local reserved = alive and not seen and call('HGET', OPEN, ID)
 local charged = alive and not seen and not reserved and call('HGET', ORPHANS, ID)
 local record = reserved or charged

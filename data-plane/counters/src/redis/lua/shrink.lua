@@ -42,6 +42,8 @@ for field, text in string.gmatch(record, '([%w.]+)=(%d+)') do
   rest[#rest + 1] = field .. '=' .. format('%.0f', amount)
 end
 if lowered == 1 then
+  -- The first write needs no memory; HDEL would lose the time at which the hash goes when nothing else is open.
+  call('PEXPIRE', OPEN, KEPT)
   call('HSET', OPEN, ID, table.concat(rest, ' '))
   if #changes > 0 then call('HSET', BOOKS, unpack(changes)) end
   if minute then call('HSET', TPM, unpack(minute)) end

@@ -117,7 +117,7 @@ pub async fn only_decisions_move_the_time_of_a_key<H: Harness>(bench: &Bench<'_,
     bench.set(START.saturating_add(40 * DAY));
     bench.settle(1, 5).await;
     bench.settle(2, 5).await;
-    bench.store().renew(bench.key, &[reservation(1)], TTL).await.unwrap();
+    bench.store().renew(bench.key, &[reservation(30)], TTL).await.unwrap();
     assert!(!bench.store().shrink(bench.key, 1, reservation(1), NanoUsd::ZERO, None).await.unwrap());
     let grants = vec![bench.slice(SPEND, 120)];
     bench.store().grant(bench.key, &GrantSet { life, epoch: 1, serial: 2, grants }).await.unwrap();

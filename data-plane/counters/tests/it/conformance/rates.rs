@@ -236,10 +236,43 @@ pub async fn a_lease_ends_however_its_request_ended<H: Harness>(bench: &Bench<'_
     assert!(bench.store().settle(bench.key, 1, reservation(1), settlement(1)).await.is_err());
     bench.admit(&ask(2)).await;
     bench.settle(2, 1).await;
-    bench.store().renew(bench.key, &[reservation(2)], TTL).await.unwrap();
-    assert_eq!(limited(bench.put(&ask(3)).await), (Rate::Concurrency, None));
-    assert_eq!(bench.settle(2, 1).await, Settled::Duplicate);
     bench.admit(&ask(3)).await;
+    bench.cancel(3).await;
+    bench.store().renew(bench.key, &[reservation(9)], TTL).await.unwrap();
+    assert_eq!(limited(bench.put(&ask(4)).await), (Rate::Concurrency, None));
+    assert_eq!(bench.settle(9, 1).await, Settled::Unknown);
+    bench.admit(&ask(4)).await;
+}
+
+pub async fn a_renewal_that_comes_after_the_settlement_revives_nothing<H: Harness>(bench: &Bench<'_, H>) {
+    bench.join(1, 100, 100).await;
+    let ask = |number| Ask { rates: at_once(1), ..bench.ask(number, 1) };
+    let renew = async |numbers: &[u32]| {
+        let ids: Vec<_> = numbers.iter().map(|number| reservation(*number)).collect();
+        bench.store().renew(bench.key, &ids, Duration::from_secs(30)).await.unwrap();
+    };
+    bench.admit(&ask(1)).await;
+    bench.settle(1, 1).await;
+    bench.settle(2, 1).await;
+    renew(&[1, 2]).await;
+    bench.admit(&ask(3)).await;
+    bench.cancel(3).await;
+    renew(&[3, 4, 1]).await;
+    assert_eq!(limited(bench.put(&ask(5)).await), (Rate::Concurrency, None), "the others are renewed all the same");
+    bench.cancel(4).await;
+    bench.admit(&ask(5)).await;
+    bench.advance(TTL);
+    bench.sweep().await;
+    renew(&[5]).await;
+    assert_eq!(limited(bench.put(&ask(6)).await), (Rate::Concurrency, None), "what expired may still run");
+    assert_eq!(bench.settle(5, 1).await, Settled::Late { over_bound: false });
+    bench.advance_millis(59_999);
+    renew(&[5]).await;
+    bench.admit(&ask(6)).await;
+    bench.cancel(6).await;
+    bench.advance_millis(1);
+    renew(&[5]).await;
+    assert_eq!(limited(bench.put(&ask(7)).await), (Rate::Concurrency, None), "remembered for a minute");
 }
 
 pub async fn a_lease_is_renewed_and_found_again<H: Harness>(bench: &Bench<'_, H>) {

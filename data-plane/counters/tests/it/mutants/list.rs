@@ -110,9 +110,9 @@ mistakes! {
     "a question that is asked again takes again" in reserve:
         "if call('HEXISTS', OPEN, ID) == 1 then" => "if false then";
     "what expired can be admitted again" in reserve:
-        "is_remembered() or orphans and call('HEXISTS', ORPHANS, ID) == 1" => "is_remembered()";
+        "is_remembered(MARKER) or orphans and call('HEXISTS', ORPHANS, ID) == 1" => "is_remembered(MARKER)";
     "what is over can be admitted again" in reserve:
-        "is_remembered() or orphans" => "orphans";
+        "is_remembered(MARKER) or orphans" => "orphans";
     "a cancellation keeps no delayed question out" in settle:
         "  if seen then return { DUPLICATE, 0 } end\n  remember()\n" => "  if seen then return { DUPLICATE, 0 } end\n";
     "a settlement is not remembered" in settle:
@@ -199,6 +199,8 @@ end
         "call('ZCOUNT', LEASES, '(' .. format('%.0f', now), '+inf')" => "call('ZCARD', LEASES)";
     "one too many runs at the same time" in reserve:
         "if running >= RUNNING_LIMIT then" => "if running > RUNNING_LIMIT then";
+    "a renewal lets run again what is over" in renew:
+        "if not is_remembered(KEYS[5 + i]) then call(" => "if true then call(";
     "a forgotten lease stays forgotten" in renew:
         "call('ZADD', LEASES, ends, ARGV[i])" => "call('ZADD', LEASES, 'XX', ends, ARGV[i])";
 }

@@ -39,6 +39,8 @@ struct Pace {
     tokens: u64,
     /// Until when it counts as running; none once it has ended.
     runs_until: Option<i64>,
+    /// When the store last wrote down that it is over.
+    over: Option<i64>,
 }
 
 /// One key.
@@ -273,7 +275,13 @@ impl Mirror {
         let lease = ask.rates.concurrency.map(|concurrency| i64::try_from(concurrency.lease.as_millis()).unwrap());
         // Only who is limited is counted.
         if ask.rates.requests_per_minute.is_some() {
-            self.pace.push(Pace { id: ask.id, at: now, tokens, runs_until: lease.map(|lease| now + lease) });
+            self.pace.push(Pace {
+                id: ask.id,
+                at: now,
+                tokens,
+                runs_until: lease.map(|lease| now + lease),
+                over: None,
+            });
         }
         self.check_pace(ask, now)
     }
@@ -336,6 +344,9 @@ impl Mirror {
             // It may be remembered from an earlier life.
             hold!(matches!(answer, Settled::Unknown | Settled::Duplicate), "I-5: {answer:?} of an id that is unknown");
             self.entries.insert(id, Entry { takes: Vec::new(), expires: None, over: now, missed: false });
+            if answer == Settled::Unknown {
+                self.pace.iter_mut().filter(|pace| pace.id == id).for_each(|pace| pace.over = Some(now));
+            }
             return Ok(());
         };
         let (done, late) = (Settled::Done { over_bound: false }, Settled::Late { over_bound: false });
@@ -354,6 +365,9 @@ impl Mirror {
             if let (Some(pace), Some(tokens)) = (self.pace.iter_mut().rfind(|pace| pace.id == id), tokens) {
                 pace.tokens = tokens;
             }
+        }
+        if answer != Settled::Duplicate {
+            self.pace.iter_mut().filter(|pace| pace.id == id).for_each(|pace| pace.over = Some(now));
         }
         let was_unsettled = entry.expires.take().is_some();
         entry.missed |= was_unsettled && answer == Settled::Unknown;
@@ -400,9 +414,13 @@ impl Mirror {
     }
 
     pub fn renewed(&mut self, ids: &[ReservationId], lease_millis: i64, clock: Timestamp) {
-        let until = self.now(clock) + lease_millis;
-        for pace in self.pace.iter_mut().filter(|pace| ids.contains(&pace.id)) {
-            pace.runs_until = Some(until);
+        let now = self.now(clock);
+        let lost = self.lost;
+        for (at, pace) in self.pace.iter_mut().enumerate().filter(|(_, pace)| ids.contains(&pace.id)) {
+            // Of what it may have lost, the store may also have lost that it is over.
+            if at < lost || pace.over.is_none_or(|over| now - over >= MINUTE) {
+                pace.runs_until = Some(now + lease_millis);
+            }
         }
     }
 

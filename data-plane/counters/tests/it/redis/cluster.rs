@@ -60,6 +60,46 @@ async fn i_6_a_key_whose_slot_moved_begins_a_new_life_on_its_new_server() {
 }
 
 #[tokio::test]
+async fn a_new_server_that_stands_still_keeps_no_slot_from_being_found() {
+    let cluster = RedisCluster::start();
+    // Connecting to a server that stands still takes longer.
+    let timeout = Duration::from_millis(700);
+    let settings = super::RedisSettings { cluster: true, ..settings(vec![cluster.urls().remove(0)], timeout) };
+    let store = RedisCounters::start(settings, &Shutdown::new()).await.unwrap();
+    let number = (0..).find(|number| {
+        let account = Account::new(&store, &format!("behind{number:06}"));
+        cluster.owner(slot(&cluster, &account)) == 1
+    });
+    let account = Account::open(&store, &format!("behind{:06}", number.unwrap()), 5).await;
+    let slot = slot(&cluster, &account);
+    cluster.begin_move(slot, 2);
+    cluster.finish_move(slot, 2);
+    eventually("all know of the move", || cluster.owner(slot) == 2);
+
+    // The first server, which tells the map, is from now on at an address where nobody answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port().to_string();
+    cluster.nodes()[0].ask::<()>(&["CONFIG", "SET", "cluster-announce-port", &port]);
+    let Verdict::NotJoined(_) = account.reserve(1).await else { panic!("another run's books were believed") };
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_server_that_names_a_neighbour_on_another_host_is_refused_without_tls() {
+    let cluster = RedisCluster::start();
+    cluster.nodes()[0].ask::<()>(&["CONFIG", "SET", "cluster-announce-ip", "192.0.2.7"]);
+    eventually("it tells", || {
+        format!("{:?}", cluster.nodes()[0].ask::<redis::Value>(&["CLUSTER", "SLOTS"])).contains("192.0.2.7")
+    });
+    let settings = super::RedisSettings { cluster: true, ..settings(vec![cluster.urls().remove(0)], PATIENT) };
+    let error = RedisCounters::start(settings, &Shutdown::new()).await.unwrap_err();
+    assert!(
+        matches!(&error, super::RedisStartError::Plaintext { address } if address.starts_with("192.0.2.7")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_is_gone_costs_only_its_own_keys() {
     let mut cluster = RedisCluster::start();
     let store = start(&cluster).await;

@@ -1,7 +1,9 @@
 //! What was lost, or may have been, begins a new life.
 
-use keyforge_counters::{CounterError, CounterStore, Settled, Verdict};
+use keyforge_counters::{CounterError, CounterStore, Settled, Settlement, Verdict};
 use keyforge_shared::id::LifeId;
+use keyforge_shared::limit::Dimension;
+use keyforge_shared::money::NanoUsd;
 
 use super::{Account, PATIENT, start};
 use crate::conformance::reservation;
@@ -218,10 +220,23 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     assert!(matches!(store.reserve(account.ask(1, 2)).await, Err(CounterError::Unavailable(_))));
     assert_eq!(account.requests().await, (0, 1), "what was refused took nothing");
+    assert!(store.shrink(account.key, 1, reservation(1), NanoUsd::new(20), None).await.unwrap());
+    let stays: i64 = server.ask(&["PTTL", &account.name("open")]);
+    assert!(stays > 0, "shrinking keeps the time at which it would go");
     store.freeze(account.key).await.unwrap();
     assert_eq!(account.settle(1, reservation(1)).await, Settled::Done { over_bound: false });
+    let cancelled = store.settle(account.key, 1, reservation(2), Settlement::CANCELLED).await.unwrap();
+    assert_eq!(cancelled, Settled::Unknown, "what may still arrive is kept out");
     assert_eq!(account.requests().await, (1, 0));
-    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     store.unfreeze(account.key).await.unwrap();
+    let back = store.claw_back(account.key).await.unwrap().unwrap();
+    assert!(
+        back.holdings.iter().any(|(counter, left)| (counter.dimension, *left) == (Dimension::Spend, 10)),
+        "{back:?}"
+    );
+    let next = store.vacate(account.key, back.life).await.unwrap();
+    assert_ne!(next, back.life);
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    account.grant(next, 3).await;
     assert!(account.is_admitted(3).await);
 }

@@ -8,7 +8,7 @@ mod store;
 use std::path::Path;
 use std::sync::Mutex;
 
-use keyforge_counters::{CounterError, ReservationId};
+use keyforge_counters::{CounterError, Outage, ReservationId};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId};
 use redis::{Connection, Value};
@@ -177,18 +177,18 @@ impl Scripts {
         &self,
         name: &str,
         key: KeyId,
-        id: Option<ReservationId>,
+        ids: impl IntoIterator<Item = ReservationId>,
         arguments: Vec<String>,
     ) -> Result<Reply, CounterError> {
         let stem = format!("kf1:{{{}}}:", key.as_str());
         let mut keys: Vec<_> = SUFFIXES.iter().map(|suffix| format!("{stem}{suffix}")).collect();
-        keys.extend(id.map(|id| format!("{stem}m:{}", name_of(id))));
+        keys.extend(ids.into_iter().map(|id| format!("{stem}m:{}", name_of(id))));
         let digest = &self.digests.iter().find(|(known, _)| *known == name).unwrap().1;
         let State { now, run, .. } = *self.state.lock().unwrap();
         let mut command = redis::cmd("EVALSHA");
         command.arg(digest).arg(keys.len()).arg(keys).arg(run_id(run)).arg(arguments).arg(now);
         let answer = command.query(&mut *self.connection.lock().unwrap());
-        answer.map(Reply).map_err(|error| CounterError::Unavailable(error.to_string()))
+        answer.map(Reply).map_err(|error| CounterError::Unavailable(Outage::unanswered(error.to_string())))
     }
 
     /// The server's run id, as far as the scripts are told.

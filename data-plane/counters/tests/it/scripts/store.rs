@@ -161,7 +161,7 @@ impl CounterStore for Scripts {
     async fn renew(&self, key: KeyId, ids: &[ReservationId], lease: Duration) -> Result<(), CounterError> {
         let mut arguments = vec![millis(lease), ids.len().to_string()];
         arguments.extend(ids.iter().map(|id| name_of(*id)));
-        self.run("renew", key, None, arguments).map(drop)
+        self.run("renew", key, ids.iter().copied(), arguments).map(drop)
     }
 
     async fn grant(&self, key: KeyId, set: &GrantSet) -> Result<(), CounterError> {

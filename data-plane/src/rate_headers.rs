@@ -18,12 +18,12 @@ const TOKENS: [HeaderName; 3] = [
 
 /// What is left of the rates of a key, each with its limit. A key without rates has nothing to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pace {
+pub struct RateHeaders {
     requests: Option<(u64, RateLeft)>,
     tokens: Option<(u64, RateLeft)>,
 }
 
-impl Pace {
+impl RateHeaders {
     /// What `left` says of `rates`.
     #[must_use]
     pub fn new(rates: &Rates, left: &RatesLeft) -> Self {
@@ -89,7 +89,7 @@ mod tests {
         let left = |remaining| Some(RateLeft { remaining, reset: Duration::from_millis(1_500) });
         let rates = Rates { tokens: Some(TokenRate { per_minute: 1_000, amount: 7 }), ..Rates::default() };
         let mut headers = HeaderMap::new();
-        Pace::new(&rates, &RatesLeft { requests: left(1), tokens: left(993) }).write(&mut headers);
+        RateHeaders::new(&rates, &RatesLeft { requests: left(1), tokens: left(993) }).write(&mut headers);
         let told: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let expected = [
             ("x-ratelimit-limit-tokens", "1000"),
