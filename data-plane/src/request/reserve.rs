@@ -310,10 +310,9 @@ fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
 }
 
 /// A limit does not cover a request that needs at least `least`. It is exhausted if it would not even if others gave back all that they were
-/// granted and have not settled, and, for money, if everything that runs cost nothing.
+/// granted and have not settled; what runs in these books counts as charged.
 fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Rejection {
-    let running = if need.counter.dimension == Dimension::Spend { 0 } else { standing.held };
-    let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(running);
+    let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(standing.held);
     let would_fit = gone.saturating_add(least) <= need.limit.saturating_add(unsettled);
     let exhausted = used_up(need, standing, unsettled, least);
     if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }

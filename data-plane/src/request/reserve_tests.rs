@@ -338,9 +338,8 @@ async fn spend_is_cut_to_what_is_left_and_the_budget_is_told_without_asking_agai
     assert!(terms.output_limit.is_some_and(|limit| limit < 1_000));
     assert_eq!(terms.budget_after(bound), Some(NanoUsd::new(5_000_000).saturating_sub(bound)));
     assert_eq!(terms.budget_after(NanoUsd::new(1)), Some(NanoUsd::new(4_999_999)));
-    // What runs may cost less than it holds.
-    let Rejection::Settling(settling) = refused(&node, 1, &body(1_000)).await else { panic!("not settling") };
-    assert_eq!((settling.held, settling.spent), (bound.nanos(), 0));
+    let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(1_000)).await else { panic!("not exhausted") };
+    assert_eq!((exhausted.held, exhausted.spent), (bound.nanos(), 0));
     drop(reservation);
     commit(&node, 1, &body(1_000)).await.settle(Ending::new(Charge::Unknown, 502));
     let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(1_000)).await else { panic!("not exhausted") };
