@@ -1,0 +1,201 @@
+//! The records of the replicated state, and the canonical bytes that their digests are made of.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::audit::canonical::Writer;
+use crate::catalog::{Model, ProviderName};
+use crate::id::{ChainId, CredentialId, KeyId, WorkspaceId};
+use crate::period::ZoneName;
+use crate::policy::{Policy, RequestLimit, SpendLimit};
+use crate::token::TokenDigest;
+
+/// Whether a virtual key works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyStatus {
+    /// It works, within its policy.
+    Active,
+    /// It is switched off and can be switched on again; also the state of a key whose request cost more than its bound.
+    Frozen,
+    /// It is dead for ever.
+    Revoked,
+}
+
+impl KeyStatus {
+    /// The word used in the store, the API and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Frozen => "frozen",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Reads the word back.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Active, Self::Frozen, Self::Revoked].into_iter().find(|status| status.as_str() == word)
+    }
+}
+
+/// A virtual key as nodes know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Public id.
+    pub id: KeyId,
+    /// Digest of its token.
+    pub digest: TokenDigest,
+    /// The name its owner gave it.
+    pub name: String,
+    /// Whether it works.
+    pub status: KeyStatus,
+    /// What it may do.
+    pub policy: Policy,
+    /// Where its entries go.
+    pub chain: ChainId,
+    /// Whose limits it shares. It belongs to the same workspace all its life.
+    pub workspace: WorkspaceId,
+}
+
+/// A workspace as nodes know it: the limits that its keys share. An absent limit does not limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceRecord {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Its name, unique in the deployment.
+    pub name: String,
+    /// Request quotas over all its keys, at most one per window.
+    pub request_limits: Vec<RequestLimit>,
+    /// Spend caps over all its keys, at most one per window.
+    pub spend_limits: Vec<SpendLimit>,
+}
+
+/// A credential as nodes know it: everything but the secret, which travels sealed and apart from the replicated set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialRecord {
+    /// Its id.
+    pub id: CredentialId,
+    /// Whose key it is.
+    pub provider: ProviderName,
+    /// Which pool of that provider it belongs to.
+    pub pool: String,
+    /// Where that provider's API is, with its version path and without a trailing slash.
+    pub base_url: String,
+    /// Credentials with the same group share one limit at the provider.
+    pub limit_group: String,
+    /// Version of the secret, from 1; rises with each rotation.
+    pub secret_version: u32,
+    /// Whether requests may use it.
+    pub enabled: bool,
+}
+
+/// One record of the replicated set.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// A workspace.
+    Workspace(Arc<WorkspaceRecord>),
+    /// A virtual key.
+    Key(Arc<KeyRecord>),
+    /// A catalogue entry.
+    Model(Arc<Model>),
+    /// A credential.
+    Credential(Arc<CredentialRecord>),
+}
+
+/// The name of a record in the replicated set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceId {
+    /// A workspace.
+    Workspace(WorkspaceId),
+    /// A virtual key.
+    Key(KeyId),
+    /// A catalogue entry, by name.
+    Model(String),
+    /// A credential.
+    Credential(CredentialId),
+}
+
+impl Resource {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> ResourceId {
+        match self {
+            Self::Workspace(workspace) => ResourceId::Workspace(workspace.id),
+            Self::Key(key) => ResourceId::Key(key.id),
+            Self::Model(model) => ResourceId::Model(model.name.clone()),
+            Self::Credential(credential) => ResourceId::Credential(credential.id),
+        }
+    }
+
+    /// SHA-256 over its canonical bytes, which name every field.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let bytes = match self {
+            Self::Workspace(workspace) => workspace_bytes(workspace),
+            Self::Key(key) => key_bytes(key),
+            Self::Model(model) => model_bytes(model),
+            Self::Credential(credential) => credential_bytes(credential),
+        };
+        Sha256::digest(bytes).into()
+    }
+}
+
+fn key_bytes(key: &KeyRecord) -> Vec<u8> {
+    let mut writer = Writer::with_magic(b"KSK1");
+    writer.str(key.id.as_str()).raw(&key.digest.0).str(&key.name).str(key.status.as_str()).raw(key.chain.as_bytes());
+    writer.raw(&policy_digest(&key.policy)).raw(key.workspace.as_bytes());
+    writer.finish()
+}
+
+fn workspace_bytes(workspace: &WorkspaceRecord) -> Vec<u8> {
+    let mut writer = Writer::with_magic(b"KSW1");
+    writer.raw(workspace.id.as_bytes()).str(&workspace.name);
+    write_limits(&mut writer, &workspace.request_limits, &workspace.spend_limits);
+    writer.finish()
+}
+
+fn write_limits(writer: &mut Writer, requests: &[RequestLimit], spend: &[SpendLimit]) {
+    writer.u64(requests.len() as u64);
+    for limit in requests {
+        writer.u64(limit.requests).str(limit.window.as_str());
+    }
+    writer.u64(spend.len() as u64);
+    for limit in spend {
+        writer.u64(limit.amount.nanos()).str(limit.window.as_str());
+    }
+}
+
+/// SHA-256 over a policy's canonical bytes: what a chain's genesis names its first policy by.
+#[must_use]
+pub fn policy_digest(policy: &Policy) -> [u8; 32] {
+    let mut writer = Writer::with_magic(b"KSP1");
+    writer.u64(policy.models.len() as u64);
+    for pattern in &policy.models {
+        writer.str(&pattern.0);
+    }
+    write_limits(&mut writer, &policy.request_limits, &policy.spend_limits);
+    writer.option_u64(policy.requests_per_minute.map(u64::from)).option_u64(policy.tokens_per_minute);
+    writer.option_u64(policy.concurrent_requests.map(u64::from)).option_u64(policy.max_output_tokens);
+    writer.option_u64(policy.expires_at.map(|at| at.nanos().cast_unsigned()));
+    writer.str(policy.time_zone.as_ref().map_or("", ZoneName::as_str));
+    Sha256::digest(writer.finish()).into()
+}
+
+fn model_bytes(model: &Model) -> Vec<u8> {
+    let mut writer = Writer::with_magic(b"KSM1");
+    writer.str(&model.name).str(&model.provider.0).str(&model.upstream_name);
+    writer.u8(model.operation as u8).option_u64(model.context_tokens).option_u64(model.max_output_tokens);
+    // Prices are plain integers in fields of fixed order, so their JSON has one form.
+    writer.bytes(&serde_json::to_vec(&model.prices).unwrap_or_default());
+    writer.str(&model.source).str(&model.as_of);
+    writer.finish()
+}
+
+fn credential_bytes(credential: &CredentialRecord) -> Vec<u8> {
+    let mut writer = Writer::with_magic(b"KSC1");
+    writer.raw(credential.id.as_bytes()).str(&credential.provider.0).str(&credential.pool).str(&credential.base_url);
+    writer.str(&credential.limit_group).u32(credential.secret_version).u8(u8::from(credential.enabled));
+    writer.finish()
+}
