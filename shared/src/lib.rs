@@ -2,7 +2,7 @@
 //!
 //! Everything here is pure: no sockets, no database, no runtime. In reading order:
 //!
-//! * [`id`], [`token`], [`secret`], [`clock`]: names, virtual key tokens, secrets, time
+//! * [`id`], [`name`], [`token`], [`secret`], [`clock`]: ids, names that people give, virtual key tokens, secrets, time
 //! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
 //! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
@@ -17,8 +17,10 @@ pub mod fleet_seal;
 pub mod id;
 pub mod limit;
 pub mod money;
+pub mod name;
 pub mod period;
 pub mod policy;
+pub mod provider;
 pub mod seal;
 pub mod secret;
 pub mod state;

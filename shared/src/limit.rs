@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::KeyId;
-use crate::period::{CivilDay, Period, Window};
+use crate::period::{Calendar, CivilDay, Period, Window};
+use crate::policy::{RequestLimit, SpendLimit};
 use crate::state::{KeyRecord, WorkspaceRecord};
 
 /// What a counter counts.
@@ -93,19 +94,33 @@ pub fn touched<'a>(
     now: Timestamp,
 ) -> impl Iterator<Item = Touched> + use<'a> {
     let calendar = key.policy.calendar();
-    let today = calendar.day_at(now);
-    let own = (Scope::Key, &key.policy.request_limits, &key.policy.spend_limits);
-    let shared = (Scope::Workspace, &workspace.request_limits, &workspace.spend_limits);
-    let limits = [own, shared].into_iter().flat_map(|(scope, requests, spend)| {
-        let mut limits: Vec<_> =
-            requests.iter().map(|limit| (scope, Dimension::Requests, limit.window, limit.requests)).collect();
-        limits.extend(spend.iter().map(|limit| (scope, Dimension::Spend, limit.window, limit.amount.nanos())));
-        limits.sort_by_key(|(_, dimension, window, _)| (*dimension, *window));
-        limits
-    });
-    let id = key.id;
-    limits.map(move |(scope, dimension, window, limit)| {
-        let counter = CounterId { key: id, scope, dimension, window, first_day: window.first_day(today) };
+    let own = (Scope::Key, &key.policy.request_limits[..], &key.policy.spend_limits[..]);
+    counters(own, key.id, &calendar, now).chain(shared(key.id, &calendar, workspace, now))
+}
+
+/// Of these the counters of the workspace's limits, for a key with this id and this calendar.
+pub fn shared(
+    key: KeyId,
+    calendar: &Calendar,
+    workspace: &WorkspaceRecord,
+    now: Timestamp,
+) -> impl Iterator<Item = Touched> + use<> {
+    counters((Scope::Workspace, &workspace.request_limits, &workspace.spend_limits), key, calendar, now)
+}
+
+fn counters(
+    (scope, requests, spend): (Scope, &[RequestLimit], &[SpendLimit]),
+    key: KeyId,
+    calendar: &Calendar,
+    now: Timestamp,
+) -> impl Iterator<Item = Touched> + use<> {
+    let requests = requests.iter().map(|limit| (Dimension::Requests, limit.window, limit.requests));
+    let spend = spend.iter().map(|limit| (Dimension::Spend, limit.window, limit.amount.nanos()));
+    let mut limits: Vec<_> = requests.chain(spend).collect();
+    limits.sort_by_key(|(dimension, window, _)| (*dimension, *window));
+    let (calendar, today) = (calendar.clone(), calendar.day_at(now));
+    limits.into_iter().map(move |(dimension, window, limit)| {
+        let counter = CounterId { key, scope, dimension, window, first_day: window.first_day(today) };
         Touched { counter, period: calendar.period(window, today), limit }
     })
 }
