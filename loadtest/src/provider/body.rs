@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::stream::TokenStream;
+use super::voice::speech::Speech;
 
 /// One thing that a body does.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) enum Step {
 enum Source {
     Fixed(VecDeque<Step>),
     Tokens(Box<TokenStream>),
+    Speech(Box<Speech>),
     Endless { block: Bytes, left: usize },
 }
 
@@ -90,6 +92,11 @@ impl ProviderBody {
         Self::new(Source::Tokens(Box::new(stream)), cut)
     }
 
+    /// An event stream in another language.
+    pub(crate) fn speech(stream: Speech, cut: Option<usize>) -> Self {
+        Self::new(Source::Speech(Box::new(stream)), cut)
+    }
+
     /// `head`, then so many bytes of `block` over and over, then silence.
     pub(crate) fn endless(head: Bytes, block: Bytes, bytes: usize) -> Self {
         Self { rest: head, ..Self::new(Source::Endless { block, left: bytes }, None) }
@@ -99,6 +106,7 @@ impl ProviderBody {
         match &mut self.source {
             Source::Fixed(steps) => steps.pop_front().unwrap_or(Step::End),
             Source::Tokens(stream) => stream.next_step(),
+            Source::Speech(stream) => stream.next_step(),
             Source::Endless { block, left } => {
                 if *left < block.len() {
                     return Step::Hang;

@@ -27,6 +27,8 @@ use super::script::Script;
 use super::seen::SeenRequest;
 use super::server::State;
 use super::stream::{Breakage, Pace, StreamFault, TokenStream};
+use super::voice::Voice;
+use super::voice::speech::Speech;
 use super::wire::{GivenUp, Slot, WireFault};
 
 /// The longest request body that is read, in bytes.
@@ -45,6 +47,7 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 struct Inbound {
     method: Method,
     path: String,
+    headers: HeaderMap,
     credential: String,
     body: Bytes,
     id: u64,
@@ -70,16 +73,17 @@ pub(crate) async fn serve(
     let inbound = Inbound {
         path: parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         credential: credential(&parts.headers),
+        headers: parts.headers,
         id: state.next_id.fetch_add(1, Ordering::Relaxed),
         method: parts.method,
         body,
     };
-    let reply = choose(&state, &script, &inbound, &parts.headers);
+    let reply = choose(&state, &script, &inbound);
     let record = script.record_requests;
     state.seen.arrived(record.then(|| SeenRequest {
         method: inbound.method.clone(),
         path: inbound.path.clone(),
-        headers: parts.headers,
+        headers: inbound.headers.clone(),
         body: inbound.body.clone(),
         credential: inbound.credential.clone(),
         at: Instant::now(),
@@ -98,8 +102,8 @@ fn credential(headers: &HeaderMap) -> String {
     bearer.or_else(|| ["x-api-key", "api-key", "x-goog-api-key"].into_iter().find_map(text)).unwrap_or("").to_owned()
 }
 
-fn choose(state: &State, script: &Script, inbound: &Inbound, headers: &HeaderMap) -> Reply {
-    if let Some(id) = headers.get(RECORDING_ID).and_then(|id| id.to_str().ok()) {
+fn choose(state: &State, script: &Script, inbound: &Inbound) -> Reply {
+    if let Some(id) = inbound.headers.get(RECORDING_ID).and_then(|id| id.to_str().ok()) {
         let missing = || Reply::Status {
             code: 404,
             body: Some(format!("{{\"error\":{{\"message\":\"no recording {id:?}\"}}}}")),
@@ -108,10 +112,12 @@ fn choose(state: &State, script: &Script, inbound: &Inbound, headers: &HeaderMap
         return state.recording(id).unwrap_or_else(missing);
     }
     if inbound.method == Method::POST {
+        let voice = Voice::of(&inbound.path);
+        let named = voice.as_ref().and_then(Voice::model);
         if let Some(queued) = state.next_queued() {
             return queued;
         }
-        if let Some(standing) = state.standing_fault(script, &inbound.credential, &inbound.body) {
+        if let Some(standing) = state.standing_fault(script, &inbound.credential, named, &inbound.body) {
             return standing;
         }
     }
@@ -130,7 +136,10 @@ async fn perform(
         reply = *then;
     }
     let cut = script.cut();
-    let stream = || request::wants_stream(&inbound.body);
+    let stream = || match Voice::of(&inbound.path) {
+        Some(Voice::Google { stream, .. }) => stream,
+        _ => request::wants_stream(&inbound.body),
+    };
     let give_up = |fault: WireFault| {
         *slot.lock() = Some(fault);
         Err(GivenUp)
@@ -170,8 +179,23 @@ async fn answer(
     fault: Option<StreamFault>,
 ) -> Response<ProviderBody> {
     let cut = script.cut();
+    let voice = Voice::of(&inbound.path).filter(|_| inbound.method == Method::POST);
+    let refuse = |error: &ApiError, window| match &voice {
+        Some(voice) => voice.error(error, window, cut),
+        None => faults::error(error, cut),
+    };
     if !script.accepted_keys.is_empty() && !script.accepted_keys.contains(&inbound.credential) {
-        return faults::error(&ApiError::invalid_key(&inbound.credential), cut);
+        return refuse(&ApiError::invalid_key(&inbound.credential), None);
+    }
+    if let Some(voice) = &voice {
+        return match spoken(state, script, inbound, voice, fault).await {
+            Ok(response) => response,
+            Err((error, window)) => {
+                let mut response = refuse(&error, window);
+                limit_headers(response.headers_mut(), window);
+                response
+            }
+        };
     }
     let path = inbound.path.split('?').next().unwrap_or_default();
     match (&inbound.method, path) {
@@ -203,7 +227,7 @@ async fn completion(
     let asked = ChatRequest::parse(&inbound.body).map_err(|error| (error, None))?;
     let window = state.take(script, &inbound.credential, Instant::now());
     if let Some(full) = window.filter(|window| !window.admitted) {
-        let retry = duration_text(full.reset_ms);
+        let retry = duration_text(full.retry_ms);
         return Err((ApiError::rate_limited(&asked.model, full.limit, &retry), window));
     }
     let answer = Answer::plan(&asked, script, inbound.id).map_err(|error| (error, window))?;
@@ -236,13 +260,50 @@ async fn completion(
     Ok(response)
 }
 
+/// The answer to a request in another language than chat completions.
+async fn spoken(
+    state: &State,
+    script: &Script,
+    inbound: &Inbound,
+    voice: &Voice,
+    fault: Option<StreamFault>,
+) -> Result<Response<ProviderBody>, (ApiError, Option<Window>)> {
+    let chat = voice.as_chat(&inbound.headers, &inbound.body).map_err(|error| (error, None))?;
+    let asked = ChatRequest::parse(&chat).map_err(|error| (error, None))?;
+    let window = state.take(script, &inbound.credential, Instant::now());
+    if let Some(full) = window.filter(|window| !window.admitted) {
+        let retry = duration_text(full.reset_ms);
+        return Err((ApiError::rate_limited(&asked.model, full.limit, &retry), window));
+    }
+    let answer = Answer::plan(&asked, script, inbound.id).map_err(|error| (error, window))?;
+    let account = state.ledger.account(&inbound.credential, &asked.model);
+    account.begin(answer.usage.prompt, answer.usage.cached);
+    if script.latency_ms > 0 {
+        sleep(Duration::from_millis(script.latency_ms)).await;
+    }
+    let mut response = if asked.stream {
+        let pieces = voice.pieces(&answer, &inbound.body);
+        let speech = Speech::begin(voice.clone(), pieces, account, Pace::from(script), fault);
+        faults::response(200, faults::EVENTS, ProviderBody::speech(speech, script.cut()))
+    } else {
+        account.made(answer.usage.completion, answer.usage.reasoning);
+        let body = voice.body(&answer, &inbound.body);
+        match fault {
+            Some(fault) => faults::broken_answer(&body, fault, script.cut()),
+            None => faults::response(200, faults::JSON, ProviderBody::whole(body, script.cut())),
+        }
+    };
+    limit_headers(response.headers_mut(), window);
+    Ok(response)
+}
+
 fn limit_headers(headers: &mut HeaderMap, window: Option<Window>) {
     let Some(window) = window else { return };
     headers.insert(LIMIT, HeaderValue::from(window.limit));
     headers.insert(REMAINING, HeaderValue::from(window.remaining));
     headers.extend(HeaderValue::try_from(duration_text(window.reset_ms)).ok().map(|reset| (RESET, reset)));
     if !window.admitted {
-        headers.insert(RETRY_AFTER, HeaderValue::from(window.reset_ms.div_ceil(1000)));
-        headers.insert(RETRY_AFTER_MS, HeaderValue::from(window.reset_ms));
+        headers.insert(RETRY_AFTER, HeaderValue::from(window.retry_ms.div_ceil(1000)));
+        headers.insert(RETRY_AFTER_MS, HeaderValue::from(window.retry_ms));
     }
 }

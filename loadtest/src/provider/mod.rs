@@ -1,8 +1,8 @@
-//! A provider that speaks OpenAI's chat completions and does what its script says.
+//! A provider that speaks OpenAI's chat completions, Anthropic's messages and Google's generateContent, and does what its script says.
 //!
 //! In reading order: [`script`] (what to do), [`reply`] (one answer or fault), [`server`] (sockets and the handle that
 //! tests hold), `exchange` (the life of one request), `request` (what was asked, prompt tokens), `answer` (what will
-//! be said), `tools` and `schema` (JSON made from a schema), `chat` (buffered bytes), `stream` (event bytes), `body`
+//! be said), `voice` (other languages than chat completions), `tools` and `schema` (JSON made from a schema), `chat` (buffered bytes), `stream` (event bytes), `body`
 //! (paced, cut or broken writes), `wire` (faults below HTTP), `ratelimit`, [`bill`] (what was really generated),
 //! [`seen`] (what arrived) and [`replay`] (recorded exchanges).
 
@@ -24,6 +24,7 @@ pub mod seen;
 pub mod server;
 mod stream;
 mod tools;
+mod voice;
 mod wire;
 
 pub use bill::{Bill, Charges};

@@ -55,14 +55,26 @@ pub struct Script {
     pub record_requests: bool,
 }
 
-/// So many requests of one key per window; the window starts with the first request in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// So many requests of one key per window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// Requests that a window admits.
     pub requests: u64,
     /// Length of the window in milliseconds.
     pub window_ms: u64,
+    /// A bucket: it holds so many requests and fills again evenly within a window, as real providers' limits do. Without it a window starts with the
+    /// first request in it, and all of it is there again when it ends.
+    #[serde(default)]
+    pub even: bool,
+}
+
+impl RateLimit {
+    /// So many requests at once, which come back evenly within so many milliseconds.
+    #[must_use]
+    pub const fn bucket(requests: u64, window_ms: u64) -> Self {
+        Self { requests, window_ms, even: true }
+    }
 }
 
 /// A reply given to the requests that match, instead of the script's answer.

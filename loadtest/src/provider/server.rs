@@ -67,8 +67,14 @@ impl State {
         next
     }
 
-    /// The reply of the first standing fault that this request triggers.
-    pub(crate) fn standing_fault(&self, script: &Script, credential: &str, body: &[u8]) -> Option<Reply> {
+    /// The reply of the first standing fault that this request triggers. `named` is the model that its path names.
+    pub(crate) fn standing_fault(
+        &self,
+        script: &Script,
+        credential: &str,
+        named: Option<&str>,
+        body: &[u8],
+    ) -> Option<Reply> {
         #[derive(Deserialize)]
         struct Peek<'a> {
             #[serde(borrow)]
@@ -77,7 +83,8 @@ impl State {
         if script.faults.is_empty() {
             return None;
         }
-        let model = serde_json::from_slice::<Peek<'_>>(body).ok().and_then(|peek| peek.model).unwrap_or_default();
+        let model = || serde_json::from_slice::<Peek<'_>>(body).ok().and_then(|peek| peek.model).unwrap_or_default();
+        let model = named.map_or_else(model, Cow::Borrowed);
         let mut matches = self.matches.lock();
         matches.resize(script.faults.len(), 0);
         script.faults.iter().zip(matches.iter_mut()).find_map(|(rule, count)| {

@@ -44,6 +44,18 @@ pub(crate) struct Pace {
     interval: Duration,
 }
 
+impl Pace {
+    /// The wait before the first event.
+    pub(crate) fn first(self) -> Duration {
+        self.first
+    }
+
+    /// The wait before each further one.
+    pub(crate) fn interval(self) -> Duration {
+        self.interval
+    }
+}
+
 impl From<&Script> for Pace {
     fn from(script: &Script) -> Self {
         Self {

@@ -20,7 +20,7 @@ async fn an_unknown_key_is_refused_with_a_masked_form_of_it() {
 
 #[tokio::test]
 async fn a_key_over_its_limit_gets_429_and_others_do_not() {
-    let limits = BTreeMap::from([("sk-small".into(), RateLimit { requests: 1, window_ms: 60_000 })]);
+    let limits = BTreeMap::from([("sk-small".into(), RateLimit { requests: 1, window_ms: 60_000, even: false })]);
     let provider = ScriptedProvider::start(Script { rate_limits: limits, ..Script::default() }).unwrap();
     let first = post(&provider, "sk-small", chat(json!({}))).await;
     assert_eq!((first.status, first.header("x-ratelimit-remaining-requests")), (200, "0"));
