@@ -11,6 +11,7 @@
 
 use crate::metering::{DEAREST_PICTURE, Metering};
 use crate::openai::content::ContentSummary;
+use crate::openai::embeddings::EmbeddingsRequest;
 use crate::openai::request::ChatRequest;
 
 /// An upper bound of billed input tokens.
@@ -77,6 +78,24 @@ fn text_tokens(request: &ChatRequest, metering: &Metering) -> u64 {
     ]
     .into_iter()
     .fold(0, u64::saturating_add)
+}
+
+/// Tokens that a host adds to a text that is embedded at most: marks of its ends, and what it is for in a few words.
+const EMBEDDED: u64 = 16;
+/// By how much the most expanding of Unicode's compatibility forms is longer than itself: U+FDFA, three bytes, becomes 18 characters.
+const EXPANSION: u64 = 6;
+
+/// The most input tokens that a request for embeddings can be billed. `context_tokens` is the most that the model takes of one text.
+///
+/// A field that is not OpenAI's may be shown with every text, as a wish of what the vectors are for.
+#[must_use]
+pub fn embedding_bound(request: &EmbeddingsRequest, metering: &Metering, context_tokens: Option<u64>) -> InputBound {
+    let inputs = u64::try_from(request.inputs).unwrap_or(u64::MAX);
+    let expanded = if metering.normalises { request.wide_bytes.saturating_mul(EXPANSION - 1) } else { 0 };
+    let added = inputs.saturating_mul(request.extra_bytes.saturating_add(EMBEDDED));
+    let tokens = [request.text_bytes, expanded, request.tokens, added].into_iter().fold(0, u64::saturating_add);
+    let most = context_tokens.map_or(u64::MAX, |window| window.saturating_mul(inputs));
+    InputBound::Tokens(InputTokens { text: tokens.min(most), audio: 0 })
 }
 
 /// What the media of a request can be billed.

@@ -3,18 +3,28 @@
 //! Everything here is pure and synchronous, bytes in and bytes out, and total: no input makes it panic, and its memory is
 //! bounded by the input. In reading order:
 //!
+//! * [`exchange`]: one request to one provider and its answer back, whatever either of them speaks
+//! * [`chat`] and [`embeddings`]: the hub forms that translations go through; [`translate`]: the seam to a provider that speaks something else
 //! * [`dialect`]: what KeyForge itself says in a client's dialect, errors and keep-alives
 //! * [`patch`]: a body changed in places, the rest passed on as the same bytes
 //! * [`sse`]: an event stream cut into whole events
 //! * [`fault`]: who failed, whether another credential may help, and when
+//! * [`headroom`]: what is left of an account's limits
 //! * [`redact`]: what identifies an account, taken out of a text
 //! * [`bound`]: the most input tokens that a request can be billed, by what is known of the host ([`metering`])
 //! * [`picture`] and [`sound`]: how large and how long media are, from their first bytes
-//! * [`openai`]: chat completions: request scan and rewrite, answer, stream, faults
+//! * [`openai`]: chat completions: request scan and rewrite, answer, stream, faults, and to and from the hub form
+//! * [`anthropic`] and [`google`]: from and to the hub form, and their faults
 
+pub mod anthropic;
 pub mod bound;
+pub mod chat;
 pub mod dialect;
+pub mod embeddings;
+pub mod exchange;
 pub mod fault;
+pub mod google;
+pub mod headroom;
 mod json;
 pub mod metering;
 pub mod openai;
@@ -25,3 +35,5 @@ pub mod redact;
 pub mod sound;
 pub mod sse;
 mod tally;
+pub mod translate;
+mod translated;

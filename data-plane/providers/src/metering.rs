@@ -3,6 +3,8 @@
 //! A table by provider and by the provider's name of the model. Each figure says where it was read; what is in no row gets
 //! the generous figures of an unknown host. Nothing is guessed from a name that only resembles one in the table.
 
+use crate::anthropic;
+use crate::google;
 use crate::openai::content::Picture;
 use crate::openai::rewrite::MaxTokensField;
 
@@ -23,6 +25,11 @@ pub struct Metering {
     pub reports_input_early: bool,
     /// The output limit that the host is known to obey.
     pub limit_field: MaxTokensField,
+    /// Whether a stream may be asked for its usage by `stream_options.include_usage`. A host that refuses the option is known to count
+    /// in every stream.
+    pub usage_option: bool,
+    /// Whether the host's tokenizers may change a text before they cut it, so that a character can become several.
+    pub normalises: bool,
 }
 
 /// Tokens that a host's template adds to what the request says.
@@ -76,6 +83,22 @@ pub enum ImageFormula {
         /// Thousandths of a token.
         milli: u64,
     },
+    /// A token for each patch of 28 x 28 pixels, after a picture that is larger than the model sees has been made smaller.
+    Grid {
+        /// Most patches.
+        most: u64,
+    },
+    /// Google's up to its generation 2.5: as much for each crop of 256 to 768 pixels, two thirds of the shorter side, and once more for
+    /// the whole; once alone if neither side is longer than 384.
+    Crops {
+        /// Tokens of a crop.
+        crop: u64,
+    },
+    /// The same for every picture at most.
+    Each {
+        /// Tokens.
+        most: u64,
+    },
 }
 
 /// What a picture costs at most by any formula published for any model: gpt-4o-mini's, in tokens.
@@ -104,13 +127,32 @@ impl ImageFormula {
                 let patches = picture.size.map_or(MOST_PATCHES, |size| patches(size.width, size.height));
                 Some(patches.saturating_mul(milli).div_ceil(1000))
             }
+            // There is no most of crops that is known.
+            Self::Crops { crop } => picture.size.map(|size| crop.saturating_mul(crops(size.width, size.height))),
+            Self::Each { most } => Some(most),
+            // Patches of the whole picture: making it smaller takes some away.
+            Self::Grid { most } => Some(picture.size.map_or(most, |size| cells(size.width, size.height).min(most))),
         }
     }
+}
+
+fn cells(width: u32, height: u32) -> u64 {
+    u64::from(width.div_ceil(28)).saturating_mul(u64::from(height.div_ceil(28)))
 }
 
 fn patches(width: u32, height: u32) -> u64 {
     let across = |pixels: u32| u64::from(pixels.div_ceil(32));
     across(width).saturating_mul(across(height)).min(MOST_PATCHES)
+}
+
+/// The crops of a picture, the whole counted as one.
+fn crops(width: u32, height: u32) -> u64 {
+    if width.max(height) <= 384 {
+        return 1;
+    }
+    let side = (u64::from(width.min(height)) * 2 / 3).clamp(256, 768);
+    let across = |pixels: u32| u64::from(pixels).div_ceil(side);
+    across(width).saturating_mul(across(height)).saturating_add(1)
 }
 
 /// The picture is made to fit into 2,048 x 2,048, then its shorter side to 768; neither makes it larger.
@@ -132,18 +174,22 @@ pub enum SoundFormula {
     Unpublished,
     /// A token for each begun tenth of a second.
     TenPerSecond,
+    /// 32 tokens for each second.
+    ThirtyTwoPerSecond,
 }
 
 impl SoundFormula {
     /// The most tokens of `recordings` recordings that last at most `millis` milliseconds together; `None` without a formula.
     ///
     /// Source: OpenAI, "Managing costs" of the realtime guide (2025-12): one token for 100 ms of a user's sound. Two recordings
-    /// of chat completions agree: 0.2 s had 2 tokens, 4.5 s had 44.
+    /// of chat completions agree: 0.2 s had 2 tokens, 4.5 s had 44. Google, "Understand and count tokens" (2026-10): 32 tokens for a
+    /// second; the sound of a recorded minute had 1,917.
     #[must_use]
     pub const fn tokens(self, millis: u64, recordings: u64) -> Option<u64> {
         match self {
             Self::Unpublished => None,
             Self::TenPerSecond => Some(millis.div_ceil(100).saturating_add(recordings)),
+            Self::ThirtyTwoPerSecond => Some(millis.saturating_mul(32).div_ceil(1000).saturating_add(recordings)),
         }
     }
 }
@@ -170,6 +216,12 @@ const IMAGES: [(&str, ImageFormula); 16] = [
     ("o3", ImageFormula::Tiles { base: 75, tile: 150 }),
     ("o4-mini", ImageFormula::Patches { milli: 1720 }),
 ];
+
+/// Anthropic's pictures. Its documents ("Vision", 2026) give width x height / 750 and at most some 1,600 tokens, or 4,784 at the high
+/// resolution of models from 4.7 on, with longer edges of 1,568 and 2,576 pixels at most; its bills count patches of 28 x 28 pixels. Patches
+/// at the edges that are not whole add at most as many as the two edges together have, so these are more than any bill.
+const STANDARD_GRID: ImageFormula = ImageFormula::Grid { most: 1_640 };
+const FINE_GRID: ImageFormula = ImageFormula::Grid { most: 4_930 };
 
 /// How the names of OpenAI's own models begin. Another host may be called by OpenAI's name because it speaks the same dialect; it
 /// serves other models, among them OpenAI's open ones (`gpt-oss-…`), which OpenAI itself does not serve.
@@ -199,18 +251,34 @@ pub fn of(provider: &str, upstream_name: &str) -> Metering {
         _ => (UNKNOWN, MaxTokensField::Legacy),
     };
     let published = IMAGES.iter().find(|(family, _)| is_openai && is_version(upstream_name, family));
-    let otherwise = if is_openai { ImageFormula::Dearest } else { ImageFormula::Unpublished };
+    let gemini = google::pictures(upstream_name).filter(|_| provider == "google");
+    let otherwise = match provider {
+        "openai" if is_openai => ImageFormula::Dearest,
+        "anthropic" if anthropic::sees_finely(upstream_name) => FINE_GRID,
+        "anthropic" => STANDARD_GRID,
+        _ => gemini.unwrap_or(ImageFormula::Unpublished),
+    };
     let images = published.map_or(otherwise, |(_, formula)| *formula);
     let listens = is_openai && LISTENERS.iter().any(|family| is_version(upstream_name, family));
+    let sound = match (listens, gemini) {
+        (true, _) => SoundFormula::TenPerSecond,
+        (false, Some(_)) => SoundFormula::ThirtyTwoPerSecond,
+        (false, None) => SoundFormula::Unpublished,
+    };
     Metering {
         framing,
         images,
-        sound: if listens { SoundFormula::TenPerSecond } else { SoundFormula::Unpublished },
+        sound,
         per_window_token: per_window_token(images),
         searches: searches(provider, upstream_name),
-        // In its recorded streams every chunk has the same count. Gemini's first counts are lower than its last.
-        reports_input_early: provider == "deepseek",
+        // In their recorded streams every count is the same; Anthropic's, unless it runs a tool of its own, which it is never asked to.
+        // Gemini's first counts are lower than its last.
+        reports_input_early: matches!(provider, "anthropic" | "deepseek"),
         limit_field,
+        // It answers 422, "extra inputs are not permitted" (2025); all its recorded streams end with usage.
+        usage_option: provider != "mistral",
+        // The others' tokens are made of the text's own bytes.
+        normalises: !matches!(provider, "openai" | "azure" | "mistral" | "google"),
     }
 }
 
@@ -223,7 +291,10 @@ const fn per_window_token(images: ImageFormula) -> u64 {
         }
         // The largest published factor is 2.46.
         ImageFormula::Patches { .. } => 3,
-        ImageFormula::Tiles { .. } => 1,
+        ImageFormula::Tiles { .. }
+        | ImageFormula::Grid { .. }
+        | ImageFormula::Crops { .. }
+        | ImageFormula::Each { .. } => 1,
     }
 }
 
@@ -298,10 +369,30 @@ mod tests {
     }
 
     #[test]
+    fn anthropics_pictures_cost_what_it_bills_at_most() {
+        let tokens = |model, width, height| of("anthropic", model).images.tokens(picture(width, height));
+        // Recorded: the input of a request less its text.
+        for (model, width, height, billed) in [
+            ("claude-3-opus-20240229", 405, 405, 225),
+            ("claude-3-opus-20240229", 1001, 1001, 1296),
+            ("claude-sonnet-5", 300, 346, 143),
+            ("claude-sonnet-4-5", 166, 282, 66),
+        ] {
+            assert_eq!(tokens(model, width, height), Some(billed), "{model} {width}x{height}");
+        }
+        assert_eq!(tokens("claude-haiku-4-5", 8000, 8000), Some(1640));
+        assert_eq!(tokens("claude-opus-4-8", 8000, 8000), Some(4930));
+        let unknown = Picture { size: None, is_low_detail: true, value_bytes: 9 };
+        assert_eq!(of("anthropic", "claude-opus-4-8").images.tokens(unknown), Some(4930));
+        assert_eq!(of("anthropic", "claude-opus-4-8").per_window_token, 1);
+    }
+
+    #[test]
     fn sound_costs_what_was_recorded() {
         let tokens = |millis| of("openai", "gpt-4o-audio-preview").sound.tokens(millis, 1);
         assert_eq!((tokens(200), tokens(4488), tokens(0)), (Some(3), Some(46), Some(1)));
         assert_eq!(of("openai", "gpt-4o").sound.tokens(200, 1), None);
+        assert_eq!(of("google", "gemini-2.5-flash").sound.tokens(60_000, 1), Some(1921));
     }
 
     #[test]

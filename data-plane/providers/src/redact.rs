@@ -51,8 +51,15 @@ fn is_secret(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     let masked = word.contains("**") || word.contains('•');
     masked
+        || is_uuid(word)
         || PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
         || word.split(|c: char| !c.is_alphanumeric()).any(is_token)
+}
+
+/// Organisations of some hosts are named so: five groups of hexadecimal digits.
+fn is_uuid(word: &str) -> bool {
+    let groups = word.split('-').map(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(group.len()));
+    groups.eq([8, 4, 4, 4, 12].map(Some))
 }
 
 fn is_token(run: &str) -> bool {
@@ -76,6 +83,7 @@ mod tests {
             ("?key=AIzaSyD-1234&x", "?key=[redacted]&x"),
             ("Bearer eyJhbGciOi.J9.x", "Bearer [redacted]"),
             ("id 0123456789abcdef0123", "id [redacted]"),
+            ("(org: 0f3a9c52-77b1-4e0d-9a6f-1c2d3e4f5a6b, model", "(org: [redacted], model"),
             ("a\nb\tc\u{0}", "a b c "),
         ] {
             assert_eq!(message(text), expected);

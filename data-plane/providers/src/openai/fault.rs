@@ -85,17 +85,25 @@ impl Said {
         if body.len() > MAX_BODY_BYTES {
             return Self::default();
         }
-        let Ok(Value::Object(outer)) = serde_json::from_slice(body) else { return Self::default() };
+        let outer = match serde_json::from_slice(body) {
+            Ok(Value::Object(outer)) => outer,
+            // Google's host of this API puts the object into a list.
+            Ok(Value::Array(list)) => match list.into_iter().next() {
+                Some(Value::Object(outer)) => outer,
+                _ => return Self::default(),
+            },
+            _ => return Self::default(),
+        };
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
         let inner = match outer.get("error") {
             Some(Value::Object(inner)) => inner,
             _ => &outer,
         };
-        let message =
-            text(inner.get("message")).or_else(|| text(outer.get("error"))).or_else(|| text(outer.get("detail")));
+        let message = [inner.get("message"), outer.get("error"), outer.get("detail"), inner.get("details")];
+        let message = message.into_iter().flatten().find_map(said);
         let status = [inner.get("status_code"), inner.get("code")].into_iter().flatten().find_map(Value::as_u64);
         Self {
-            message: message.filter(|message| !message.trim().is_empty()),
+            message,
             code: label(inner.get("code")).or_else(|| label(outer.get("code"))),
             error_type: label(inner.get("type")),
             param: text(inner.get("param"))
@@ -118,6 +126,31 @@ impl Said {
     fn is_too_large(&self) -> bool {
         self.message.as_deref().is_some_and(|message| message.starts_with("Request too large"))
     }
+}
+
+/// The words of a message: a text; the first of a list; or what a validator found, with the field that it stumbled over.
+fn said(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        // One level of each is all that has been seen.
+        Value::Array(list) => list.first().and_then(found),
+        Value::Object(object) => match object.get("detail") {
+            Some(Value::Array(list)) => list.first().and_then(found),
+            Some(Value::String(text)) if !text.trim().is_empty() => Some(text.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn found(value: &Value) -> Option<String> {
+    if let Value::String(text) = value {
+        return Some(text.clone()).filter(|text| !text.trim().is_empty());
+    }
+    let words = [value.get("msg"), value.get("message")].into_iter().flatten().find_map(Value::as_str)?;
+    let path = value.get("loc").and_then(Value::as_array).into_iter().flatten();
+    let path: Vec<_> = path.map(|step| step.as_str().map_or_else(|| step.to_string(), str::to_owned)).collect();
+    Some(if path.is_empty() { words.to_owned() } else { format!("{}: {words}", path.join(".")) })
 }
 
 /// A code or type: a short string of letters that are harmless anywhere, or an integer.

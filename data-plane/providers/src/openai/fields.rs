@@ -2,7 +2,7 @@
 
 /// Fields that must be given at most once and under exactly these names. Those after `modalities`: see
 /// [`super::request::ChatRequest::billed_extras`].
-pub(super) const FIELDS: [&str; 28] = [
+pub(super) const FIELDS: [&str; 55] = [
     "model",
     "messages",
     "stream",
@@ -34,6 +34,38 @@ pub(super) const FIELDS: [&str; 28] = [
     "enable_search",
     "search_settings",
     "search_options",
+    // What brings in stored text or conversations: fields of OpenAI's other APIs that hosts pass on or take over, Mistral's agents,
+    // Alibaba's and others' uploads and knowledge bases.
+    "prompt",
+    "previous_response_id",
+    "conversation",
+    "assistant_id",
+    "thread_id",
+    "agent_id",
+    "file_ids",
+    "knowledge_base_ids",
+    "vector_store_ids",
+    "memory",
+    // What lets the host work on by itself, or later than the answer.
+    "background",
+    "deferred",
+    "container",
+    "max_tool_calls",
+    "server_tools",
+    "enable_code_interpreter",
+    "enable_web_search",
+    "use_web_search",
+    "web_search_mode",
+    // OpenRouter: who serves the model, at whose price, and settings stored under a name.
+    "provider",
+    "route",
+    "preset",
+    // More answers than `n` says. 1 is as good as nothing.
+    "best_of",
+    "num_return_sequences",
+    "num_generations",
+    "candidate_count",
+    "num_beams",
 ];
 /// Fields that no template shows: those of the protocol, and how to sample. What is not listed counts with its bytes.
 pub(super) const UNSHOWN: [&str; 30] = [

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::content::ContentSummary;
-use super::scanner::Scanner;
+use super::scanner::{Scanner, echo};
 use crate::json::line_and_column;
 
 /// What a chat completions body asks for. Spans are byte ranges of the body.
@@ -36,8 +36,8 @@ pub struct ChatRequest {
     /// What the messages hold.
     pub content: ContentSummary,
     /// Names of fields in use whose price no count of tokens bounds: searches and plugins are charged per use and feed the model
-    /// text that the body does not hold; `models` lets the host answer with another model; `modalities` other than text and
-    /// sound have other prices; `tools` stands for tools that the host runs itself.
+    /// text that the body does not hold, as do stored prompts and conversations; `models` and routes let the host answer with another
+    /// model or at another price; `best_of` and its like multiply the output; `modalities` other than text and sound have other prices; `tools` stands for tools that the host runs itself.
     pub billed_extras: Vec<&'static str>,
     /// The field, `audio` or `modalities`, that asks for a spoken answer, which has a price of its own.
     pub spoken: Option<&'static str>,
@@ -107,6 +107,19 @@ pub enum RequestedTier {
     Priority,
     /// Another name, at most 40 characters of it.
     Other(String),
+}
+
+impl RequestedTier {
+    /// The class of this name.
+    pub(super) fn named(name: &str) -> Self {
+        match name {
+            "auto" => Self::Auto,
+            "default" => Self::Default,
+            "flex" => Self::Flex,
+            "priority" => Self::Priority,
+            other => Self::Other(echo(other)),
+        }
+    }
 }
 
 /// Why a body cannot be served. The message is meant for the client.

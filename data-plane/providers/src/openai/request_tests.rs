@@ -281,3 +281,29 @@ fn tiers_are_told_apart() {
         assert_eq!(found(&format!("\"service_tier\":\"{written}\"")).service_tier, Some(tier));
     }
 }
+
+#[test]
+fn i_3_fields_that_multiply_store_or_route_are_named() {
+    let extras = |fields: &str| {
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}],{fields}}}"#);
+        scan(body.as_bytes()).unwrap().billed_extras
+    };
+    for (field, value) in [
+        ("prompt", r#"{"id":"pmpt_1"}"#),
+        ("previous_response_id", r#""resp_1""#),
+        ("conversation", r#""conv_1""#),
+        ("best_of", "2"),
+        ("best_of", "1.5"),
+        ("num_return_sequences", "3"),
+        ("background", "true"),
+        ("web_search", "{}"),
+        ("provider", r#"{"sort":"throughput"}"#),
+    ] {
+        assert_eq!(extras(&format!(r#""{field}":{value}"#)), [field], "{value}");
+    }
+    for harmless in
+        [r#""best_of":1"#, r#""best_of":null"#, r#""background":false"#, r#""prompt":null"#, r#""candidate_count": 1"#]
+    {
+        assert!(extras(harmless).is_empty(), "{harmless}");
+    }
+}

@@ -30,6 +30,9 @@ pub enum NotAnAnswer {
     /// An object without a list of choices.
     #[error("the provider's answer holds no choices")]
     NoChoices,
+    /// An object without a vector for each thing that was to be embedded.
+    #[error("the provider's answer does not hold the embeddings that were asked for")]
+    NoEmbeddings,
     /// An error under a status of success.
     #[error("{}", .0.message)]
     Refused(Box<Fault>),
@@ -44,13 +47,14 @@ pub fn read(body: &[u8]) -> Result<Answer, NotAnAnswer> {
     let mut cursor = Cursor::new(text);
     let walked = walk(&mut cursor).map_err(|_| NotAnAnswer::Malformed)?.ok_or(NotAnAnswer::Malformed)?;
     match walked.choices {
-        Some(Choices { finished, produced }) => {
+        // An error beside an empty list is no answer.
+        Some(Choices { finished, produced, count }) if count > 0 || !walked.error => {
             let Reading { usage, model, tier } = walked.reading;
             let usage = usage.filter(|usage| usage.output_total() > 0 || !produced.any);
             Ok(Answer { usage, model, tier, finished })
         }
-        None if walked.error => Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text)))),
-        None => Err(NotAnAnswer::NoChoices),
+        _ if walked.error => Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text)))),
+        _ => Err(NotAnAnswer::NoChoices),
     }
 }
 
@@ -67,6 +71,7 @@ struct Choices {
     /// Whether any has a finish reason.
     finished: bool,
     produced: Produced,
+    count: usize,
 }
 
 /// `None`: not an object.
@@ -100,6 +105,7 @@ fn choices(cursor: &mut Cursor<'_>) -> Result<Choices, JsonError> {
     let mut choices = Choices::default();
     let mut elements = cursor.enter();
     while cursor.element(&mut elements)? {
+        choices.count += 1;
         if cursor.peek()? != Kind::Object {
             cursor.skip()?;
             continue;
@@ -172,7 +178,10 @@ mod tests {
         }
         assert_eq!(read(b"{}"), Err(NotAnAnswer::NoChoices));
         assert_eq!(read(br#"{"choices":null}"#), Err(NotAnAnswer::NoChoices));
-        let Err(NotAnAnswer::Refused(fault)) = read(br#"{"error":{"message":"busy","code":429}}"#) else { panic!() };
-        assert_eq!((fault.kind, fault.status), (FaultKind::Throttled, Some(429)));
+        for beside in ["", r#","choices":null"#, r#","choices":[]"#] {
+            let body = format!(r#"{{"error":{{"message":"busy","code":429}}{beside}}}"#);
+            let Err(NotAnAnswer::Refused(fault)) = read(body.as_bytes()) else { panic!("{beside}") };
+            assert_eq!((fault.kind, fault.status), (FaultKind::Throttled, Some(429)));
+        }
     }
 }

@@ -46,7 +46,7 @@ fn reset(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// "12ms", "1.5s", "2m30s", "1h", or a bare number of seconds.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     if let Ok(count) = text.parse::<f64>() {
         return seconds(count);
     }

@@ -33,10 +33,12 @@ pub struct Rewrite<'a> {
     pub max_output_tokens: Option<u64>,
     /// The field that the host obeys.
     pub max_tokens_field: MaxTokensField,
+    /// Whether the host takes `stream_options.include_usage`; one that refuses it counts without being asked.
+    pub usage_option: bool,
 }
 
-/// Rewrites the body that `request` was scanned from. A streaming request always asks for usage upstream; what the client
-/// did not ask for is removed again by the stream's meter.
+/// Rewrites the body that `request` was scanned from. A streaming request asks for usage upstream wherever that is possible; what the
+/// client did not ask for is removed again by the stream's meter.
 #[must_use]
 pub fn rewrite(request: &ChatRequest, body: Bytes, rewrite: Rewrite<'_>) -> Pieces {
     let mut patch = Patch::new();
@@ -47,8 +49,10 @@ pub fn rewrite(request: &ChatRequest, body: Bytes, rewrite: Rewrite<'_>) -> Piec
     if let Some(limit) = rewrite.max_output_tokens {
         limit_output(&mut patch, request, limit, rewrite.max_tokens_field);
     }
-    if request.stream {
-        include_usage(&mut patch, request);
+    match (request.stream, rewrite.usage_option) {
+        (true, true) => include_usage(&mut patch, request),
+        (_, false) => leave_out_options(&mut patch, request),
+        (false, true) => {}
     }
     patch.apply(body)
 }
@@ -68,6 +72,13 @@ fn limit_output(patch: &mut Patch, request: &ChatRequest, limit: u64, field: Max
         _ if is_obeyed => {}
         Some(span) => patch.replace(span.clone(), limit.to_string()),
         None => patch.insert(request.insert_at, format!("\"{}\":{limit},", field.name())),
+    }
+}
+
+/// The host refuses what the options may hold, but not that they are there.
+fn leave_out_options(patch: &mut Patch, request: &ChatRequest) {
+    if let Some(options) = request.stream_options.as_ref().filter(|options| options.has_members) {
+        patch.replace(options.span.clone(), &b"{}"[..]);
     }
 }
 

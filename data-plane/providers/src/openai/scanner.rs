@@ -11,7 +11,7 @@ use crate::json::{Cursor, JsonError, Kind, Text};
 use crate::tally;
 
 /// Longest model name accepted, in bytes.
-const MAX_MODEL_BYTES: usize = 256;
+pub(super) const MAX_MODEL_BYTES: usize = 256;
 /// Most choices that one request may ask for, as at the provider.
 const MAX_CHOICES: u64 = 128;
 /// Most characters of the body that an error repeats.
@@ -21,7 +21,7 @@ pub(super) struct Scanner<'a> {
     cursor: Cursor<'a>,
     found: ChatRequest,
     /// Bit `i`: `FIELDS[i]` has been seen.
-    seen: u32,
+    seen: u64,
     /// The first thing wrong with the request; a syntax error further on outranks it.
     problem: Option<RequestError>,
 }
@@ -139,6 +139,9 @@ impl<'a> Scanner<'a> {
             }
             "google" | "extra_body" => self.extension(name),
             "modalities" => self.modalities(),
+            "best_of" | "num_return_sequences" | "num_generations" | "candidate_count" | "num_beams" => {
+                self.multiplier(name)
+            }
             billed => self.billed(billed),
         }
     }
@@ -216,13 +219,7 @@ impl<'a> Scanner<'a> {
                 self.refuse_value("service_tier", "must be a string")
             };
         }
-        self.found.service_tier = self.cursor.string()?.decode().map(|tier| match &*tier {
-            "auto" => RequestedTier::Auto,
-            "default" => RequestedTier::Default,
-            "flex" => RequestedTier::Flex,
-            "priority" => RequestedTier::Priority,
-            other => RequestedTier::Other(echo(other)),
-        });
+        self.found.service_tier = self.cursor.string()?.decode().map(|tier| RequestedTier::named(&tier));
         Ok(())
     }
 
@@ -301,6 +298,12 @@ impl<'a> Scanner<'a> {
         self.cursor.skip()
     }
 
+    /// A number of answers, of which one is wanted in any case.
+    fn multiplier(&mut self, name: &'static str) -> Result<(), JsonError> {
+        let span = self.cursor.clone().value()?;
+        if self.cursor.slice(span) == "1" { self.cursor.skip() } else { self.billed(name) }
+    }
+
     fn extra(&mut self, name: &'static str) {
         if !self.found.billed_extras.contains(&name) {
             self.found.billed_extras.push(name);
@@ -373,7 +376,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// Whether a parser that ignores case takes `key` for `name`. Two letters outside ASCII fold into it.
-fn resembles(key: &str, name: &str) -> bool {
+pub(super) fn resembles(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|letter| match letter {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',

@@ -24,10 +24,14 @@ pub enum Verdict {
     Forward,
     /// Give these bytes to the client instead.
     ForwardTrimmed(Pieces),
+    /// Give these bytes to the client instead: none of the event's own is left.
+    Replace(bytes::Bytes),
     /// Give the client nothing.
     Drop,
     /// The end of the stream, `[DONE]`: give it to the client as it came.
     Done,
+    /// The end of the stream: give these bytes to the client instead.
+    DoneWith(bytes::Bytes),
     /// The provider reports an error; the stream will not go on.
     UpstreamError(Fault),
 }
@@ -40,6 +44,7 @@ pub struct StreamMeter {
     produced: Produced,
     input: InputSeen,
     finished: bool,
+    failed: bool,
     done: bool,
 }
 
@@ -62,6 +67,7 @@ impl StreamMeter {
             produced: Produced::default(),
             input: InputSeen::Nothing,
             finished: false,
+            failed: false,
             done: false,
         }
     }
@@ -80,12 +86,14 @@ impl StreamMeter {
         let Ok(text) = std::str::from_utf8(&data) else { return Verdict::Drop };
         let is_named_error = || event.name() == Some("error");
         let Ok(Some(chunk)) = self.chunk(text) else {
+            self.failed |= is_named_error();
             return match is_named_error() {
                 true => Verdict::UpstreamError(fault::in_stream(text)),
                 false => harmless(event),
             };
         };
         if chunk.error || (chunk.choices.is_none() && is_named_error()) {
+            self.failed = true;
             return Verdict::UpstreamError(fault::in_stream(text));
         }
         if self.client_asked_for_usage || chunk.cuts.is_empty() {
@@ -95,6 +103,14 @@ impl StreamMeter {
             return Verdict::Drop;
         }
         Verdict::ForwardTrimmed(trim(event, span, text, &chunk.cuts))
+    }
+
+    /// The provider closed the stream without `[DONE]`. If a choice has said why it ended, that was the end, and the client gets the
+    /// `[DONE]` that it waits for.
+    #[must_use]
+    pub fn on_end(&mut self) -> Option<bytes::Bytes> {
+        let is_missing = self.finished && !self.failed && !self.done;
+        is_missing.then(|| bytes::Bytes::from_static(b"data: [DONE]\n\n"))
     }
 
     /// The last usage that the stream gave, if it can be trusted.
@@ -162,7 +178,7 @@ impl StreamMeter {
             let kind = cursor.peek()?;
             let is_usage = key.is("usage");
             chunk.usage |= is_usage && kind != Kind::Null;
-            chunk.error |= key.is("error") && kind != Kind::Null;
+            chunk.error |= key.is("error") && is_something(kind, &cursor);
             if !self.reading.member(key, &mut cursor)? {
                 self.member(key, kind, &mut cursor, &mut chunk)?;
             }
@@ -279,7 +295,15 @@ impl Cutter {
     }
 }
 
-/// The event without the spans `cuts` of its data `text`, which lies at `span` if it is one line.
+/// Whether the value that the cursor stands before says anything: null, false and an empty text do not.
+fn is_something(kind: Kind, cursor: &Cursor<'_>) -> bool {
+    match kind {
+        Kind::Null | Kind::Bool(false) => false,
+        Kind::String => cursor.clone().string().is_ok_and(|text| !text.raw().is_empty()),
+        Kind::Bool(true) | Kind::Number | Kind::Array | Kind::Object => true,
+    }
+}
+
 /// What holds no chunk, such as a comment, is free text of the host's: the client gets it unless it names the account.
 fn harmless(event: &Event) -> Verdict {
     match std::str::from_utf8(&event.raw) {
@@ -288,6 +312,7 @@ fn harmless(event: &Event) -> Verdict {
     }
 }
 
+/// The event without the spans `cuts` of its data `text`, which lies at `span` if it is one line.
 fn trim(event: &Event, span: Option<Range<usize>>, text: &str, cuts: &[Range<usize>]) -> Pieces {
     let offset = span.as_ref().map_or(0, |span| span.start);
     let mut patch = Patch::new();

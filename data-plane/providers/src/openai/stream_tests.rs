@@ -16,7 +16,7 @@ fn passed(meter: &mut StreamMeter, data: &str) -> Option<String> {
         Verdict::Forward | Verdict::Done => event.raw,
         Verdict::ForwardTrimmed(pieces) => pieces.to_bytes(),
         Verdict::Drop => return None,
-        Verdict::UpstreamError(fault) => panic!("{fault:?}"),
+        other => panic!("{other:?}"),
     };
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     Some(text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap().to_owned())
@@ -167,7 +167,40 @@ fn errors_in_every_form_end_the_stream() {
         assert_eq!((fault.kind, fault.status, fault.in_answer), (kind, status, true), "{raw}");
         assert_eq!(fault.billed(), crate::fault::Billed::Unknown);
     }
-    assert!(matches!(StreamMeter::new(false).on_event(&event("data: {\"error\":null}\n\n")), Verdict::Forward));
+    for nothing in ["null", "false", "\"\""] {
+        let raw = format!("data: {{\"error\":{nothing}}}\n\n");
+        assert!(matches!(StreamMeter::new(false).on_event(&event(&raw)), Verdict::Forward), "{nothing}");
+    }
+}
+
+#[test]
+fn a_stream_that_is_complete_gets_the_end_that_its_host_leaves_out() {
+    let mut meter = StreamMeter::new(true);
+    passed(&mut meter, r#"{"choices":[{"delta":{"content":"x"},"finish_reason":null}]}"#);
+    assert_eq!(meter.on_end(), None, "cut off");
+    passed(&mut meter, r#"{"choices":[{"delta":{},"finish_reason":"eos"}]}"#);
+    assert_eq!(meter.on_end().unwrap(), "data: [DONE]\n\n");
+    passed(&mut meter, "[DONE]");
+    assert_eq!(meter.on_end(), None, "the end has come");
+}
+
+#[test]
+fn a_message_beside_the_delta_is_not_counted_again() {
+    let mut meter = StreamMeter::new(true);
+    passed(
+        &mut meter,
+        r#"{"choices":[{"delta":{"content":"b"},"message":{"role":"assistant","content":"ab"},"finish_reason":null}],"citations":["x"]}"#,
+    );
+    assert_eq!(meter.output_seen_bytes(), 1);
+}
+
+#[test]
+fn what_comes_on_the_chunk_of_an_error_does_not_make_it_an_answer() {
+    let raw = "data: {\"choices\":[{\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}],\"error\":{\"code\":502,\"message\":\"x\"},\"usage\":null}\n\n";
+    let mut meter = StreamMeter::new(false);
+    let Verdict::UpstreamError(fault) = meter.on_event(&event(raw)) else { panic!() };
+    assert_eq!((fault.kind, fault.status, meter.has_content()), (FaultKind::ServerError, Some(502), false));
+    assert_eq!(meter.on_end(), None, "an error is no end");
 }
 
 #[test]

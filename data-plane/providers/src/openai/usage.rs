@@ -4,7 +4,7 @@
 //! unknown, never zero, so that the request stays charged at its bound.
 
 use keyforge_shared::usage::{ServiceTier, Usage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts above this are taken for nonsense: the largest whole number that every JSON parser agrees on, 2^53.
 const MAX_COUNT: u64 = 1 << 53;
@@ -89,11 +89,72 @@ pub fn read(json: &str) -> Option<Usage> {
     })
 }
 
+/// Whether a count of input can be true: no input has no tokens.
+pub(super) const fn plausible(input: u64) -> bool {
+    input > 0 && input <= MAX_COUNT
+}
+
 /// Takes `wanted` out of `rest`, or as much as there is.
 fn part_of(rest: &mut u64, wanted: u64) -> u64 {
     let taken = wanted.min(*rest);
     *rest -= taken;
     taken
+}
+
+/// Counts as OpenAI writes them: totals, and details that are parts of them.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Written {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    prompt_tokens_details: WrittenPrompt,
+    completion_tokens_details: WrittenCompletion,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct WrittenPrompt {
+    cached_tokens: u64,
+    audio_tokens: u64,
+    /// OpenRouter's name; OpenAI does not bill writing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_write_tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct WrittenCompletion {
+    reasoning_tokens: u64,
+    audio_tokens: u64,
+}
+
+impl From<&Usage> for Written {
+    fn from(usage: &Usage) -> Self {
+        let (prompt_tokens, completion_tokens) = (usage.input_total(), usage.output_total());
+        let written = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: WrittenPrompt {
+                cached_tokens: usage.cache_read,
+                audio_tokens: usage.input_audio,
+                cache_write_tokens: (written > 0).then_some(written),
+            },
+            completion_tokens_details: WrittenCompletion {
+                reasoning_tokens: usage.reasoning,
+                audio_tokens: usage.output_audio,
+            },
+        }
+    }
+}
+
+/// What [`tier`] reads; `None` for what OpenAI does not name in answers.
+pub(super) const fn tier_name(tier: ServiceTier) -> Option<&'static str> {
+    match tier {
+        ServiceTier::Standard => Some("default"),
+        ServiceTier::Priority => Some("priority"),
+        ServiceTier::Flex => Some("flex"),
+        ServiceTier::Batch => None,
+    }
 }
 
 /// The class of service that an answer says it was billed at; `None` for names that have no price.
@@ -188,6 +249,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read_as_the_same_counts(counts in any::<[u32; 7]>()) {
+            let [input, input_audio, cache_read, cache_write_5m, output, output_audio, reasoning] = counts.map(u64::from);
+            let usage =
+                Usage { input: input + 1, input_audio, cache_read, cache_write_5m, cache_write_1h: 0, output, output_audio, reasoning };
+            let json = serde_json::to_string(&Written::from(&usage)).unwrap();
+            prop_assert_eq!(read(&json), Some(usage));
+        }
+
         #[test]
         fn totals_are_what_the_provider_says(prompt in 1u64..1000, completion in 0u64..1000, details in any::<[u16; 5]>()) {
             let [cached, audio, written, reasoning, spoken] = details;

@@ -1,19 +1,21 @@
 //! No bytes make any entry point panic, and any body that is accepted is rewritten to exactly what was meant.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::hint::black_box;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use keyforge_providers::bound::input_bound;
-use keyforge_providers::metering;
 use keyforge_providers::openai::request::scan;
 use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
 use keyforge_providers::openai::stream::{StreamMeter, Verdict};
-use keyforge_providers::openai::{fault, response, usage};
-use keyforge_providers::sse::{Event, Splitter};
-use keyforge_shared::clock::Timestamp;
+use keyforge_providers::openai::{conversation, embeddings, usage};
+use keyforge_providers::sse::Event;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+
+use crate::entry_points;
 
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -111,7 +113,11 @@ fn expected(mut body: Value, edit: Rewrite<'_>) -> Value {
             body[name] = limit.into();
         }
     }
-    if body["stream"] == true {
+    if !edit.usage_option {
+        if body["stream_options"].is_object() {
+            body["stream_options"] = json!({});
+        }
+    } else if body["stream"] == true {
         body["stream_options"]["include_usage"] = true.into();
     }
     // Indexing has made nulls of what was absent.
@@ -126,40 +132,80 @@ fn strip_absent(mut body: Value) -> Value {
     body
 }
 
-/// Every entry point that takes bytes.
+/// Every entry point that takes bytes, and what lies behind them.
 fn read_everything(bytes: &[u8]) {
+    entry_points::request(bytes);
+    entry_points::answer(bytes);
+    entry_points::stream(bytes);
+    entry_points::fault(bytes);
     if let Ok(request) = scan(bytes) {
-        for (provider, model) in
-            [("openai", "gpt-4o"), ("openai", "gpt-4o-audio-preview"), ("openai", "gpt-5-mini"), ("x", "y")]
-        {
-            black_box(input_bound(&request, &metering::of(provider, model), Some(1000)));
-            black_box(input_bound(&request, &metering::of(provider, model), None));
-        }
-        let edit =
-            Rewrite { upstream_model: "m", max_output_tokens: Some(1), max_tokens_field: MaxTokensField::Legacy };
+        let edit = Rewrite {
+            upstream_model: "m",
+            max_output_tokens: Some(1),
+            max_tokens_field: MaxTokensField::Legacy,
+            usage_option: true,
+        };
         // Not the body that was scanned: the result is of no use, but comes.
         black_box(rewrite(&request, Bytes::copy_from_slice(&bytes[..bytes.len() / 2]), edit));
     }
-    black_box(response::read(bytes).is_ok());
+    black_box(conversation::read(bytes).is_ok());
+    black_box(embeddings::read(bytes).is_ok());
     black_box(usage::read(&String::from_utf8_lossy(bytes)));
-    for status in [200, 400, 401, 403, 429, 500] {
-        black_box(fault::read(status, &HeaderMap::new(), bytes, Timestamp::from_millis(0)));
-    }
-    let mut splitter = Splitter::new(1000);
-    splitter.feed(Bytes::copy_from_slice(bytes));
-    let mut meter = StreamMeter::new(false);
-    while let Some(Ok(event)) = splitter.next_event() {
-        black_box(meter.on_event(&event));
-    }
-    if let Some(event) = splitter.finish() {
-        black_box(meter.on_event(&event));
-    }
+}
+
+/// What somebody wrote, and the entry point that it is for.
+#[derive(Clone, Debug)]
+struct Written {
+    read: fn(&[u8]),
+    bytes: Vec<u8>,
+}
+
+/// What the golden cases and the seeds of the fuzz targets begin with.
+fn written() -> &'static [Written] {
+    static WRITTEN: OnceLock<Vec<Written>> = OnceLock::new();
+    WRITTEN.get_or_init(|| {
+        let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut written = Vec::new();
+        let mut directories = vec![crate_root.join("tests/it/golden"), crate_root.join("fuzz/seeds/fault")];
+        while let Some(directory) = directories.pop() {
+            for path in fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
+                let read: fn(&[u8]) = match path.file_name().and_then(OsStr::to_str) {
+                    _ if path.is_dir() => {
+                        directories.push(path);
+                        continue;
+                    }
+                    Some("client.json") => entry_points::request,
+                    Some("answer.json") => entry_points::answer,
+                    Some("stream.sse") => entry_points::stream,
+                    _ if directory.ends_with("fault") => entry_points::fault,
+                    _ => continue,
+                };
+                written.push(Written { read, bytes: fs::read(path).unwrap() });
+            }
+        }
+        assert!(written.len() > 60);
+        written
+    })
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_survived(bytes: Vec<u8>) {
         read_everything(&bytes);
+    }
+
+    #[test]
+    fn any_damage_to_what_clients_and_providers_write_is_survived(
+        which: prop::sample::Index,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0..4_usize, prop::sample::select(b"\"{}[],:0-\\\n\0\xff".to_vec())), 0..4),
+    ) {
+        let Written { read, mut bytes } = which.get(written()).clone();
+        for (at, removed, byte) in damage {
+            let at = at.index(bytes.len());
+            let end = (at + removed).min(bytes.len());
+            bytes.splice(at..end, [byte]);
+        }
+        read(&bytes);
     }
 
     #[test]
@@ -177,6 +223,7 @@ proptest! {
         pretty: bool,
         limit in prop::option::of(1u64..1000),
         legacy: bool,
+        usage_option: bool,
     ) {
         let text = if pretty { serde_json::to_string_pretty(&body).unwrap() } else { body.to_string() };
         let text = Bytes::from(text);
@@ -184,13 +231,13 @@ proptest! {
         prop_assert_eq!(scanned.is_ok(), body["messages"].is_array(), "{:?}", scanned);
         let Ok(request) = scanned else { return Ok(()) };
         let max_tokens_field = if legacy { MaxTokensField::Legacy } else { MaxTokensField::Current };
-        let edit = Rewrite { upstream_model: "up \"stream\"", max_output_tokens: limit, max_tokens_field };
+        let edit = Rewrite { upstream_model: "up \"stream\"", max_output_tokens: limit, max_tokens_field, usage_option };
         let pieces = rewrite(&request, text, edit);
         let bytes = pieces.to_bytes();
         prop_assert_eq!(pieces.len(), bytes.len());
         // What comes out has no key twice: it is accepted again, and means what was asked for.
         let again = scan(&bytes).unwrap();
-        prop_assert_eq!(again.asks_for_usage() || !again.stream, true);
+        prop_assert_eq!(again.asks_for_usage(), usage_option && (again.stream || request.asks_for_usage()));
         let rewritten = strip_absent(serde_json::from_slice(&bytes).unwrap());
         prop_assert_eq!(rewritten, expected(body, edit));
     }
@@ -210,7 +257,7 @@ proptest! {
                 prop_assert!(choices.is_none_or(Vec::is_empty) && !chunk["usage"].is_null());
                 return Ok(());
             }
-            Verdict::Done | Verdict::UpstreamError(_) => return Err(TestCaseError::fail("neither can be")),
+            Verdict::Done | Verdict::DoneWith(_) | Verdict::Replace(_) | Verdict::UpstreamError(_) => return Err(TestCaseError::fail("none of these can be")),
         };
         let seen: Map<String, Value> = serde_json::from_slice(&Event { raw: out }.data()).unwrap();
         let mut expected = chunk;

@@ -1,7 +1,15 @@
 //! Replays of recorded provider traffic and properties over arbitrary input, through the public interface alone.
 
 #[cfg(test)]
+mod anthropic;
+#[cfg(test)]
 mod arbitrary;
+#[cfg(test)]
+mod entry_points;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod google;
 #[cfg(test)]
 mod recorded;
 #[cfg(test)]

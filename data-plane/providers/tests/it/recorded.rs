@@ -9,6 +9,8 @@ pub struct Exchange {
     pub name: String,
     /// Who was asked.
     pub provider: String,
+    /// The request's path and query.
+    pub path: String,
     /// The request's body, parsed.
     pub request: Value,
     pub status: u16,
@@ -24,6 +26,7 @@ impl Exchange {
         Self {
             name: path.file_stem().unwrap().to_string_lossy().into_owned(),
             provider: recorded["provider"].as_str().unwrap().to_owned(),
+            path: recorded["request"]["path"].as_str().unwrap_or_default().to_owned(),
             request: recorded["request"]["body"].clone(),
             status: response["status"].as_u64().unwrap().try_into().unwrap(),
             headers: headers
@@ -65,4 +68,14 @@ pub fn chat_exchanges(provider: Option<&str>) -> Vec<Exchange> {
     }
     assert!(exchanges.len() > 100, "the recordings are incomplete: {}", exchanges.len());
     exchanges
+}
+
+/// The exchanges with one endpoint of a provider.
+pub fn exchanges(provider: &str, endpoint: &str) -> Vec<Exchange> {
+    let Some(corpus) = corpus() else {
+        println!("skipped: no recordings; set KEYFORGE_CORPUS to their directory");
+        return Vec::new();
+    };
+    let files = std::fs::read_dir(corpus.join(provider).join(endpoint)).into_iter().flatten();
+    files.map(|file| Exchange::read(&file.unwrap().path())).collect()
 }

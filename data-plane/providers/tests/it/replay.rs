@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use keyforge_providers::bound::{InputBound, input_bound};
+use keyforge_providers::bound::{InputBound, embedding_bound, input_bound};
+use keyforge_providers::chat::request::{Content, Role};
 use keyforge_providers::fault::FaultKind;
 use keyforge_providers::metering;
 use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
 use keyforge_providers::openai::stream::{StreamMeter, Verdict};
-use keyforge_providers::openai::{fault, request, response};
+use keyforge_providers::openai::{conversation, embeddings, fault, request, response};
 use keyforge_providers::sse::{Event, Splitter};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::usage::Usage;
 use serde_json::Value;
 
-use crate::recorded::{Exchange, chat_exchanges};
+use crate::recorded::{Exchange, chat_exchanges, exchanges};
 
 fn events(stream: &str, size: usize) -> Vec<Event> {
     let mut splitter = Splitter::new(1 << 20);
@@ -57,6 +58,7 @@ fn through(stream: &str, size: usize, client_asked: bool) -> (Vec<u8>, StreamMet
             Verdict::Forward | Verdict::Done => out.extend_from_slice(&event.raw),
             Verdict::ForwardTrimmed(pieces) => pieces.iter().for_each(|piece| out.extend_from_slice(piece)),
             Verdict::Drop => {}
+            Verdict::Replace(_) | Verdict::DoneWith(_) => panic!("nothing is translated"),
             Verdict::UpstreamError(_) => break,
         }
     }
@@ -171,14 +173,55 @@ fn recorded_requests_are_scanned_and_rewritten() {
         };
         assert_eq!(request.model, exchange.request["model"], "{}", exchange.name);
         assert_eq!(request.stream, exchange.request["stream"] == true, "{}", exchange.name);
-        let edit =
-            Rewrite { upstream_model: "other", max_output_tokens: Some(7), max_tokens_field: MaxTokensField::Current };
+        let edit = Rewrite {
+            upstream_model: "other",
+            max_output_tokens: Some(7),
+            max_tokens_field: MaxTokensField::Current,
+            usage_option: true,
+        };
         let rewritten: Value = serde_json::from_slice(&rewrite(&request, body, edit).to_bytes()).unwrap();
         assert_eq!(rewritten["model"], "other", "{}", exchange.name);
         assert_eq!(rewritten["messages"], exchange.request["messages"], "{}", exchange.name);
         assert!(rewritten["max_tokens"] == 7 || rewritten["max_completion_tokens"] == 7, "{}", exchange.name);
         assert_eq!(rewritten["stream_options"]["include_usage"] == true, request.stream, "{}", exchange.name);
     }
+}
+
+#[test]
+fn recorded_requests_are_read_whole_or_refused_by_what_only_their_host_has() {
+    let mut refused: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut read, mut all) = (0, 0);
+    for exchange in chat_exchanges(None).into_iter().filter(|exchange| exchange.request.is_object()) {
+        all += 1;
+        let body = exchange.request.to_string();
+        match conversation::read(body.as_bytes()) {
+            Ok(hub) => {
+                read += 1;
+                let messages = exchange.request["messages"].as_array().unwrap();
+                let role = |name: &str| messages.iter().filter(|message| message["role"] == name).count();
+                let turns = |role: Role| hub.turns.iter().filter(|turn| turn.role == role).count();
+                assert_eq!(turns(Role::Assistant), role("assistant"), "{}", exchange.name);
+                assert_eq!(turns(Role::System), role("system"), "{}", exchange.name);
+                let called: Vec<_> = messages
+                    .iter()
+                    .flat_map(|message| message["tool_calls"].as_array().into_iter().flatten())
+                    .collect();
+                let parts = || hub.turns.iter().flat_map(|turn| &turn.parts);
+                let calls = parts().filter_map(|part| match &part.content {
+                    Content::ToolCall(call) => Some(&*call.id),
+                    _ => None,
+                });
+                assert!(calls.eq(called.iter().map(|call| call["id"].as_str().unwrap())), "{}", exchange.name);
+                let results = parts().filter(|part| matches!(part.content, Content::ToolResult(_))).count();
+                assert_eq!(results, role("tool"), "{}", exchange.name);
+                let offered = |field: &str| exchange.request[field].as_array().map_or(0, Vec::len);
+                assert_eq!(hub.tools.len(), offered("tools") + offered("functions"), "{}", exchange.name);
+            }
+            Err(error) => *refused.entry(error.field.unwrap_or(error.message)).or_default() += 1,
+        }
+    }
+    println!("{read} of {all} recorded requests are read; refused: {refused:#?}");
+    assert!(read * 10 >= all * 9, "{read} of {all}: {refused:#?}");
 }
 
 /// The context windows of the models in the recordings whose media have no formula.
@@ -251,5 +294,29 @@ fn recorded_failures_are_classified() {
             assert_eq!(fault.kind, FaultKind::ClientError);
             assert_eq!(fault.code.as_deref(), Some("rate_limit_exceeded"));
         }
+    }
+}
+
+#[test]
+fn recorded_embeddings_are_bounded_and_metered() {
+    let all =
+        ["openai", "azure", "mistral", "voyage"].into_iter().flat_map(|provider| exchanges(provider, "embeddings"));
+    for exchange in all.filter(|exchange| exchange.request.is_object()) {
+        let request = match embeddings::scan(exchange.request.to_string().as_bytes()) {
+            Ok(request) => request,
+            Err(error) => panic!("{}: {error}", exchange.name),
+        };
+        if !exchange.is_success() {
+            continue;
+        }
+        let answer = embeddings::read_answer(exchange.response.as_bytes(), request.inputs);
+        let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", exchange.name));
+        let recorded: Value = serde_json::from_str(&exchange.response).unwrap();
+        let input = answer.usage.unwrap().input;
+        assert_eq!(Some(input), recorded["usage"]["total_tokens"].as_u64(), "{}", exchange.name);
+        assert_eq!(answer.model.as_deref(), recorded["model"].as_str(), "{}", exchange.name);
+        let host = metering::of(&exchange.provider, &request.model);
+        let InputBound::Tokens(bound) = embedding_bound(&request, &host, None) else { panic!("{}", exchange.name) };
+        assert!(input <= bound.total(), "{}: {input} > {}", exchange.name, bound.total());
     }
 }

@@ -34,8 +34,12 @@ fn timing_of_bodies() {
         );
         let body = Bytes::from(body);
         let request = scan(&body).unwrap();
-        let edit =
-            Rewrite { upstream_model: "x", max_output_tokens: Some(1), max_tokens_field: MaxTokensField::Current };
+        let edit = Rewrite {
+            upstream_model: "x",
+            max_output_tokens: Some(1),
+            max_tokens_field: MaxTokensField::Current,
+            usage_option: true,
+        };
         println!(
             "{name:8} {:6} bytes: scan {:6.2} µs, rewrite {:5.2} µs, memchr {:5.2} µs, UTF-8 check {:5.2} µs",
             body.len(),

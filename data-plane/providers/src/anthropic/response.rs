@@ -1,0 +1,158 @@
+//! Reads a whole answer into the hub form. Texts stay where they are in the body, unless they need unescaping.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::usage::Counts;
+use super::{fault, finish, signature};
+use crate::chat::request::{Content, Maker, Part, ToolCall};
+use crate::chat::response::{Choice, Response};
+use crate::openai::response::NotAnAnswer;
+use crate::translate::Memo;
+
+/// Longest id and model name that are kept.
+const MAX_NAME_BYTES: usize = 128;
+
+/// Members are looked at one by one: what is not understood of one does not spoil the others.
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stop_reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+/// A block of an answer, as far as it is understood.
+#[derive(Deserialize)]
+pub(super) struct Block<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(super) kind: Text<'a>,
+    #[serde(borrow)]
+    pub(super) text: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) thinking: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) signature: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) data: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) input: Option<&'a RawValue>,
+}
+
+/// Borrows where it can, which an optional `Cow` does not.
+#[derive(Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// The text, if it is there and not empty.
+pub(super) fn filled(text: Option<Text<'_>>) -> Option<Cow<'_, str>> {
+    text.map(|text| text.0).filter(|text| !text.is_empty())
+}
+
+/// Reads the body of a response with a status of success.
+pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotAnAnswer> {
+    let text = std::str::from_utf8(body).map_err(|_| NotAnAnswer::Malformed)?;
+    if !text.trim_start().starts_with('{') {
+        return Err(NotAnAnswer::Malformed);
+    }
+    let wire: Wire<'a> = serde_json::from_str(text).map_err(|_| NotAnAnswer::Malformed)?;
+    let blocks = wire.content.and_then(|content| serde_json::from_str::<Vec<&'a RawValue>>(content.get()).ok());
+    let Some(blocks) = blocks else {
+        let is_error = wire.error.is_some() || string(wire.kind).is_some_and(|kind| kind == "error");
+        return Err(if is_error {
+            NotAnAnswer::Refused(Box::new(fault::in_answer(text)))
+        } else {
+            NotAnAnswer::NoChoices
+        });
+    };
+    let mut reader = Reader { json_tool: memo.json_tool.as_deref(), ..Reader::default() };
+    let parts: Vec<Part<'a>> = blocks.into_iter().filter_map(|block| reader.part(block)).collect();
+    let stop_reason = string(wire.stop_reason).unwrap_or(Cow::Borrowed("end_turn"));
+    let mut counts = Counts::default();
+    if let Some(usage) = wire.usage {
+        counts.read(usage.get());
+    }
+    let usage = counts.usage(!parts.is_empty());
+    let choice = Choice { index: 0, parts, finish: finish(&stop_reason, reader.calls_tools), logprobs: None };
+    Ok(Response { id: name(wire.id), model: name(wire.model), choices: vec![choice], usage, tier: counts.tier })
+}
+
+#[derive(Default)]
+struct Reader<'m> {
+    json_tool: Option<&'m str>,
+    has_json: bool,
+    calls_tools: bool,
+}
+
+impl Reader<'_> {
+    fn part<'a>(&mut self, raw: &'a RawValue) -> Option<Part<'a>> {
+        let native = || Part::new(Content::Native { maker: Maker::Anthropic, block: Cow::Borrowed(raw) });
+        let Ok(block) = serde_json::from_str::<Block<'a>>(raw.get()) else { return Some(native()) };
+        Some(match &*block.kind.0 {
+            "text" => return filled(block.text).map(Part::text),
+            "tool_use" => return self.call(block),
+            "thinking" => {
+                let signed = filled(block.signature).map(signature);
+                let thought = filled(block.thinking).unwrap_or_default();
+                if thought.is_empty() && signed.is_none() {
+                    return None;
+                }
+                Part { signature: signed, ..Part::new(Content::Thinking(thought)) }
+            }
+            "redacted_thinking" => {
+                let data = filled(block.data)?;
+                Part { signature: Some(signature(data.clone())), ..Part::new(Content::RedactedThinking(data)) }
+            }
+            _ => native(),
+        })
+    }
+
+    fn call<'a>(&mut self, block: Block<'a>) -> Option<Part<'a>> {
+        let name = filled(block.name).unwrap_or_default();
+        let arguments = arguments(block.input);
+        if self.json_tool == Some(&*name) {
+            // A second answer would make one text that is no JSON.
+            let is_first = !std::mem::replace(&mut self.has_json, true);
+            return is_first.then(|| Part::text(arguments));
+        }
+        self.calls_tools = true;
+        Some(Part::new(Content::ToolCall(ToolCall {
+            id: filled(block.id).unwrap_or_default(),
+            name,
+            arguments: Cow::Borrowed(arguments),
+        })))
+    }
+}
+
+/// The arguments of a call as JSON text, `{}` for none.
+pub(super) fn arguments(input: Option<&RawValue>) -> &str {
+    input.map(RawValue::get).filter(|input| *input != "null" && !input.is_empty()).unwrap_or("{}")
+}
+
+fn string(value: Option<&RawValue>) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Text<'_>>(value?.get()).ok().map(|text| text.0)
+}
+
+pub(super) fn name(value: Option<&RawValue>) -> String {
+    let name = string(value).unwrap_or_default();
+    name[..name.floor_char_boundary(MAX_NAME_BYTES)].to_owned()
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

@@ -1,0 +1,164 @@
+//! JSON schemas as the API takes them: of arguments, and of what a model is held to exactly.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::openai::request::RequestError;
+
+const EMPTY_SCHEMA: &str = r#"{"type":"object","properties":{}}"#;
+/// Keywords that the API refuses in a schema that a model is held to.
+const REFUSED: [&str; 14] = [
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+    "patternProperties",
+    "if",
+    "not",
+];
+
+/// Longest schema that is looked into, in bytes: read, it takes many times as much memory. A longer one is not held to exactly.
+const MAX_EXACT_BYTES: usize = 1 << 18;
+
+/// How much a request may still hold its model to.
+///
+/// Source: "Structured outputs", limitations (Anthropic, 2026): in all of a request's exact schemas at most 16 members of several types,
+/// at most 20 exact tools, and none of some keywords.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    unions: usize,
+    tools: usize,
+}
+
+impl Room {
+    /// All of it, for models that can be held to a schema.
+    pub(super) const fn of(has_schemas: bool) -> Self {
+        if has_schemas { Self { unions: 16, tools: 20 } } else { Self { unions: 0, tools: 0 } }
+    }
+
+    /// Takes the room for the schema of an answer, if there is enough.
+    pub(super) fn take(&mut self, schema: &RawValue) -> bool {
+        let needed = if self.tools == 0 { None } else { unions(schema) };
+        let left = needed.and_then(|needed| self.unions.checked_sub(needed));
+        self.unions = left.unwrap_or(self.unions);
+        left.is_some()
+    }
+
+    /// Takes the room for a tool, if there is enough.
+    pub(super) fn take_tool(&mut self, schema: &RawValue) -> bool {
+        let is_taken = self.take(schema);
+        self.tools -= usize::from(is_taken);
+        is_taken
+    }
+}
+
+/// How many members have several types; `None` if the schema holds what the API refuses, or too much. A member that is called as a refused keyword is
+/// taken for it.
+fn unions(schema: &RawValue) -> Option<usize> {
+    if schema.get().len() > MAX_EXACT_BYTES {
+        return None;
+    }
+    let schema: Value = serde_json::from_str(schema.get()).ok()?;
+    let (mut open, mut count) = (vec![&schema], 0_usize);
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(members) => {
+                for (name, value) in members {
+                    let is_refused = REFUSED.contains(&name.as_str())
+                        || (name == "$ref" && value == "#")
+                        || (name == "minItems" && value.as_u64().is_none_or(|least| least > 1))
+                        || (name == "additionalProperties" && *value != Value::Bool(false));
+                    if is_refused {
+                        return None;
+                    }
+                    count += usize::from(name == "anyOf" || (name == "type" && value.is_array()));
+                    open.push(value);
+                }
+            }
+            Value::Array(elements) => open.extend(elements),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    Some(count)
+}
+
+/// The schema of a function's arguments with the `type` that the API insists on. The rest stays as the client wrote it.
+pub(super) fn of_arguments(
+    schema: Option<&RawValue>,
+    field: impl Fn() -> String,
+) -> Result<Cow<'_, RawValue>, RequestError> {
+    #[derive(Deserialize)]
+    struct Peek<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Option<&'a RawValue>,
+    }
+    let schema = schema.filter(|schema| schema.get() != "null");
+    let written = schema.map_or(EMPTY_SCHEMA, RawValue::get);
+    let refuse = || {
+        let field = field();
+        RequestError { message: format!("`{field}` must be a JSON schema that is an object"), field: Some(field) }
+    };
+    let members = written.strip_prefix('{').ok_or_else(refuse)?;
+    // A member given twice is for the provider to judge.
+    let has_type = serde_json::from_str::<Peek<'_>>(written).map_or(true, |peek| peek.kind.is_some());
+    match schema {
+        Some(schema) if has_type => Ok(Cow::Borrowed(schema)),
+        _ => {
+            let comma = if members.trim_start().starts_with('}') { "" } else { "," };
+            let made = if has_type { written.to_owned() } else { format!("{{\"type\":\"object\"{comma}{members}") };
+            RawValue::from_string(made).map(Cow::Owned).map_err(|_| refuse())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn what_the_api_refuses_in_exact_schemas_is_known() {
+        for (schema, expected) in [
+            (r#"{"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":false}"#, Some(0)),
+            (
+                r#"{"properties":{"a":{"type":["string","null"]},"b":{"anyOf":[{"type":"string"},{"type":"null"}]}}}"#,
+                Some(2),
+            ),
+            (r#"{"properties":{"a":{"type":"array","minItems":1}}}"#, Some(0)),
+            (r#"{"properties":{"a":{"type":"array","minItems":2}}}"#, None),
+            (r#"{"properties":{"a":{"type":"integer","minimum":0}}}"#, None),
+            (r#"{"additionalProperties":true}"#, None),
+            (r##"{"properties":{"next":{"$ref":"#"}}}"##, None),
+            ("[", None),
+        ] {
+            let counted = RawValue::from_string(schema.to_owned()).ok().and_then(|schema| unions(&schema));
+            assert_eq!(counted, expected, "{schema}");
+        }
+        let long = format!(r#"{{"enum":[{}1]}}"#, "1,".repeat(MAX_EXACT_BYTES / 2));
+        assert_eq!(unions(&raw(&long)), None);
+    }
+
+    #[test]
+    fn there_is_room_for_as_much_as_the_api_takes() {
+        let (plain, union) = (raw("{}"), raw(r#"{"anyOf":[]}"#));
+        let mut room = Room::of(true);
+        assert_eq!((0..30).filter(|_| room.take_tool(&plain)).count(), 20);
+        let mut room = Room::of(true);
+        assert_eq!((0..30).filter(|_| room.take(&union)).count(), 16);
+        assert!(room.take_tool(&plain), "one without unions still fits");
+        assert!(!Room::of(false).take(&plain));
+    }
+}

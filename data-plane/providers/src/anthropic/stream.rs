@@ -1,0 +1,270 @@
+//! Reads a stream of `/messages` into the hub form, event by event.
+//!
+//! Pings, citations and events that are not known mean nothing; the blocks of tools that the provider runs itself are passed over, since
+//! no request of KeyForge's offers one. The end of the answer is told once, at `message_stop`, with the last usage; or when the provider
+//! closes the stream after it has said why the answer ended.
+
+use std::collections::BTreeMap;
+
+use keyforge_shared::usage::Usage;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::response::{Block, Text, arguments, filled, name};
+use super::usage::Counts;
+use super::{fault, finish, signature};
+use crate::chat::event::{Delta, Event};
+use crate::fault::Fault;
+use crate::sse;
+use crate::translate::{Decoder, Memo};
+
+/// Most blocks that are open at a time; more are passed over. The API opens one after the other.
+const MOST_OPEN: usize = 256;
+
+/// Reads one stream.
+#[derive(Debug, Default)]
+pub(super) struct MessageDecoder {
+    json_tool: Option<String>,
+    open: BTreeMap<u64, Open>,
+    counts: Counts,
+    stop_reason: Option<String>,
+    calls: u32,
+    has_json: bool,
+    has_started: bool,
+    has_content: bool,
+    /// Whether the provider has run a tool of its own, which adds to the input.
+    has_native: bool,
+    has_finished: bool,
+    is_done: bool,
+}
+
+/// A block that has begun.
+#[derive(Debug)]
+enum Open {
+    /// Text or thought: each piece says which.
+    Said,
+    /// A call, and what its start said of its arguments for as long as no piece of them has come.
+    Call { index: u32, unsaid: Option<String> },
+    /// The call that stands for the form of the answer, likewise.
+    Json { unsaid: Option<String> },
+    /// Not for the client.
+    Passed,
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    index: Option<u64>,
+    #[serde(borrow)]
+    message: Option<Message<'a>>,
+    #[serde(borrow)]
+    content_block: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delta: Option<Piece<'a>>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+/// A `delta`, of a block or of the message.
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    text: Option<Text<'a>>,
+    #[serde(borrow)]
+    thinking: Option<Text<'a>>,
+    #[serde(borrow)]
+    signature: Option<Text<'a>>,
+    #[serde(borrow)]
+    partial_json: Option<Text<'a>>,
+    #[serde(borrow)]
+    stop_reason: Option<Text<'a>>,
+}
+
+impl MessageDecoder {
+    pub(super) fn new(memo: &Memo) -> Self {
+        Self { json_tool: memo.json_tool.clone(), ..Self::default() }
+    }
+
+    fn start(&mut self, message: &Message<'_>, out: &mut Vec<Event>) {
+        if let Some(usage) = message.usage {
+            self.counts.read(usage.get());
+        }
+        if !std::mem::replace(&mut self.has_started, true) {
+            out.push(Event::Start { id: name(message.id), model: name(message.model) });
+        }
+    }
+
+    fn say(&mut self, delta: Delta, out: &mut Vec<Event>) {
+        self.has_content = true;
+        out.push(Event::Delta { choice: 0, delta });
+    }
+
+    fn open(&mut self, at: u64, block: &RawValue, out: &mut Vec<Event>) {
+        let opened = match serde_json::from_str::<Block<'_>>(block.get()) {
+            Ok(block) => self.opened(block, out),
+            Err(_) => Open::Passed,
+        };
+        if let Some(unclosed) = self.open.remove(&at) {
+            self.close(unclosed, out);
+        }
+        if self.open.len() < MOST_OPEN {
+            self.open.insert(at, opened);
+        }
+    }
+
+    fn opened(&mut self, block: Block<'_>, out: &mut Vec<Event>) -> Open {
+        match &*block.kind.0 {
+            "text" => {
+                filled(block.text).into_iter().for_each(|text| self.say(Delta::Text(text.into_owned()), out));
+                Open::Said
+            }
+            "thinking" => {
+                filled(block.thinking).into_iter().for_each(|text| self.say(Delta::Thinking(text.into_owned()), out));
+                let signed = filled(block.signature).into_iter();
+                signed.for_each(|value| self.say(Delta::Signature(signature(value.into_owned())), out));
+                Open::Said
+            }
+            "redacted_thinking" => {
+                let data = filled(block.data).into_iter();
+                data.for_each(|data| self.say(Delta::RedactedThinking(signature(data.into_owned())), out));
+                Open::Passed
+            }
+            "tool_use" => self.called(block, out),
+            _ => {
+                self.has_native = true;
+                Open::Passed
+            }
+        }
+    }
+
+    fn called(&mut self, block: Block<'_>, out: &mut Vec<Event>) -> Open {
+        let unsaid = Some(arguments(block.input).to_owned());
+        let name = filled(block.name).unwrap_or_default();
+        if self.json_tool.as_deref() == Some(&*name) {
+            // A second answer would make one text that is no JSON.
+            let is_first = !std::mem::replace(&mut self.has_json, true);
+            return if is_first { Open::Json { unsaid } } else { Open::Passed };
+        }
+        let index = self.calls;
+        self.calls = self.calls.saturating_add(1);
+        let id = filled(block.id).unwrap_or_default().into_owned();
+        self.say(Delta::ToolCall { index, id, name: name.into_owned(), signature: None }, out);
+        Open::Call { index, unsaid }
+    }
+
+    fn piece(&mut self, at: u64, piece: Piece<'_>, out: &mut Vec<Event>) {
+        let delta = match (piece.kind.as_ref().map_or("", |kind| &*kind.0), self.open.get_mut(&at)) {
+            (_, Some(Open::Passed)) => None,
+            ("text_delta", _) => filled(piece.text).map(|text| Delta::Text(text.into_owned())),
+            ("thinking_delta", _) => filled(piece.thinking).map(|text| Delta::Thinking(text.into_owned())),
+            ("signature_delta", _) => {
+                filled(piece.signature).map(|value| Delta::Signature(signature(value.into_owned())))
+            }
+            ("input_json_delta", Some(Open::Call { index, unsaid })) => filled(piece.partial_json).map(|json| {
+                *unsaid = None;
+                Delta::Arguments { index: *index, fragment: json.into_owned() }
+            }),
+            ("input_json_delta", Some(Open::Json { unsaid })) => filled(piece.partial_json).map(|json| {
+                *unsaid = None;
+                Delta::Text(json.into_owned())
+            }),
+            _ => None,
+        };
+        if let Some(delta) = delta {
+            self.say(delta, out);
+        }
+    }
+
+    fn close(&mut self, open: Open, out: &mut Vec<Event>) {
+        match open {
+            Open::Call { index, unsaid: Some(fragment) } => self.say(Delta::Arguments { index, fragment }, out),
+            Open::Json { unsaid: Some(json) } => self.say(Delta::Text(json), out),
+            Open::Call { .. } | Open::Json { .. } | Open::Said | Open::Passed => {}
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<Event>) {
+        if std::mem::replace(&mut self.has_finished, true) {
+            return;
+        }
+        for open in std::mem::take(&mut self.open).into_values() {
+            self.close(open, out);
+        }
+        let finish = finish(self.stop_reason.as_deref().unwrap_or("end_turn"), self.calls > 0);
+        out.push(Event::Finish { choice: 0, finish });
+        if let Some(usage) = self.counts.usage(self.has_content) {
+            out.push(Event::Usage { usage, tier: self.counts.tier });
+        }
+    }
+}
+
+impl Decoder for MessageDecoder {
+    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Fault> {
+        let data = event.data();
+        let text = std::str::from_utf8(&data).map_err(|_| fault::unreadable())?;
+        if event.name() == Some("error") {
+            return Err(fault::in_stream(text));
+        }
+        if self.is_done || text.trim().is_empty() {
+            return Ok(());
+        }
+        let wire: Wire<'_> = match serde_json::from_str(text) {
+            Ok(wire) => wire,
+            // JSON of another form than any event that is known.
+            Err(error) if error.is_data() => return Ok(()),
+            Err(_) => return Err(fault::unreadable()),
+        };
+        match (&*wire.kind.0, wire.index.unwrap_or(0)) {
+            ("error", _) => return Err(fault::in_stream(text)),
+            ("message_start", _) => wire.message.iter().for_each(|message| self.start(message, out)),
+            ("content_block_start", at) => wire.content_block.iter().for_each(|block| self.open(at, block, out)),
+            ("content_block_delta", at) => wire.delta.into_iter().for_each(|piece| self.piece(at, piece, out)),
+            ("content_block_stop", at) => {
+                self.open.remove(&at).into_iter().for_each(|open| self.close(open, out));
+            }
+            ("message_delta", _) => {
+                wire.usage.iter().for_each(|usage| self.counts.read(usage.get()));
+                let said = wire.delta.and_then(|delta| filled(delta.stop_reason));
+                self.stop_reason = said.map(std::borrow::Cow::into_owned).or(self.stop_reason.take());
+            }
+            ("message_stop", _) => {
+                self.finish(out);
+                self.is_done = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Vec<Event>) {
+        if self.stop_reason.is_some() {
+            self.finish(out);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// In all recorded streams the first count is the last, except where the provider ran a tool of its own.
+    fn input_seen(&self) -> Option<Usage> {
+        self.counts.input().filter(|_| !self.has_native)
+    }
+}
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -1,0 +1,129 @@
+//! Tools and the form of the answer. Where a form cannot be had natively, a function stands for it that the model must call.
+//!
+//! A strict schema goes into `output_config.format` on models that have it. A schema that is not strict may hold what that refuses, and
+//! a mere JSON object has no schema: for these the arguments of a function are the answer, which the decoder gives back as text. Beside
+//! tools of the client the model must call one or the other; if the client itself forces a call, the answer is a call and has no other form.
+//! A strict tool beyond what the API takes is sent as one that is not: the model is still shown its schema.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+
+use super::model::Model;
+use super::schemas::{self, Room};
+use super::wire;
+use crate::chat::request::{Format, Request, Tool, ToolChoice};
+use crate::openai::request::RequestError;
+
+/// The function that stands for a form. Underscores are added if the client has one of that name.
+const JSON_TOOL: &str = "give_answer";
+/// What it is for, unless the client says so.
+const JSON_TOOL_PURPOSE: &str = "Gives the answer. Its arguments, one JSON object, are the whole answer.";
+
+/// What a request says of tools and form.
+#[derive(Debug)]
+pub(super) struct Plan<'r> {
+    pub(super) tools: Vec<wire::Tool<'r>>,
+    pub(super) choice: Option<wire::Choice<'r>>,
+    /// The schema that the answer is held to natively.
+    pub(super) schema: Option<&'r RawValue>,
+    /// The function whose arguments are the answer.
+    pub(super) json_tool: Option<String>,
+}
+
+impl Plan<'_> {
+    /// Whether a call must come.
+    pub(super) fn is_forced(&self) -> bool {
+        matches!(self.choice, Some(wire::Choice::Any { .. } | wire::Choice::Tool { .. }))
+    }
+}
+
+pub(super) fn plan<'r>(request: &'r Request<'r>, model: &Model) -> Result<Plan<'r>, RequestError> {
+    let mut room = Room::of(model.has_schemas);
+    let schema = match &request.format {
+        Format::JsonSchema { schema: Some(schema), strict: Some(true), .. } => Some(*schema),
+        _ => None,
+    };
+    let schema = schema.filter(|schema| room.take(schema));
+    let allowed: Option<HashSet<&str>> = match &request.tool_choice {
+        Some(ToolChoice::Allowed { names, .. }) => Some(names.iter().map(AsRef::as_ref).collect()),
+        _ => None,
+    };
+    let offered = |tool: &Tool<'_>| allowed.as_ref().is_none_or(|names| names.contains(&*tool.name));
+    let offered = request.tools.iter().enumerate().filter(|(_, tool)| offered(tool));
+    let tools: Result<Vec<_>, _> = offered.map(|(at, tool)| write(at, tool, &mut room)).collect();
+    let mut plan = Plan { tools: tools?, choice: None, schema, json_tool: None };
+    let choice = request.tool_choice.as_ref();
+    let form = match &request.format {
+        Format::Text => None,
+        _ if schema.is_some() => None,
+        Format::JsonObject => Some((None, None)),
+        Format::JsonSchema { schema, description, .. } => Some((*schema, description.as_deref())),
+    };
+    let is_call_anyway = matches!(
+        choice,
+        Some(ToolChoice::Required | ToolChoice::Named(_) | ToolChoice::Allowed { required: true, .. })
+    );
+    match form.filter(|_| !is_call_anyway || plan.tools.is_empty()) {
+        Some((schema, purpose)) => plan.stand_in(request, schema, purpose)?,
+        None if plan.tools.is_empty() => {}
+        None => plan.choice = write_choice(choice, request.parallel_tool_calls == Some(false)),
+    }
+    Ok(plan)
+}
+
+impl<'r> Plan<'r> {
+    /// Adds the function that stands for the form, and forces a call.
+    fn stand_in(
+        &mut self,
+        request: &Request<'_>,
+        schema: Option<&'r RawValue>,
+        purpose: Option<&'r str>,
+    ) -> Result<(), RequestError> {
+        let mut name = JSON_TOOL.to_owned();
+        while request.tools.iter().any(|tool| tool.name == name) {
+            name.push('_');
+        }
+        let is_alone = self.tools.is_empty() || request.tool_choice == Some(ToolChoice::None);
+        self.choice = Some(if is_alone {
+            wire::Choice::Tool { name: Cow::Owned(name.clone()), disable_parallel_tool_use: true }
+        } else {
+            wire::Choice::Any { disable_parallel_tool_use: request.parallel_tool_calls == Some(false) }
+        });
+        self.tools.push(wire::Tool {
+            name: Cow::Owned(name.clone()),
+            description: Some(purpose.filter(|text| !text.trim().is_empty()).unwrap_or(JSON_TOOL_PURPOSE)),
+            input_schema: schemas::of_arguments(schema, || "response_format.json_schema.schema".to_owned())?,
+            strict: false,
+            cache_control: None,
+        });
+        self.json_tool = Some(name);
+        Ok(())
+    }
+}
+
+fn write<'r>(at: usize, tool: &'r Tool<'r>, room: &mut Room) -> Result<wire::Tool<'r>, RequestError> {
+    let input_schema = schemas::of_arguments(tool.parameters, || format!("tools[{at}].function.parameters"))?;
+    Ok(wire::Tool {
+        name: Cow::Borrowed(&tool.name),
+        description: tool.description.as_deref().filter(|text| !text.trim().is_empty()),
+        strict: tool.strict == Some(true) && room.take_tool(&input_schema),
+        input_schema,
+        cache_control: tool.cache.map(Into::into),
+    })
+}
+
+fn write_choice<'r>(choice: Option<&'r ToolChoice<'r>>, disable_parallel_tool_use: bool) -> Option<wire::Choice<'r>> {
+    Some(match choice {
+        None if !disable_parallel_tool_use => return None,
+        None | Some(ToolChoice::Auto | ToolChoice::Allowed { required: false, .. }) => {
+            wire::Choice::Auto { disable_parallel_tool_use }
+        }
+        Some(ToolChoice::None) => wire::Choice::None,
+        Some(ToolChoice::Required | ToolChoice::Allowed { required: true, .. }) => {
+            wire::Choice::Any { disable_parallel_tool_use }
+        }
+        Some(ToolChoice::Named(name)) => wire::Choice::Tool { name: Cow::Borrowed(name), disable_parallel_tool_use },
+    })
+}

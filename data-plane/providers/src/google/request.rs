@@ -1,0 +1,98 @@
+//! Writes a request.
+//!
+//! Left out, because they change no answer: cache marks (Google caches by itself), the user, names of participants, the name and
+//! description of a form, `low` and `high` detail of pictures. `parallel_tool_calls: false` has no counterpart and is accepted all the
+//! same: agents' frameworks send it with every request, their loops run several calls as well as one, and to hold calls back
+//! would alter the answer. Everything else that has no counterpart is refused by name.
+
+use serde_json::value::RawValue;
+
+use super::contents;
+use super::model;
+use super::thinking;
+use super::tools;
+use super::wire::{Generate, GenerationConfig};
+use crate::chat::request::{Format, Request};
+use crate::openai::request::{RequestError, RequestedTier};
+use crate::translate::Target;
+
+/// Most texts at which an answer may stop ("GenerationConfig", Gemini API reference, 2026-10).
+const MOST_STOPS: usize = 5;
+
+/// The body of a request.
+///
+/// # Errors
+/// [`RequestError`] naming the field or part that Google has nothing for.
+pub(super) fn generate<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<Generate<'r>, RequestError> {
+    let generation = model::generation(target.model);
+    let told = contents::write(&request.turns, generation)?;
+    let mut generation_config = config(request, target)?;
+    generation_config.thinking_config = thinking::config(request.reasoning, generation);
+    Ok(Generate {
+        system_instruction: told.system,
+        contents: told.contents,
+        tools: tools::declare(&request.tools),
+        tool_config: tools::choose(request, generation),
+        generation_config,
+        service_tier: tier(request.tier.as_ref())?,
+    })
+}
+
+fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<GenerationConfig<'r>, RequestError> {
+    if request.stop.len() > MOST_STOPS {
+        return Err(refused("stop", &format!("this provider takes at most {MOST_STOPS} stop texts")));
+    }
+    // Medium is the default where there is such a setting.
+    if request.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
+        return Err(refused(
+            "verbosity",
+            "this provider has no such setting; say in the prompt how long the answer should be",
+        ));
+    }
+    let sampling = &request.sampling;
+    let (response_mime_type, response_json_schema) = form(&request.format);
+    let limits = [target.limit, request.max_output_tokens];
+    Ok(GenerationConfig {
+        // Models that draw or speak do so unless told otherwise, at prices of their own.
+        response_modalities: ["TEXT"],
+        // As in chat completions, thoughts count towards it.
+        max_output_tokens: limits.into_iter().flatten().min(),
+        temperature: sampling.temperature.as_ref(),
+        top_p: sampling.top_p.as_ref(),
+        top_k: sampling.top_k.as_ref(),
+        presence_penalty: sampling.presence_penalty.as_ref(),
+        frequency_penalty: sampling.frequency_penalty.as_ref(),
+        seed: sampling.seed.as_ref(),
+        stop_sequences: &request.stop,
+        candidate_count: (request.choices > 1).then_some(request.choices),
+        response_logprobs: request.logprobs.map(|_| true),
+        logprobs: request.logprobs.map(|logprobs| logprobs.top).filter(|top| *top > 0),
+        response_mime_type,
+        response_json_schema,
+        thinking_config: None,
+    })
+}
+
+fn form<'r>(format: &'r Format<'r>) -> (Option<&'static str>, Option<&'r RawValue>) {
+    match format {
+        Format::Text => (None, None),
+        Format::JsonObject => (Some("application/json"), None),
+        Format::JsonSchema { schema, .. } => (Some("application/json"), *schema),
+    }
+}
+
+/// Source: Google, "Flex inference" and "Priority inference" (2026-10).
+fn tier(tier: Option<&RequestedTier>) -> Result<Option<&'static str>, RequestError> {
+    match tier {
+        None | Some(RequestedTier::Auto | RequestedTier::Default) => Ok(None),
+        Some(RequestedTier::Flex) => Ok(Some("flex")),
+        Some(RequestedTier::Priority) => Ok(Some("priority")),
+        Some(RequestedTier::Other(_)) => {
+            Err(refused("service_tier", "this provider knows `default`, `flex` and `priority`"))
+        }
+    }
+}
+
+fn refused(field: &str, message: &str) -> RequestError {
+    RequestError { field: Some(field.to_owned()), message: format!("{field}: {message}") }
+}

@@ -1,0 +1,196 @@
+//! Reads a whole answer.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::candidate::{self, CallIds, Said};
+use super::reply::{self, Candidate, Reason, Reply};
+use super::{fault, logprobs, usage};
+use crate::chat::request::{Content, Maker, Part, Source, ToolCall};
+use crate::chat::response::{Choice, Finish, Response};
+use crate::openai::response::NotAnAnswer;
+
+/// Reads the body of a response with a status of success. A prompt that Google would not read is an answer without content, which
+/// is what clients of chat completions expect of a filter.
+///
+/// # Errors
+/// [`NotAnAnswer`] if there is nothing that the client could use.
+pub(super) fn read(body: &[u8]) -> Result<Response<'_>, NotAnAnswer> {
+    let text = std::str::from_utf8(body).map_err(|_| NotAnAnswer::Malformed)?;
+    if fault::is_error(text) {
+        return Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text))));
+    }
+    let mut reply: Reply<'_> = reply::object(text).ok_or(NotAnAnswer::Malformed)?;
+    let is_blocked = reply.is_blocked();
+    let (id, model) = reply.names();
+    let mut ids = CallIds::of(&id);
+    let candidates = reply.candidates.unwrap_or_default().into_iter();
+    let choices: Result<Vec<_>, _> = candidates.map(|candidate| choice(candidate, &mut ids)).collect();
+    let mut choices = choices.map_err(|_| NotAnAnswer::Malformed)?;
+    if choices.is_empty() {
+        if !is_blocked {
+            return Err(NotAnAnswer::NoChoices);
+        }
+        choices.push(Choice { index: 0, parts: Vec::new(), finish: Finish::ContentFilter, logprobs: None });
+    }
+    choices.sort_by_key(|choice| choice.index);
+    let has_content = choices.iter().any(|choice| choice.parts.iter().any(says_something));
+    let (usage, tier) = reply.usage_metadata.and_then(|json| usage::read(json.get())).unzip();
+    let usage = usage.filter(|usage| usage.output_total() > 0 || !has_content);
+    Ok(Response { id, model, choices, usage, tier: tier.flatten() })
+}
+
+fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds) -> Result<Choice<'a>, serde_json::Error> {
+    let mut parts = Vec::new();
+    for raw in candidate.parts() {
+        let raw: &'a RawValue = raw;
+        parts.extend(candidate::read(raw, ids)?.map(part));
+    }
+    let has_calls = parts.iter().any(|part| matches!(part.content, Content::ToolCall(_)));
+    let reason = candidate.finish_reason.map_or_else(|| "FINISH_REASON_UNSPECIFIED".to_owned(), Reason::into_word);
+    Ok(Choice {
+        index: candidate.index.unwrap_or(0),
+        parts,
+        finish: candidate::finish(&reason, has_calls),
+        logprobs: candidate.logprobs_result.and_then(logprobs::written),
+    })
+}
+
+fn part(said: Said<'_>) -> Part<'_> {
+    let (content, signature) = match said {
+        Said::Text { text, signature } => (Content::Text(text.into()), signature),
+        Said::Thinking { text, signature } => (Content::Thinking(text.into()), signature),
+        Said::Call { id, name, arguments, signature } => {
+            (Content::ToolCall(ToolCall { id: id.into(), name: name.into(), arguments: arguments.into() }), signature)
+        }
+        Said::Media { media_type, base64, signature } => (media(media_type, base64), signature),
+        Said::Native(block) => (Content::Native { maker: Maker::Google, block: Cow::Borrowed(block) }, None),
+    };
+    Part { content, cache: None, signature }
+}
+
+fn media(media_type: String, base64: String) -> Content<'static> {
+    let begins = |kind: &str| media_type.starts_with(kind);
+    let (is_image, is_audio) = (begins("image/"), begins("audio/"));
+    let source = Source::Data { media_type: media_type.into(), base64: base64.into() };
+    match (is_image, is_audio) {
+        (true, _) => Content::Image { source, detail: None },
+        (_, true) => Content::Audio { source },
+        _ => Content::Document { source, name: None },
+    }
+}
+
+fn says_something(part: &Part<'_>) -> bool {
+    !matches!(&part.content, Content::Text(text) | Content::Thinking(text) if text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use keyforge_shared::usage::{ServiceTier, Usage};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_part_is_read_with_its_signature() {
+        let body = json!({
+            "responseId": "r-1", "modelVersion": "gemini-x-001",
+            "candidates": [{"content": {"role": "model", "parts": [
+                {"text": "hm", "thought": true},
+                {"text": "Hello"},
+                {"text": "", "thoughtSignature": "sig1"},
+                {"text": ""},
+                {},
+                {"functionCall": {"name": "f", "args": {"b": 1, "a": 2}}, "thoughtSignature": "sig2"},
+                {"functionCall": {"name": "f"}},
+                {"inlineData": {"mimeType": "image/png", "data": "AAAA"}},
+                {"executableCode": {"code": "1"}},
+            ]}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 7, "serviceTier": "standard"},
+        })
+        .to_string();
+        let answer = read(body.as_bytes()).unwrap();
+        assert_eq!((answer.id.as_str(), answer.model.as_str()), ("r-1", "gemini-x-001"));
+        assert_eq!(answer.usage, Some(Usage { input: 3, output: 4, ..Usage::default() }));
+        assert_eq!(answer.tier, Some(ServiceTier::Standard));
+        let [choice] = answer.choices.as_slice() else { panic!("one choice") };
+        assert_eq!((choice.index, &choice.finish), (0, &Finish::ToolCalls));
+        let parts: Vec<_> = choice
+            .parts
+            .iter()
+            .map(|part| {
+                let what = match &part.content {
+                    Content::Text(text) => format!("text {text}"),
+                    Content::Thinking(text) => format!("thought {text}"),
+                    Content::ToolCall(call) => format!("{} {} {}", call.id, call.name, call.arguments),
+                    Content::Image { .. } => "image".to_owned(),
+                    Content::Native { block, .. } => block.get().to_owned(),
+                    other => format!("{other:?}"),
+                };
+                (what, part.signature.as_ref().map(|signature| signature.value.to_string()))
+            })
+            .collect();
+        let expected = [
+            ("thought hm", None),
+            ("text Hello", None),
+            ("text ", Some("sig1")),
+            ("call_r-1_0 f {\"a\":2,\"b\":1}", Some("sig2")),
+            ("call_r-1_1 f {}", None),
+            ("image", None),
+            (r#"{"executableCode":{"code":"1"}}"#, None),
+        ];
+        assert_eq!(parts, expected.map(|(what, signature)| (what.to_owned(), signature.map(str::to_owned))));
+    }
+
+    #[test]
+    fn a_prompt_that_is_blocked_is_an_answer_that_was_filtered() {
+        let body = br#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#;
+        let answer = read(body).unwrap();
+        assert_eq!((answer.choices.len(), &answer.choices[0].finish), (1, &Finish::ContentFilter));
+        assert_eq!(answer.usage, Some(Usage { input: 9, ..Usage::default() }));
+    }
+
+    #[test]
+    fn several_candidates_are_ordered_and_their_calls_told_apart() {
+        let body = br#"{"candidates":[
+            {"index":1,"content":{"parts":[{"functionCall":{"name":"f","args":{}}}]},"finishReason":"STOP"},
+            {"content":{"parts":[{"functionCall":{"name":"f","args":{}}}]},"finishReason":"MAX_TOKENS"}]}"#;
+        let answer = read(body).unwrap();
+        let indices: Vec<_> = answer.choices.iter().map(|choice| (choice.index, choice.finish.clone())).collect();
+        assert_eq!(indices, [(0, Finish::Length), (1, Finish::ToolCalls)]);
+        let ids: Vec<_> = answer
+            .choices
+            .iter()
+            .filter_map(|choice| match &choice.parts[0].content {
+                Content::ToolCall(call) => Some(call.id.as_ref()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ids, ["call__1", "call__0"]);
+    }
+
+    #[test]
+    fn content_that_took_no_output_has_no_usage_that_can_be_trusted() {
+        let body = |text: &str| {
+            format!(
+                r#"{{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}]}},"finishReason":"STOP"}}],"usageMetadata":{{"promptTokenCount":3}}}}"#
+            )
+        };
+        assert_eq!(read(body("x").as_bytes()).unwrap().usage, None);
+        assert!(read(body("").as_bytes()).unwrap().usage.is_some());
+    }
+
+    #[test]
+    fn what_is_no_answer_says_so() {
+        assert_eq!(read(b"\xff").err(), Some(NotAnAnswer::Malformed));
+        assert_eq!(read(b"[{\"candidates\":[]}]").err(), Some(NotAnAnswer::Malformed));
+        assert_eq!(read(br#"{"candidates":[{"content":{"parts":[7]}}]}"#).err(), Some(NotAnAnswer::Malformed));
+        assert_eq!(read(b"{}").err(), Some(NotAnAnswer::NoChoices));
+        assert_eq!(read(br#"{"candidates":[],"promptFeedback":{}}"#).err(), Some(NotAnAnswer::NoChoices));
+        for error in [r#"{"error":{"code":500,"message":"m","status":"INTERNAL"}}"#, r#"[{"error":{"code":500}}]"#] {
+            let Err(NotAnAnswer::Refused(fault)) = read(error.as_bytes()) else { panic!("{error}") };
+            assert!(fault.in_answer);
+        }
+    }
+}

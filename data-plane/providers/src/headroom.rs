@@ -1,0 +1,62 @@
+//! What is left of an account's limits at a provider, as its responses tell.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use keyforge_shared::clock::Timestamp;
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dimension {
+    /// Requests.
+    Requests,
+    /// Tokens of input and output together.
+    Tokens,
+    /// Input tokens.
+    InputTokens,
+    /// Output tokens.
+    OutputTokens,
+}
+
+/// One limit and what is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What is counted.
+    pub dimension: Dimension,
+    /// How much there is when nothing is used; never zero.
+    pub limit: u64,
+    /// How much is left; never more than the limit.
+    pub remaining: u64,
+    /// When all of it is there again, if the provider says so: always later than now.
+    pub resets_at: Option<Timestamp>,
+}
+
+/// The longest period that providers limit by. A reset beyond it is taken for nonsense.
+const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
+/// Counts above this are taken for nonsense: the largest whole number that every JSON parser agrees on, 2^53.
+const MAX_COUNT: u64 = 1 << 53;
+
+impl Window {
+    /// A window, unless its counts are absurd; without its reset, if that is.
+    pub(crate) fn sound(
+        dimension: Dimension,
+        limit: u64,
+        remaining: u64,
+        reset: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let resets_at = reset.filter(|reset| *reset > now && *reset <= now.saturating_add(LONGEST));
+        let is_sound = (1..=MAX_COUNT).contains(&limit) && remaining <= limit;
+        is_sound.then_some(Self { dimension, limit, remaining, resets_at })
+    }
+}
+
+/// A header's text.
+pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// A header's whole number.
+pub(crate) fn count(headers: &HeaderMap, name: &str) -> Option<u64> {
+    text(headers, name)?.parse().ok()
+}
