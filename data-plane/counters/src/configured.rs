@@ -10,7 +10,7 @@ use crate::memory::MemoryCounters;
 use crate::redis::RedisCounters;
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{Books, CounterError, CounterStore};
+use crate::store::{CounterError, CounterState, CounterStore};
 
 /// One of the stores, chosen by configuration.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl CounterStore for Counters {
         ask!(self, life(key))
     }
 
-    async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
+    async fn books(&self, key: KeyId) -> Result<Vec<CounterState>, CounterError> {
         ask!(self, books(key))
     }
 }

@@ -10,10 +10,12 @@
 //! * [`store`]: the trait; [`reserve`], [`grant`], [`settle`]: what it is asked and what it answers
 //! * [`memory`]: in this process, for one node; [`redis`]: in Redis, for as many as share it
 //! * [`configured`]: the one that a node was configured with
+//! * [`cooldowns`]: until when nobody uses what a provider has refused; no money matter, but nodes share it in the same place
 //!
 //! Every store passes the same suite, and the in-process store is what the other is compared with.
 
 pub mod configured;
+pub mod cooldowns;
 pub mod grant;
 pub mod memory;
 pub mod redis;
@@ -22,6 +24,7 @@ pub mod settle;
 pub mod store;
 
 pub use configured::Counters;
+pub use cooldowns::{Cooldown, CooldownChange, CooldownClass, CooldownStore, Cooldowns, MemoryCooldowns};
 pub use grant::{ClawBack, Grant, GrantSet};
 pub use memory::MemoryCounters;
 pub use redis::RedisCounters;
@@ -30,4 +33,4 @@ pub use reserve::{
     TokenRate, Verdict,
 };
 pub use settle::{Settled, Settlement};
-pub use store::{Books, CounterError, CounterStore, Outage};
+pub use store::{CounterError, CounterState, CounterStore, Outage};

@@ -27,7 +27,7 @@ pub enum Settled {
         over_bound: bool,
     },
     /// The reservation had expired; this charge replaced the full one.
-    Late {
+    AfterExpiry {
         /// As above.
         over_bound: bool,
     },

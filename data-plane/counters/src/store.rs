@@ -13,7 +13,7 @@ use crate::settle::{Settled, Settlement};
 
 /// One counter as the store sees it, in requests or nano-dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Books {
+pub struct CounterState {
     /// Which counter.
     pub counter: CounterId,
     /// Ceiling of `used + held`, cumulative in this epoch.
@@ -216,5 +216,5 @@ pub trait CounterStore: Send + Sync {
     ///
     /// # Errors
     /// [`CounterError::Unavailable`].
-    fn books(&self, key: KeyId) -> impl Future<Output = Result<Vec<Books>, CounterError>> + Send;
+    fn books(&self, key: KeyId) -> impl Future<Output = Result<Vec<CounterState>, CounterError>> + Send;
 }

@@ -16,7 +16,7 @@ use super::reservation::{Closed, Hold, Reservations, Seen, Take};
 use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{Admission, Need, ReservationId, Reserve, Standing, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{Books, CounterError};
+use crate::store::{CounterError, CounterState};
 
 /// How many expired reservations, orphans and markers one decision moves on, each. It adds at most one of each, so this keeps up.
 const SWEEP: usize = 8;
@@ -111,7 +111,7 @@ impl KeyBooks {
         self.same_epoch(epoch)?;
         let settled = match self.reservations.close(id, self.now(clock)) {
             Closed::Held(hold) => Settled::Done { over_bound: self.book(&hold, settlement, false) },
-            Closed::Charged(hold) => Settled::Late { over_bound: self.book(&hold, settlement, true) },
+            Closed::Charged(hold) => Settled::AfterExpiry { over_bound: self.book(&hold, settlement, true) },
             Closed::Over => Settled::Duplicate,
             Closed::Unknown => Settled::Unknown,
         };
@@ -211,7 +211,7 @@ impl KeyBooks {
         (self.epoch != 0).then_some(self.life)
     }
 
-    pub(super) fn report(&self) -> Vec<Books> {
+    pub(super) fn report(&self) -> Vec<CounterState> {
         self.buckets.iter().map(Bucket::report).collect()
     }
 

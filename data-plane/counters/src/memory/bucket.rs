@@ -9,7 +9,7 @@ use keyforge_shared::period::Period;
 use super::reservation::ORPHAN_MEMORY;
 use crate::grant::Grant;
 use crate::reserve::Standing;
-use crate::store::Books;
+use crate::store::CounterState;
 
 /// One counter, in requests or nano-dollars.
 #[derive(Debug)]
@@ -90,9 +90,9 @@ impl Bucket {
         self.held == 0 && self.period.end != Timestamp::MAX && self.period.end.saturating_add(ORPHAN_MEMORY) <= now
     }
 
-    pub(super) fn report(&self) -> Books {
+    pub(super) fn report(&self) -> CounterState {
         let Self { counter, granted, used, held, orphaned, elsewhere, .. } = *self;
-        Books { counter, granted, used, held, orphaned, elsewhere }
+        CounterState { counter, granted, used, held, orphaned, elsewhere }
     }
 
     /// I-2, as far as it can be seen without counting all reservations again.

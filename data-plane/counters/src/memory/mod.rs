@@ -27,7 +27,7 @@ use self::books::KeyBooks;
 use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{Books, CounterError, CounterStore, Outage};
+use crate::store::{CounterError, CounterState, CounterStore, Outage};
 
 /// Enough that two keys rarely share one; a power of two.
 const SHARDS: usize = 64;
@@ -195,7 +195,7 @@ impl CounterStore for MemoryCounters {
         Ok(self.known(key, |books, _| books.numbered_life()).flatten())
     }
 
-    async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
+    async fn books(&self, key: KeyId) -> Result<Vec<CounterState>, CounterError> {
         Ok(self.known(key, |books, _| books.report()).unwrap_or_default())
     }
 }

@@ -39,7 +39,7 @@ impl RedisCounters {
         Instant::now() + self.shards.timeout()
     }
 
-    /// Calls a script with the run that it may believe, and what `arguments` adds for the link that is used.
+    /// Calls a script with what `arguments` adds for the link that is used.
     pub(super) async fn call(
         &self,
         about: About<'_>,
@@ -50,20 +50,19 @@ impl RedisCounters {
         let build = |link: &Link| {
             let mut command = script.call();
             put_keys(&mut command, key, ids);
-            command.arg(link.run());
             arguments(&mut command, link);
             self.time.put(&mut command);
             command
         };
-        let (answer, link) = self.ask(key, Some(script), deadline, build).await?;
+        let (answer, link) = self.ask(key, script, deadline, build).await?;
         Ok((Reply::new(answer)?, link))
     }
 
     /// Asks the server that has the key.
-    pub(super) async fn ask(
+    async fn ask(
         &self,
         key: KeyId,
-        script: Option<&Script>,
+        script: &Script,
         deadline: Instant,
         build: impl Fn(&Link) -> Cmd,
     ) -> Result<(Value, Arc<Link>), CounterError> {
@@ -88,13 +87,13 @@ impl RedisCounters {
         &self,
         node: &Node,
         link: &Arc<Link>,
-        script: Option<&Script>,
+        script: &Script,
         error: NoAnswer,
         deadline: Instant,
     ) -> Result<String, String> {
         let error = match error {
             NoAnswer::Said(error) => error,
-            NoAnswer::Late => {
+            NoAnswer::NotInTime => {
                 let timeout = self.shards.timeout();
                 // One late answer may be this machine's own fault, and must not refuse what others are answered.
                 if link.silent_for() >= timeout.saturating_mul(SILENT_TIMEOUTS) {
@@ -104,19 +103,19 @@ impl RedisCounters {
             }
         };
         let why = error.to_string();
-        match (error.kind(), script) {
-            (ErrorKind::Server(ServerErrorKind::NoScript), Some(script)) => {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => {
                 return link
                     .ask(&script.load(), deadline)
                     .await
                     .map(|_| why)
                     .map_err(|_| "it does not take a script".to_owned());
             }
-            (ErrorKind::Server(ServerErrorKind::Moved), _) => {
+            ErrorKind::Server(ServerErrorKind::Moved) => {
                 return if self.shards.refreshed(deadline).await { Ok(why) } else { Err(why) };
             }
             // While a slot is on its way, its keys are on two servers and no script can see them all.
-            (ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown), _) => {
+            ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => {
                 self.shards.is_wrong();
             }
             _ if is_broken(&error) => node.doubt(link, &why),

@@ -18,6 +18,8 @@ const PREFIX: &str = "kf1";
 const NAMES: [&str; 8] = ["books", "open", "expiry", "orphans", "orphaned", "rpm", "tpm", "leases"];
 /// A field that no counter has: what is asked about a counter of somebody else.
 const NO_COUNTER: &str = "-";
+/// The hash tag of what is about pools.
+const POOL: &str = "pool";
 /// How many slots a Redis Cluster has.
 pub(super) const SLOTS: u16 = 16_384;
 
@@ -39,9 +41,14 @@ pub(super) fn put_keys(command: &mut Cmd, key: KeyId, ids: &[ReservationId]) {
     }
 }
 
-/// The hash that holds the key's books.
-pub(super) fn books(key: KeyId) -> String {
-    format!("{PREFIX}:{{{}}}:{}", key.as_str(), NAMES[0])
+/// A key about pools.
+pub(super) fn pool(name: &str) -> String {
+    format!("{PREFIX}:{{{POOL}}}:{name}")
+}
+
+/// The slot of all keys about pools.
+pub(super) fn pool_slot() -> u16 {
+    crc16(POOL.as_bytes()) % SLOTS
 }
 
 /// The slot of all keys of one virtual key.

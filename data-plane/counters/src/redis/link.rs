@@ -1,8 +1,7 @@
 //! One connection to one server, and what was found out about that server before it was used.
 //!
-//! A server's data is known by its run: the replication id, which is new when a server starts and when a replica becomes primary, also when it was
-//! primary before. Books of another run are a past life. (What Redis calls `run_id` would not do: a primary that failed and was made primary again
-//! has kept it, and lost what was written last.) A server that forgets keys, or follows another, is not used at all.
+//! A server that forgets keys, or follows another, is not used at all. Whose data it has is not asked here: that can change between two questions,
+//! so every script looks at it for itself.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -51,7 +50,7 @@ impl std::fmt::Display for Fault {
 /// Why a call has no answer.
 pub(super) enum NoAnswer {
     /// It did not come in time; the call may have been done.
-    Late,
+    NotInTime,
     /// The server, or the connection, said why.
     Said(RedisError),
 }
@@ -59,7 +58,6 @@ pub(super) enum NoAnswer {
 /// A connection that requests share, each with one round trip.
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    run: String,
     /// Set once an answer did not come or the connection failed: until it was looked at, nobody waits for it.
     doubted: AtomicBool,
     made: Instant,
@@ -95,21 +93,15 @@ impl Link {
             Ok(Err(error)) => return Err(Fault::of(address, &error)),
             Err(_elapsed) => return Err(Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}"))),
         };
-        let run = check(&info, address, cluster)?;
+        check(&info, address, cluster)?;
         let clock = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
         Ok(Self {
             connection,
-            run,
             doubted: AtomicBool::new(false),
             made: Instant::now(),
             waiting_since: AtomicU64::new(0),
             clock_at_start: AtomicI64::new(clock),
         })
-    }
-
-    /// Which run of the server this is a connection to.
-    pub(super) fn run(&self) -> &str {
-        &self.run
     }
 
     pub(super) fn is_doubted(&self) -> bool {
@@ -132,7 +124,7 @@ impl Link {
                 self.waiting_since.store(0, Ordering::Release);
                 answer.map_err(NoAnswer::Said)
             }
-            Err(_elapsed) => Err(NoAnswer::Late),
+            Err(_elapsed) => Err(NoAnswer::NotInTime),
         }
     }
 
@@ -170,8 +162,8 @@ pub(super) fn is_broken(error: &RedisError) -> bool {
         || matches!(error.kind(), ErrorKind::Server(BusyLoading | MasterDown | ReadOnly))
 }
 
-/// What `INFO` has to say before a server is used; gives its run.
-fn check(info: &str, address: &str, cluster: bool) -> Result<String, Fault> {
+/// What `INFO` has to say before a server is used.
+fn check(info: &str, address: &str, cluster: bool) -> Result<(), Fault> {
     let facts: HashMap<_, _> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
     let fact = |name| facts.get(name).copied().unwrap_or_default();
     let address = || address.to_owned();
@@ -201,7 +193,7 @@ fn check(info: &str, address: &str, cluster: bool) -> Result<String, Fault> {
     if fact("loading") == "1" {
         return Err(Fault::Passing("it is loading its data".to_owned()));
     }
-    Ok(fact("master_replid").to_owned())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -222,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_can_be_used_is_known_by_its_run() {
-        assert_eq!(check(&info(&[]), "a:1", false).unwrap(), "0123456789abcdef");
+    fn a_primary_that_keeps_what_it_has_is_used() {
+        assert!(check(&info(&[]), "a:1", false).is_ok());
         assert!(check(&info(&[("cluster_enabled", "1")]), "a:1", true).is_ok());
     }
 

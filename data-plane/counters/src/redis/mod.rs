@@ -5,9 +5,10 @@
 //!
 //! * `key_names`: how keys, fields and ids are spelled; `scripts`: what is called; `reply`: what it answers
 //! * `settings`: addresses and accounts; `link`: a connection; `node`: a server; `shards`: all of them
-//! * `call`: one question, asked until there is an answer or the time is up; `store`: the questions
+//! * `call`: one question, asked until there is an answer or the time is up; `store`: the questions; `cooldowns`: those about providers
 
 mod call;
+mod cooldowns;
 mod key_names;
 mod link;
 mod lives;

@@ -22,7 +22,7 @@ use super::settings::{CONNECT_WITHIN, Connector, RedisStartError, shown};
 /// How often a server is looked for after the first time it was not found; then twice as long each time, up to [`SLOWEST_LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(1);
-/// How often a link that works is looked at.
+/// How often a link that works is looked at: whether its server still may not evict, which no script can ask for cheaply.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One server.
@@ -96,11 +96,11 @@ impl Node {
             None => {
                 let mut connection = self.connection().await?;
                 let answer = timeout_at(deadline, command.query_async(&mut *connection)).await;
-                answer.map_or(Err(NoAnswer::Late), |answer| answer.map_err(NoAnswer::Said))
+                answer.map_or(Err(NoAnswer::NotInTime), |answer| answer.map_err(NoAnswer::Said))
             }
         };
         answer.map_err(|error| match error {
-            NoAnswer::Late => Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}")),
+            NoAnswer::NotInTime => Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}")),
             NoAnswer::Said(error) => Fault::of(&self.name, &error),
         })
     }

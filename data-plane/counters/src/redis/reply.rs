@@ -136,7 +136,7 @@ pub(super) fn settled(reply: &Reply) -> Result<Result<Settled, u32>, CounterErro
     let over_bound = reply.number(1)? == 1;
     Ok(Ok(match reply.number(0)? {
         1 => Settled::Done { over_bound },
-        2 => Settled::Late { over_bound },
+        2 => Settled::AfterExpiry { over_bound },
         3 => Settled::Duplicate,
         4 => Settled::Unknown,
         5 => return Ok(Err(epoch(reply, 1)?)),

@@ -1,7 +1,10 @@
 //! The scripts: what Redis does for us in one step, and how a script is called.
 //!
-//! Each is one file under `lua/`, put behind the clock and what all share when it is compiled. They are called by their digest; a server that does
+//! Each is one file under `lua/`, put behind what all share and the clock when it is compiled. They are called by their digest; a server that does
 //! not know it (it was restarted, or its scripts were flushed) is given the text first.
+//!
+//! The first line of a text says whether the server runs it when it has no memory left: what takes something is then refused before it begins,
+//! what gives something back is let through.
 
 use redis::Cmd;
 
@@ -41,25 +44,41 @@ pub(super) struct Scripts {
     pub(super) claw_back: Script,
     pub(super) vacate: Script,
     pub(super) freeze: Script,
+    pub(super) look: Script,
+}
+
+/// The first line of a script that is refused when memory is short, as a whole.
+macro_rules! takes {
+    () => {
+        "#!lua\n"
+    };
+}
+
+/// The first line of a script that runs when memory is short, to its end.
+macro_rules! gives {
+    () => {
+        "#!lua flags=allow-oom\n"
+    };
 }
 
 macro_rules! text {
-    ($clock:literal, $($part:literal),+) => {
-        concat!(include_str!("lua/prelude.lua"), include_str!($clock), $(include_str!($part)),+)
+    ($first_line:ident, $clock:literal, $($part:literal),+) => {
+        concat!($first_line!(), include_str!("lua/prelude.lua"), include_str!($clock), $(include_str!($part)),+)
     };
 }
 
 macro_rules! scripts {
     ($clock:literal) => {
         Scripts {
-            reserve: Script::new(text!($clock, "lua/life.lua", "lua/reserve.lua")),
-            settle: Script::new(text!($clock, "lua/settle.lua")),
-            shrink: Script::new(text!($clock, "lua/shrink.lua")),
-            renew: Script::new(text!($clock, "lua/renew.lua")),
-            grant: Script::new(text!($clock, "lua/life.lua", "lua/grant.lua")),
-            claw_back: Script::new(text!($clock, "lua/claw_back.lua")),
-            vacate: Script::new(text!($clock, "lua/life.lua", "lua/vacate.lua")),
-            freeze: Script::new(text!($clock, "lua/freeze.lua")),
+            reserve: Script::new(text!(takes, $clock, "lua/life.lua", "lua/reserve.lua")),
+            settle: Script::new(text!(gives, $clock, "lua/settle.lua")),
+            shrink: Script::new(text!(gives, $clock, "lua/shrink.lua")),
+            renew: Script::new(text!(takes, $clock, "lua/renew.lua")),
+            grant: Script::new(text!(takes, $clock, "lua/life.lua", "lua/grant.lua")),
+            claw_back: Script::new(text!(gives, $clock, "lua/claw_back.lua")),
+            vacate: Script::new(text!(gives, $clock, "lua/life.lua", "lua/vacate.lua")),
+            freeze: Script::new(text!(gives, $clock, "lua/freeze.lua")),
+            look: Script::new(text!(gives, $clock, "lua/look.lua")),
         }
     };
 }
@@ -76,9 +95,9 @@ impl Scripts {
         scripts!("lua/clock_given.lua")
     }
 
-    pub(super) fn all(&self) -> [&Script; 8] {
-        let Self { reserve, settle, shrink, renew, grant, claw_back, vacate, freeze } = self;
-        [reserve, settle, shrink, renew, grant, claw_back, vacate, freeze]
+    pub(super) fn all(&self) -> [&Script; 9] {
+        let Self { reserve, settle, shrink, renew, grant, claw_back, vacate, freeze, look } = self;
+        [reserve, settle, shrink, renew, grant, claw_back, vacate, freeze, look]
     }
 }
 
@@ -91,7 +110,7 @@ mod tests {
         for script in Scripts::on_server_clock().all() {
             let head = script.text.lines().find(|line| line.starts_with("-- ") && line.contains(" 1: ")).unwrap();
             let name = head.trim_start_matches("-- ").split(' ').next().unwrap();
-            assert!(script.text.contains("-- ARGV: run"), "{name} does not tell its arguments");
+            assert!(script.text.contains("-- ARGV: "), "{name} does not tell its arguments");
             assert!(script.text.contains("local function clock()"), "{name} has no clock");
         }
     }
@@ -101,7 +120,7 @@ mod tests {
         for script in Scripts::on_server_clock().all() {
             let code = script.text.lines().filter(|line| !line.trim_start().starts_with("--"));
             for line in code.filter(|line| line.contains("..")) {
-                assert!(line.contains("format('%.0f'"), "{line}");
+                assert!(line.contains("'(' .. NOW"), "{line}");
             }
         }
     }

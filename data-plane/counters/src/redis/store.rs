@@ -8,17 +8,17 @@ use std::time::Duration;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId};
 use keyforge_shared::money::NanoUsd;
-use redis::{Cmd, FromRedisValue};
+use redis::Cmd;
 
 use super::RedisCounters;
 use super::call::About;
-use super::key_names::{books, counter, parse_counter, reservation};
+use super::key_names::{counter, parse_counter, reservation};
 use super::link::Link;
-use super::reply::{self, Answer, nonsense};
+use super::reply::{self, Answer, Reply, nonsense};
 use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{Books, CounterError, CounterStore};
+use crate::store::{CounterError, CounterState, CounterStore};
 
 /// The largest amount that scripts keep exactly.
 const EXACT: u64 = (1 << 53) - 1;
@@ -160,38 +160,27 @@ impl CounterStore for RedisCounters {
     }
 
     async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
-        let question = |_: &Link| {
-            let mut command = redis::cmd("HMGET");
-            command.arg(books(key)).arg(&["run", "epoch", "life"]);
-            command
-        };
-        let (answer, link) = self.ask(key, None, self.deadline(), question).await?;
-        let [run, epoch, life] =
-            <[Option<String>; 3]>::from_redis_value(answer).map_err(|_| nonsense("books that are none"))?;
-        if run.as_deref() != Some(link.run()) || epoch.is_none_or(|epoch| epoch == "0") {
-            return Ok(None);
-        }
-        let life = life.and_then(|life| life.parse().ok());
-        life.map(Some).ok_or_else(|| nonsense("a life that is none"))
+        let seen = self.look(key).await?;
+        if seen.len() == 0 { Ok(None) } else { seen.life(0).map(Some) }
     }
 
-    async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
-        let question = |_: &Link| {
-            let mut command = redis::cmd("HGETALL");
-            command.arg(books(key));
-            command
+    async fn books(&self, key: KeyId) -> Result<Vec<CounterState>, CounterError> {
+        let seen = self.look(key).await?;
+        let counter = |at| {
+            let counter = parse_counter(key, seen.text(at)?).ok_or_else(|| nonsense("a counter that is none"))?;
+            stored(counter, seen.text(at + 1)?)
         };
-        let (answer, link) = self.ask(key, None, self.deadline(), question).await?;
-        let fields = Vec::<(String, String)>::from_redis_value(answer).map_err(|_| nonsense("books that are none"))?;
-        let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_str());
-        if field("run") != Some(link.run()) || field("epoch") == Some("0") {
-            return Ok(Vec::new());
-        }
-        fields.iter().filter_map(|(field, text)| Some(stored(parse_counter(key, field)?, text))).collect()
+        (1..seen.len()).step_by(2).map(counter).collect()
     }
 }
 
 impl RedisCounters {
+    /// What the books say: nothing without an epoch, else their life, and each counter with its text.
+    async fn look(&self, key: KeyId) -> Result<Reply, CounterError> {
+        let about = About { script: &self.scripts.look, key, ids: &[] };
+        Ok(self.call(about, self.deadline(), |_, _| {}).await?.0)
+    }
+
     async fn set_frozen(&self, key: KeyId, frozen: bool) -> Result<(), CounterError> {
         let about = About { script: &self.scripts.freeze, key, ids: &[] };
         let put = |command: &mut Cmd, _: &Link| {
@@ -221,11 +210,11 @@ fn put_reserve(command: &mut Cmd, reserve: &Reserve<'_>, next_life: LifeId, not_
 }
 
 /// A counter as the books hold it: `used held orphaned granted elsewhere serial end`.
-fn stored(counter: keyforge_shared::limit::CounterId, text: &str) -> Result<Books, CounterError> {
+fn stored(counter: keyforge_shared::limit::CounterId, text: &str) -> Result<CounterState, CounterError> {
     let numbers = text.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>();
     match numbers.as_deref() {
         Ok(&[used, held, orphaned, granted, elsewhere, _, _]) => {
-            Ok(Books { counter, granted, used, held, orphaned, elsewhere })
+            Ok(CounterState { counter, granted, used, held, orphaned, elsewhere })
         }
         _ => Err(nonsense("a counter that is none")),
     }

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use keyforge_counters::{
-    Admission, Books, CounterStore, Grant, GrantSet, Need, Rates, ReservationId, Reserve, Settled, Settlement,
+    Admission, CounterState, CounterStore, Grant, GrantSet, Need, Rates, ReservationId, Reserve, Settled, Settlement,
     Standing, Verdict,
 };
 use keyforge_shared::clock::Timestamp;
@@ -271,13 +271,13 @@ impl<'a, H: Harness> Bench<'a, H> {
         self.store().settle(self.key, self.epoch.get(), reservation(number), Settlement::CANCELLED).await.unwrap()
     }
 
-    async fn report(&self) -> Vec<Books> {
+    async fn report(&self) -> Vec<CounterState> {
         let mut books = self.store().books(self.key).await.unwrap();
         books.sort_by_key(|books| books.counter);
         books
     }
 
-    async fn books(&self, name: Name) -> Books {
+    async fn books(&self, name: Name) -> CounterState {
         let counter = self.counter(name);
         self.report().await.into_iter().find(|books| books.counter == counter).unwrap()
     }

@@ -1,6 +1,7 @@
 //! The counter stores, seen from outside.
 //!
 //! * [`conformance`]: what every store does, as a list of checks; [`memory`] and [`redis`] run it
+//! * [`cooldowns`]: the same for cooldowns
 //! * [`differential`]: random operations on the in-process store and on the [`scripts`], which must answer alike
 //! * [`property`]: random histories of nodes, networks and losses, judged by what must always hold
 //! * [`mutants`]: whether those two would notice a mistake
@@ -10,6 +11,7 @@
 #![expect(clippy::print_stdout, reason = "a test says how much it looked at")]
 
 mod conformance;
+mod cooldowns;
 mod differential;
 mod memory;
 mod model;

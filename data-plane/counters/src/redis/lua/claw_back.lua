@@ -1,6 +1,6 @@
 -- claw_back 1: lowers every ceiling to what is used or held, and makes void what the ledger answered so far.
 --
--- ARGV: run
+-- ARGV: none
 -- Gives {} without an epoch, else {life, epoch, serial, counter, ceiling, ...}.
 local fields = call('HGETALL', BOOKS)
 local books = {}
@@ -13,14 +13,12 @@ for field, text in pairs(books) do
   if string.find(field, '.', 1, true) then
     local counter = counter_of(text)
     local granted = min(counter.granted, add(counter.used, counter.held))
-    counter.grant = string.gsub(counter.grant, '^%d+', format('%.0f', granted))
+    counter.grant = string.gsub(counter.grant, '^%d+', digits(granted))
     changes[#changes + 1] = field
     changes[#changes + 1] = text_of(counter)
     answer[#answer + 1] = field
     answer[#answer + 1] = granted
   end
 end
--- The first write needs no memory.
-call('HDEL', BOOKS, 'floor')
 call('HSET', BOOKS, unpack(changes))
 return answer

@@ -1,19 +1,20 @@
 -- grant 1: applies an answer of the ledger.
 --
--- ARGV: run, next life, life, epoch, serial, number of grants, then for each: counter, end of its period, granted, elsewhere
+-- ARGV: next life, life, epoch, serial, number of grants, then for each: counter, end of its period, granted, elsewhere
 -- Gives {1} when it was applied, {2, life} when the books are of that one, {3, epoch} when their life has that one.
+local NEXT_LIFE, LIFE, EPOCH, SERIAL, GRANTS = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
 local fields = call('HGETALL', BOOKS)
 local books = {}
 for i = 1, #fields, 2 do books[fields[i]] = fields[i + 1] end
 if books.run ~= RUN then
-  begin_life(ARGV[2], books.tm, books.frozen)
-  return { 2, ARGV[2] }
+  begin_life(NEXT_LIFE, books.tm, books.frozen)
+  return { 2, NEXT_LIFE }
 end
-if books.life ~= ARGV[3] then return { 2, books.life } end
-if ARGV[4] == '0' or books.epoch ~= '0' and books.epoch ~= ARGV[4] then return { 3, tonumber(books.epoch) } end
+if books.life ~= LIFE then return { 2, books.life } end
+if EPOCH == '0' or books.epoch ~= '0' and books.epoch ~= EPOCH then return { 3, tonumber(books.epoch) } end
 
-local serial = tonumber(ARGV[5])
-local above_floor = serial > tonumber(books.floor or 0)
+local above_floor = SERIAL > tonumber(books.floor or 0)
 local counters = {}
 for field, text in pairs(books) do
   if string.find(field, '.', 1, true) then
@@ -24,12 +25,12 @@ for field, text in pairs(books) do
   end
 end
 local changed = {}
-for i = 7, 6 + 4 * tonumber(ARGV[6]), 4 do
+for i = 6, 5 + 4 * GRANTS, 4 do
   local field = ARGV[i]
   local counter = counters[field] or { used = 0, held = 0, orphaned = 0, serial = 0, ends = tonumber(ARGV[i + 1]) }
-  if above_floor and serial > counter.serial then
-    counter.grant = format('%s %s %.0f %.0f', ARGV[i + 2], ARGV[i + 3], serial, counter.ends)
-    counter.serial = serial
+  if above_floor and SERIAL > counter.serial then
+    counter.grant = format('%s %s %d %d', ARGV[i + 2], ARGV[i + 3], SERIAL, counter.ends)
+    counter.serial = SERIAL
     counters[field] = counter
     changed[field] = true
   end
@@ -43,7 +44,7 @@ for field, counter in pairs(counters) do
     past[#past + 1] = field
   end
 end
-local changes = { 'epoch', ARGV[4], 'serial', max(serial, tonumber(books.serial or 0)) }
+local changes = { 'epoch', EPOCH, 'serial', digits(max(SERIAL, tonumber(books.serial or 0))) }
 for field in pairs(changed) do
   changes[#changes + 1] = field
   changes[#changes + 1] = text_of(counters[field])

@@ -1,11 +1,11 @@
 -- renew 1: lets requests count as running for another lease.
 --
--- ARGV: run, lease in ms, number of ids, the ids; their markers are the last KEYS, in the same order
+-- ARGV: lease in ms, number of ids, the ids; their markers are the last KEYS, in the same order
 local now = max(clock(), tonumber(call('HGET', BOOKS, 'tm') or 0))
-local ends = now + tonumber(ARGV[2])
-for i = 4, 3 + tonumber(ARGV[3]) do
+local ends = digits(now + ARGV[1])
+for i = 3, 2 + ARGV[2] do
   -- One that is over does not run again, however late this arrives.
-  if not is_remembered(KEYS[5 + i]) then call('ZADD', LEASES, ends, ARGV[i]) end
+  if not is_remembered(KEYS[6 + i]) then call('ZADD', LEASES, ends, ARGV[i]) end
 end
 call('PEXPIRE', LEASES, KEPT)
 return { 1 }

@@ -1,6 +1,6 @@
 -- reserve 1: takes every need and each rate, or nothing.
 --
--- ARGV: run, next life, epoch, id, ms until it expires, not after (ms, -1: none), limit of requests per minute (-1: none), limit of tokens per
+-- ARGV: next life, epoch, id, ms until it expires, not after (ms, -1: none), limit of requests per minute (-1: none), limit of tokens per
 -- minute (-1: none), tokens, limit of requests at the same time (-1: none), their lease in ms, what it takes, as text, number of
 -- needs, then for each need: counter, start and end of its period in ms, limit, amount; no counter twice
 -- Gives the verdict, the server's clock in ms, and what the verdict needs: see reply.rs.
@@ -10,15 +10,15 @@ local MINUTE, SWEEP, NEVER = 60000, 8, -1
 -- Tokens count in the second in which they were taken and in so many after it.
 local TOKEN_SECONDS = 60
 
-local NEXT_LIFE, EPOCH, ID = ARGV[2], ARGV[3], ARGV[4]
-local EXPIRES_AFTER, NOT_AFTER = ARGV[5] + 0, ARGV[6] + 0
-local RPM_LIMIT, TPM_LIMIT, TOKENS = ARGV[7] + 0, ARGV[8] + 0, ARGV[9] + 0
-local RUNNING_LIMIT, LEASE = ARGV[10] + 0, ARGV[11] + 0
+local NEXT_LIFE, EPOCH, ID = ARGV[1], ARGV[2], ARGV[3]
+local EXPIRES_AFTER, NOT_AFTER = ARGV[4] + 0, ARGV[5] + 0
+local RPM_LIMIT, TPM_LIMIT, TOKENS = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
+local RUNNING_LIMIT, LEASE = ARGV[9] + 0, ARGV[10] + 0
 
-local TAKES, NEEDS = ARGV[12], ARGV[13] + 0
+local TAKES, NEEDS = ARGV[11], ARGV[12] + 0
 local fields, limits, amounts = {}, {}, {}
 for i = 1, NEEDS do
-  local at = 9 + 5 * i
+  local at = 8 + 5 * i
   fields[i], limits[i], amounts[i] = ARGV[at], ARGV[at + 3] + 0, ARGV[at + 4] + 0
 end
 
@@ -27,6 +27,7 @@ local life, epoch, frozen = books[1], books[3], books[5]
 local tm = tonumber(books[4] or 0)
 local server = clock()
 local now = max(server, tm)
+local NOW = digits(now)
 local vacant = books[2] ~= RUN
 if vacant then
   life, epoch = NEXT_LIFE, '0'
@@ -55,16 +56,21 @@ local function put_standing(answer, i)
   end
 end
 
--- The minute's requests, newest first: how many of the entries count, and how many there are.
+-- The minute's requests, newest first: how many of the entries count, and how many there are. What counts no more is looked for from the old
+-- end, in steps that double: each admission cuts it off, so there is little of it.
 local function logged()
   local all = call('LLEN', RPM)
-  if all == 0 or now - tonumber(call('LINDEX', RPM, -1)) < MINUTE then return all, all end
-  local low, high = 0, all - 1
-  while low < high do
-    local middle = floor((low + high) / 2)
-    if now - tonumber(call('LINDEX', RPM, middle)) < MINUTE then low = middle + 1 else high = middle end
+  local function is_past(back)
+    return now - call('LINDEX', RPM, digits(-back)) >= MINUTE
   end
-  return low, all
+  local past, present = 0, 1
+  while present <= all and is_past(present) do past, present = present, 2 * present end
+  present = min(present, all + 1)
+  while present - past > 1 do
+    local middle = floor((past + present) / 2)
+    if is_past(middle) then past = middle else present = middle end
+  end
+  return all - past, all
 end
 
 local SECOND = floor(now / 1000)
@@ -95,7 +101,7 @@ local function put_rates(answer, requests)
   local reset, remaining = NEVER, NEVER
   if RPM_LIMIT >= 0 then
     remaining, reset = less(RPM_LIMIT, requests), 0
-    if requests > 0 then reset = tonumber(call('LINDEX', RPM, 0)) + MINUTE - now end
+    if requests > 0 then reset = call('LINDEX', RPM, '0') + MINUTE - now end
   end
   answer[n + 1], answer[n + 2] = remaining, reset
   remaining, reset = NEVER, NEVER
@@ -111,8 +117,10 @@ end
 
 -- ---- Ids that are known, and questions that come at the wrong time ----
 
-local orphans = call('EXISTS', ORPHANS) == 1
-if is_remembered(MARKER) or orphans and call('HEXISTS', ORPHANS, ID) == 1 then return { DUPLICATE, server } end
+-- Mostly there is neither, which one question tells.
+local over = call('EXISTS', MARKER, ORPHANS) > 0
+local orphans = over and call('EXISTS', ORPHANS) == 1
+if over and is_remembered(MARKER) or orphans and call('HEXISTS', ORPHANS, ID) == 1 then return { DUPLICATE, server } end
 -- Also if it is open: whoever is told of it in another epoch would have its cost looked for there.
 if NEEDS > 0 and (epoch == '0' or epoch ~= EPOCH) then return { NOT_JOINED, server, life } end
 if call('HEXISTS', OPEN, ID) == 1 then
@@ -126,7 +134,7 @@ if frozen then return { FROZEN, server } end
 -- From here on the key's own time moves on, whatever the verdict.
 local changed, due, records, old = {}, {}, {}, {}
 local function keep()
-  local changes, n = { 'tm', now }, 2
+  local changes, n = { 'tm', NOW }, 2
   for field in pairs(changed) do
     changes[n + 1], changes[n + 2] = field, text_of(counters[field])
     n = n + 2
@@ -136,7 +144,7 @@ local function keep()
     call('HDEL', OPEN, id)
     call('ZREM', EXPIRY, id)
     call('HSET', ORPHANS, id, records[i])
-    call('ZADD', ORPHANED, now, id)
+    call('ZADD', ORPHANED, NOW, id)
   end
   if #old > 0 then
     call('HDEL', ORPHANS, unpack(old))
@@ -154,7 +162,7 @@ if NOT_AFTER >= 0 and now > NOT_AFTER then
   return { LATE, server, now }
 end
 for i = 1, NEEDS do
-  if now < ARGV[10 + 5 * i] + 0 or now >= ARGV[11 + 5 * i] + 0 then
+  if now < ARGV[9 + 5 * i] + 0 or now >= ARGV[10 + 5 * i] + 0 then
     keep()
     return { OUTSIDE, server, now }
   end
@@ -162,9 +170,9 @@ end
 
 -- ---- What expired is charged in full. A day later its record goes, and its charge stays orphaned: it was never settled here ----
 
-local first = call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')
+local first = call('ZRANGE', EXPIRY, '0', '0', 'WITHSCORES')
 if first[2] and first[2] + 0 <= now then
-  due = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, SWEEP)
+  due = call('ZRANGEBYSCORE', EXPIRY, '-inf', NOW, 'LIMIT', 0, SWEEP)
   for i, id in ipairs(due) do
     records[i] = call('HGET', OPEN, id) or ''
     for field, amount in string.gmatch(records[i], '([kw][%w.]+)=(%d+)') do
@@ -182,7 +190,7 @@ if first[2] and first[2] + 0 <= now then
     end
   end
 end
-if orphans then old = call('ZRANGEBYSCORE', ORPHANED, '-inf', now - DAY, 'LIMIT', 0, SWEEP) end
+if orphans then old = call('ZRANGEBYSCORE', ORPHANED, '-inf', digits(now - DAY), 'LIMIT', 0, SWEEP) end
 
 -- ---- Counters ----
 
@@ -215,14 +223,14 @@ if RPM_LIMIT >= 0 then
   requests, entries = logged()
   if requests >= RPM_LIMIT then
     -- The newest admission that must have left before there is room for one more.
-    local wait = RPM_LIMIT > 0 and tonumber(call('LINDEX', RPM, RPM_LIMIT - 1)) + MINUTE - now or NEVER
+    local wait = RPM_LIMIT > 0 and call('LINDEX', RPM, digits(RPM_LIMIT - 1)) + MINUTE - now or NEVER
     return limited(REQUESTS, wait, requests)
   end
 end
 
 local taken, total, oldest, past, started = 0, 0, SECOND, {}, false
 if TPM_LIMIT >= 0 then
-  local kept = call('HMGET', TPM, 'total', 'oldest', SECOND)
+  local kept = call('HMGET', TPM, 'total', 'oldest', digits(SECOND))
   started = kept[1] and true
   total, oldest, taken = tonumber(kept[1] or 0), tonumber(kept[2] or SECOND), tonumber(kept[3] or 0)
   local seconds
@@ -245,7 +253,7 @@ end
 
 local running = 0
 if RUNNING_LIMIT >= 0 then
-  running = call('ZCOUNT', LEASES, '(' .. format('%.0f', now), '+inf')
+  running = call('ZCOUNT', LEASES, '(' .. NOW, '+inf')
   if running >= RUNNING_LIMIT then return limited(CONCURRENCY, NEVER, requests) end
 end
 
@@ -257,8 +265,8 @@ for i = 1, NEEDS do
   counter.held = add(counter.held, amounts[i])
   changed[field] = true
 end
-local record = TPM_LIMIT >= 0 and format('%s t.%.0f=%.0f', TAKES, SECOND, TOKENS) or TAKES
-local expires = min(now + EXPIRES_AFTER, MOST)
+local record = TPM_LIMIT >= 0 and format('%s t.%d=%d', TAKES, SECOND, TOKENS) or TAKES
+local expires = digits(min(now + EXPIRES_AFTER, MOST))
 
 keep()
 call('HSET', OPEN, ID, record)
@@ -269,12 +277,12 @@ if not first[1] then
 end
 local answer = { ADMITTED, server, NEVER, NEVER, NEVER, NEVER }
 if RPM_LIMIT >= 0 then
-  if call('LPUSH', RPM, now) == 1 then call('PEXPIRE', RPM, KEPT) end
-  if entries > requests then call('LTRIM', RPM, 0, requests) end
+  if call('LPUSH', RPM, NOW) == 1 then call('PEXPIRE', RPM, KEPT) end
+  if entries > requests then call('LTRIM', RPM, '0', digits(requests)) end
   answer[3], answer[4] = RPM_LIMIT - requests - 1, MINUTE
 end
 if TPM_LIMIT >= 0 then
-  call('HSET', TPM, SECOND, taken + TOKENS, 'total', total + TOKENS, 'oldest', oldest)
+  call('HSET', TPM, digits(SECOND), digits(taken + TOKENS), 'total', digits(total + TOKENS), 'oldest', digits(oldest))
   if #past > 0 then call('HDEL', TPM, unpack(past)) end
   if not started then call('PEXPIRE', TPM, KEPT) end
   answer[5], answer[6] = TPM_LIMIT - total - TOKENS, token_leaves(SECOND)
@@ -286,8 +294,8 @@ if TPM_LIMIT >= 0 then
   end
 end
 if RUNNING_LIMIT >= 0 then
-  call('ZREMRANGEBYSCORE', LEASES, '-inf', now)
-  call('ZADD', LEASES, now + LEASE, ID)
+  call('ZREMRANGEBYSCORE', LEASES, '-inf', NOW)
+  call('ZADD', LEASES, digits(now + LEASE), ID)
   if running == 0 then call('PEXPIRE', LEASES, KEPT) end
 end
 for i = 1, NEEDS do put_standing(answer, i) end

@@ -1,8 +1,8 @@
 -- shrink 1: lowers what an open reservation holds; never raises it.
 --
--- ARGV: run, epoch (0: any), id, bound of spend counters, tokens (-1: as reserved)
+-- ARGV: epoch (0: any), id, bound of spend counters, tokens (-1: as reserved)
 -- Gives {1} if any amount was lowered, {0} if not, or, when the books are of another epoch, {2, their epoch}.
-local EPOCH, ID, BOUND, TOKENS = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local EPOCH, ID, BOUND, TOKENS = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4] + 0
 
 local run, epoch = unpack(call('HMGET', BOOKS, 'run', 'epoch'))
 local alive = run == RUN
@@ -14,19 +14,19 @@ if not record then return { 0 } end
 local lowered, changes, minute, rest = 0, {}, nil, {}
 for field, text in string.gmatch(record, '([%w.]+)=(%d+)') do
   local amount, bound = tonumber(text), nil
-  if string.sub(field, 2, 2) == 's' then
+  local second = match(field, '^t%.(%d+)')
+  if match(field, '^.s') then
     bound = BOUND
-  elseif string.sub(field, 1, 2) == 't.' and TOKENS >= 0 then
+  elseif second and TOKENS >= 0 then
     bound = TOKENS
   end
   if bound and amount > bound then
     lowered = 1
-    if string.sub(field, 1, 2) == 't.' then
-      local second = string.sub(field, 3)
+    if second then
       local kept = call('HMGET', TPM, second, 'total')
       if kept[1] then
-        local surplus = min(amount - bound, tonumber(kept[1]))
-        minute = { second, tonumber(kept[1]) - surplus, 'total', less(tonumber(kept[2]), surplus) }
+        local surplus = min(amount - bound, kept[1] + 0)
+        minute = { second, digits(kept[1] - surplus), 'total', digits(less(kept[2] + 0, surplus)) }
       end
     else
       local kept = call('HGET', BOOKS, field)
@@ -39,11 +39,9 @@ for field, text in string.gmatch(record, '([%w.]+)=(%d+)') do
     end
     amount = bound
   end
-  rest[#rest + 1] = field .. '=' .. format('%.0f', amount)
+  rest[#rest + 1] = format('%s=%d', field, amount)
 end
 if lowered == 1 then
-  -- The first write needs no memory; HDEL would lose the time at which the hash goes when nothing else is open.
-  call('PEXPIRE', OPEN, KEPT)
   call('HSET', OPEN, ID, table.concat(rest, ' '))
   if #changes > 0 then call('HSET', BOOKS, unpack(changes)) end
   if minute then call('HSET', TPM, unpack(minute)) end

@@ -26,9 +26,9 @@ pub async fn i_1_an_expired_reservation_stays_charged_until_its_truth_arrives<H:
     let Verdict::Short(needs) = bench.put(&bench.ask(4, 1)).await else { panic!("expiry frees nothing") };
     assert_eq!(needs, [(1, Standing { orphaned: 100, ..standing(0, 100, 0) })]);
     assert_eq!(bench.sums().await, [(3, 0, 3), (100, 0, 100)]);
-    assert_eq!(bench.settle(1, 25).await, Settled::Late { over_bound: false });
-    assert_eq!(bench.settle(2, 21).await, Settled::Late { over_bound: true });
-    assert_eq!(bench.cancel(3).await, Settled::Late { over_bound: false });
+    assert_eq!(bench.settle(1, 25).await, Settled::AfterExpiry { over_bound: false });
+    assert_eq!(bench.settle(2, 21).await, Settled::AfterExpiry { over_bound: true });
+    assert_eq!(bench.cancel(3).await, Settled::AfterExpiry { over_bound: false });
     assert_eq!(bench.sums().await, [(2, 0, 0), (46, 0, 0)]);
     assert_eq!(bench.settle(1, 25).await, Settled::Duplicate);
 }

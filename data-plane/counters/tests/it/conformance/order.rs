@@ -146,10 +146,14 @@ pub async fn eight_expired_reservations_are_charged_at_a_time<H: Harness>(bench:
     bench.advance(DAY);
     bench.sweep().await;
     assert_eq!(bench.settle(7, 4).await, Settled::Unknown, "the eight oldest are forgotten");
-    assert_eq!(bench.settle(8, 4).await, Settled::Late { over_bound: false }, "and no more than eight at a time");
+    assert_eq!(
+        bench.settle(8, 4).await,
+        Settled::AfterExpiry { over_bound: false },
+        "and no more than eight at a time"
+    );
     bench.sweep().await;
     assert_eq!(bench.settle(16, 4).await, Settled::Unknown, "the ninth was settled, so eight more are 9 to 16");
-    assert_eq!(bench.settle(17, 4).await, Settled::Late { over_bound: false });
+    assert_eq!(bench.settle(17, 4).await, Settled::AfterExpiry { over_bound: false });
     bench.sweep().await;
     assert_eq!(bench.settle(19, 4).await, Settled::Unknown);
     assert_eq!(bench.sums().await, [(20, 0, 18), (188, 0, 180)], "only what was settled is orphaned no more");
@@ -164,7 +168,7 @@ pub async fn the_first_to_expire_is_charged_first<H: Harness>(bench: &Bench<'_, 
     bench.advance(DAY);
     bench.sweep().await;
     assert_eq!(bench.settle(1, 1).await, Settled::Done { over_bound: false }, "the last to expire is still open");
-    assert_eq!(bench.settle(2, 1).await, Settled::Late { over_bound: false });
+    assert_eq!(bench.settle(2, 1).await, Settled::AfterExpiry { over_bound: false });
     assert_eq!(bench.sums().await, [(9, 0, 7), (72, 0, 70)]);
 }
 
@@ -177,9 +181,9 @@ pub async fn what_was_charged_is_forgotten_after_a_day<H: Harness>(bench: &Bench
     bench.sweep().await;
     bench.advance(DAY - Duration::from_millis(1));
     bench.sweep().await;
-    assert_eq!(bench.settle(1, 4).await, Settled::Late { over_bound: false });
+    assert_eq!(bench.settle(1, 4).await, Settled::AfterExpiry { over_bound: false });
     bench.advance_millis(1);
-    assert_eq!(bench.settle(2, 4).await, Settled::Late { over_bound: false }, "nobody looked yet");
+    assert_eq!(bench.settle(2, 4).await, Settled::AfterExpiry { over_bound: false }, "nobody looked yet");
     bench.sweep().await;
     assert_eq!(bench.sums().await, [(3, 0, 1), (18, 0, 10)], "what is forgotten stays charged, and orphaned");
     assert_eq!(bench.settle(3, 4).await, Settled::Unknown);
@@ -280,7 +284,7 @@ pub async fn a_past_counter_that_still_holds_is_kept<H: Harness>(bench: &Bench<'
     assert_eq!(bench.sums().await, [(2, 0, 1), (13, 0, 10)]);
     join_again(3).await;
     assert!(bench.report().await.is_empty(), "what is only charged does not keep it");
-    assert_eq!(bench.settle(2, 3).await, Settled::Late { over_bound: false }, "nor is it missed");
+    assert_eq!(bench.settle(2, 3).await, Settled::AfterExpiry { over_bound: false }, "nor is it missed");
     assert!(bench.report().await.is_empty());
 }
 

@@ -265,7 +265,7 @@ pub async fn a_renewal_that_comes_after_the_settlement_revives_nothing<H: Harnes
     bench.sweep().await;
     renew(&[5]).await;
     assert_eq!(limited(bench.put(&ask(6)).await), (Rate::Concurrency, None), "what expired may still run");
-    assert_eq!(bench.settle(5, 1).await, Settled::Late { over_bound: false });
+    assert_eq!(bench.settle(5, 1).await, Settled::AfterExpiry { over_bound: false });
     bench.advance_millis(59_999);
     renew(&[5]).await;
     bench.admit(&ask(6)).await;

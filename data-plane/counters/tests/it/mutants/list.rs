@@ -35,6 +35,14 @@ mistakes! {
         "(epoch == '0' or epoch ~= EPOCH)" => "epoch == '0'";
     "an open reservation is answered to another epoch" in reserve:
         "if NEEDS > 0 and (epoch" => "if NEEDS > 0 and call('HEXISTS', OPEN, ID) == 0 and (epoch";
+    "all runs are one" in prelude:
+        "if ROLE ~= 'master' then" => "RUN = 'run'\nif ROLE ~= 'master' then";
+    "the run is that of the server's past" in prelude:
+        "master_replid:(%w+)" => "master_replid2:(%w+)";
+    "a replica decides" in prelude:
+        "if ROLE ~= 'master' then" => "if not ROLE then";
+    "a new life belongs to no run" in life:
+        "'run', RUN, 'epoch'" => "'run', '', 'epoch'";
     "books of another run are believed in reserve" in reserve:
         "local vacant = books[2] ~= RUN" => "local vacant = not books[2]";
     "books of another run are believed in settle" in settle:
@@ -45,14 +53,16 @@ mistakes! {
         "if books.run ~= RUN then" => "if not books.run then";
     "books of another run are believed in claw_back" in claw_back:
         "if books.run ~= RUN or books.epoch" => "if not books.run or books.epoch";
+    "books of another run are believed in look" in look:
+        "if books.run ~= RUN or books.epoch" => "if not books.run or books.epoch";
     "books of another run are not given up" in vacate:
-        "if run == RUN and life ~= ARGV[3]" => "if life ~= ARGV[3]";
+        "if run == RUN and life ~= ARGV[2]" => "if life ~= ARGV[2]";
     "any life is given up" in vacate:
-        "if run == RUN and life ~= ARGV[3] then return { life } end" => "";
+        "if run == RUN and life ~= ARGV[2] then return { life } end" => "";
     "a grant for another life is applied" in grant:
-        "if books.life ~= ARGV[3] then return { 2, books.life } end" => "";
+        "if books.life ~= LIFE then return { 2, books.life } end" => "";
     "a grant for another epoch is applied" in grant:
-        "books.epoch ~= '0' and books.epoch ~= ARGV[4]" => "false";
+        "books.epoch ~= '0' and books.epoch ~= EPOCH" => "false";
     "a settlement of another epoch is not refused" in settle:
         "if EPOCH ~= '0' and EPOCH ~= epoch then" => "if false then";
     "a shrink of another epoch is not refused" in shrink:
@@ -60,15 +70,15 @@ mistakes! {
 
     // ---- The ledger's answers ----
     "a grant ignores the serials of its counters" in grant:
-        "if above_floor and serial > counter.serial then" => "if above_floor then";
+        "if above_floor and SERIAL > counter.serial then" => "if above_floor then";
     "a grant ignores the floor" in grant:
-        "if above_floor and serial > counter.serial then" => "if serial > counter.serial then";
+        "if above_floor and SERIAL > counter.serial then" => "if SERIAL > counter.serial then";
     "a grant is not remembered" in grant:
-        "'serial', max(serial, tonumber(books.serial or 0))" => "'serial', serial";
+        "'serial', digits(max(SERIAL, tonumber(books.serial or 0)))" => "'serial', ARGV[4]";
     "a claw-back makes nothing void" in claw_back:
         "local changes = { 'floor', books.serial }" => "local changes = { 'floor', '0' }";
     "a claw-back lowers no ceiling" in claw_back:
-        "counter.grant = string.gsub(counter.grant, '^%d+', format('%.0f', granted))" => "";
+        "counter.grant = string.gsub(counter.grant, '^%d+', digits(granted))" => "";
     "a claw-back gives up what is held" in claw_back:
         "add(counter.used, counter.held)" => "counter.used";
     "a claw-back raises ceilings that a cost went over" in claw_back:
@@ -98,9 +108,9 @@ mistakes! {
     "delayed questions are admitted" in reserve:
         "if NOT_AFTER >= 0 and now > NOT_AFTER then" => "if false then";
     "a period contains its end" in reserve:
-        "now >= ARGV[11 + 5 * i] + 0" => "now > ARGV[11 + 5 * i] + 0";
+        "now >= ARGV[10 + 5 * i] + 0" => "now > ARGV[10 + 5 * i] + 0";
     "a period begins late" in reserve:
-        "if now < ARGV[10 + 5 * i] + 0" => "if now <= ARGV[10 + 5 * i] + 0";
+        "if now < ARGV[9 + 5 * i] + 0" => "if now <= ARGV[9 + 5 * i] + 0";
     "time goes back" in reserve:
         "local now = max(server, tm)" => "local now = server";
     "refusals move no time" in reserve:
@@ -112,11 +122,15 @@ mistakes! {
     "what expired can be admitted again" in reserve:
         "is_remembered(MARKER) or orphans and call('HEXISTS', ORPHANS, ID) == 1" => "is_remembered(MARKER)";
     "what is over can be admitted again" in reserve:
-        "is_remembered(MARKER) or orphans" => "orphans";
+        "over and is_remembered(MARKER) or orphans" => "orphans";
+    "a settlement of what is over looks at nothing but what is open" in settle:
+        "local seen = is_remembered(MARKER)" => "local seen = false";
+    "what was charged in full is never settled" in settle:
+        "charged = alive and not seen and call('HGET', ORPHANS, ID)" => "charged = false";
     "a cancellation keeps no delayed question out" in settle:
-        "  if seen then return { DUPLICATE, 0 } end\n  remember()\n" => "  if seen then return { DUPLICATE, 0 } end\n";
+        "    if seen then return { DUPLICATE, 0 } end\n    remember()\n" => "    if seen then return { DUPLICATE, 0 } end\n";
     "a settlement is not remembered" in settle:
-        "remember()\nreturn { reserved" => "return { reserved";
+        "remember()\nreturn { charged and" => "return { charged and";
 
     // ---- Expiry and settlement ----
     "what expired is given back" in reserve:
@@ -128,7 +142,7 @@ mistakes! {
     "a reservation expires a millisecond late" in reserve:
         "first[2] + 0 <= now" => "first[2] + 0 < now";
     "forgetting lowers what is orphaned" in reserve:
-        "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end\n" => "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end
+        "'-inf', digits(now - DAY), 'LIMIT', 0, SWEEP) end\n" => "'-inf', digits(now - DAY), 'LIMIT', 0, SWEEP) end
 for _, id in ipairs(old) do
   for field, amount in string.gmatch(call('HGET', ORPHANS, id), '([kw][%w.]+)=(%d+)') do
     local text = call('HGET', BOOKS, field)
@@ -141,7 +155,7 @@ for _, id in ipairs(old) do
 end
 ";
     "what is forgotten is given back" in reserve:
-        "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end\n" => "'-inf', now - DAY, 'LIMIT', 0, SWEEP) end
+        "'-inf', digits(now - DAY), 'LIMIT', 0, SWEEP) end\n" => "'-inf', digits(now - DAY), 'LIMIT', 0, SWEEP) end
 for _, id in ipairs(old) do
   for field, amount in string.gmatch(call('HGET', ORPHANS, id), '([kw][%w.]+)=(%d+)') do
     local text = call('HGET', BOOKS, field)
@@ -156,7 +170,7 @@ end
     "what expired is never forgotten" in reserve:
         "if orphans then old = call(" => "if false then old = call(";
     "what expired is forgotten at once" in reserve:
-        "'-inf', now - DAY, 'LIMIT'" => "'-inf', now, 'LIMIT'";
+        "'-inf', digits(now - DAY), 'LIMIT'" => "'-inf', NOW, 'LIMIT'";
     "a settlement charges the bound" in settle:
         "counter.used = add(counter.used, actual)" => "counter.used = add(counter.used, amount)";
     "a settlement leaves the hold" in settle:
@@ -182,7 +196,11 @@ end
     "one request too many a minute" in reserve:
         "if requests >= RPM_LIMIT then" => "if requests > RPM_LIMIT then";
     "the minute's requests are forgotten beyond the limit" in reserve:
-        "if entries > requests then call('LTRIM', RPM, 0, requests) end" => "call('LTRIM', RPM, 0, max(RPM_LIMIT - 2, 0))";
+        "if entries > requests then call('LTRIM', RPM, '0', digits(requests)) end" => "call('LTRIM', RPM, 0, max(RPM_LIMIT - 2, 0))";
+    "of what is past the oldest alone is left out" in reserve:
+        "while present <= all and is_past(present) do past, present = present, 2 * present end" => "if all > 0 and is_past(1) then past, present = 1, 2 end";
+    "what is past is found in too large steps" in reserve:
+        "while present - past > 1 do" => "while false do";
     "a minute of requests is a millisecond short" in reserve:
         "local MINUTE, SWEEP, NEVER = 60000, 8, -1" => "local MINUTE, SWEEP, NEVER = 59999, 8, -1";
     "a minute of tokens is 60 seconds long" in reserve:
@@ -196,11 +214,11 @@ end
     "a lease outlives its settlement" in settle:
         "call('ZREM', LEASES, ID)" => "";
     "a lease never ends" in reserve:
-        "call('ZCOUNT', LEASES, '(' .. format('%.0f', now), '+inf')" => "call('ZCARD', LEASES)";
+        "call('ZCOUNT', LEASES, '(' .. NOW, '+inf')" => "call('ZCARD', LEASES)";
     "one too many runs at the same time" in reserve:
         "if running >= RUNNING_LIMIT then" => "if running > RUNNING_LIMIT then";
     "a renewal lets run again what is over" in renew:
-        "if not is_remembered(KEYS[5 + i]) then call(" => "if true then call(";
+        "if not is_remembered(KEYS[6 + i]) then call(" => "if true then call(";
     "a forgotten lease stays forgotten" in renew:
         "call('ZADD', LEASES, ends, ARGV[i])" => "call('ZADD', LEASES, 'XX', ends, ARGV[i])";
 }

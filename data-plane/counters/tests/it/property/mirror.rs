@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use keyforge_counters::{Books, Grant, GrantSet, Need, Rate, RateLimited, ReservationId, Reserve, Settled, Verdict};
+use keyforge_counters::{
+    CounterState, Grant, GrantSet, Need, Rate, RateLimited, ReservationId, Reserve, Settled, Verdict,
+};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::LifeId;
 use keyforge_shared::limit::{CounterId, Dimension};
@@ -163,7 +165,7 @@ impl Mirror {
     }
 
     /// Counters that the books no longer have were dropped: long past, and with nothing held.
-    fn dropped(&mut self, books: &[Books]) -> Result<(), String> {
+    fn dropped(&mut self, books: &[CounterState]) -> Result<(), String> {
         let gone: Vec<_> = self
             .grants
             .keys()
@@ -349,7 +351,7 @@ impl Mirror {
             }
             return Ok(());
         };
-        let (done, late) = (Settled::Done { over_bound: false }, Settled::Late { over_bound: false });
+        let (done, late) = (Settled::Done { over_bound: false }, Settled::AfterExpiry { over_bound: false });
         let allowed = match entry.expires {
             None if now - entry.over < MINUTE => vec![Settled::Duplicate],
             None => vec![Settled::Duplicate, Settled::Unknown],
@@ -425,7 +427,7 @@ impl Mirror {
     }
 
     /// I-2 and I-5: the books are what the reservations make them.
-    pub fn check(&mut self, books: &[Books], clock: Timestamp) -> Result<(), String> {
+    pub fn check(&mut self, books: &[CounterState], clock: Timestamp) -> Result<(), String> {
         self.dropped(books)?;
         let now = self.now(clock);
         for books in books {

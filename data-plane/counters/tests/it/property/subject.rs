@@ -13,9 +13,9 @@ use crate::scripts::{Scripts, Snapshot};
 /// How a store loses what it knows.
 #[derive(Clone, Copy, Debug)]
 pub enum Loss {
-    /// The server starts again with all its data.
+    /// The server stops being primary and is made primary again, with all its data.
     Restart,
-    /// The server starts again with the data of the snapshot.
+    /// The server comes back with the data of the snapshot.
     RollBack,
     /// All data is deleted.
     Flush,
@@ -47,7 +47,7 @@ pub trait Subject {
     fn lose(&mut self, loss: Loss) -> Kept;
 }
 
-/// The scripts, on a server that restarts, forgets and is rolled back.
+/// The scripts, on a server that is demoted and promoted, forgets and is rolled back.
 pub struct ScriptSubject<'a> {
     scripts: &'a Scripts,
     snapshot: Snapshot,

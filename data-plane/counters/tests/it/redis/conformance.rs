@@ -21,6 +21,11 @@ impl OnRedis {
         let clock = Arc::new(ManualClock::at(START));
         let shared = Arc::clone(&clock) as Arc<dyn Clock>;
         let store = RedisCounters::start_on_clock(settings(urls, PATIENT), &Shutdown::new(), shared).await.unwrap();
+        Self::of(store, clock)
+    }
+
+    /// A store that was started on this clock.
+    pub fn of(store: RedisCounters, clock: Arc<ManualClock>) -> Self {
         Self { store: Counters::Redis(store), clock }
     }
 }

@@ -161,6 +161,80 @@ fn server_held(server: &RedisServer, account: &Account<'_>) -> u64 {
     server.ask(&["HLEN", &account.name("open")])
 }
 
+/// Makes a server a replica and a primary again: its data stays, and nobody can know that all of it did.
+fn demote_and_promote(server: &RedisServer) {
+    server.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    server.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+}
+
+#[tokio::test]
+async fn i_6_a_promotion_is_known_to_the_very_next_question_whichever_it_is() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let mut accounts = Vec::new();
+    for question in 0..8 {
+        let account = Account::new(&store, &format!("promoted{question:04}"));
+        let life = account.life().await;
+        account.grant(life, 5).await;
+        assert!(account.is_admitted(1).await);
+        accounts.push((account, life));
+    }
+    demote_and_promote(&server);
+
+    let is_over = |error| matches!(error, CounterError::Epoch { given: 1, current: 0, .. });
+    for (question, (account, life)) in accounts.iter().enumerate() {
+        let (key, life) = (account.key, *life);
+        match question {
+            0 => assert!(matches!(account.reserve(2).await, Verdict::NotJoined(second) if second != life)),
+            1 => assert!(is_over(store.settle(key, 1, reservation(1), Settlement::CANCELLED).await.unwrap_err())),
+            2 => assert!(is_over(store.shrink(key, 1, reservation(1), NanoUsd::ZERO, None).await.unwrap_err())),
+            3 => assert_eq!(store.claw_back(key).await.unwrap(), None),
+            4 => assert_eq!(store.life(key).await.unwrap(), None),
+            5 => assert_eq!(store.books(key).await.unwrap(), []),
+            6 => assert_ne!(store.vacate(key, LifeId::from_bytes([0; 16])).await.unwrap(), life),
+            _ => {
+                let grants = super::GrantSet { life, epoch: 1, serial: 2, grants: Vec::new() };
+                let error = store.grant(key, &grants).await.unwrap_err();
+                assert!(matches!(error, CounterError::Life { current, .. } if current != life), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn i_6_nodes_that_met_a_server_before_and_after_its_promotion_do_not_end_each_others_lives() {
+    let server = RedisServer::start();
+    let before = start(&server, PATIENT).await.unwrap();
+    let old = Account::open(&before, "twonodes0000", 100).await;
+    assert!(old.is_admitted(0).await);
+    demote_and_promote(&server);
+    let after = start(&server, PATIENT).await.unwrap();
+    let new = Account::new(&after, "twonodes0000");
+    let life = new.life().await;
+    assert_eq!(old.life().await, life, "both are told the same life");
+    new.grant(life, 100).await;
+    for number in 1..20 {
+        assert!(old.is_admitted(2 * number).await);
+        assert!(new.is_admitted(2 * number + 1).await);
+        assert_eq!(old.settle(1, reservation(2 * number + 1)).await, Settled::Done { over_bound: false });
+    }
+    assert_eq!(new.requests().await, (19, 19));
+    assert_eq!((before.life(old.key).await.unwrap(), after.life(new.key).await.unwrap()), (Some(life), Some(life)));
+}
+
+#[tokio::test]
+async fn i_6_a_replica_that_takes_writes_decides_nothing() {
+    let server = RedisServer::start_with(&["--replica-read-only", "no"]);
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "demoted00000", 5).await;
+    server.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = store.reserve(account.ask(1, 1)).await.unwrap_err();
+    assert!(matches!(&error, CounterError::Unavailable(_)) && error.to_string().contains("primary"), "{error}");
+    assert_eq!(server_held(&server, &account), 0);
+    let mut available = store.availability();
+    available.wait_for(|available| !available).await.unwrap();
+}
+
 #[tokio::test]
 async fn grants_and_vacations_of_books_that_were_lost_name_the_new_life() {
     let server = RedisServer::start();
@@ -239,4 +313,35 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     account.grant(next, 3).await;
     assert!(account.is_admitted(3).await);
+}
+
+#[tokio::test]
+async fn i_1_nothing_is_admitted_when_the_server_has_no_memory_left() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let (mut known, mut fresh) = (Account::new(&store, "fullmemory01"), Account::new(&store, "fullmemory02"));
+    // Without limits but a rate: the reservation is the only thing that has to be written.
+    for account in [&mut known, &mut fresh] {
+        account.needs.clear();
+    }
+    let expired = super::Reserve { expires_after: std::time::Duration::ZERO, ..known.ask(0, 1) };
+    assert!(matches!(store.reserve(expired).await.unwrap(), Verdict::Admitted(_)));
+    // The key's own time is ahead of the clock, so that a question need not move it on.
+    let ahead: (u64, u64) = server.ask(&["TIME"]);
+    server.ask::<()>(&["HSET", &known.name("books"), "tm", &((ahead.0 + 60) * 1_000).to_string()]);
+
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    for account in [&known, &fresh] {
+        let error = store.reserve(account.ask(0, 2)).await.unwrap_err();
+        assert!(matches!(&error, CounterError::Unavailable(_)) && error.to_string().contains("memory"), "{error}");
+        assert!(store.renew(account.key, &[reservation(2)], PATIENT).await.is_err());
+    }
+    assert_eq!(server.ask::<u64>(&["EXISTS", &fresh.name("books"), &fresh.name("open"), &fresh.name("rpm")]), 0);
+    assert_eq!(server.ask::<u64>(&["HEXISTS", &known.name("open"), "req_00000001000000000000000000000000.00001"]), 1);
+    assert_eq!((server_held(&server, &known), server.ask::<u64>(&["LLEN", &known.name("rpm")])), (1, 1));
+
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    for account in [&known, &fresh] {
+        assert!(matches!(store.reserve(account.ask(0, 2)).await.unwrap(), Verdict::Admitted(_)));
+    }
 }

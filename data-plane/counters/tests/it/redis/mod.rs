@@ -5,6 +5,7 @@ mod conformance;
 mod cost;
 mod loss;
 mod outage;
+mod rights;
 mod scripts;
 mod start;
 mod tls;
@@ -26,9 +27,9 @@ use crate::conformance::{TTL, counter_at, reservation};
 use crate::redis_server::RedisServer;
 
 /// Long enough for a machine that has other things to do.
-const PATIENT: Duration = Duration::from_secs(5);
+pub const PATIENT: Duration = Duration::from_secs(5);
 
-fn settings(urls: Vec<String>, timeout: Duration) -> RedisSettings {
+pub fn settings(urls: Vec<String>, timeout: Duration) -> RedisSettings {
     RedisSettings { cluster: urls.len() > 1, urls, username: None, password: None, timeout }
 }
 

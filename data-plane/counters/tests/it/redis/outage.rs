@@ -188,3 +188,17 @@ async fn a_server_that_ends_is_missed_before_anybody_asks() {
     let took = is_unavailable(&Account::new(&store, "missed000000"), 1).await;
     assert!(took < TIMEOUT, "{took:?}");
 }
+
+#[tokio::test]
+async fn i_6_a_server_that_may_evict_from_now_on_is_not_used() {
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "evicting0000", 5).await;
+    let mut available = store.availability();
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    available.wait_for(|available| !available).await.unwrap();
+    assert!(unavailable(&account, 1).await.was_surely_not_asked());
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    available.wait_for(|available| *available).await.unwrap();
+    assert!(account.is_admitted(1).await);
+}

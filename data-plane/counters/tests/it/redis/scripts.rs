@@ -91,7 +91,7 @@ async fn rates_and_expired_reservations_are_written_as_the_manual_says() {
     assert!(server.ask::<Option<u64>>(&["ZSCORE", &account.name("orphaned"), ID_1]).is_some());
     let settlement = Settlement { cost: NanoUsd::new(7), counted: true, tokens: Some(40) };
     let settled = store.settle(account.key, 1, reservation(1), settlement).await.unwrap();
-    assert_eq!(settled, Settled::Late { over_bound: false });
+    assert_eq!(settled, Settled::AfterExpiry { over_bound: false });
     let kept: BTreeMap<String, u64> = server.ask(&["HGETALL", &account.name("tpm")]);
     assert_eq!((kept["total"], kept[&oldest]), (40, 40));
     assert_eq!(

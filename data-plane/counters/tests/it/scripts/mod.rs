@@ -1,14 +1,15 @@
-//! The scripts themselves, one call after the other: on a clock, under a run id, and with texts that the test gives.
+//! The scripts themselves, one call after the other: on a clock, and with texts that the test gives.
 //!
-//! What a pool and its retries would hide is done here by hand: a server that was restarted has another run id, data that was rolled back is what
-//! a snapshot held. Texts are read from the source tree, so that a test can change one and see whether anybody notices.
+//! What a pool and its retries would hide is done here by hand: a server that is made a replica and a primary again has another run and all its data,
+//! data that was rolled back is what a snapshot held. Texts are read from the source tree, so that a test can change one and see whether anybody
+//! notices.
 
 mod store;
 
 use std::path::Path;
 use std::sync::Mutex;
 
-use keyforge_counters::{CounterError, Outage, ReservationId};
+use keyforge_counters::{CounterError, CounterStore, Outage, ReservationId};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId};
 use redis::{Connection, Value};
@@ -17,7 +18,7 @@ use crate::conformance::{Harness, START};
 use crate::redis_server::RedisServer;
 
 /// All scripts, and those of them that can begin a life.
-const NAMES: [&str; 8] = ["reserve", "settle", "shrink", "renew", "grant", "claw_back", "vacate", "freeze"];
+const NAMES: [&str; 9] = ["reserve", "settle", "shrink", "renew", "grant", "claw_back", "vacate", "freeze", "look"];
 const BEGINS_LIVES: [&str; 3] = ["reserve", "grant", "vacate"];
 const SUFFIXES: [&str; 8] = ["books", "open", "expiry", "orphans", "orphaned", "rpm", "tpm", "leases"];
 
@@ -47,7 +48,7 @@ impl Sources {
 
     fn script(&self, name: &str) -> String {
         let life = if BEGINS_LIVES.contains(&name) { self.text("life") } else { "" };
-        [self.text("prelude"), self.text("clock_given"), life, self.text(name)].concat()
+        ["#!lua\n", self.text("prelude"), self.text("clock_given"), life, self.text(name)].concat()
     }
 }
 
@@ -68,10 +69,6 @@ impl Reply {
             Value::BulkString(bytes) => bytes,
             other => panic!("no text: {other:?}"),
         }
-    }
-
-    fn is_nil(&self) -> bool {
-        self.0 == Value::Nil
     }
 
     fn text(&self) -> &str {
@@ -108,13 +105,13 @@ pub struct Scripts {
 
 struct State {
     now: i64,
-    run: u64,
     lives: u64,
 }
 
 impl Scripts {
     pub fn start(sources: &Sources) -> Self {
-        let server = RedisServer::start();
+        // As a replica it would take writes, so that refusing them is left to the scripts.
+        let server = RedisServer::start_with(&["--replica-read-only", "no", "--enable-debug-command", "yes"]);
         let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
         let load = |name| {
             let text = sources.script(name);
@@ -122,7 +119,7 @@ impl Scripts {
             (name, loaded.unwrap_or_else(|error| panic!("{name}: {error}")))
         };
         let digests = NAMES.map(load).to_vec();
-        let state = State { now: START.millis(), run: 1, lives: 0 };
+        let state = State { now: START.millis(), lives: 0 };
         Self { connection: Mutex::new(connection), digests, state: Mutex::new(state), _server: server }
     }
 
@@ -132,14 +129,28 @@ impl Scripts {
         Reply(command.query(&mut *self.connection.lock().unwrap()).unwrap())
     }
 
-    /// All data is gone; the server has the same run id.
+    /// All data is gone; the run is the same.
     pub fn flush(&self) {
         self.command(&[b"FLUSHALL"]);
     }
 
-    /// The server was started again, with whatever it still has.
+    /// The run of the server is another one, with whatever it still has. Until it is primary again it decides nothing.
     pub fn restart(&self) {
-        self.state.lock().unwrap().run += 1;
+        self.command(&[b"REPLICAOF", b"127.0.0.1", b"1"]);
+        for name in NAMES {
+            let refused = self.run(name, KeyId::from_ascii(b"whilereplica").unwrap(), None, Vec::new());
+            assert!(matches!(&refused, Err(CounterError::Unavailable(why)) if why.to_string().contains("primary")));
+        }
+        self.command(&[b"REPLICAOF", b"NO", b"ONE"]);
+        // As it does an hour after its last replica went; it then has no earlier run any more that could be taken for the present one.
+        self.command(&[b"DEBUG", b"CHANGE-REPL-ID"]);
+    }
+
+    /// What the server calls the run that it is in.
+    fn present_run(&self) -> String {
+        let info = self.command(&[b"INFO", b"replication"]);
+        let run = info.text().lines().find_map(|line| line.strip_prefix("master_replid:"));
+        run.unwrap().trim_end().to_owned()
     }
 
     /// All that is kept of a key is gone.
@@ -184,16 +195,11 @@ impl Scripts {
         let mut keys: Vec<_> = SUFFIXES.iter().map(|suffix| format!("{stem}{suffix}")).collect();
         keys.extend(ids.into_iter().map(|id| format!("{stem}m:{}", name_of(id))));
         let digest = &self.digests.iter().find(|(known, _)| *known == name).unwrap().1;
-        let State { now, run, .. } = *self.state.lock().unwrap();
+        let now = self.state.lock().unwrap().now;
         let mut command = redis::cmd("EVALSHA");
-        command.arg(digest).arg(keys.len()).arg(keys).arg(run_id(run)).arg(arguments).arg(now);
+        command.arg(digest).arg(keys.len()).arg(keys).arg(arguments).arg(now);
         let answer = command.query(&mut *self.connection.lock().unwrap());
         answer.map(Reply).map_err(|error| CounterError::Unavailable(Outage::unanswered(error.to_string())))
-    }
-
-    /// The server's run id, as far as the scripts are told.
-    fn run_id(&self) -> String {
-        run_id(self.state.lock().unwrap().run)
     }
 
     fn next_life(&self) -> String {
@@ -215,13 +221,24 @@ impl Harness for Scripts {
     }
 }
 
-fn run_id(run: u64) -> String {
-    format!("run{run}")
-}
-
 /// How an id is spelled.
 fn name_of(id: ReservationId) -> String {
     format!("{}.{:05}", id.request, id.attempt)
+}
+
+#[tokio::test]
+async fn i_6_books_belong_to_the_run_that_the_server_is_in() {
+    let scripts = Scripts::start(&Sources::read());
+    let key = KeyId::from_ascii(b"ofwhichrun00").unwrap();
+    let written = || scripts.command(&[b"HGET", b"kf1:{ofwhichrun00}:books", b"run"]).text().to_owned();
+    let mut runs = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        scripts.vacate(key, LifeId::from_bytes([0; 16])).await.unwrap();
+        assert_eq!(written(), scripts.present_run());
+        runs.insert(written());
+        scripts.restart();
+    }
+    assert_eq!(runs.len(), 3, "each promotion begins a run");
 }
 
 #[tokio::test]

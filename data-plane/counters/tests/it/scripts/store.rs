@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyforge_counters::{
-    Admission, Books, ClawBack, CounterError, CounterStore, GrantSet, Rate, RateLeft, RateLimited, RatesLeft,
+    Admission, ClawBack, CounterError, CounterState, CounterStore, GrantSet, Rate, RateLeft, RateLimited, RatesLeft,
     ReservationId, Reserve, Settled, Settlement, Standing, Verdict,
 };
 use keyforge_shared::clock::Timestamp;
@@ -134,7 +134,7 @@ impl CounterStore for Scripts {
         let over_bound = reply[1].number() == 1;
         match reply[0].number() {
             1 => Ok(Settled::Done { over_bound }),
-            2 => Ok(Settled::Late { over_bound }),
+            2 => Ok(Settled::AfterExpiry { over_bound }),
             3 => Ok(Settled::Duplicate),
             4 => Ok(Settled::Unknown),
             5 => Err(CounterError::Epoch { key, given: epoch, current: u32::try_from(reply[1].number()).unwrap() }),
@@ -222,28 +222,18 @@ impl CounterStore for Scripts {
     }
 
     async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
-        let name = format!("kf1:{{{}}}:books", key.as_str());
-        let reply = self.command(&[b"HMGET", name.as_bytes(), b"run", b"epoch", b"life"]).list();
-        if reply[0].is_nil() || reply[0].text() != self.run_id() || reply[1].text() == "0" {
-            return Ok(None);
-        }
-        Ok(Some(reply[2].text().parse().unwrap()))
+        let seen = self.run("look", key, None, Vec::new())?.list();
+        Ok(seen.first().map(Reply::life))
     }
 
-    async fn books(&self, key: KeyId) -> Result<Vec<Books>, CounterError> {
-        let name = format!("kf1:{{{}}}:books", key.as_str());
-        let reply = self.command(&[b"HGETALL", name.as_bytes()]).list();
-        let fields: Vec<_> = reply.chunks(2).map(|pair| (pair[0].text(), pair[1].text())).collect();
-        let run = self.run_id();
-        if !fields.contains(&("run", run.as_str())) {
-            return Ok(Vec::new());
-        }
-        let books = fields.iter().filter_map(|(name, text)| Some((counter(key, name)?, text)));
-        let read = |(counter, text): (CounterId, &&str)| {
+    async fn books(&self, key: KeyId) -> Result<Vec<CounterState>, CounterError> {
+        let seen = self.run("look", key, None, Vec::new())?.list();
+        let read = |pair: &[Reply]| {
+            let text = pair[1].text();
             let numbers: Vec<_> = text.split(' ').map(|number| number.parse::<u64>().unwrap()).collect();
             let [used, held, orphaned, granted, elsewhere, ..] = numbers[..] else { panic!("no counter: {text}") };
-            Books { counter, granted, used, held, orphaned, elsewhere }
+            CounterState { counter: counter(key, pair[0].text()).unwrap(), granted, used, held, orphaned, elsewhere }
         };
-        Ok(books.map(read).collect())
+        Ok(seen.get(1..).unwrap_or_default().chunks(2).map(read).collect())
     }
 }
