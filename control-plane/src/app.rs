@@ -50,6 +50,7 @@ use crate::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken, FleetTokenError}
 use crate::publish::hub::Hub;
 use crate::publish::secrets::Secrets;
 use crate::publish::session::Publisher;
+use crate::publish::standings::Standings;
 use crate::store::{Store, StoreError};
 
 /// Why a control plane cannot start. The message says what to do.
@@ -192,13 +193,14 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let Parts { store, audit, ledger, admin, publisher, fleet_auth } = parts;
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
-    let state = StateApi::new(publisher.clone(), shutdown.clone());
+    let standings = Standings::new(Arc::clone(&publisher.clock));
+    let state = StateApi::new(publisher.clone(), standings.clone(), shutdown.clone());
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone());
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
         .add_service(KeyServiceServer::new(KeyApi::new(admin.clone())))
-        .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone())))
+        .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings)))
         .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))
         .add_service(AuditServiceServer::new(audit_api))
         .add_service(UsageServiceServer::new(usage))

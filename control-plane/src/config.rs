@@ -18,12 +18,11 @@
 //! sample_ratio = 1.0
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
-use keyforge_runtime::telemetry::{LogFormat, TelemetryConfig};
+use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
 use serde::Deserialize;
 
 use crate::vault::KekSource;
@@ -50,18 +49,6 @@ struct Raw {
 struct RawTls {
     certificates: PathBuf,
     key: PathBuf,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTelemetry {
-    #[serde(default)]
-    log_format: LogFormat,
-    log_filter: Option<String>,
-    otlp_endpoint: Option<String>,
-    #[serde(default)]
-    otlp_headers: BTreeMap<String, SecretRef>,
-    sample_ratio: Option<f64>,
 }
 
 /// A certificate chain and its key, as PEM files.
@@ -126,24 +113,11 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
             None
         }
     };
-    let telemetry = telemetry(raw.telemetry, &mut problems);
+    let telemetry = raw.telemetry.checked(SERVICE_NAME, &mut problems);
     let tls = raw.tls.map(|RawTls { certificates, key }| TlsFiles { certificates, key });
     let data_dir = raw.data_dir;
     let config = listen.zip(vault_key).map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls });
     problems.finish(config.map(|config| (config, telemetry)))
-}
-
-fn telemetry(raw: RawTelemetry, problems: &mut Problems) -> TelemetryConfig {
-    let mut telemetry = TelemetryConfig::new(SERVICE_NAME);
-    telemetry.log_format = raw.log_format;
-    telemetry.log_filter = raw.log_filter.unwrap_or(telemetry.log_filter);
-    telemetry.otlp_endpoint = raw.otlp_endpoint;
-    telemetry.sample_ratio = raw.sample_ratio.unwrap_or(telemetry.sample_ratio);
-    for (name, reference) in raw.otlp_headers {
-        let value = problems.check(format!("telemetry.otlp_headers.{name}"), reference.resolve());
-        telemetry.otlp_headers.extend(value.map(|value| (name, value)));
-    }
-    telemetry
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use crate::catalog::Model;
 use crate::id::{CredentialId, KeyId, WorkspaceId};
 use crate::token::TokenDigest;
 
-pub use record::{CredentialRecord, KeyRecord, KeyStatus, Resource, ResourceId, WorkspaceRecord, policy_digest};
+pub use record::{
+    CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, ResourceId, WorkspaceRecord, policy_digest,
+};
 pub use set_hash::SetHash;
 
 /// One change of the replicated set.

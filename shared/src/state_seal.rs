@@ -146,6 +146,7 @@ mod tests {
             limit_group: "g".to_owned(),
             secret_version: 1,
             enabled: true,
+            weight: 1,
         }))
     }
 

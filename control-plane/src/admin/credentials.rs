@@ -7,14 +7,14 @@ use http::Uri;
 use http::uri::Scheme;
 use keyforge_shared::catalog::ProviderName;
 use keyforge_shared::id::CredentialId;
+use keyforge_shared::provider;
 use keyforge_shared::secret::SecretBytes;
-use keyforge_shared::state::{Change, CredentialRecord, Resource, ResourceId, State};
+use keyforge_shared::state::{Change, CredentialRecord, MAX_WEIGHT, Resource, ResourceId, State};
 use serde_json::{Value, json};
 
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
-use crate::catalog;
 use crate::store::credentials::{self, After, StoredCredential};
 use crate::vault::Place;
 
@@ -36,6 +36,8 @@ pub struct NewCredential {
     pub base_url: String,
     /// What it shares its limit at the provider with; by default nothing.
     pub limit_group: String,
+    /// How often it is chosen compared with the others of its provider, from 1 to 1000; by default 1.
+    pub weight: u32,
 }
 
 /// A change of a credential; `None` leaves a field as it is.
@@ -49,6 +51,8 @@ pub struct CredentialUpdate {
     pub limit_group: Option<String>,
     /// Which pool it belongs to; empty for `default`.
     pub pool: Option<String>,
+    /// How often it is chosen compared with the others of its provider; 0 for 1.
+    pub weight: Option<u32>,
 }
 
 impl CredentialUpdate {
@@ -64,8 +68,9 @@ impl CredentialUpdate {
                 "base_url" => update.base_url.clone_from(&values.base_url),
                 "limit_group" => update.limit_group.clone_from(&values.limit_group),
                 "pool" => update.pool.clone_from(&values.pool),
+                "weight" => update.weight = values.weight,
                 _ => problems.push(format!(
-                    "update_mask: a credential has no `{}` that could be changed; use enabled, base_url, limit_group, pool",
+                    "update_mask: a credential has no `{}` that could be changed; use enabled, base_url, limit_group, pool, weight",
                     path.chars().take(60).collect::<String>()
                 )),
             }
@@ -100,6 +105,7 @@ impl Admin {
                 limit_group: or_default(new.limit_group, &id.to_string()),
                 secret_version: 1,
                 enabled: true,
+                weight: new.weight.max(1),
             };
             problems.extend(record_problems(&record));
             AdminError::unless_valid(&problems)?;
@@ -161,6 +167,9 @@ impl Admin {
             }
             if let Some(pool) = update.pool {
                 record.pool = or_default(pool, DEFAULT_POOL);
+            }
+            if let Some(weight) = update.weight {
+                record.weight = weight.max(1);
             }
             AdminError::unless_valid(&record_problems(&record))?;
             if record == before.record {
@@ -230,7 +239,7 @@ impl Admin {
     fn knows_provider(&self, provider: &str) -> bool {
         let in_catalogue =
             || self.inner.hub.with_state(|state| state.models().any(|model| model.provider.0 == provider));
-        catalog::default_base_url(provider).is_some() || in_catalogue()
+        provider::known(provider).is_some() || in_catalogue()
     }
 }
 
@@ -240,7 +249,7 @@ fn or_default(text: String, default: &str) -> String {
 
 fn base_url_or_default(given: String, provider: &str) -> String {
     if given.is_empty() {
-        return catalog::default_base_url(provider).unwrap_or_default().to_owned();
+        return provider::of(provider).base_url.unwrap_or_default().to_owned();
     }
     given.trim_end_matches('/').to_owned()
 }
@@ -253,6 +262,9 @@ fn record_problems(record: &CredentialRecord) -> Vec<String> {
             problems.push(format!("{field}: 1 to {MAX_WORD} printable characters without spaces"));
         }
     }
+    if record.weight > MAX_WEIGHT {
+        problems.push(format!("weight: 1 to {MAX_WEIGHT}"));
+    }
     problems.extend(url_problem(&record.base_url).map(|problem| format!("base_url: {problem}")));
     problems
 }
@@ -262,8 +274,9 @@ fn url_problem(text: &str) -> Option<&'static str> {
     if text.is_empty() {
         return Some("missing, and this provider has no built-in one");
     }
-    if text.len() > MAX_URL || text.contains(['?', '#']) {
-        return Some("a URL without query and fragment, of at most 2048 characters");
+    let query = text.split_once('?').map(|(_, query)| query);
+    if text.len() > MAX_URL || text.contains('#') || query.is_some_and(|query| !is_api_version(query)) {
+        return Some("a URL without fragment, of at most 2048 characters, and without query but for an `api-version`");
     }
     let Ok(url) = text.parse::<Uri>() else { return Some("not a URL such as https://api.example.com/v1") };
     let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
@@ -276,6 +289,13 @@ fn url_problem(text: &str) -> Option<&'static str> {
         return None;
     }
     Some("must be https; http is only for this host's own loopback addresses, since secrets are sent there")
+}
+
+/// Whether a query says nothing but which version of the API is meant, as Azure wants it. Anything else may be a secret, and base URLs are shown.
+fn is_api_version(query: &str) -> bool {
+    let version = query.strip_prefix("api-version=");
+    version
+        .is_some_and(|version| version.len() <= 32 && version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -299,7 +319,7 @@ fn publish(record: &CredentialRecord) -> Vec<Change> {
 fn shown(record: &CredentialRecord) -> Value {
     json!({
         "provider": record.provider, "pool": record.pool, "base_url": record.base_url, "limit_group": record.limit_group,
-        "enabled": record.enabled, "secret_version": record.secret_version,
+        "enabled": record.enabled, "secret_version": record.secret_version, "weight": record.weight,
     })
 }
 
@@ -312,6 +332,7 @@ mod tests {
         for good in [
             "https://api.openai.com/v1",
             "https://llm.internal:8443",
+            "https://me.openai.azure.com/openai/v1?api-version=2026-01-01-preview",
             "http://localhost:9000/v1",
             "http://127.0.0.1:1",
             "http://127.8.9.1/v1",
@@ -327,7 +348,8 @@ mod tests {
             ("https://user:pass@example.com", "must not hold a user"),
             ("http://127.0.0.1@example.com", "must not hold a user"),
             ("https://example.com/v1?key=1", "without query"),
-            ("https://example.com/v1#x", "without query"),
+            ("https://example.com/v1?api-version=1&key=1", "without query"),
+            ("https://example.com/v1#x", "without fragment"),
             ("example.com", "not a URL"),
             ("/v1", "not a URL"),
             ("https://exa mple.com", "not a URL"),
@@ -354,11 +376,12 @@ mod tests {
             base_url: Some("https://a".to_owned()),
             limit_group: Some("g".to_owned()),
             pool: Some("p".to_owned()),
+            weight: Some(3),
         };
         let masked = |paths: &[&str]| CredentialUpdate::masked(values.clone(), paths.iter().copied());
         let only_pool = CredentialUpdate { pool: Some("p".to_owned()), ..CredentialUpdate::default() };
         assert_eq!(masked(&["pool"]).unwrap(), only_pool);
-        assert_eq!(masked(&["enabled", "base_url", "limit_group", "pool"]).unwrap(), values);
+        assert_eq!(masked(&["enabled", "base_url", "limit_group", "pool", "weight"]).unwrap(), values);
         assert!(masked(&["secret"]).unwrap_err().to_string().contains("`secret`"));
         assert!(masked(&[]).unwrap_err().to_string().starts_with("update_mask: empty"));
     }

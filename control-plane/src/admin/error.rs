@@ -50,7 +50,7 @@ impl AdminError {
         if problems.is_empty() { Ok(()) } else { Err(Self::Invalid(problems.join("; "))) }
     }
 
-    pub(super) fn not_found(noun: &'static str, name: impl ToString) -> Self {
+    pub(crate) fn not_found(noun: &'static str, name: impl ToString) -> Self {
         Self::NotFound { noun, name: name.to_string() }
     }
 }

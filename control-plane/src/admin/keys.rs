@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId, OperatorId};
+use keyforge_shared::name;
 use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{Change, KeyRecord, KeyStatus, Resource, policy_digest};
@@ -17,14 +18,13 @@ use crate::audit::completeness::NOTHING_CHANGED;
 use crate::store::StoreError;
 use crate::store::keys::{self, After, StoredKey};
 
-const MAX_NAME: usize = 100;
 /// Model patterns of one policy: each is tried on every request.
 const MAX_PATTERNS: usize = 256;
 
 /// A key to be made.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// 1 to 100 printable characters.
+    /// Follows the rule of [`name`].
     pub name: String,
     /// What it may do.
     pub policy: Policy,
@@ -58,7 +58,8 @@ impl Admin {
         let work = async {
             let policy = whole_millis(new.policy);
             let now = self.inner.store.now();
-            let mut problems = problems(&new.name, &policy);
+            let mut problems: Vec<String> = name_problem(&new.name).into_iter().collect();
+            problems.extend(policy_problems(&policy));
             if policy.expires_at.is_some_and(|at| at <= now) {
                 problems.push("policy.expires_at_ms: lies in the past".to_owned());
             }
@@ -135,7 +136,9 @@ impl Admin {
             }
             let mut problems = self.fixed_parts_named_otherwise(&before, &update);
             let mut after = before.clone();
+            // A name that is older than the rule stays until it is changed.
             if update.mask.name() {
+                problems.extend(name_problem(&update.name));
                 after.record.name = update.name;
             }
             if update.mask.frozen() {
@@ -145,7 +148,7 @@ impl Admin {
                 let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
                 update.mask.change(&mut after.record.policy, whole_millis(update.policy.ok_or_else(missing)?));
             }
-            problems.extend(self::problems(&after.record.name, &after.record.policy));
+            problems.extend(policy_problems(&after.record.policy));
             AdminError::unless_valid(&problems)?;
             self.save_key(edit, &call, &before, after).await
         })
@@ -244,13 +247,12 @@ fn fixed(part: &str) -> String {
 }
 
 /// What is wrong with the name of a key or a workspace.
-pub(super) fn name_problem(name: &str) -> Option<String> {
-    let good = (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-    (!good).then(|| format!("name: 1 to {MAX_NAME} printable characters"))
+pub(super) fn name_problem(text: &str) -> Option<String> {
+    name::check(text).err().map(|error| format!("name: {error}"))
 }
 
-fn problems(name: &str, policy: &Policy) -> Vec<String> {
-    let mut problems: Vec<String> = name_problem(name).into_iter().collect();
+fn policy_problems(policy: &Policy) -> Vec<String> {
+    let mut problems = Vec::new();
     if policy.models.len() > MAX_PATTERNS {
         problems.push(format!("policy.models: at most {MAX_PATTERNS} patterns"));
     }

@@ -1,20 +1,22 @@
-//! Workspaces: keys that share limits. They are made, read and given other limits; a name is for ever, and no workspace is deleted.
+//! Workspaces: keys that share limits. They are made, read, renamed, given other limits, and deleted while no key belongs to them.
 //!
-//! A caller names one by its id or by its name. No name looks like an id, so that this is never ambiguous.
+//! A caller names one by its id or by its name. No name looks like an id or like another name, so that this is never ambiguous, and `default` is always
+//! there. A key belongs to its workspace all its life and after it, because the books are kept by both: so also a revoked key keeps its workspace.
 
 use std::sync::Arc;
 
 use keyforge_shared::id::WorkspaceId;
+use keyforge_shared::name;
 use keyforge_shared::policy::{RequestLimit, SpendLimit, limit_problems};
-use keyforge_shared::state::{Change, Resource, WorkspaceRecord};
+use keyforge_shared::state::{Change, Resource, ResourceId, State, WorkspaceRecord};
 use serde_json::{Value, json};
 
 use super::keys::name_problem;
 use super::page::{Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
-use crate::store::StoreError;
 use crate::store::workspaces::{self, StoredWorkspace};
+use crate::store::{StoreError, keys};
 
 /// Name of the workspace that is made with a deployment, and that keys belong to when none is named.
 pub const DEFAULT_WORKSPACE: &str = "default";
@@ -24,7 +26,7 @@ const ID_PREFIX: &str = "ws_";
 /// A workspace to be made.
 #[derive(Clone, Debug)]
 pub struct NewWorkspace {
-    /// 1 to 100 printable characters that do not begin with `ws_`; no other workspace has this name.
+    /// Follows the rule of [`keyforge_shared::name`], does not begin with `ws_`, and looks like that of no other workspace.
     pub name: String,
     /// Request quotas of all its keys together, at most one per window.
     pub request_limits: Vec<RequestLimit>,
@@ -35,6 +37,8 @@ pub struct NewWorkspace {
 /// A change of a workspace; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkspaceUpdate {
+    /// The new name, under the rules of [`NewWorkspace::name`]. That of `default` stays.
+    pub name: Option<String>,
     /// Request quotas, which replace all that there are.
     pub request_limits: Option<Vec<RequestLimit>>,
     /// Spend caps, which replace all that there are.
@@ -52,9 +56,9 @@ impl WorkspaceUpdate {
             match path {
                 "request_limits" => update.request_limits.clone_from(&values.request_limits),
                 "spend_limits" => update.spend_limits.clone_from(&values.spend_limits),
-                "name" => problems.push("update_mask: a workspace keeps its name for ever".to_owned()),
+                "name" => update.name.clone_from(&values.name),
                 _ => problems.push(
-                    "update_mask: a workspace has no such field that could be changed; use request_limits, spend_limits".to_owned(),
+                    "update_mask: a workspace has no such field that could be changed; use name, request_limits, spend_limits".to_owned(),
                 ),
             }
         }
@@ -76,17 +80,12 @@ impl Admin {
         let call = Call::new(caller, "workspaces/Create", id);
         self.attempt(&call, async {
             let NewWorkspace { name, request_limits, spend_limits } = new;
-            let mut problems: Vec<String> = name_problem(&name).into_iter().collect();
-            if name.starts_with(ID_PREFIX) {
-                problems.push(format!("name: must not begin with {ID_PREFIX}, which ids do"));
-            }
+            let mut problems = name_problems(&name);
             problems.extend(limit_problems(&request_limits, &spend_limits));
             AdminError::unless_valid(&problems)?;
             let mut edit = self.edit().await?;
             // The turn that the edit holds keeps others from taking the name meanwhile.
-            if self.published_workspace(&name).is_some() {
-                return Err(AdminError::Exists("name: there is a workspace of this name already".to_owned()));
-            }
+            self.unless_taken(&name, id)?;
             let record = WorkspaceRecord { id, name, request_limits, spend_limits };
             let workspace = StoredWorkspace { record, created_at: edit.now, revision: edit.revision() };
             workspaces::insert(edit.connection(), &workspace).await?;
@@ -130,10 +129,11 @@ impl Admin {
         .await
     }
 
-    /// Changes the limits of the workspace of this id or name.
+    /// Changes the name and the limits of the workspace of this id or name.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] with every problem, [`AdminError::NotFound`].
+    /// [`AdminError::Invalid`] with every problem, [`AdminError::NotFound`], [`AdminError::Exists`] when the name is taken,
+    /// [`AdminError::Precondition`] for another name of `default`.
     pub async fn update_workspace(
         &self,
         caller: &Caller,
@@ -145,9 +145,19 @@ impl Admin {
         self.attempt(&call, async {
             let (mut edit, before) = self.edit_workspace(found?.id).await?;
             let mut after = before.clone();
+            let mut problems = Vec::new();
+            if let Some(name) = update.name.filter(|name| *name != before.record.name) {
+                unless_default(&before.record, "renamed")?;
+                problems = name_problems(&name);
+                if problems.is_empty() {
+                    self.unless_taken(&name, before.record.id)?;
+                }
+                after.record.name = name;
+            }
             after.record.request_limits = update.request_limits.unwrap_or(after.record.request_limits);
             after.record.spend_limits = update.spend_limits.unwrap_or(after.record.spend_limits);
-            AdminError::unless_valid(&limit_problems(&after.record.request_limits, &after.record.spend_limits))?;
+            problems.extend(limit_problems(&after.record.request_limits, &after.record.spend_limits));
+            AdminError::unless_valid(&problems)?;
             if after == before {
                 self.commit(edit, &call, NOTHING_CHANGED.to_owned(), Vec::new()).await?;
                 return Ok(before);
@@ -161,11 +171,42 @@ impl Admin {
         .await
     }
 
+    /// Deletes the workspace of this id or name. What was done with it stays in the administrators' chain.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`], [`AdminError::Precondition`] for `default` and while any key belongs to it, also a revoked one.
+    pub async fn delete_workspace(&self, caller: &Caller, workspace: &str) -> Result<(), AdminError> {
+        let found = self.workspace_named(workspace);
+        let call = Call::new(caller, "workspaces/Delete", target(&found));
+        self.attempt(&call, async {
+            let (mut edit, before) = self.edit_workspace(found?.id).await?;
+            unless_default(&before.record, "deleted")?;
+            let (keys, revoked) = keys::count_in(edit.connection(), before.record.id).await?;
+            if keys > 0 {
+                return Err(AdminError::Precondition(format!(
+                    "the workspace has {keys} virtual keys, {revoked} of them revoked: a key belongs to its workspace for ever, so this one stays"
+                )));
+            }
+            workspaces::delete(edit.connection(), before.record.id).await?;
+            let detail = json!({ "before": shown(&before) }).to_string();
+            self.commit(edit, &call, detail, vec![Change::Remove(ResourceId::Workspace(before.record.id))]).await
+        })
+        .await
+    }
+
     /// The name of a workspace that is published; empty for one that is not.
     #[must_use]
     pub fn workspace_name(&self, id: WorkspaceId) -> String {
         let name = |workspace: &Arc<WorkspaceRecord>| workspace.name.clone();
         self.inner.hub.with_state(|state| state.workspace(id).map(name)).unwrap_or_default()
+    }
+
+    /// The id of the workspace of this id or name.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`].
+    pub fn workspace_id(&self, workspace: &str) -> Result<WorkspaceId, AdminError> {
+        self.workspace_named(workspace).map(|workspace| workspace.id)
     }
 
     /// The workspace that a key's request means: by id, by name, or the default one by an empty text.
@@ -185,6 +226,25 @@ impl Admin {
         })
     }
 
+    /// Refuses a name that another workspace has, or that looks like it.
+    fn unless_taken(&self, name: &str, of: WorkspaceId) -> Result<(), AdminError> {
+        let skeleton = name::skeleton(name);
+        let taken = |state: &State| {
+            let others = state.workspaces().filter(|workspace| workspace.id != of);
+            let mut alike = others.filter(|workspace| name::skeleton(&workspace.name) == skeleton);
+            alike.next().map(|workspace| workspace.name.clone())
+        };
+        match self.inner.hub.with_state(taken) {
+            None => Ok(()),
+            Some(other) if other == name => {
+                Err(AdminError::Exists("name: there is a workspace of this name already".to_owned()))
+            }
+            Some(other) => {
+                Err(AdminError::Exists(format!("name: looks like `{other}`, which is the name of another workspace")))
+            }
+        }
+    }
+
     async fn edit_workspace(&self, id: WorkspaceId) -> Result<(Edit, StoredWorkspace), AdminError> {
         let mut edit = self.edit().await?;
         let found = workspaces::get(edit.connection(), id).await?.ok_or(StoreError::Corrupt("workspaces"))?;
@@ -196,6 +256,24 @@ impl Admin {
 /// What an entry names a call's workspace by: its id, or nothing when there is none.
 fn target(found: &Result<Arc<WorkspaceRecord>, AdminError>) -> String {
     found.as_ref().map(|workspace| workspace.id.to_string()).unwrap_or_default()
+}
+
+/// Keys that name no workspace belong to `default`, so it is always there.
+fn unless_default(workspace: &WorkspaceRecord, what: &str) -> Result<(), AdminError> {
+    if workspace.name != DEFAULT_WORKSPACE {
+        return Ok(());
+    }
+    Err(AdminError::Precondition(format!(
+        "the workspace {DEFAULT_WORKSPACE} cannot be {what}: keys for which none is named belong to it"
+    )))
+}
+
+fn name_problems(name: &str) -> Vec<String> {
+    let mut problems: Vec<String> = name_problem(name).into_iter().collect();
+    if name.starts_with(ID_PREFIX) {
+        problems.push(format!("name: must not begin with {ID_PREFIX}, which ids do"));
+    }
+    problems
 }
 
 fn publish(workspace: &StoredWorkspace) -> Vec<Change> {
@@ -215,21 +293,19 @@ mod tests {
 
     fn all() -> WorkspaceUpdate {
         let request_limits = Some(vec![RequestLimit { requests: 5, window: Window::Day }]);
-        WorkspaceUpdate { request_limits, spend_limits: Some(Vec::new()) }
+        WorkspaceUpdate { name: Some("n".to_owned()), request_limits, spend_limits: Some(Vec::new()) }
     }
 
     #[test]
     fn mask_takes_what_it_names_and_nothing_else() {
         let update = WorkspaceUpdate::masked(all(), ["request_limits"]).unwrap();
-        assert_eq!(update, WorkspaceUpdate { spend_limits: None, ..all() });
-        assert_eq!(WorkspaceUpdate::masked(all(), ["spend_limits", "request_limits"]).unwrap(), all());
+        assert_eq!(update, WorkspaceUpdate { spend_limits: None, name: None, ..all() });
+        assert_eq!(WorkspaceUpdate::masked(all(), ["spend_limits", "name", "request_limits"]).unwrap(), all());
     }
 
     #[test]
-    fn mask_without_a_path_with_the_name_or_with_a_secret_is_refused_and_repeats_nothing() {
-        for (paths, expected) in
-            [(&[][..], "update_mask: empty"), (&["name"], "keeps its name"), (&["sk-topsecret"], "no such field")]
-        {
+    fn mask_without_a_path_or_with_a_secret_is_refused_and_repeats_nothing() {
+        for (paths, expected) in [(&[][..], "update_mask: empty"), (&["sk-topsecret"], "no such field")] {
             let error = WorkspaceUpdate::masked(all(), paths.iter().copied()).unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("topsecret"), "{error}");
         }

@@ -14,9 +14,10 @@ use crate::store::{StoreError, deployment, keys};
 /// Detail of an act that was carried out and left everything as it was.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 /// The acts that move the state to its next revision when they are carried out and change anything.
-const CHANGES: [&str; 12] = [
+const CHANGES: [&str; 13] = [
     "workspaces/Create",
     "workspaces/Update",
+    "workspaces/Delete",
     "keys/Create",
     "keys/Update",
     "keys/Revoke",

@@ -1,4 +1,6 @@
-//! The models that are known from the start: limits and list prices of three providers, each entry with its source and date.
+//! The models that are known from the start: limits and list prices by provider, each entry with its source and date.
+//!
+//! A model has its maker's name; what a host serves of others' models is called by the host's name and a slash in front of its own.
 //!
 //! They are imported when a deployment is made; from then on the catalogue belongs to its operators. A model without a known price has none:
 //! it is never free by accident. Where a price list says nothing about a kind of token in a dearer tier or for long inputs, the entry holds
@@ -6,22 +8,20 @@
 
 use keyforge_shared::catalog::Model;
 
-const LISTS: [(&str, &str); 3] = [
+const LISTS: [(&str, &str); 12] = [
     ("anthropic", include_str!("anthropic.json")),
+    ("azure", include_str!("azure.json")),
+    ("cerebras", include_str!("cerebras.json")),
+    ("deepseek", include_str!("deepseek.json")),
+    ("fireworks", include_str!("fireworks.json")),
     ("google", include_str!("google.json")),
+    ("groq", include_str!("groq.json")),
+    ("mistral", include_str!("mistral.json")),
     ("openai", include_str!("openai.json")),
+    ("perplexity", include_str!("perplexity.json")),
+    ("together", include_str!("together.json")),
+    ("xai", include_str!("xai.json")),
 ];
-
-/// Where a provider's public API is, with its version path; `None` for providers that are not built in.
-#[must_use]
-pub fn default_base_url(provider: &str) -> Option<&'static str> {
-    match provider {
-        "openai" => Some("https://api.openai.com/v1"),
-        "anthropic" => Some("https://api.anthropic.com/v1"),
-        "google" => Some("https://generativelanguage.googleapis.com/v1beta"),
-        _ => None,
-    }
-}
 
 /// Why the built-in lists cannot be read: the program was built wrongly.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,7 @@ mod tests {
 
     use keyforge_shared::catalog::{Operation, Rates};
     use keyforge_shared::money::PicoUsdPerToken;
+    use keyforge_shared::provider::known;
 
     use super::*;
 
@@ -60,8 +61,26 @@ mod tests {
         for model in &models {
             assert_eq!(model.problems(), Vec::<String>::new(), "{}", model.name);
             assert!(model.context_tokens.is_some() || model.max_output_tokens.is_some(), "{}", model.name);
-            assert!(default_base_url(&model.provider.0).is_some(), "{}", model.name);
         }
+    }
+
+    #[test]
+    fn every_list_is_of_one_known_provider_and_what_others_made_is_called_by_its_host() {
+        for (provider, list) in LISTS {
+            assert!(known(provider).is_some(), "{provider}");
+            let makers = ["anthropic", "deepseek", "google", "mistral", "openai", "xai"];
+            for model in serde_json::from_str::<Vec<Model>>(list).unwrap() {
+                assert_eq!(model.provider.0, provider, "{}", model.name);
+                let is_hosted = model.name.strip_prefix(provider).is_some_and(|name| name.starts_with('/'));
+                assert!(is_hosted || makers.contains(&provider), "{}", model.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_the_catalogue_stays_small() {
+        let bytes: usize = LISTS.iter().map(|(_, list)| list.len()).sum();
+        assert!(bytes < 192 * 1024, "{bytes} bytes");
     }
 
     #[test]

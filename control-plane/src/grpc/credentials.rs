@@ -11,18 +11,24 @@ use super::ids::credential_id;
 use crate::admin::Admin;
 use crate::admin::credentials::{CredentialUpdate, NewCredential};
 use crate::admin::page::PageRequest;
+use crate::publish::standings::Standings;
 use crate::store::credentials::StoredCredential;
 
 /// Serves credentials to operators. Secrets come in and never go out.
 pub struct CredentialApi {
     admin: Admin,
+    standings: Standings,
 }
 
 impl CredentialApi {
-    /// Serves what `admin` does.
+    /// Serves what `admin` does, and tells how the nodes find credentials.
     #[must_use]
-    pub const fn new(admin: Admin) -> Self {
-        Self { admin }
+    pub const fn new(admin: Admin, standings: Standings) -> Self {
+        Self { admin, standings }
+    }
+
+    fn encode(&self, credential: &StoredCredential) -> proto::Credential {
+        proto::Credential { standing: self.standings.of(credential.record.id), ..encode(credential) }
     }
 }
 
@@ -33,9 +39,10 @@ impl CredentialService for CredentialApi {
         request: Request<proto::AddCredentialRequest>,
     ) -> Result<Response<proto::Credential>, Status> {
         let caller = operator(&self.admin, &request, "credentials/Add").await?;
-        let proto::AddCredentialRequest { provider, secret, pool, base_url, limit_group } = request.into_inner();
+        let proto::AddCredentialRequest { provider, secret, pool, base_url, limit_group, weight } =
+            request.into_inner();
         let secret = SecretBytes::new(secret);
-        let new = NewCredential { provider, secret, pool, base_url, limit_group };
+        let new = NewCredential { provider, secret, pool, base_url, limit_group, weight };
         Ok(Response::new(encode(&self.admin.add_credential(&caller, new).await?)))
     }
 
@@ -46,7 +53,7 @@ impl CredentialService for CredentialApi {
         let caller = operator(&self.admin, &request, "credentials/List").await?;
         let proto::ListCredentialsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_credentials(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let credentials = page.entries.iter().map(encode).collect();
+        let credentials = page.entries.iter().map(|credential| self.encode(credential)).collect();
         let next_page_token = page.next.unwrap_or_default();
         Ok(Response::new(proto::ListCredentialsResponse { credentials, next_page_token }))
     }
@@ -65,12 +72,13 @@ impl CredentialService for CredentialApi {
                 base_url: Some(request.base_url),
                 limit_group: Some(request.limit_group),
                 pool: Some(request.pool),
+                weight: Some(request.weight),
             };
             let update = CredentialUpdate::masked(values, mask.paths.iter().map(String::as_str))?;
             Ok((id, update))
         })();
         let (id, update) = decoded(&self.admin, &caller, "credentials/Update", "", update).await?;
-        Ok(Response::new(encode(&self.admin.update_credential(&caller, id, update).await?)))
+        Ok(Response::new(self.encode(&self.admin.update_credential(&caller, id, update).await?)))
     }
 
     async fn rotate_credential(
@@ -82,7 +90,7 @@ impl CredentialService for CredentialApi {
         let secret = SecretBytes::new(secret);
         let id = credential_id(&id);
         let id = decoded(&self.admin, &caller, "credentials/Rotate", "", id).await?;
-        Ok(Response::new(encode(&self.admin.rotate_credential(&caller, id, &secret).await?)))
+        Ok(Response::new(self.encode(&self.admin.rotate_credential(&caller, id, &secret).await?)))
     }
 
     async fn remove_credential(
@@ -108,5 +116,7 @@ fn encode(credential: &StoredCredential) -> proto::Credential {
         enabled: record.enabled,
         secret_version: record.secret_version,
         created_at_ms: credential.created_at.millis(),
+        weight: record.weight,
+        standing: None,
     }
 }

@@ -4,7 +4,7 @@ use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::usage_service_server::UsageService;
 use keyforge_proto::convert::parsed;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::KeyId;
+use keyforge_shared::id::{KeyId, WorkspaceId};
 use keyforge_shared::period::{CivilDay, Window};
 use tonic::{Request, Response, Status};
 
@@ -18,6 +18,7 @@ use crate::store::usage::{self, Grouping, UsageQuery, UsageSums};
 
 const QUERY: &str = "usage/Query";
 const BALANCE: &str = "usage/GetBalance";
+const WORKSPACE_BALANCE: &str = "usage/GetWorkspaceBalance";
 
 /// Serves usage and balances to operators.
 pub struct UsageApi {
@@ -63,6 +64,17 @@ impl UsageApi {
         })?;
         Ok(proto::GetBalanceResponse { balances: balances.iter().map(balance).collect() })
     }
+
+    async fn workspace_balance(
+        &self,
+        workspace: Result<WorkspaceId, AdminError>,
+    ) -> Result<proto::GetWorkspaceBalanceResponse, AdminError> {
+        let balances = self.ledger.workspace_balance(workspace?).await.map_err(|error| match error {
+            LedgerError::Store(error) => AdminError::Store(error),
+            _ => AdminError::not_found("workspace", "of this id or name"),
+        })?;
+        Ok(proto::GetWorkspaceBalanceResponse { balances: balances.iter().map(balance).collect() })
+    }
 }
 
 /// Begins every page token, because a group's name can be empty: requests that name no model.
@@ -89,6 +101,17 @@ impl UsageService for UsageApi {
         let key = request.into_inner().key_id;
         let answer = self.balance(&key).await;
         recorded(&self.admin, &caller, BALANCE, &key_target(&key), answer).await.map(Response::new)
+    }
+
+    async fn get_workspace_balance(
+        &self,
+        request: Request<proto::GetWorkspaceBalanceRequest>,
+    ) -> Result<Response<proto::GetWorkspaceBalanceResponse>, Status> {
+        let caller = operator(&self.admin, &request, WORKSPACE_BALANCE).await?;
+        let workspace = self.admin.workspace_id(&request.into_inner().workspace);
+        let target = workspace.as_ref().map(WorkspaceId::to_string).unwrap_or_default();
+        let answer = self.workspace_balance(workspace).await;
+        recorded(&self.admin, &caller, WORKSPACE_BALANCE, &target, answer).await.map(Response::new)
     }
 }
 

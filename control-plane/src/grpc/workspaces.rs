@@ -68,11 +68,21 @@ impl WorkspaceService for WorkspaceApi {
         let update = (|| {
             let mask = required(request.update_mask, "update_mask")?;
             let (requests, spend) = convert::limits(request.request_limits, request.spend_limits)?;
-            let values = WorkspaceUpdate { request_limits: Some(requests), spend_limits: Some(spend) };
+            let name = Some(request.name);
+            let values = WorkspaceUpdate { name, request_limits: Some(requests), spend_limits: Some(spend) };
             WorkspaceUpdate::masked(values, mask.paths.iter().map(String::as_str))
         })();
         let update = decoded(&self.admin, &caller, "workspaces/Update", "", update).await?;
         Ok(Response::new(encode(&self.admin.update_workspace(&caller, &request.workspace, update).await?)))
+    }
+
+    async fn delete_workspace(
+        &self,
+        request: Request<proto::DeleteWorkspaceRequest>,
+    ) -> Result<Response<proto::DeleteWorkspaceResponse>, Status> {
+        let caller = operator(&self.admin, &request, "workspaces/Delete").await?;
+        self.admin.delete_workspace(&caller, &request.into_inner().workspace).await?;
+        Ok(Response::new(proto::DeleteWorkspaceResponse {}))
     }
 }
 

@@ -35,14 +35,15 @@ pub struct After {
 pub async fn insert(connection: &mut SqliteConnection, credential: &StoredCredential) -> Result<(), StoreError> {
     let record = &credential.record;
     sqlx::query(
-        "INSERT INTO credentials (pool, base_url, limit_group, enabled, secret_version, credential_id, provider, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO credentials (pool, base_url, limit_group, enabled, secret_version, weight, credential_id, provider, \
+         created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(record.pool.as_str())
     .bind(record.base_url.as_str())
     .bind(record.limit_group.as_str())
     .bind(record.enabled)
     .bind(i64::from(record.secret_version))
+    .bind(i64::from(record.weight))
     .bind(record.id.as_bytes().as_slice())
     .bind(record.provider.0.as_str())
     .bind(credential.created_at.nanos())
@@ -57,7 +58,7 @@ pub async fn insert(connection: &mut SqliteConnection, credential: &StoredCreden
 /// [`StoreError`].
 pub async fn update(connection: &mut SqliteConnection, record: &CredentialRecord) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE credentials SET pool = ?, base_url = ?, limit_group = ?, enabled = ?, secret_version = ? \
+        "UPDATE credentials SET pool = ?, base_url = ?, limit_group = ?, enabled = ?, secret_version = ?, weight = ? \
          WHERE credential_id = ?",
     )
     .bind(record.pool.as_str())
@@ -65,6 +66,7 @@ pub async fn update(connection: &mut SqliteConnection, record: &CredentialRecord
     .bind(record.limit_group.as_str())
     .bind(record.enabled)
     .bind(i64::from(record.secret_version))
+    .bind(i64::from(record.weight))
     .bind(record.id.as_bytes().as_slice())
     .execute(connection)
     .await?;
@@ -182,6 +184,7 @@ fn read(row: &SqliteRow) -> Result<StoredCredential, StoreError> {
         limit_group: row.try_get("limit_group")?,
         secret_version: column::unsigned32(row, "secret_version")?,
         enabled: row.try_get("enabled")?,
+        weight: column::unsigned32(row, "weight")?,
     };
     Ok(StoredCredential { record, created_at: column::time(row, "created_at")? })
 }

@@ -95,6 +95,38 @@ pub async fn exists(connection: &mut SqliteConnection, id: KeyId) -> Result<bool
     Ok(exists.bind(id.as_str()).fetch_one(connection).await?)
 }
 
+/// How many keys belong to a workspace, and how many of those are revoked.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn count_in(connection: &mut SqliteConnection, workspace: WorkspaceId) -> Result<(u64, u64), StoreError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS keys, coalesce(sum(status = 'revoked'), 0) AS revoked FROM virtual_keys WHERE workspace_id = ?",
+    )
+    .bind(workspace.as_bytes().as_slice())
+    .fetch_one(connection)
+    .await?;
+    Ok((column::unsigned(&row, "keys")?, column::unsigned(&row, "revoked")?))
+}
+
+/// Of a workspace's keys one for each time zone that they count in.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn one_per_time_zone(
+    connection: &mut SqliteConnection,
+    workspace: WorkspaceId,
+) -> Result<Vec<KeyRecord>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT * FROM virtual_keys WHERE key_id IN \
+         (SELECT min(key_id) FROM virtual_keys WHERE workspace_id = ? GROUP BY json_extract(policy, '$.time_zone'))",
+    )
+    .bind(workspace.as_bytes().as_slice())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok(read(row)?.record)).collect()
+}
+
 /// Up to `count` keys, newest first, from `after` on.
 ///
 /// # Errors

@@ -8,7 +8,11 @@ use sqlx::{SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const STEPS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql"))];
+const STEPS: [(i64, &str, &str); 3] = [
+    (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
+    (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
+    (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
+];
 
 /// Why the schema is not this version's.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +77,15 @@ mod tests {
             Err(StoreError::Migration(error)) => error,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_workspaces_keys_are_found_by_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        run(&mut connection).await.unwrap();
+        let plan = "EXPLAIN QUERY PLAN SELECT count(*) FROM virtual_keys WHERE workspace_id = x'00'";
+        let plan: (i64, i64, i64, String) = sqlx::query_as(plan).fetch_one(&mut connection).await.unwrap();
+        assert!(plan.3.contains("virtual_keys_by_workspace"), "{}", plan.3);
     }
 
     #[tokio::test]

@@ -45,13 +45,26 @@ pub async fn insert(connection: &mut SqliteConnection, workspace: &StoredWorkspa
 /// # Errors
 /// [`StoreError`].
 pub async fn update(connection: &mut SqliteConnection, workspace: &StoredWorkspace) -> Result<(), StoreError> {
-    sqlx::query("UPDATE workspaces SET request_limits = ?, spend_limits = ?, revision = ? WHERE workspace_id = ?")
-        .bind(limits_text(&workspace.record.request_limits)?)
-        .bind(limits_text(&workspace.record.spend_limits)?)
-        .bind(column::signed(workspace.revision, "the revision")?)
-        .bind(workspace.record.id.as_bytes().as_slice())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "UPDATE workspaces SET name = ?, request_limits = ?, spend_limits = ?, revision = ? WHERE workspace_id = ?",
+    )
+    .bind(workspace.record.name.as_str())
+    .bind(limits_text(&workspace.record.request_limits)?)
+    .bind(limits_text(&workspace.record.spend_limits)?)
+    .bind(column::signed(workspace.revision, "the revision")?)
+    .bind(workspace.record.id.as_bytes().as_slice())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deletes a workspace that no key belongs to.
+///
+/// # Errors
+/// [`StoreError`]; also when a key belongs to it.
+pub async fn delete(connection: &mut SqliteConnection, id: WorkspaceId) -> Result<(), StoreError> {
+    let delete = sqlx::query("DELETE FROM workspaces WHERE workspace_id = ?");
+    delete.bind(id.as_bytes().as_slice()).execute(connection).await?;
     Ok(())
 }
 

@@ -172,7 +172,11 @@ async fn every_wrong_field_is_named_and_the_refusal_recorded() {
     let creations = [
         (create("", policy()), "name: "),
         (create(&"x".repeat(101), policy()), "name: "),
-        (create("bell\u{7}", policy()), "name: "),
+        (create("bell\u{7}", policy()), "name: holds U+0007"),
+        (create(" agent", policy()), "name: must not begin or end with a space"),
+        (create("ag\u{200b}ent", policy()), "name: holds U+200B"),
+        (create("\u{202e}tnega", policy()), "name: holds U+202E"),
+        (create("my\u{a0}agent", policy()), "name: holds U+00A0"),
         (create("k", admin::Policy { models: vec!["a b".to_owned()], ..policy() }), "policy.models: "),
         (create("k", admin::Policy { models: vec!["a".to_owned(); 257], ..policy() }), "policy.models: at most 256"),
         (

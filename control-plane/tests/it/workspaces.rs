@@ -36,6 +36,10 @@ fn update(workspace: &str, paths: &[&str]) -> admin::UpdateWorkspaceRequest {
     admin::UpdateWorkspaceRequest { workspace: workspace.to_owned(), update_mask, ..Default::default() }
 }
 
+fn named_update(workspace: &str, name: &str) -> admin::UpdateWorkspaceRequest {
+    admin::UpdateWorkspaceRequest { name: name.to_owned(), ..update(workspace, &["name"]) }
+}
+
 async fn all(plane: &Plane, page_size: u32) -> Vec<admin::Workspace> {
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
@@ -149,6 +153,105 @@ async fn balances(plane: &Plane, key: &str) -> Vec<admin::Balance> {
     usage.get_balance(request).await.unwrap().into_inner().balances
 }
 
+async fn shared(plane: &Plane, workspace: &str) -> Result<Vec<admin::Balance>, tonic::Status> {
+    let (channel, bearer) = plane.with(Some(&plane.operator_token));
+    let mut usage = UsageServiceClient::with_interceptor(channel, bearer);
+    let request = admin::GetWorkspaceBalanceRequest { workspace: workspace.to_owned() };
+    Ok(usage.get_workspace_balance(request).await?.into_inner().balances)
+}
+
+#[tokio::test]
+async fn balance_of_a_workspace_has_each_present_period_of_its_keys_once() {
+    let plane = Plane::start().await;
+    plane.workspaces().create_workspace(team()).await.unwrap();
+    let (day, month) = (admin::Window::Day, admin::Window::Month);
+    let empty = shared(&plane, "team").await.unwrap();
+    let seen: Vec<_> =
+        empty.iter().map(|it| (it.scope.as_str(), it.dimension.as_str(), it.window(), it.limit)).collect();
+    assert_eq!(seen, [("workspace", "requests", month, 20_000), ("workspace", "spend", day, 50_000_000_000)]);
+    assert!(empty.iter().all(|it| (it.settled, it.granted) == (0, 0) && it.first_day.is_some()));
+
+    // Between these two zones it is never the same day.
+    let mut keys = Vec::new();
+    for zone in ["Pacific/Kiritimati", "Pacific/Pago_Pago", "Pacific/Pago_Pago"] {
+        let policy = admin::Policy { time_zone: Some(zone.to_owned()), ..Default::default() };
+        keys.push(key_in_team(&plane, policy).await);
+    }
+    let found = shared(&plane, "team").await.unwrap();
+    let days: Vec<_> = found.iter().filter(|it| it.window() == day).map(|it| it.first_day.clone().unwrap()).collect();
+    assert!(matches!(&days[..], [first, second] if first < second), "{days:?}");
+    // A period is over when it is over for the last of them, which is the one in the west.
+    for (key, ends_first) in [(&keys[0], true), (&keys[1], false)] {
+        for of_key in balances(&plane, key).await {
+            let same = |it: &&admin::Balance| (it.window(), &it.first_day) == (of_key.window(), &of_key.first_day);
+            let shared = found.iter().find(same).unwrap();
+            let is_month = of_key.window() == month;
+            assert_eq!(shared.resets_at_ms > of_key.resets_at_ms, is_month && ends_first, "{shared:?} and {of_key:?}");
+        }
+    }
+    let entry = plane.admin_entries().await.into_iter().rfind(|entry| entry.method == "usage/GetWorkspaceBalance");
+    assert!(entry.unwrap().target.starts_with("ws_"));
+    assert_eq!(shared(&plane, "sk-topsecret").await.unwrap_err().code(), Code::NotFound);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_renamed_workspace_is_known_by_its_new_name_to_its_keys_and_after_a_restart() {
+    let plane = Plane::start().await;
+    let made = plane.workspaces().create_workspace(team()).await.unwrap().into_inner();
+    let key = key_in_team(&plane, admin::Policy::default()).await;
+    let renamed = plane.workspaces().update_workspace(named_update("team", "Crew")).await.unwrap().into_inner();
+    assert_eq!((renamed.id.as_str(), renamed.name.as_str()), (made.id.as_str(), "Crew"));
+    assert_eq!(renamed.spend_limits, made.spend_limits);
+    let again = plane.workspaces().update_workspace(named_update("Crew", "crew")).await.unwrap().into_inner();
+    assert_eq!(again.name, "crew", "a name may look like the one that it replaces");
+    let entry = plane.last_entry().await;
+    assert!(entry.detail.contains("\"Crew\"") && entry.detail.contains("\"crew\""), "{}", entry.detail);
+    let old = plane.workspaces().get_workspace(admin::GetWorkspaceRequest { workspace: "team".to_owned() }).await;
+    assert_eq!(old.unwrap_err().code(), Code::NotFound);
+    let plane = Plane::start_again(plane.stop().await).await;
+    let shown = plane.keys().get_key(admin::GetKeyRequest { id: key }).await.unwrap().into_inner();
+    assert_eq!((shown.workspace_name.as_str(), shown.workspace_id), ("crew", made.id));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_workspace_is_deleted_only_without_keys_and_what_was_done_with_it_stays_in_the_chain() {
+    let plane = Plane::start().await;
+    let made = plane.workspaces().create_workspace(team()).await.unwrap().into_inner();
+    plane
+        .workspaces()
+        .create_workspace(admin::CreateWorkspaceRequest { name: "kept".to_owned(), ..team() })
+        .await
+        .unwrap();
+    let key = admin::CreateKeyRequest { name: "k".to_owned(), workspace: "kept".to_owned(), ..Default::default() };
+    let key = plane.keys().create_key(key).await.unwrap().into_inner().key.unwrap();
+    let delete = async |workspace: &str| {
+        let request = admin::DeleteWorkspaceRequest { workspace: workspace.to_owned() };
+        plane.workspaces().delete_workspace(request).await.map(drop)
+    };
+    let refused = delete("kept").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("1 virtual keys, 0 of them revoked"), "{refused}");
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id }).await.unwrap();
+    assert!(delete("kept").await.unwrap_err().message().contains("1 of them revoked"));
+    assert!(delete("default").await.unwrap_err().message().contains("default cannot be deleted"));
+    assert_eq!(delete("nobody").await.unwrap_err().code(), Code::NotFound);
+
+    let revision = plane.revision().await;
+    delete(&made.id).await.unwrap();
+    assert_eq!(plane.revision().await, revision + 1);
+    let entry = plane.last_entry().await;
+    let said = (entry.method.as_str(), entry.outcome, entry.target == made.id, entry.detail.contains("50000000000"));
+    assert_eq!(said, ("workspaces/Delete", AdminOutcome::Done, true, true));
+    assert_eq!(delete(&made.id).await.unwrap_err().code(), Code::NotFound);
+    // Its name is free again, and the state and its seal agree at the next start.
+    plane.workspaces().create_workspace(team()).await.unwrap();
+    let plane = Plane::start_again(plane.stop().await).await;
+    assert_eq!(all(&plane, 0).await.len(), 3);
+    plane.stop().await;
+}
+
 #[tokio::test]
 async fn pages_hold_every_workspace_once_by_name() {
     let plane = Plane::start().await;
@@ -170,7 +273,13 @@ async fn every_wrong_field_of_a_workspace_is_named_and_the_refusal_recorded() {
     let creations = [
         (named(""), Code::InvalidArgument, "name: 1 to 100"),
         (named(&"x".repeat(101)), Code::InvalidArgument, "name: "),
-        (named("bell\u{7}"), Code::InvalidArgument, "name: "),
+        (named("bell\u{7}"), Code::InvalidArgument, "name: holds U+0007"),
+        (named("team "), Code::InvalidArgument, "name: must not begin or end with a space"),
+        (named("te\u{200b}am"), Code::InvalidArgument, "name: holds U+200B"),
+        (named("\u{202e}maet"), Code::InvalidArgument, "name: holds U+202E"),
+        (named("my\u{a0}team"), Code::InvalidArgument, "name: holds U+00A0"),
+        (named("Team"), Code::AlreadyExists, "name: looks like `team`"),
+        (named("t\u{435}am"), Code::AlreadyExists, "name: looks like `team`"),
         (named("ws_mine"), Code::InvalidArgument, "name: must not begin with ws_"),
         (named("team"), Code::AlreadyExists, "name: there is a workspace of this name already"),
         (named("default"), Code::AlreadyExists, "name: "),
@@ -202,7 +311,11 @@ async fn every_wrong_field_of_a_workspace_is_named_and_the_refusal_recorded() {
     let updates = [
         (unmasked, Code::InvalidArgument, "update_mask: missing"),
         (update("team", &[]), Code::InvalidArgument, "update_mask: empty"),
-        (update("team", &["name"]), Code::InvalidArgument, "update_mask: a workspace keeps its name"),
+        (update("team", &["name"]), Code::InvalidArgument, "name: 1 to 100"),
+        (named_update("team", " team"), Code::InvalidArgument, "name: must not begin or end with a space"),
+        (named_update("team", "ws_team"), Code::InvalidArgument, "name: must not begin with ws_"),
+        (named_update("team", "Default"), Code::AlreadyExists, "name: looks like `default`"),
+        (named_update("default", "home"), Code::FailedPrecondition, "the workspace default cannot be renamed"),
         (update("team", &["policy"]), Code::InvalidArgument, "update_mask: a workspace has no such field"),
         (twice, Code::InvalidArgument, "spend_limits: more than one"),
         (update("nobody", &["spend_limits"]), Code::NotFound, "there is no workspace of this id or name"),
@@ -245,10 +358,11 @@ async fn workspaces_are_for_known_operators_only() {
             workspaces.update_workspace(update("default", &["spend_limits"])).await.unwrap_err().code(),
             workspaces.list_workspaces(admin::ListWorkspacesRequest::default()).await.unwrap_err().code(),
             workspaces.get_workspace(admin::GetWorkspaceRequest::default()).await.unwrap_err().code(),
+            workspaces.delete_workspace(admin::DeleteWorkspaceRequest::default()).await.unwrap_err().code(),
         ];
-        assert_eq!(codes, [Code::Unauthenticated; 4]);
+        assert_eq!(codes, [Code::Unauthenticated; 5]);
         let entry = plane.last_entry().await;
-        assert_eq!((entry.method.as_str(), entry.outcome), ("workspaces/Get", AdminOutcome::Denied));
+        assert_eq!((entry.method.as_str(), entry.outcome), ("workspaces/Delete", AdminOutcome::Denied));
     }
     assert_eq!(all(&plane, 0).await.len(), 1);
     plane.stop().await;

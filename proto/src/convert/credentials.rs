@@ -2,7 +2,7 @@
 
 use keyforge_shared::catalog::ProviderName;
 use keyforge_shared::id::CredentialId;
-use keyforge_shared::state::CredentialRecord;
+use keyforge_shared::state::{CredentialRecord, MAX_WEIGHT};
 
 use super::{ConvertError, id};
 use crate::fleet::v1 as proto;
@@ -17,6 +17,7 @@ impl From<&CredentialRecord> for proto::CredentialRecord {
             limit_group: credential.limit_group.clone(),
             secret_version: credential.secret_version,
             enabled: credential.enabled,
+            weight: credential.weight,
         }
     }
 }
@@ -36,6 +37,11 @@ impl TryFrom<proto::CredentialRecord> for CredentialRecord {
         if credential.secret_version == 0 {
             return Err(ConvertError::new("secret_version", "versions count from 1"));
         }
+        // A control plane that knows no weights sends none.
+        let weight = credential.weight.max(1);
+        if weight > MAX_WEIGHT {
+            return Err(ConvertError::new("weight", "more than any credential may have"));
+        }
         Ok(Self {
             id: id(&credential.id, "id", CredentialId::from_slice)?,
             provider: ProviderName(credential.provider),
@@ -44,6 +50,7 @@ impl TryFrom<proto::CredentialRecord> for CredentialRecord {
             limit_group: credential.limit_group,
             secret_version: credential.secret_version,
             enabled: credential.enabled,
+            weight,
         })
     }
 }
@@ -70,7 +77,8 @@ mod tests {
                 ("pool", proto::CredentialRecord { pool: String::new(), ..whole.clone() }),
                 ("base_url", proto::CredentialRecord { base_url: String::new(), ..whole.clone() }),
                 ("limit_group", proto::CredentialRecord { limit_group: String::new(), ..whole.clone() }),
-                ("secret_version", proto::CredentialRecord { secret_version: 0, ..whole }),
+                ("secret_version", proto::CredentialRecord { secret_version: 0, ..whole.clone() }),
+                ("weight", proto::CredentialRecord { weight: MAX_WEIGHT + 1, ..whole }),
             ];
             for (field, broken) in cases {
                 prop_assert_eq!(CredentialRecord::try_from(broken).unwrap_err().field, field);

@@ -8,7 +8,7 @@ use keyforge_shared::id::{ChainId, CredentialId, KeyId, WorkspaceId};
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
 use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
-use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, Resource, WorkspaceRecord};
+use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
 use proptest::collection::vec;
 use proptest::option;
@@ -126,8 +126,8 @@ pub(super) fn model() -> impl Strategy<Value = Model> {
 }
 
 pub(super) fn credential() -> impl Strategy<Value = CredentialRecord> {
-    (any::<[u8; 16]>(), word(), word(), word(), word(), 1u32.., any::<bool>()).prop_map(
-        |(id, provider, pool, base_url, limit_group, secret_version, enabled)| CredentialRecord {
+    (any::<[u8; 16]>(), word(), word(), word(), word(), 1u32.., any::<bool>(), 1..=MAX_WEIGHT).prop_map(
+        |(id, provider, pool, base_url, limit_group, secret_version, enabled, weight)| CredentialRecord {
             id: CredentialId::from_bytes(id),
             provider: ProviderName(provider),
             pool,
@@ -135,6 +135,7 @@ pub(super) fn credential() -> impl Strategy<Value = CredentialRecord> {
             limit_group,
             secret_version,
             enabled,
+            weight,
         },
     )
 }

@@ -7,6 +7,7 @@
 
 mod logs;
 mod otlp;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::shutdown::Shutdown;
 use crate::tls::TlsError;
 
 pub use logs::LogFormat;
+pub use table::RawTelemetry;
 
 /// Names of our crates begin with this; only their spans are exported, so that exporting cannot trace itself.
 const OWN_TARGETS: &str = "keyforge";

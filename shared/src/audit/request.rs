@@ -70,7 +70,7 @@ impl Flags {
     /// The provider refused or failed and nothing was billed.
     pub const NOT_BILLED: Self = Self(1 << 8);
 
-    /// It took nothing from request quotas, because nothing was dispatched.
+    /// It took nothing from request quotas, because nothing was dispatched, or because another attempt at the same request counts.
     pub const NOT_COUNTED: Self = Self(1 << 9);
 
     /// Both sets of facts.

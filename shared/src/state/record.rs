@@ -89,7 +89,12 @@ pub struct CredentialRecord {
     pub secret_version: u32,
     /// Whether requests may use it.
     pub enabled: bool,
+    /// How often it is chosen compared with the others of its provider, from 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
 }
+
+/// The largest weight of a credential.
+pub const MAX_WEIGHT: u32 = 1_000;
 
 /// One record of the replicated set.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,8 +199,13 @@ fn model_bytes(model: &Model) -> Vec<u8> {
 }
 
 fn credential_bytes(credential: &CredentialRecord) -> Vec<u8> {
-    let mut writer = Writer::with_magic(b"KSC1");
+    // A credential without a weight of its own has the bytes that it had before there were weights.
+    let is_plain = credential.weight == 1;
+    let mut writer = Writer::with_magic(if is_plain { b"KSC1" } else { b"KSC2" });
     writer.raw(credential.id.as_bytes()).str(&credential.provider.0).str(&credential.pool).str(&credential.base_url);
     writer.str(&credential.limit_group).u32(credential.secret_version).u8(u8::from(credential.enabled));
+    if !is_plain {
+        writer.u32(credential.weight);
+    }
     writer.finish()
 }
