@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_counters::redis::RedisStartError;
-use keyforge_counters::{Counters, MemoryCounters, RedisCounters};
+use keyforge_counters::{Cooldowns, Counters, MemoryCounters, RedisCounters};
 use keyforge_runtime::accept::{self, AcceptOptions, BindError};
 use keyforge_runtime::ops::Ops;
 use keyforge_runtime::private_file::{self, PrivateFileError};
@@ -32,6 +32,7 @@ use crate::memberships::Memberships;
 use crate::memberships::leaving::Leaving;
 use crate::metrics::Metrics;
 use crate::plane::Plane;
+use crate::pool::Pools;
 use crate::replica::Replica;
 use crate::replica::follow::Follower;
 use crate::replica::key_followers::KeyFollowers;
@@ -103,7 +104,7 @@ impl DataPlane {
         let options = accept_options(&config)?;
         let replica = Arc::new(Replica::default());
         let metrics = Metrics::new(&telemetry.meter());
-        let ledger = Ledger::new(channel.clone(), boot);
+        let ledger = Ledger::new(channel.clone(), boot, shutdown.clone());
         let counters = std::mem::take(&mut config.counters);
         let store_patience = counters.patience();
         let counting = Counting::start(counters, &ledger, &metrics, Arc::clone(&clock), &shutdown).await?;
@@ -276,7 +277,13 @@ impl Rest {
     async fn begin(self) {
         self.state.set_not_ready("no state from the control plane yet");
         let mut deployment = self.replica.deployment();
-        let Ok(Some(deployment)) = deployment.wait_for(Option::is_some).await.map(|found| *found) else { return };
+        let known = async { deployment.wait_for(Option::is_some).await.ok().and_then(|found| *found) };
+        let mut known = std::pin::pin!(known);
+        let found = tokio::select! {
+            found = &mut known => found,
+            () = self.tell_ahead() => known.await,
+        };
+        let Some(deployment) = found else { return };
         let (state, shutdown) = (self.state.clone(), self.shutdown.clone());
         // Opening the spool reads what earlier lives left on disk.
         let opened = tokio::task::spawn_blocking(move || self.open(deployment)).await;
@@ -290,12 +297,23 @@ impl Rest {
         shutdown.trigger();
     }
 
+    /// What earlier lives held in a counter store that outlived them does not wait for the control plane.
+    async fn tell_ahead(&self) {
+        if !self.counting.settlements.are_told_at_once() {
+            audit::tell_ahead(&self.spool_directory(), self.identity, &self.counting.counters).await;
+        }
+    }
+
+    fn spool_directory(&self) -> PathBuf {
+        self.config.data_dir.join("spool")
+    }
+
     /// Opens the spool, begins shipping and recovering, and opens the front.
     fn open(self, deployment: DeploymentId) -> Result<(), SpoolError> {
         let (node, boot) = self.identity;
         let identity = Identity { deployment, node, boot };
         let limits = SpoolLimits { max_bytes: self.config.spool_bytes, ..SpoolLimits::default() };
-        let directory: PathBuf = self.config.data_dir.join("spool");
+        let directory = self.spool_directory();
         let (spool, leftovers) = Spool::open(&directory, limits, identity, Arc::clone(&self.clock))?;
         let counting = self.counting;
         let leaving = Leaving {
@@ -306,9 +324,16 @@ impl Rest {
             spool: spool.clone(),
         };
         drop(self.shutdown.spawn_background("leave_epochs", leaving.run()));
+        let cooldowns = Cooldowns::beside(&counting.counters, Arc::clone(&self.clock));
+        let pools = Pools::start(cooldowns, Arc::clone(&self.clock), self.metrics.clone(), &self.shutdown);
+        pools.report(self.channel.clone(), self.identity, &self.shutdown);
         let sink = Arc::new(GrpcSink::new(self.channel));
         drop(Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&self.shutdown));
-        let recovery = audit::recover(leftovers, sink, Arc::clone(&self.clock), self.shutdown.clone());
+        let settlements = &counting.settlements;
+        settlements.mark_in(spool.marks());
+        let outlives = !settlements.are_told_at_once();
+        let told = audit::Told { sink, counters: outlives.then(|| Arc::clone(&counting.counters)) };
+        let recovery = audit::recover(leftovers, told, Arc::clone(&self.clock), self.shutdown.clone());
         drop(self.shutdown.spawn_background("recover", recovery));
         self.opened.send_replace(Some(spool.clone()));
         let room = usize::try_from(self.config.limits.buffered_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
@@ -324,6 +349,7 @@ impl Rest {
             settlements: counting.settlements,
             leases: counting.leases,
             spool,
+            pools,
             upstream: self.upstream,
             metrics: self.metrics,
             refusals: Refusals::default(),

@@ -6,14 +6,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keyforge_runtime::config::{ConfigError, Problems, SecretRef, load};
+use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
+use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
+use keyforge_shared::name;
 use keyforge_shared::secret::SecretBytes;
 use serde::Deserialize;
 
 pub use self::counters::CounterConfig;
 
+const SERVICE_NAME: &str = "keyforge-data-plane";
+
 /// The file as written. Unknown keys are refused.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
     data_dir: PathBuf,
@@ -29,6 +33,8 @@ struct Raw {
     upstream: RawUpstream,
     #[serde(default)]
     audit: RawAudit,
+    #[serde(default)]
+    telemetry: RawTelemetry,
     drain_seconds: Option<u64>,
 }
 
@@ -204,7 +210,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every problem of the file and its path.
     pub fn tuned_by(mut self, path: &Path) -> Result<Self, ConfigError> {
-        let raw: RawTuning = load(path)?;
+        let raw: RawTuning = config::load(path)?;
         let mut problems = Problems::new();
         self.limits = limits(&raw.limits, &mut problems);
         self.upstream = upstream_times(&raw.upstream, &mut problems);
@@ -214,12 +220,15 @@ impl Config {
         problems.finish(Some(self))
     }
 
-    /// Reads and checks a configuration file.
+    /// Reads and checks a configuration file. Telemetry is apart, because it is started first and once per process.
     ///
     /// # Errors
     /// [`ConfigError`] with every problem of the file and its path.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let raw: Raw = load(path)?;
+    pub fn load(path: &Path) -> Result<(Self, TelemetryConfig), ConfigError> {
+        Self::check(config::load(path)?)
+    }
+
+    fn check(raw: Raw) -> Result<(Self, TelemetryConfig), ConfigError> {
         let mut problems = Problems::new();
         let agents = problems.address("listen.agents", &raw.listen.agents);
         let ops = raw.listen.ops.as_deref().map(|text| problems.address("listen.ops", text));
@@ -238,6 +247,9 @@ impl Config {
                 safe,
                 "virtual keys would cross the network in the clear: configure TLS, listen on loopback, or set listen.allow_plaintext = true",
             );
+        }
+        if let (false, Err(error)) = (raw.region.is_empty(), name::check(&raw.region)) {
+            problems.push("region", error);
         }
         control_plane_problems(&mut problems, &raw.control_plane.url);
         let token = problems.check("control_plane.fleet_token", SecretRef::parse(&raw.control_plane.fleet_token));
@@ -260,7 +272,8 @@ impl Config {
             body_digests: raw.audit.body_digests.unwrap_or(false),
             drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30)),
         });
-        problems.finish(checked)
+        let telemetry = raw.telemetry.checked(SERVICE_NAME, &mut problems);
+        problems.finish(checked.map(|config| (config, telemetry)))
     }
 }
 
@@ -307,5 +320,46 @@ fn upstream_times(raw: &RawUpstream, problems: &mut Problems) -> UpstreamTimes {
         idle: raw.idle_seconds.map_or(default.idle, Duration::from_secs),
         total: raw.total_seconds.map_or(default.total, Duration::from_secs),
         answer_bytes: raw.answer_bytes.unwrap_or(default.answer_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "data_dir = \"/node\"\n[listen]\nagents = \"127.0.0.1:0\"\n\
+        [control_plane]\nurl = \"http://127.0.0.1:1\"\nfleet_token = \"env:PATH\"\n";
+
+    fn parse(more: &str) -> Result<TelemetryConfig, ConfigError> {
+        let raw = config::parse(Path::new("node.toml"), &format!("{NODE}{more}"))?;
+        Config::check(raw).map(|(_, telemetry)| telemetry)
+    }
+
+    #[test]
+    fn a_nodes_file_says_where_its_telemetry_goes() {
+        let telemetry = parse(
+            "[telemetry]\nlog_format = \"json\"\nlog_filter = \"debug\"\notlp_endpoint = \"http://localhost:4318\"\nsample_ratio = 0.5",
+        )
+        .unwrap();
+        assert_eq!((telemetry.log_filter.as_str(), telemetry.sample_ratio), ("debug", 0.5));
+        assert_eq!(telemetry.otlp_endpoint.as_deref(), Some("http://localhost:4318"));
+        assert_eq!((telemetry.service_name.as_str(), parse("").unwrap().log_filter.as_str()), (SERVICE_NAME, "info"));
+    }
+
+    #[test]
+    fn a_region_follows_the_rule_for_names() {
+        let file = |region: &str| NODE.replacen("[listen]", &format!("region = \"{region}\"\n[listen]"), 1);
+        let check =
+            |region: &str| Config::check(config::parse(Path::new("node.toml"), &file(region)).unwrap()).map(drop);
+        assert!(check("").is_ok() && check("eu-west 1").is_ok());
+        assert!(check("eu\\u202e").unwrap_err().to_string().contains("region: holds U+202E"));
+    }
+
+    #[test]
+    fn a_misspelt_key_and_a_header_without_a_value_are_refused_by_name() {
+        let refused = |more: &str| parse(more).err().unwrap().to_string();
+        assert!(refused("[telemetry]\nlog_level = \"debug\"").contains("telemetry.log_level"));
+        let error = refused("[telemetry]\notlp_headers = { a = \"env:KEYFORGE_TEST_NEVER_SET\" }");
+        assert!(error.contains("telemetry.otlp_headers.a"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyforge_counters::{Counters, MemoryCounters};
+use keyforge_counters::{Cooldowns, Counters, MemoryCooldowns, MemoryCounters};
 use keyforge_proto::convert;
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::grant_service_server::{GrantService, GrantServiceServer};
@@ -33,6 +33,7 @@ use crate::ledger::Ledger;
 use crate::memberships::Memberships;
 use crate::metrics::Metrics;
 use crate::plane::Plane;
+use crate::pool::Pools;
 use crate::replica::Replica;
 use crate::request::refuse::Refusals;
 use crate::settlements::Settlements;
@@ -54,6 +55,10 @@ pub(crate) struct LedgerState {
     pub chained: u64,
     /// Calls fail.
     pub down: bool,
+    /// Calls wait, as those of a process that was stopped.
+    pub hangs: bool,
+    /// Calls that came.
+    pub calls: usize,
     /// Answers grant nothing and say that there is more.
     pub teasing: bool,
     /// How long questions for grants wait.
@@ -193,7 +198,14 @@ impl LedgerState {
 }
 
 impl FakeLedger {
-    fn call<T>(&self, act: impl FnOnce(&mut LedgerState) -> Result<T, Status>) -> Result<Response<T>, Status> {
+    async fn call<T>(
+        &self,
+        act: impl FnOnce(&mut LedgerState) -> Result<T, Status> + Send,
+    ) -> Result<Response<T>, Status> {
+        self.0.lock().calls += 1;
+        while self.0.lock().hangs {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut state = self.0.lock();
         if state.down {
             return Err(Status::unavailable("down"));
@@ -234,14 +246,14 @@ impl GrantService for Served {
     ) -> Result<Response<proto::AcquireGrantsResponse>, Status> {
         let slow = self.0.0.lock().slow;
         tokio::time::sleep(slow).await;
-        self.0.call(|state| state.acquire(request.get_ref()))
+        self.0.call(|state| state.acquire(request.get_ref())).await
     }
 
     async fn return_grants(
         &self,
         request: Request<proto::ReturnGrantsRequest>,
     ) -> Result<Response<proto::ReturnGrantsResponse>, Status> {
-        self.0.call(|state| state.give_back(request.get_ref()).map(|()| proto::ReturnGrantsResponse {}))
+        self.0.call(|state| state.give_back(request.get_ref()).map(|()| proto::ReturnGrantsResponse {})).await
     }
 
     async fn leave_epochs(
@@ -249,7 +261,7 @@ impl GrantService for Served {
         request: Request<proto::LeaveEpochsRequest>,
     ) -> Result<Response<proto::LeaveEpochsResponse>, Status> {
         let leave = |state: &mut LedgerState| state.leave(request.get_ref());
-        self.0.call(|state| leave(state).map(|epochs_closed| proto::LeaveEpochsResponse { epochs_closed }))
+        self.0.call(|state| leave(state).map(|epochs_closed| proto::LeaveEpochsResponse { epochs_closed })).await
     }
 
     async fn close_boot(
@@ -295,7 +307,7 @@ impl Parts {
         let identity =
             Identity { deployment: DeploymentId::from_bytes([1; 16]), node: NodeId::from_bytes([2; 16]), boot };
         let token = SecretBytes::new(b"kff_test".to_vec());
-        let ledger = Ledger::new(control::channel(&url, &token).unwrap(), boot);
+        let ledger = Ledger::new(control::channel(&url, &token).unwrap(), boot, shutdown.clone());
         let (spool, _) =
             Spool::open(&directory.path().join("spool"), SpoolLimits::default(), identity, Arc::clone(&clock)).unwrap();
         let memberships = Memberships::new(Arc::clone(&clock));
@@ -309,6 +321,9 @@ impl Parts {
         held.commit(state.into_iter().map(Change::Upsert).collect());
         let hash = held.set_hash();
         replica.replace(identity.deployment, held, hash).unwrap();
+        let settlements = Settlements::start(Arc::clone(&counters), metrics.clone(), &shutdown);
+        settlements.mark_in(spool.marks());
+        let (pools_clock, pools_time) = (Arc::clone(&clock), Arc::clone(&clock));
         let plane = Plane {
             clock,
             identity,
@@ -317,10 +332,16 @@ impl Parts {
             store_patience,
             grants,
             memberships,
-            settlements: Settlements::start(Arc::clone(&counters), metrics.clone(), &shutdown),
+            settlements,
             leases: Leases::start(Arc::clone(&counters), &shutdown),
             counters,
             spool,
+            pools: Pools::start(
+                Cooldowns::InProcess(MemoryCooldowns::new(pools_clock)),
+                pools_time,
+                metrics.clone(),
+                &shutdown,
+            ),
             upstream: Upstream::new(&config).unwrap(),
             metrics,
             refusals: Refusals::default(),

@@ -1,6 +1,9 @@
 //! The node's calls to the ledger, in the node's own words: acquire, give back, leave.
 //!
-//! A call without an answer may have been done. Whoever makes one is told so ([`LedgerError::Lost`]) and has to find out.
+//! A call without an answer may have been done. Whoever makes one is told so ([`LedgerError::Lost`]) and has to find out. A ledger that does not answer
+//! at all is not asked again until it does ([`LedgerError::Away`]); `outage` remembers that.
+
+mod outage;
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,12 +12,14 @@ use keyforge_counters::{ClawBack, Grant, GrantSet};
 use keyforge_proto::convert::{self, ConvertError};
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
+use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, KeyId, LifeId};
 use keyforge_shared::limit::CounterId;
 use keyforge_shared::period::{Period, Window};
 use tonic::{Code, Response, Status};
 
+use self::outage::{NoAnswer, Outage};
 use crate::control::ControlChannel;
 
 /// How long one call may take.
@@ -35,6 +40,9 @@ pub enum LedgerError {
     /// It could not be reached, or its answer was lost: it may have been done.
     #[error("no answer: {0}")]
     Lost(String),
+    /// It did not answer a moment ago and was not asked: nothing was done.
+    #[error("it does not answer, and was not asked")]
+    Away,
 }
 
 /// What is wanted of one counter, in requests or nano-dollars.
@@ -112,13 +120,15 @@ pub struct Leave {
 pub struct Ledger {
     client: GrantServiceClient<ControlChannel>,
     boot: BootId,
+    outage: Outage,
 }
 
 impl Ledger {
-    /// The ledger behind `channel`.
+    /// The ledger behind `channel`; `shutdown` runs the task that asks again after an outage.
     #[must_use]
-    pub fn new(channel: ControlChannel, boot: BootId) -> Self {
-        Self { client: GrantServiceClient::new(channel), boot }
+    pub fn new(channel: ControlChannel, boot: BootId, shutdown: Shutdown) -> Self {
+        let client = GrantServiceClient::new(channel);
+        Self { client: client.clone(), boot, outage: Outage::new(client, boot, shutdown) }
     }
 
     /// Joins the epoch of a life, opening it if there is none, and asks for more. Without wants it joins only.
@@ -134,7 +144,7 @@ impl Ledger {
             wants: wants.iter().map(want).collect(),
         };
         let mut client = self.client.clone();
-        let answer = call(client.acquire_grants(request)).await?;
+        let answer = self.call(client.acquire_grants(request)).await?;
         // It was done, whatever its answer means.
         acquired(key, life, &answer).map_err(|error| LedgerError::Lost(error.to_string()))
     }
@@ -157,7 +167,7 @@ impl Ledger {
             holdings: lowered.holdings.iter().map(holding).collect(),
         };
         let mut client = self.client.clone();
-        call(client.return_grants(request)).await.map(drop)
+        self.call(client.return_grants(request)).await.map(drop)
     }
 
     /// Says that this boot no longer uses these epochs, and that none of its records after `last_seq` names them.
@@ -176,15 +186,16 @@ impl Ledger {
             memberships: left.iter().map(membership).collect(),
         };
         let mut client = self.client.clone();
-        call(client.leave_epochs(request)).await.map(drop)
+        self.call(client.leave_epochs(request)).await.map(drop)
     }
-}
 
-async fn call<M>(answer: impl Future<Output = Result<Response<M>, Status>>) -> Result<M, LedgerError> {
-    match tokio::time::timeout(CALL, answer).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(error(&status)),
-        Err(_) => Err(LedgerError::Lost("none in time".to_owned())),
+    async fn call<M>(&self, answer: impl Future<Output = Result<Response<M>, Status>>) -> Result<M, LedgerError> {
+        match self.outage.unless_away(tokio::time::timeout(CALL, answer)).await {
+            Ok(Ok(Ok(answer))) => Ok(answer.into_inner()),
+            Ok(Ok(Err(status))) => Err(error(&status)),
+            Ok(Err(_)) | Err(NoAnswer::Waited) => Err(LedgerError::Lost("none in time".to_owned())),
+            Err(NoAnswer::NotAsked) => Err(LedgerError::Away),
+        }
     }
 }
 

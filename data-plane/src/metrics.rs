@@ -20,6 +20,9 @@ pub struct Metrics {
     refusals_dropped: Counter<u64>,
     settlements_dropped: Counter<u64>,
     store_up: Gauge<u64>,
+    cooldowns: Counter<u64>,
+    replays: Counter<u64>,
+    dead_credentials: Gauge<u64>,
 }
 
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -84,6 +87,18 @@ impl Metrics {
                 .u64_gauge("keyforge.counter_store.up")
                 .with_description("Whether the counter store can be reached: 1 or 0")
                 .build(),
+            cooldowns: meter
+                .u64_counter("keyforge.pool.cooldowns")
+                .with_description("Refusals by providers after which nobody asks for a while, by what they were")
+                .build(),
+            replays: meter
+                .u64_counter("keyforge.pool.replays")
+                .with_description("Attempts made again with another credential, by what the one before met")
+                .build(),
+            dead_credentials: meter
+                .u64_gauge("keyforge.pool.dead_credentials")
+                .with_description("Credentials that their provider refuses: each needs a human")
+                .build(),
         }
     }
 
@@ -136,6 +151,21 @@ impl Metrics {
     /// The counter store can be reached, or cannot.
     pub fn counter_store(&self, up: bool) {
         self.store_up.record(u64::from(up), &[]);
+    }
+
+    /// A provider's refusal of this class began a cooldown.
+    pub fn cooled(&self, class: &'static str) {
+        self.cooldowns.add(1, &[KeyValue::new("keyforge.class", class)]);
+    }
+
+    /// A request is tried again after what its attempt met.
+    pub fn replayed(&self, class: &'static str) {
+        self.replays.add(1, &[KeyValue::new("keyforge.class", class)]);
+    }
+
+    /// So many credentials are refused by their provider.
+    pub fn dead_credentials(&self, count: u64) {
+        self.dead_credentials.record(count, &[]);
     }
 
     /// A refusal was left out of the audit.

@@ -15,6 +15,7 @@ use crate::grants::Grants;
 use crate::leases::Leases;
 use crate::memberships::Memberships;
 use crate::metrics::Metrics;
+use crate::pool::Pools;
 use crate::replica::Replica;
 use crate::request::refuse::Refusals;
 use crate::settlements::Settlements;
@@ -44,6 +45,8 @@ pub struct Plane {
     pub leases: Leases,
     /// Where attempts are written down.
     pub spool: Spool,
+    /// Which credential serves which request.
+    pub pools: Pools,
     /// The way to providers.
     pub upstream: Upstream,
     /// What is counted.

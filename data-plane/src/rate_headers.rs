@@ -1,9 +1,13 @@
 //! What is left of a key's rates, in the headers that SDKs know: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`.
+//!
+//! The limits are in the key's policy. What is left of them only the counter store knows: it is told when the store was asked for this very request, and
+//! left out when it was not, because what it said about another request may be wrong by now.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use keyforge_counters::{RateLeft, Rates, RatesLeft};
+use keyforge_shared::policy::Policy;
 
 const REQUESTS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit-requests"),
@@ -16,11 +20,11 @@ const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
-/// What is left of the rates of a key, each with its limit. A key without rates has nothing to say.
+/// The limits of a key's rates, each with what is left of it if that is known. A key without rates has nothing to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateHeaders {
-    requests: Option<(u64, RateLeft)>,
-    tokens: Option<(u64, RateLeft)>,
+    requests: Option<(u64, Option<RateLeft>)>,
+    tokens: Option<(u64, Option<RateLeft>)>,
 }
 
 impl RateHeaders {
@@ -28,8 +32,24 @@ impl RateHeaders {
     #[must_use]
     pub fn new(rates: &Rates, left: &RatesLeft) -> Self {
         Self {
-            requests: rates.requests_per_minute.map(u64::from).zip(left.requests),
-            tokens: rates.tokens.map(|rate| rate.per_minute).zip(left.tokens),
+            requests: rates.requests_per_minute.map(|limit| (u64::from(limit), left.requests)),
+            tokens: rates.tokens.map(|rate| (rate.per_minute, left.tokens)),
+        }
+    }
+
+    /// The limits of `policy`, when nobody has said what is left of them.
+    #[must_use]
+    pub fn limits_of(policy: &Policy) -> Self {
+        Self {
+            requests: policy.requests_per_minute.map(|limit| (u64::from(limit), None)),
+            tokens: policy.tokens_per_minute.map(|limit| (limit, None)),
+        }
+    }
+
+    /// Writes the limits where nothing is told of these rates yet.
+    pub fn write_unless_told(&self, headers: &mut HeaderMap) {
+        if ![&REQUESTS[0], &TOKENS[0]].into_iter().any(|limit| headers.contains_key(limit)) {
+            self.write(headers);
         }
     }
 
@@ -38,6 +58,7 @@ impl RateHeaders {
         for ([limit, remaining, reset], rate) in [(REQUESTS, self.requests), (TOKENS, self.tokens)] {
             let Some((most, left)) = rate else { continue };
             headers.insert(limit, HeaderValue::from(most));
+            let Some(left) = left else { continue };
             headers.insert(remaining, HeaderValue::from(left.remaining));
             if let Ok(text) = HeaderValue::try_from(span(left.reset)) {
                 headers.insert(reset, text);
@@ -97,5 +118,14 @@ mod tests {
             ("x-ratelimit-reset-tokens", "1.5s"),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_nobody_said_is_left_out_and_the_limits_are_told() {
+        let policy = Policy { requests_per_minute: Some(7), tokens_per_minute: Some(900), ..Policy::default() };
+        let mut headers = HeaderMap::new();
+        RateHeaders::limits_of(&policy).write(&mut headers);
+        let told: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(told, [("x-ratelimit-limit-requests", "7"), ("x-ratelimit-limit-tokens", "900")]);
     }
 }

@@ -14,9 +14,11 @@ use keyforge_providers::redact;
 use keyforge_shared::clock::Timestamp;
 
 pub use self::limits::{Exhausted, RateLimit};
+use crate::rate_headers::RateHeaders;
 
 /// Tells SDKs that trying again can or cannot help.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const X_KEYFORGE_ERROR: HeaderName = HeaderName::from_static("x-keyforge-error");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// SDKs distrust longer waits than a minute, so none is ever told.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -77,10 +79,12 @@ pub enum Rejection {
         needed: Option<u64>,
         /// The policy's limit, in tokens.
         limit: u64,
+        /// What is left of the key's rates, if the counter store was asked.
+        rate_headers: RateHeaders,
     },
-    /// The provider limits the rate of its credentials.
-    ProviderRateLimited {
-        /// When the earliest credential is ready again.
+    /// Every credential that could serve the request is at its provider's limits.
+    PoolExhausted {
+        /// When one can serve it.
         retry_after: Duration,
     },
     /// Limits cannot be enforced right now, so nothing is admitted.
@@ -160,7 +164,7 @@ impl Rejection {
             Self::RateLimited(limited) => {
                 shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(limited.retry_after))
             }
-            Self::ProviderRateLimited { retry_after } => {
+            Self::PoolExhausted { retry_after } => {
                 shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(*retry_after))
             }
             Self::TooManyTokens { .. } => shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::Never),
@@ -191,6 +195,7 @@ impl Rejection {
             Self::KeyRevoked => "key_revoked",
             Self::KeyExpired(_) => "key_expired",
             Self::KeyFrozen => "key_frozen",
+            Self::PoolExhausted { .. } => "pool_exhausted",
             other => other.shape().code,
         }
     }
@@ -237,15 +242,15 @@ impl Rejection {
             }
             Self::Exhausted(exhausted) => exhausted.message().into(),
             Self::Settling(exhausted) => format!(
-                "{} Some of it was granted elsewhere and may come back; try again in {}.",
+                "{} Some of it is held by requests that run, or was granted elsewhere, and may come back; try again in {}.",
                 exhausted.message(),
                 tenths(SETTLING)
             )
             .into(),
             Self::RateLimited(limited) => limited.message().into(),
-            Self::TooManyTokens { needed, limit } => too_many_tokens(*needed, *limit).into(),
-            Self::ProviderRateLimited { retry_after } => {
-                format!("The provider's rate limit is reached; try again in {}.", tenths(*retry_after)).into()
+            Self::TooManyTokens { needed, limit, .. } => too_many_tokens(*needed, *limit).into(),
+            Self::PoolExhausted { retry_after } => {
+                format!("All credentials for this model are at their provider's limits; try again in {}.", tenths(*retry_after)).into()
             }
             Self::EnforcementUnavailable => {
                 "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly.".into()
@@ -330,6 +335,11 @@ impl Rejection {
                 headers.insert(header::ALLOW, HeaderValue::from_static(method));
             }
             Self::RateLimited(limited) => limited.rate_headers.write(headers),
+            // Its body says what agents know how to read; this says that the limit is not the key's.
+            Self::PoolExhausted { .. } => {
+                headers.insert(X_KEYFORGE_ERROR, HeaderValue::from_static("pool_exhausted"));
+            }
+            Self::TooManyTokens { rate_headers, .. } => rate_headers.write(headers),
             _ => {}
         }
     }

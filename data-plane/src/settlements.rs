@@ -1,12 +1,13 @@
 //! What the counter store is told after the fact: how attempts ended, what turned out to be cheaper, and which keys must stop.
 //!
 //! Nobody waits for it. A store in this process is told at once; any other by a few workers, out of a bounded `queue`, until it has taken it. What
-//! falls out of a full queue is not lost: its hold expires by itself, charged in full, and the ledger learns the truth from the record. A key that
+//! falls out of a full queue is not lost: its hold expires by itself, charged in full, and the ledger learns the truth from the record. What waits
+//! when the process dies is told by the node's next life, which finds on disk what each message keeps there until it was told. A key that
 //! must stop is refused here from the first moment, and until the store has taken that over.
 
 mod queue;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::queue::{Next, Queue};
+use crate::audit::{Asked, Marks};
 use crate::metrics::Metrics;
 
 /// Most messages that wait; about a hundred bytes each.
@@ -41,10 +43,19 @@ pub struct About {
     pub id: ReservationId,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What is on disk about an attempt that ended, until the store knows of its end.
+pub enum Kept {
+    /// Nothing.
+    Nothing,
+    /// A record with this number.
+    Record(u64),
+    /// The question that it began with.
+    Question(Asked),
+}
+
 enum News {
     /// It ended.
-    Ended(Settlement),
+    Ended(Settlement, Kept),
     /// It cannot cost or take more than this.
     AtMost { bound: NanoUsd, tokens: Option<u64> },
 }
@@ -57,6 +68,8 @@ struct Inner {
     more: Notify,
     /// Everything was told.
     done: Notify,
+    /// Where records are marked as told.
+    marks: OnceLock<Marks>,
     /// Keys that must stop and that the store may still let through.
     frozen: RwLock<HashSet<KeyId>>,
 }
@@ -77,6 +90,7 @@ impl Settlements {
             waiting: Mutex::new(Queue::new(MOST_WAITING)),
             more: Notify::new(),
             done: Notify::new(),
+            marks: OnceLock::new(),
             frozen: RwLock::default(),
         }));
         for _ in 0..workers {
@@ -93,14 +107,19 @@ impl Settlements {
         matches!(*self.0.counters, Counters::Memory(_))
     }
 
+    /// From here on, what the store was told is marked there.
+    pub fn mark_in(&self, marks: Marks) {
+        drop(self.0.marks.set(marks));
+    }
+
     /// An attempt ended.
-    pub fn settle(&self, about: About, settlement: Settlement) {
-        self.tell(about, News::Ended(settlement));
+    pub fn settle(&self, about: About, settlement: Settlement, kept: Kept) {
+        self.tell(about, News::Ended(settlement, kept));
     }
 
     /// Nothing was dispatched, or nobody knows whether the question arrived.
-    pub fn cancel(&self, about: About) {
-        self.tell(about, News::Ended(Settlement::CANCELLED));
+    pub fn cancel(&self, about: About, kept: Kept) {
+        self.tell(about, News::Ended(Settlement::CANCELLED, kept));
     }
 
     /// An attempt that runs cannot cost more than `bound`, nor take more than `tokens` of the minute.
@@ -170,7 +189,7 @@ impl Settlements {
     fn tell(&self, about: About, news: News) {
         if matches!(*self.0.counters, Counters::Memory(_)) {
             // Its answers are there at once.
-            let done = self.0.deliver(about, news).now_or_never();
+            let done = self.0.deliver(about, &news).now_or_never();
             debug_assert!(matches!(done, Some(Ok(()))), "the store in this process answered {done:?}");
             return;
         }
@@ -204,20 +223,24 @@ impl Inner {
 
     /// Tells the store, or lets the message wait for it. That an attempt costs less is not worth that: its end follows.
     async fn attempt(&self, about: About, news: News) {
-        let told = self.deliver(about, news).await;
+        let told = self.deliver(about, &news).await;
+        let (mut fallen_out, mut over) = (None, None);
         let mut waiting = self.waiting.lock();
-        let fallen_out = match (told, news) {
-            (Err(error), News::Ended(_)) => {
+        match (told, news) {
+            (Err(error), news @ News::Ended(..)) => {
                 tracing::debug!(request = %about.id.request, %error, "the counter store cannot be told yet");
-                waiting.put_back((about, news), Instant::now())
+                fallen_out = waiting.put_back((about, news), Instant::now());
             }
-            (Ok(()), _) | (Err(_), News::AtMost { .. }) => {
+            (Ok(()), news) | (Err(_), news @ News::AtMost { .. }) => {
                 waiting.told();
-                None
+                over = Some(news);
             }
-        };
+        }
         let is_done = waiting.is_done();
         drop(waiting);
+        if let Some(news) = over {
+            self.forget(news);
+        }
         if is_done {
             self.done.notify_waiters();
         }
@@ -225,15 +248,23 @@ impl Inner {
     }
 
     fn note(&self, fallen_out: Option<(About, News)>) {
-        if let Some((_, News::Ended(_))) = fallen_out {
+        if let Some((_, news @ News::Ended(..))) = fallen_out {
             self.metrics.settlement_dropped();
+            self.forget(news);
+        }
+    }
+
+    /// Nobody has to be told this any more.
+    fn forget(&self, news: News) {
+        if let (News::Ended(_, Kept::Record(seq)), Some(marks)) = (news, self.marks.get()) {
+            marks.told(seq);
         }
     }
 
     /// Tells the store once. Whatever it answers ends the matter: the record reaches the ledger in any case.
-    async fn deliver(&self, About { key, epoch, id }: About, news: News) -> Result<(), CounterError> {
-        let answer = match news {
-            News::Ended(settlement) => {
+    async fn deliver(&self, About { key, epoch, id }: About, news: &News) -> Result<(), CounterError> {
+        let answer = match *news {
+            News::Ended(settlement, _) => {
                 let settled = self.counters.settle(key, epoch, id, settlement).await;
                 settled.map(|settled| tracing::trace!(request = %id.request, ?settled, "settled"))
             }
@@ -266,7 +297,7 @@ mod tests {
     async fn messages_that_come_with_one_wake_up_wake_more_than_one_worker() {
         let settlements = of_a_store_that_is_away().await;
         for number in 1..=2 {
-            settlements.cancel(about(number));
+            settlements.cancel(about(number), Kept::Nothing);
         }
         let wake_up = || settlements.0.more.notified().now_or_never();
         assert_eq!(wake_up(), Some(()));
@@ -280,7 +311,7 @@ mod tests {
     async fn a_shrink_is_tried_once_and_an_end_until_it_was_told() {
         let settlements = of_a_store_that_is_away().await;
         settlements.shrink(about(1), NanoUsd::new(1), None);
-        settlements.cancel(about(2));
+        settlements.cancel(about(2), Kept::Nothing);
         for _ in 0..2 {
             let Next::Tell((about, news)) = settlements.0.next() else { panic!("nothing waits") };
             settlements.0.attempt(about, news).await;
@@ -292,7 +323,7 @@ mod tests {
     async fn what_waits_for_a_store_that_is_away_is_bounded() {
         let settlements = of_a_store_that_is_away().await;
         for number in 0..2 * MOST_WAITING as u128 {
-            settlements.cancel(about(number));
+            settlements.cancel(about(number), Kept::Nothing);
         }
         assert_eq!(settlements.waiting(), MOST_WAITING);
         let Next::Tell((first, _)) = settlements.0.next() else { panic!("nothing waits") };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord};
 use keyforge_shared::clock::{ManualClock, Timestamp};
@@ -37,7 +38,16 @@ pub(super) fn intent(number: u32) -> Intent {
         bound: NanoUsd::new(1_000 + u64::from(number)),
         flags: Flags::CLAMPED,
         t_node: Timestamp::from_millis(1_700_000_000_000),
+        holds: true,
     }
+}
+
+/// The bytes of an intent as they were before intents said whether a store holds anything for them.
+pub(super) fn without_hold(intent: &Intent) -> Vec<u8> {
+    let mut bytes = intent.encode();
+    bytes[..4].copy_from_slice(b"KFI1");
+    bytes.pop();
+    bytes
 }
 
 pub(super) fn record(number: u32) -> RequestRecord {
@@ -64,5 +74,10 @@ pub(super) fn open_limited(dir: &Path, boot: u8, limits: SpoolLimits) -> Result<
 /// The folder of life 1, as a later start would find it.
 pub(super) fn leftover(dir: &Path) -> Leftover {
     let identity = identity(1);
-    Leftover { identity, dir: dir.join("spool").join(identity.boot.to_string()), elsewhere: Arc::default() }
+    Leftover {
+        identity,
+        dir: dir.join("spool").join(identity.boot.to_string()),
+        elsewhere: Arc::default(),
+        parts_done: AtomicU8::new(0),
+    }
 }

@@ -2,13 +2,14 @@
 //!
 //! Header, 60 bytes: `KFS1`, deployment, node and boot (16 bytes each), the segment's number (4), CRC-32 of all before
 //! (4). Frame: kind (1), length of the payload (4), CRC-32 of kind and payload (4), payload. Numbers are big-endian.
-//! Reading is total: any bytes whatever are frames, an end, a torn tail, or damage.
+//! Reading is total: any bytes whatever are frames, an end, a torn tail, or damage. Kinds 5 and 6 came later than the others; a version
+//! that does not know them takes them for damage.
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
 use keyforge_shared::audit::canonical::{Reader, Writer};
-use keyforge_shared::id::{BootId, DeploymentId, NodeId};
+use keyforge_shared::id::{BootId, DeploymentId, KeyId, NodeId};
 
 use crate::audit::Identity;
 use crate::audit::intent::Intent;
@@ -25,19 +26,37 @@ pub(super) const MAX_PAYLOAD: usize = 1 << 20;
 pub(super) enum Frame {
     /// An attempt is about to be dispatched.
     Intent(Intent),
-    /// The canonical bytes of the record with this number in the node's life.
-    Record(u64, Bytes),
+    /// A record.
+    Record(Recorded),
     /// Every record up to this one is chained at the control plane.
     Acked(u64),
     /// As [`Frame::Acked`]; and whatever earlier segments hold is void, because they were damaged and what could be saved
     /// of them follows here.
     Rebased(u64),
+    /// The counter store knows how every attempt ended whose record has this number or a lower one.
+    Told(u64),
+}
+
+/// A record as it stands in a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    /// Its number in the node's life.
+    pub seq: u64,
+    /// Whose counters in a store outside of the process must hear of it; `None` when nothing was held there.
+    pub owner: Option<KeyId>,
+    /// The canonical bytes.
+    pub bytes: Bytes,
 }
 
 const INTENT: u8 = 1;
 const RECORD: u8 = 2;
 const ACKED: u8 = 3;
 const REBASED: u8 = 4;
+const OWNED_RECORD: u8 = 5;
+const TOLD: u8 = 6;
+
+/// Bytes of a key's id.
+const OWNER: usize = 12;
 
 impl Frame {
     /// The whole frame of an intent.
@@ -45,13 +64,17 @@ impl Frame {
         seal(INTENT, &[&intent.encode()])
     }
 
-    /// The whole frame of a record, from its canonical bytes.
-    pub(super) fn record(seq: u64, canonical: &[u8]) -> Vec<u8> {
-        seal(RECORD, &[&seq.to_be_bytes(), canonical])
+    /// The whole frame of a record, from its canonical bytes, which are its end.
+    pub(super) fn record(seq: u64, owner: Option<KeyId>, canonical: &[u8]) -> Vec<u8> {
+        match owner {
+            Some(owner) => seal(OWNED_RECORD, &[&seq.to_be_bytes(), owner.as_str().as_bytes(), canonical]),
+            None => seal(RECORD, &[&seq.to_be_bytes(), canonical]),
+        }
     }
 
-    /// Where the canonical bytes begin in the frame of a record.
-    pub(super) const RECORD_BODY: usize = FRAME_HEADER + 8;
+    pub(super) fn told(seq: u64) -> Vec<u8> {
+        seal(TOLD, &[&seq.to_be_bytes()])
+    }
 
     pub(super) fn acked(seq: u64) -> Vec<u8> {
         seal(ACKED, &[&seq.to_be_bytes()])
@@ -65,12 +88,23 @@ impl Frame {
         let seq = || payload.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
         match kind {
             INTENT => Intent::decode(payload).ok().map(Self::Intent),
-            RECORD => Some(Self::Record(seq()?, payload.slice(8..))),
+            RECORD => Some(Self::Record(Recorded { seq: seq()?, owner: None, bytes: payload.slice(8..) })),
+            OWNED_RECORD => {
+                let owner = Some(KeyId::from_ascii(payload.get(8..8 + OWNER)?).ok()?);
+                Some(Self::Record(Recorded { seq: seq()?, owner, bytes: payload.slice(8 + OWNER..) }))
+            }
             ACKED if payload.len() == 8 => seq().map(Self::Acked),
             REBASED if payload.len() == 8 => seq().map(Self::Rebased),
+            TOLD if payload.len() == 8 => seq().map(Self::Told),
             _ => None,
         }
     }
+}
+
+/// The whole frame of an intent that is encoded already, perhaps by an earlier version.
+#[cfg(test)]
+pub(super) fn sealed_intent(encoded: &[u8]) -> Vec<u8> {
+    seal(INTENT, &[encoded])
 }
 
 fn seal(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -170,7 +204,7 @@ impl<R: Read> FrameReader<R> {
 fn parse_header(bytes: &[u8]) -> Option<(u8, usize, u32)> {
     let [kind, a, b, c, d, crc @ ..] = bytes.first_chunk::<FRAME_HEADER>()?;
     let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-    ((INTENT..=REBASED).contains(kind) && length <= MAX_PAYLOAD).then_some((*kind, length, u32::from_be_bytes(*crc)))
+    ((INTENT..=TOLD).contains(kind) && length <= MAX_PAYLOAD).then_some((*kind, length, u32::from_be_bytes(*crc)))
 }
 
 fn checksum(kind: u8, payload: &[u8]) -> u32 {
@@ -210,9 +244,12 @@ mod tests {
 
     fn samples() -> Vec<(Vec<u8>, Frame)> {
         let record = Bytes::from(fixture::record(1).encode());
+        let owner = fixture::intent(1).owner();
         vec![
             (Frame::intent(&fixture::intent(1)), Frame::Intent(fixture::intent(1))),
-            (Frame::record(7, &record), Frame::Record(7, record)),
+            (Frame::record(7, None, &record), Frame::Record(Recorded { seq: 7, owner: None, bytes: record.clone() })),
+            (Frame::record(8, owner, &record), Frame::Record(Recorded { seq: 8, owner, bytes: record })),
+            (Frame::told(8), Frame::Told(8)),
             (Frame::acked(3), Frame::Acked(3)),
             (Frame::rebased(u64::MAX), Frame::Rebased(u64::MAX)),
         ]
@@ -235,7 +272,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let (frames, end) = all(&bytes);
             assert_eq!(end, Next::Damaged, "bit {bit}");
-            assert!(frames.len() < 4);
+            assert!(frames.len() < 6);
         }
     }
 

@@ -1,4 +1,8 @@
-//! An intent: what is written before an attempt is dispatched, enough to charge it at its bound should the process die.
+//! An intent: what is written before an attempt is dispatched, enough to charge it at its bound should the process die, in the ledger and in the
+//! counter store.
+//!
+//! Intents begin with `KFI2`. Those of earlier versions begin with `KFI1` and do not say whether a store outside of the process holds anything
+//! for them: it is asked.
 
 use keyforge_shared::audit::canonical::{DecodeError, Reader, Writer};
 use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord};
@@ -8,7 +12,8 @@ use keyforge_shared::money::NanoUsd;
 
 use crate::audit::Identity;
 
-const MAGIC: [u8; 4] = *b"KFI1";
+const MAGIC: [u8; 4] = *b"KFI2";
+const MAGIC_WITHOUT_HOLD: [u8; 4] = *b"KFI1";
 
 /// An attempt that is about to be dispatched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +40,17 @@ pub struct Intent {
     pub flags: Flags,
     /// When it was admitted, by the node's wall clock.
     pub t_node: Timestamp,
+    /// Whether a counter store that outlives this process holds something for it, under the name that request and attempt make: amounts of the
+    /// counters of `quota_epoch`, tokens of the minute, a place among the requests that run. The store knows which and how much.
+    pub holds: bool,
 }
 
 impl Intent {
+    /// Whose counters in a store outside of this process must hear how it ended.
+    pub(super) fn owner(&self) -> Option<KeyId> {
+        self.holds.then_some(self.key)
+    }
+
     /// What tells attempts apart.
     pub(super) const fn attempt_key(&self) -> AttemptKey {
         (self.request, self.attempt)
@@ -48,12 +61,13 @@ impl Intent {
         writer.raw(self.request.as_bytes()).u16(self.attempt).raw(self.chain.as_bytes());
         writer.str(self.key.as_str()).str(&self.model).raw(self.credential.as_bytes());
         writer.u32(self.period).u32(self.quota_epoch).u64(self.bound.nanos());
-        writer.u32(self.flags.0).i64(self.t_node.nanos());
+        writer.u32(self.flags.0).i64(self.t_node.nanos()).u8(u8::from(self.holds));
         writer.finish()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::after_magic(bytes, &MAGIC)?;
+        let says_hold = !bytes.starts_with(&MAGIC_WITHOUT_HOLD);
+        let mut reader = Reader::after_magic(bytes, if says_hold { &MAGIC } else { &MAGIC_WITHOUT_HOLD })?;
         let intent = Self {
             request: RequestId::from_bytes(reader.array()?),
             attempt: reader.u16()?,
@@ -66,6 +80,11 @@ impl Intent {
             bound: NanoUsd::new(reader.u64()?),
             flags: Flags(reader.u32()?),
             t_node: Timestamp::from_nanos(reader.i64()?),
+            holds: match if says_hold { reader.u8()? } else { 1 } {
+                0 => false,
+                1 => true,
+                _ => return Err(DecodeError::Value("holds")),
+            },
         };
         reader.finish()?;
         Ok(intent)
@@ -123,6 +142,16 @@ mod tests {
         }
         bytes.push(0);
         assert_eq!(Intent::decode(&bytes), Err(DecodeError::Trailing));
+    }
+
+    #[test]
+    fn intent_of_an_earlier_version_is_read_and_its_hold_is_asked_for() {
+        let intent = Intent { holds: true, ..fixture::intent(3) };
+        let bytes = fixture::without_hold(&intent);
+        assert_eq!(Intent::decode(&bytes).unwrap(), intent);
+        for length in 0..bytes.len() {
+            assert!(Intent::decode(&bytes[..length]).is_err(), "{length}");
+        }
     }
 
     #[test]

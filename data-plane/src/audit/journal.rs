@@ -3,24 +3,30 @@
 //! Records get their number here, at the moment they are written, so the order of numbers is the order of the file.
 
 mod segment;
+mod sync;
+mod told;
 mod trim;
 
 use std::fs::File;
+#[cfg(test)]
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use keyforge_shared::audit::request::RequestRecord;
+use keyforge_shared::id::KeyId;
 
 use crate::audit::frame::{self, Frame};
 use crate::audit::intent::AttemptKey;
 use crate::audit::recent::Recent;
 use crate::audit::spool::{Health, Progress, SpoolError, SpoolLimits, SpoolStatus};
 use crate::audit::{Identity, Intent, leftover};
+
+use told::Untold;
 
 pub(super) use segment::{Segment, create_segment};
 
@@ -33,6 +39,7 @@ struct Open {
     segment: u32,
     frame: Vec<u8>,
     reserve: u64,
+    owner: Option<KeyId>,
 }
 
 pub(super) struct Journal {
@@ -47,6 +54,9 @@ pub(super) struct Journal {
     open: HashMap<AttemptKey, Open>,
     /// Records of open intents that the disk refused; there are never more than open intents.
     owed: HashMap<AttemptKey, RequestRecord>,
+    untold: Untold,
+    /// Number of [`Self::current`], for those who do not hold the lock.
+    writing: Arc<AtomicU32>,
     recent: Recent,
     next_seq: u64,
     durable_seq: u64,
@@ -89,6 +99,8 @@ impl Journal {
             unsynced: Vec::new(),
             open: HashMap::new(),
             owed: HashMap::new(),
+            untold: Untold::default(),
+            writing: Arc::new(AtomicU32::new(1)),
             recent: Recent::starting_at(1),
             next_seq: 1,
             durable_seq: 0,
@@ -120,7 +132,7 @@ impl Journal {
         self.room(frame.len() as u64 + reserve)?;
         self.append(&frame)?;
         self.reserved += reserve;
-        let open = Open { segment: self.current.number, frame, reserve };
+        let open = Open { segment: self.current.number, frame, reserve, owner: intent.owner() };
         if let Some(twice) = self.open.insert(intent.attempt_key(), open) {
             self.reserved -= twice.reserve;
         }
@@ -139,7 +151,8 @@ impl Journal {
             }
             return Err(SpoolError::Failed);
         }
-        match self.append_record(record, t_mono_ns, open) {
+        let owner = self.open.get(&key).and_then(|open| open.owner);
+        match self.append_record(record, owner, t_mono_ns) {
             Err((error @ SpoolError::Disk { .. }, record)) if open => {
                 self.owed.insert(key, *record);
                 Err(error)
@@ -154,33 +167,37 @@ impl Journal {
         if half_full || self.health != Health::Healthy || self.ended {
             return None;
         }
-        self.append_record(record, t_mono_ns, false).ok()
+        self.append_record(record, None, t_mono_ns).ok()
     }
 
     /// Writes a record under the next number. Hands the record back if it could not.
     fn append_record(
         &mut self,
         mut record: RequestRecord,
+        owner: Option<KeyId>,
         t_mono_ns: u64,
-        room_is_kept: bool,
     ) -> Result<u64, (SpoolError, Box<RequestRecord>)> {
         let seq = self.next_seq;
+        let room_is_kept = self.open.contains_key(&(record.request, record.attempt));
         record.deployment = self.identity.deployment;
         record.node = self.identity.node;
         record.boot = self.identity.boot;
         record.node_seq = seq;
         record.t_mono_ns = t_mono_ns;
-        let written = sized(Frame::record(seq, &record.encode())).and_then(|frame| {
+        let bytes = record.encode();
+        let written = sized(Frame::record(seq, owner, &bytes)).and_then(|frame| {
             if !room_is_kept {
                 self.room(frame.len() as u64)?;
             }
-            self.append(&frame).map(|()| frame)
+            self.append(&frame)
         });
-        let frame = match written {
-            Ok(frame) => frame,
-            Err(error) => return Err((error, Box::new(record))),
-        };
-        self.recent.push(Bytes::from(frame).slice(Frame::RECORD_BODY..));
+        if let Err(error) = written {
+            return Err((error, Box::new(record)));
+        }
+        self.recent.push(Bytes::from(bytes));
+        if owner.is_some() {
+            self.untold.add(seq);
+        }
         self.current.last_seq = seq;
         self.next_seq += 1;
         if let Some(open) = self.open.remove(&(record.request, record.attempt)) {
@@ -197,7 +214,8 @@ impl Journal {
         let keys: Vec<AttemptKey> = self.owed.keys().copied().collect();
         for key in keys {
             let Some(record) = self.owed.remove(&key) else { continue };
-            if let Err((error, record)) = self.append_record(record, t_mono_ns, true) {
+            // Its end was told to the counter store when the disk refused it, or waits to be: its number is not known there.
+            if let Err((error, record)) = self.append_record(record, None, t_mono_ns) {
                 if matches!(error, SpoolError::Disk { .. }) {
                     self.owed.insert(key, *record);
                     return;
@@ -332,6 +350,7 @@ impl Journal {
             unshipped: self.last_seq() - self.acked,
             next_seq: self.next_seq,
             acked: self.acked,
+            untold: self.untold.count(),
             health: self.health,
         }
     }
@@ -346,25 +365,6 @@ impl Journal {
         }
     }
 
-    /// What must be synced, and what is durable once it is.
-    pub fn begin_sync(&mut self) -> (Vec<Arc<File>>, SyncPoint) {
-        (std::mem::take(&mut self.unsynced), SyncPoint { seq: self.last_seq(), frames: self.frames })
-    }
-
-    pub fn synced(&mut self, point: SyncPoint) {
-        if self.health != Health::SyncFailed {
-            self.durable_seq = point.seq;
-            self.durable_frames = point.frames;
-        }
-    }
-
-    pub fn sync_failed(&mut self, error: &io::Error) {
-        if self.health != Health::SyncFailed {
-            tracing::error!(%error, "the audit spool cannot be made durable; requests are refused until the node restarts");
-            self.health = Health::SyncFailed;
-        }
-    }
-
     #[cfg(test)]
     pub fn break_disk(&mut self) -> io::Result<()> {
         self.current.file = Arc::new(File::open(&self.current.path)?);
@@ -376,13 +376,6 @@ impl Journal {
         self.current.file = Arc::new(File::options().write(true).open(&self.current.path)?);
         Ok(())
     }
-}
-
-/// The state that a sync makes durable.
-#[derive(Clone, Copy)]
-pub(super) struct SyncPoint {
-    seq: u64,
-    frames: u64,
 }
 
 fn sized(frame: Vec<u8>) -> Result<Vec<u8>, SpoolError> {

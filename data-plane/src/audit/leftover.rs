@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use keyforge_runtime::private_file;
 use keyforge_shared::id::BootId;
@@ -24,6 +24,8 @@ pub struct Leftover {
     pub(super) dir: PathBuf,
     /// Bytes that all leftovers use; shared with the spool, whose limit covers them.
     pub(super) elsewhere: Arc<AtomicU64>,
+    /// Parts of recovery that are done with the folder.
+    pub(super) parts_done: AtomicU8,
 }
 
 impl Leftover {
@@ -31,6 +33,11 @@ impl Leftover {
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// One part of its recovery is done; whether it was the last of `parts`.
+    pub(super) fn is_done_with(&self, parts: u8) -> bool {
+        self.parts_done.fetch_add(1, Ordering::AcqRel) + 1 == parts
     }
 
     /// Removes the folder for good. Blocks.
@@ -85,10 +92,21 @@ pub(super) fn find(dir: &Path, current: &Identity) -> Result<Leftovers, SpoolErr
         {
             elsewhere.fetch_add(folder_bytes(&path)?, Ordering::Relaxed);
             let identity = Identity { boot, ..*current };
-            folders.push(Leftover { identity, dir: path, elsewhere: Arc::clone(&elsewhere) });
+            let (elsewhere, parts_done) = (Arc::clone(&elsewhere), AtomicU8::new(0));
+            folders.push(Leftover { identity, dir: path, elsewhere, parts_done });
         }
     }
     Ok(Leftovers { folders, elsewhere })
+}
+
+/// The folders of earlier lives, to be read only.
+pub(super) fn peek(dir: &Path, current: &Identity) -> Result<Vec<Leftover>, SpoolError> {
+    let earlier = |name: String| {
+        let boot = name.parse::<BootId>().ok().filter(|boot| *boot != current.boot)?;
+        let identity = Identity { boot, ..*current };
+        Some(Leftover { identity, dir: dir.join(name), elsewhere: Arc::default(), parts_done: AtomicU8::new(0) })
+    };
+    Ok(names(dir)?.into_iter().filter_map(earlier).collect())
 }
 
 /// Makes the folder of a new life.

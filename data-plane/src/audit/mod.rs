@@ -2,7 +2,8 @@
 //!
 //! - [`spool`]: what the request path calls. One `write(2)` per call under a short lock; never a wait for the disk.
 //! - [`ship`]: sends the records on, in order and at least once, and lets the disk space go once they are chained.
-//! - [`mod@recover`]: what earlier lives of the node left behind is settled, shipped and closed in the background.
+//! - [`mod@recover`]: what earlier lives of the node left behind is settled, shipped and closed in the background, and what they held in a
+//!   counter store outside of the process is let go there.
 //! - [`sink`]: where records go; [`grpc`] is the control plane, [`memory`] a stand-in for tests.
 //!
 //! A file, once named, survives `kill -9` up to its last whole frame. No secret ever enters it: an [`Intent`] and a
@@ -11,11 +12,13 @@
 mod courier;
 mod frame;
 pub mod grpc;
+mod holds;
 mod intent;
 mod journal;
 mod leftover;
 pub mod memory;
 mod node_id;
+mod questions;
 mod read;
 mod recent;
 pub mod recover;
@@ -34,10 +37,11 @@ pub use intent::Intent;
 pub use leftover::Leftover;
 pub use memory::MemorySink;
 pub use node_id::NodeIdentity;
-pub use recover::recover;
+pub use questions::Asked;
+pub use recover::{Told, recover, tell_ahead};
 pub use ship::Shipper;
 pub use sink::{AuditSink, SinkError};
-pub use spool::{Closing, Health, Spool, SpoolError, SpoolLimits, SpoolStatus};
+pub use spool::{Closing, Health, Marks, Spool, SpoolError, SpoolLimits, SpoolStatus};
 
 use keyforge_shared::id::{BootId, DeploymentId, NodeId};
 

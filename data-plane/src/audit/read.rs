@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use keyforge_shared::audit::request::RequestRecord;
+use keyforge_shared::id::KeyId;
 
-use crate::audit::frame::{FILE_HEADER, Frame, FrameReader, Next};
+use crate::audit::frame::{FILE_HEADER, Frame, FrameReader, Next, Recorded};
 
 const BUFFER: usize = 64 << 10;
 
@@ -39,12 +41,17 @@ pub(super) fn records(segments: &[(u32, PathBuf)], position: &mut Position, want
     let begin = *position;
     for (number, path) in segments.iter().filter(|(number, _)| *number >= begin.segment) {
         let start = if *number == begin.segment { begin.offset } else { 0 }.max(FILE_HEADER as u64);
-        let mut file = File::open(path)?;
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            // Removed since it was listed: all of it is acknowledged. Were a wanted record in it, the next segment would show the gap.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         file.seek(SeekFrom::Start(start))?;
         let mut frames = FrameReader::new(BufReader::with_capacity(BUFFER, file), start);
         while !batch.is_full() {
             match frames.next()? {
-                Next::Frame(Frame::Record(seq, record)) => batch.take(seq, record)?,
+                Next::Frame(Frame::Record(Recorded { seq, bytes, .. })) => batch.take(seq, bytes)?,
                 Next::Frame(_) => {}
                 Next::End | Next::Torn | Next::Damaged => break,
             }
@@ -52,6 +59,41 @@ pub(super) fn records(segments: &[(u32, PathBuf)], position: &mut Position, want
         }
     }
     if batch.records.is_empty() && want.from <= want.through { Err(missing(want.from)) } else { Ok(batch.records) }
+}
+
+/// Reads the next records whose attempts held something in a counter store, with whose counters that was: at most `most` of those with numbers above
+/// `after`, none at the end. What cannot be read is passed over. Blocks.
+///
+/// # Errors
+/// A segment cannot be read.
+pub(super) fn owned(
+    segments: &[(u32, PathBuf)],
+    position: &mut Position,
+    after: u64,
+    most: usize,
+) -> io::Result<Vec<(KeyId, RequestRecord)>> {
+    let (begin, mut found) = (*position, Vec::new());
+    for (number, path) in segments.iter().filter(|(number, _)| *number >= begin.segment) {
+        let start = if *number == begin.segment { begin.offset } else { 0 }.max(FILE_HEADER as u64);
+        let mut frames = frames_from(path, start)?;
+        while found.len() < most {
+            let Next::Frame(frame) = frames.next()? else { break };
+            *position = Position { segment: *number, offset: frames.offset() };
+            if let Frame::Record(Recorded { seq, owner: Some(owner), bytes }) = frame
+                && seq > after
+                && let Ok(record) = RequestRecord::decode(&bytes)
+            {
+                found.push((owner, record));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn frames_from(path: &Path, start: u64) -> io::Result<FrameReader<BufReader<File>>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    Ok(FrameReader::new(BufReader::with_capacity(BUFFER, file), start))
 }
 
 struct Batch {

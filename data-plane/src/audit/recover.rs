@@ -2,35 +2,75 @@
 //!
 //! Attempts whose end nobody saw are charged at their bound: their records get the next numbers of that life and are
 //! durable before anything else is done, so a crash at any moment leads to the same numbers. Then the life's records are
-//! shipped, it leaves the ledger's epochs, and its folder goes.
+//! shipped, and it leaves the ledger's epochs. Meanwhile the counter store, if it outlived that life, is told how its
+//! attempts ended. Neither waits for the other; when both are done, the folder goes.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
+use keyforge_counters::Counters;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Clock;
-use keyforge_shared::id::RequestId;
+use keyforge_shared::id::{BootId, DeploymentId, NodeId, RequestId};
 use tokio::task::spawn_blocking;
 
+use crate::audit::Identity;
 use crate::audit::courier::{BATCH_BYTES, BATCH_RECORDS, Courier};
-use crate::audit::leftover::Leftover;
+use crate::audit::holds;
+use crate::audit::leftover::{self, Leftover};
 use crate::audit::read::{self, Position, Want};
 use crate::audit::scan::{self, Scan};
 use crate::audit::settle;
 use crate::audit::sink::{AuditSink, SinkError};
 use crate::audit::spool::SpoolError;
 
+/// Whom recovery tells what earlier lives did.
+pub struct Told<S> {
+    /// Where their records go.
+    pub sink: Arc<S>,
+    /// The counter store, if it outlives a life.
+    pub counters: Option<Arc<Counters>>,
+}
+
 /// Recovers all leftovers, one after the other, until they are gone or the drain starts; what is not done then is done
 /// after the next start.
-pub async fn recover<S: AuditSink>(leftovers: Vec<Leftover>, sink: Arc<S>, clock: Arc<dyn Clock>, shutdown: Shutdown) {
-    let all = async {
-        for leftover in leftovers {
-            Recovery::new(leftover, Arc::clone(&sink), Arc::clone(&clock)).run().await;
+pub async fn recover<S: AuditSink>(leftovers: Vec<Leftover>, told: Told<S>, clock: Arc<dyn Clock>, shutdown: Shutdown) {
+    let leftovers: Vec<_> = leftovers.into_iter().map(Arc::new).collect();
+    let parts = 1 + u8::from(told.counters.is_some());
+    let ledger = async {
+        for leftover in &leftovers {
+            let (leftover, sink) = (Arc::clone(leftover), Arc::clone(&told.sink));
+            Recovery::new(leftover, sink, Arc::clone(&clock), parts).run().await;
+        }
+    };
+    let store = async {
+        let Some(counters) = &told.counters else { return };
+        for leftover in &leftovers {
+            holds::let_go(counters, leftover).await;
+            let recovery = Recovery::new(Arc::clone(leftover), Arc::clone(&told.sink), Arc::clone(&clock), parts);
+            recovery.part_done().await;
         }
     };
     tokio::select! {
-        () = all => {}
+        ((), ()) = futures_util::future::join(ledger, store) => {}
         () = shutdown.drain_started() => {}
+    }
+}
+
+/// Tells the counter store what earlier lives held as long as nothing else can be done about them, because nobody has said yet which installation
+/// this is. Nothing is changed on disk; [`recover`] tells it once more. Holds the directory until it is dropped.
+pub async fn tell_ahead(dir: &Path, (node, boot): (NodeId, BootId), counters: &Counters) {
+    // Reading needs no more of it than the boot.
+    let identity = Identity { deployment: DeploymentId::from_bytes([0; 16]), node, boot };
+    let found = leftover::lock(dir).and_then(|lock| Ok((leftover::peek(dir, &identity)?, lock)));
+    let (leftovers, _lock) = match found {
+        Ok(found) => found,
+        // Whoever opens the spool will hear it, too.
+        Err(error) => return tracing::debug!(%error, "what earlier lives held cannot be read yet"),
+    };
+    for leftover in leftovers {
+        holds::let_go(counters, &Arc::new(leftover)).await;
     }
 }
 
@@ -38,21 +78,30 @@ struct Recovery<S> {
     leftover: Arc<Leftover>,
     clock: Arc<dyn Clock>,
     courier: Courier<S>,
+    /// Parts that must be done with the folder before it goes.
+    parts: u8,
 }
 
 impl<S: AuditSink> Recovery<S> {
-    fn new(leftover: Leftover, sink: Arc<S>, clock: Arc<dyn Clock>) -> Self {
+    fn new(leftover: Arc<Leftover>, sink: Arc<S>, clock: Arc<dyn Clock>, parts: u8) -> Self {
         let courier = Courier::new(sink, leftover.identity);
-        Self { leftover: Arc::new(leftover), clock, courier }
+        Self { leftover, clock, courier, parts }
     }
 
-    async fn run(&mut self) {
+    async fn run(mut self) {
         let scan = self.settled().await;
         let last = self.ship(&scan, scan.last_seq).await;
         self.courier.close_boot(last).await;
-        self.blocking(Leftover::remove).await;
         let boot = self.leftover.identity.boot;
         tracing::info!(%boot, last_seq = last, "an earlier life of this node is settled");
+        self.part_done().await;
+    }
+
+    /// The last part takes the folder with it.
+    async fn part_done(mut self) {
+        if self.leftover.is_done_with(self.parts) {
+            self.blocking(Leftover::remove).await;
+        }
     }
 
     /// The folder, once it is whole and nothing in it is open.

@@ -10,7 +10,7 @@ use keyforge_shared::id::BootId;
 
 use super::*;
 use crate::audit::fixture::{self, identity, intent, open, record};
-use crate::audit::frame::{FILE_HEADER, Frame, FrameReader, Next};
+use crate::audit::frame::{FILE_HEADER, Frame, FrameReader, Next, Recorded};
 use crate::audit::memory::{MemorySink, Mishap};
 use crate::audit::{SpoolLimits, leftover};
 
@@ -43,10 +43,15 @@ fn crashed_over_segments(dir: &Path, attempts: u32) {
     spool.intent(&intent(attempts + 1)).unwrap();
 }
 
+/// Recovery without a counter store that outlives a life.
+fn to(sink: &Arc<MemorySink>) -> Told<MemorySink> {
+    Told { sink: Arc::clone(sink), counters: None }
+}
+
 /// Starts a new life, recovers life 1 with `sink`, and ends the life without a trace.
 async fn restart(dir: &Path, sink: &Arc<MemorySink>) {
     let (_spool, leftovers) = open(dir, 2);
-    recover(leftovers, Arc::clone(sink), fixture::clock(), Shutdown::new()).await;
+    recover(leftovers, to(sink), fixture::clock(), Shutdown::new()).await;
     fs::remove_dir_all(dir.join("spool").join(identity(2).boot.to_string())).unwrap();
 }
 
@@ -56,7 +61,7 @@ async fn restart_and_die(dir: &Path, sink: &Arc<MemorySink>, calls: u64) {
     let dies_at = sink.calls() + calls;
     let (_spool, leftovers) = open(dir, 2);
     tokio::select! {
-        () = recover(leftovers, Arc::clone(sink), fixture::clock(), Shutdown::new()) => {}
+        () = recover(leftovers, to(sink), fixture::clock(), Shutdown::new()) => {}
         () = sink.wait_until(|sink| sink.calls() > dies_at) => {}
     }
     fs::remove_dir_all(dir.join("spool").join(identity(2).boot.to_string())).unwrap();
@@ -149,12 +154,12 @@ fn i_17_segment_cut_at_any_byte_loses_no_whole_record() {
         while let Ok(Next::Frame(frame)) = frames.next() {
             match frame {
                 Frame::Intent(intent) => running.push(intent),
-                Frame::Record(seq, bytes) => {
+                Frame::Record(Recorded { seq, bytes, .. }) => {
                     last = seq;
                     let record = RequestRecord::decode(&bytes).unwrap();
                     running.retain(|intent| intent.request != record.request);
                 }
-                Frame::Acked(_) | Frame::Rebased(_) => {}
+                Frame::Acked(_) | Frame::Rebased(_) | Frame::Told(_) => {}
             }
         }
         let found = scan::scan(&fixture::leftover(dir.path())).unwrap();
@@ -285,7 +290,7 @@ async fn recovery_stops_for_a_drain_and_leaves_the_folder() {
     sink.set_reachable_for(Some(0));
     let shutdown = Shutdown::new();
     let (_spool, leftovers) = open(dir.path(), 2);
-    let recovery = recover(leftovers, Arc::clone(&sink), fixture::clock(), shutdown.clone());
+    let recovery = recover(leftovers, to(&sink), fixture::clock(), shutdown.clone());
     let drain = async {
         sink.wait_until(|sink| sink.calls() > 0).await;
         shutdown.trigger();

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use hashbrown::HashMap;
 use keyforge_shared::audit::request::RequestRecord;
 
-use crate::audit::frame::{self, FILE_HEADER, Frame, FrameReader, Next};
+use crate::audit::frame::{self, FILE_HEADER, Frame, FrameReader, Next, Recorded};
 use crate::audit::intent::AttemptKey;
 use crate::audit::leftover::{self, Leftover};
+use crate::audit::questions;
 use crate::audit::spool::SpoolError;
 use crate::audit::{Identity, Intent};
 
@@ -31,6 +32,10 @@ pub(super) struct Scan {
     pub whole_through: u64,
     /// The highest number seen.
     pub last_seq: u64,
+    /// The counter store was told of every record up to here.
+    pub told: u64,
+    /// Questions to the counter store that nothing was dispatched on.
+    pub questions: Vec<questions::Found>,
     /// Intents without a record, in the order in which they were written.
     pub open: Vec<Intent>,
     /// Something other than a torn tail is wrong with the files, or records are missing.
@@ -48,6 +53,7 @@ pub(super) struct Scan {
 pub(super) fn scan(leftover: &Leftover) -> Result<Scan, SpoolError> {
     let segments = leftover::segments(&leftover.dir)?;
     let mut scanner = Scanner::new(leftover.identity);
+    scanner.questions = questions::read(&leftover.dir)?;
     for (index, (number, path)) in segments.iter().enumerate() {
         let is_last = index + 1 == segments.len();
         scanner.segment(*number, path, is_last).map_err(|source| SpoolError::disk("read", path, source))?;
@@ -61,6 +67,8 @@ struct Scanner {
     previous: Option<u32>,
     first_valid: u32,
     acked: u64,
+    told: u64,
+    questions: HashMap<AttemptKey, questions::Found>,
     runs: Vec<RangeInclusive<u64>>,
     open: HashMap<AttemptKey, (usize, Intent)>,
     intents: usize,
@@ -76,6 +84,8 @@ impl Scanner {
             previous: None,
             first_valid: 0,
             acked: 0,
+            told: 0,
+            questions: HashMap::new(),
             runs: Vec::new(),
             open: HashMap::new(),
             intents: 0,
@@ -115,18 +125,24 @@ impl Scanner {
         match frame {
             Frame::Intent(intent) => {
                 self.intents += 1;
+                self.questions.remove(&intent.attempt_key());
                 self.open.insert(intent.attempt_key(), (self.intents, intent));
             }
-            Frame::Record(seq, bytes) => match RequestRecord::decode(&bytes) {
+            Frame::Record(Recorded { seq, bytes, .. }) => match RequestRecord::decode(&bytes) {
                 Ok(record) => {
-                    self.open.remove(&(record.request, record.attempt));
+                    let attempt = (record.request, record.attempt);
+                    self.questions.remove(&attempt);
+                    self.open.remove(&attempt);
                     self.saw(seq);
                 }
                 Err(_) => self.damaged = true,
             },
             Frame::Acked(seq) => self.acked = self.acked.max(seq),
+            Frame::Told(seq) => self.told = self.told.max(seq),
             Frame::Rebased(seq) => {
                 self.acked = seq;
+                // What follows is numbered anew.
+                self.told = 0;
                 self.first_valid = segment;
                 self.damaged = false;
                 self.runs.clear();
@@ -159,14 +175,21 @@ impl Scanner {
         let last_seq = self.runs.iter().map(|run| *run.end()).fold(self.acked, u64::max);
         let mut open: Vec<(usize, Intent)> = self.open.into_values().collect();
         open.sort_unstable_by_key(|(order, _)| *order);
+        let damaged = self.damaged || whole_through < last_seq;
+        // Only of one whose time is still here as a whole it is sure that nothing was dispatched on it.
+        let first = segments.first().map_or(u32::MAX, |(number, _)| *number);
+        let is_whole = !damaged && self.first_valid == 0;
+        let questions = self.questions.into_values().filter(|found| is_whole && found.segment >= first).collect();
         Scan {
             identity: self.identity.unwrap_or(self.leftover),
             segments,
             acked: self.acked,
+            told: self.told,
+            questions,
             whole_through,
             last_seq,
             open: open.into_iter().map(|(_, intent)| intent).collect(),
-            damaged: self.damaged || whole_through < last_seq,
+            damaged,
             torn_at: self.torn_at,
             next_segment: self.previous.unwrap_or(0).saturating_add(1),
         }

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::KeyId;
 
-use crate::audit::Identity;
-use crate::audit::frame::{self, FILE_HEADER, Frame, FrameReader, Next};
+use crate::audit::frame::{self, FILE_HEADER, Frame, FrameReader, Next, Recorded};
 use crate::audit::leftover::{self, Leftover};
 use crate::audit::scan::Scan;
 use crate::audit::spool::SpoolError;
+use crate::audit::{Identity, Intent};
 
 /// Adds the records of attempts whose end nobody saw, numbered on from the last record. Blocks.
 ///
@@ -53,11 +54,11 @@ pub(super) fn rebase(leftover: &Leftover, scan: &Scan, known: u64, now: Timestam
         file.seek(SeekFrom::Start(FILE_HEADER as u64)).map_err(failed)?;
         let mut frames = FrameReader::new(BufReader::new(file), FILE_HEADER as u64);
         while let Next::Frame(frame) = frames.next().map_err(failed)? {
-            if let Frame::Record(seq, bytes) = frame
+            if let Frame::Record(Recorded { seq, owner, bytes }) = frame
                 && seq > known
                 && let Ok(record) = RequestRecord::decode(&bytes)
             {
-                segment.add(record)?;
+                segment.add(record, owner)?;
             }
         }
     }
@@ -92,16 +93,17 @@ impl<'a> Settlement<'a> {
     }
 
     /// Adds a record under the next number.
-    fn add(&mut self, record: RequestRecord) -> Result<(), SpoolError> {
+    fn add(&mut self, record: RequestRecord, owner: Option<KeyId>) -> Result<(), SpoolError> {
         self.last_seq += 1;
         let record = RequestRecord { node_seq: self.last_seq, ..record };
-        self.write(&Frame::record(self.last_seq, &record.encode()))
+        self.write(&Frame::record(self.last_seq, owner, &record.encode()))
     }
 
     fn charge(&mut self, scan: &Scan, now: Timestamp) -> Result<(), SpoolError> {
         let identity = self.identity;
         // The number is given by `add`.
-        scan.open.iter().try_for_each(|intent| self.add(intent.clone().unresolved(&identity, 0, now)))
+        let charge = |intent: &Intent| self.add(intent.clone().unresolved(&identity, 0, now), intent.owner());
+        scan.open.iter().try_for_each(charge)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {

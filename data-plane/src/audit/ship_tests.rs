@@ -81,6 +81,29 @@ async fn what_memory_no_longer_holds_is_shipped_from_disk() {
     assert_chained_once(&sink, 9000);
 }
 
+#[test]
+fn segment_that_is_removed_once_it_is_listed_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = crate::audit::SpoolLimits { max_bytes: 1 << 20, segment_bytes: 1000 };
+    let (spool, _) = fixture::open_limited(dir.path(), 1, limits).unwrap();
+    for number in 1..=30 {
+        write(&spool, number..=number);
+        spool.core().tick();
+    }
+    let segments = spool.core().journal.lock().segments();
+    let (from, through) = (1, 30);
+    let want = |from| Want { from, through, max_records: 500, max_bytes: BATCH_BYTES };
+    let all = read::records(&segments, &mut Position::default(), want(from)).unwrap();
+    assert_eq!(all.len(), 30);
+    // Reading stands at the end of the first segment, all of which is acknowledged and so removed.
+    let mut position = Position::default();
+    let first = read::records(&segments[..1], &mut position, want(from)).unwrap();
+    std::fs::remove_file(&segments[0].1).unwrap();
+    let rest = read::records(&segments, &mut position, want(1 + first.len() as u64)).unwrap();
+    assert_eq!(first.len() + rest.len(), 30);
+    assert!(read::records(&segments, &mut Position::default(), want(from)).is_err(), "record 1 is lost");
+}
+
 #[tokio::test]
 async fn clean_end_closes_the_boot_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,7 +155,8 @@ async fn end_without_a_control_plane_leaves_the_records_for_the_next_start() {
     drop(spool);
     let (_spool, leftovers) = open(dir.path(), 2);
     sink.set_reachable_for(None);
-    crate::audit::recover(leftovers, Arc::clone(&sink), fixture::clock(), Shutdown::new()).await;
+    let told = crate::audit::Told { sink: Arc::clone(&sink), counters: None };
+    crate::audit::recover(leftovers, told, fixture::clock(), Shutdown::new()).await;
     assert_chained_once(&sink, 3);
     assert_eq!(sink.closed(), [(boot(), 3)]);
 }

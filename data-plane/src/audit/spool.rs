@@ -6,19 +6,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keyforge_runtime::private_file::PrivateFileError;
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::clock::Clock;
+use keyforge_shared::id::{KeyId, RequestId};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::audit::journal::Journal;
 use crate::audit::leftover::{self, Leftover};
+use crate::audit::questions::{Asked, Questions};
 use crate::audit::{Identity, Intent, upkeep};
 
 /// How much disk the spool may use.
@@ -122,6 +124,8 @@ pub struct SpoolStatus {
     pub next_seq: u64,
     /// Every record up to this one is chained; 0 for none.
     pub acked: u64,
+    /// Records that a counter store outside of this process may not have heard of.
+    pub untold: usize,
     /// The disk.
     pub health: Health,
 }
@@ -172,6 +176,7 @@ pub(super) struct Core {
     pub progress: watch::Sender<Progress>,
     /// Held for a round of upkeep; taken before the journal's lock.
     pub round: Mutex<()>,
+    questions: Arc<Questions>,
     clock: Arc<dyn Clock>,
     refusals_dropped: AtomicU64,
     /// The last attempt to begin or remove segments failed, and was logged.
@@ -193,12 +198,14 @@ impl Spool {
         let leftovers = leftover::find(dir, &identity)?;
         let elsewhere = leftovers.elsewhere;
         let journal = Journal::create(dir, limits, identity, elsewhere, lock)?;
+        let questions = Questions::create(&journal.folder, journal.writing())?;
         let (progress, _) = watch::channel(Progress::default());
         let core = Arc::new(Core {
             journal: Mutex::new(journal),
             wake: Condvar::new(),
             progress,
             round: Mutex::new(()),
+            questions: Arc::new(questions),
             clock,
             refusals_dropped: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
@@ -208,12 +215,33 @@ impl Spool {
         Ok((Self { handle }, leftovers.folders))
     }
 
+    /// Writes down that a counter store outside of this process is about to be asked for a reservation, so that it can be taken back there should
+    /// the process die before it knows. `None` when that cannot be written down; the reservation then ends by time.
+    #[must_use]
+    pub fn question(&self, key: KeyId, request: RequestId, attempt: u16) -> Option<Asked> {
+        self.core().questions.ask(key, (request, attempt))
+    }
+
     /// Writes down that an attempt is about to be dispatched, and keeps room for its record.
     ///
     /// # Errors
     /// The attempt must not be dispatched: the spool is full, closed, or its disk has failed. Nothing is remembered.
     pub fn intent(&self, intent: &Intent) -> Result<(), SpoolError> {
         self.core().with_journal(|journal| journal.intend(intent))
+    }
+
+    /// Writes down that an attempt which runs cannot cost more than its intent says now.
+    ///
+    /// # Errors
+    /// The former intent stands, and what it allows must stay held.
+    pub fn lower(&self, intent: &Intent) -> Result<(), SpoolError> {
+        self.core().with_journal(|journal| journal.lower(intent))
+    }
+
+    /// What the spool is told of the counter store.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        Marks(Arc::downgrade(self.core()))
     }
 
     /// Writes down how an attempt ended, completes its intent if there was one, and returns the record's number.
@@ -281,6 +309,18 @@ impl Spool {
 
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.handle.core
+    }
+}
+
+/// Which records the counter store has heard of. It does not keep the spool open.
+pub struct Marks(Weak<Core>);
+
+impl Marks {
+    /// The store knows how the attempt of this record ended, or nobody will tell it in this life.
+    pub fn told(&self, seq: u64) {
+        if let Some(core) = self.0.upgrade() {
+            core.journal.lock().told(seq);
+        }
     }
 }
 

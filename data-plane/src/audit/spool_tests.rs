@@ -120,7 +120,8 @@ fn acknowledged_segments_go_and_an_open_intent_moves_on() {
     spool.intent(&intent(0)).unwrap();
     for number in 1..=40 {
         spool.intent(&intent(number)).unwrap();
-        spool.record(record(number)).unwrap();
+        let seq = spool.record(record(number)).unwrap();
+        spool.marks().told(seq);
         spool.core().tick();
     }
     let before = segments(dir.path());

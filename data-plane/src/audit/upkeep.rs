@@ -67,6 +67,8 @@ impl Core {
             tracing::warn!(%error, "finished segments of the audit spool could not be exchanged; it is tried again");
         }
         self.untidy.store(tidied.is_err(), Ordering::Relaxed);
+        // A disk that refuses it has said so in the log, and is asked again.
+        drop(self.journal.lock().mark_told());
         self.sync();
         let (progress, more) = {
             let journal = self.journal.lock();

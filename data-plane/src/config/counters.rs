@@ -71,7 +71,7 @@ pub(super) fn counters(raw: RawCounters, problems: &mut Problems) -> CounterConf
     problems.require("counters.urls", !raw.urls.is_empty(), "at least one, such as redis://127.0.0.1:6379");
     problems.require("counters.urls", cluster || raw.urls.len() <= 1, "one only, unless counters.cluster = true");
     for (index, url) in raw.urls.iter().enumerate() {
-        url_problems(&format!("counters.urls[{index}]"), url, problems);
+        url_problems(&format!("counters.urls[{index}]"), url, cluster, problems);
     }
     let millis = raw.timeout_milliseconds;
     problems.require(
@@ -95,7 +95,7 @@ pub(super) fn counters(raw: RawCounters, problems: &mut Problems) -> CounterConf
     })
 }
 
-fn url_problems(path: &str, url: &str, problems: &mut Problems) {
+fn url_problems(path: &str, url: &str, cluster: bool, problems: &mut Problems) {
     // What is no URL may be a secret in the wrong place, so nothing of it is repeated.
     let Ok(uri) = url.parse::<http::Uri>() else {
         return problems.push(path, "not a URL such as redis://127.0.0.1:6379");
@@ -110,6 +110,20 @@ fn url_problems(path: &str, url: &str, problems: &mut Problems) {
         path,
         scheme == "rediss" || loopback,
         "counters would cross the network in the clear, where they could be changed: use rediss://",
+    );
+    // The parser of addresses forgives what it does not know, and would count in another database than the one that was meant.
+    let database = uri.path().strip_prefix('/').unwrap_or_default();
+    let digits = database.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = database.is_empty() || digits && database.parse::<u16>().is_ok();
+    problems.require(
+        path,
+        is_number && uri.query().is_none(),
+        "after host and port goes nothing, or the number of a database, such as redis://127.0.0.1:6379/3",
+    );
+    problems.require(
+        path,
+        !cluster || database.is_empty() || !is_number,
+        "a Redis Cluster has no numbered databases: leave the number out",
     );
 }
 
@@ -153,6 +167,30 @@ mod tests {
         assert!(!found.contains("hunter2"), "{found}");
         let (_, found) = checked("urls = [\"redis://127.0.0.1\"]\npassword = \"env:X\"");
         assert_eq!(found.len(), 2, "{found:?}");
+    }
+
+    #[test]
+    fn the_number_of_a_database_is_taken_for_one_server_and_refused_for_a_cluster() {
+        let found = |url: &str, cluster: bool| {
+            let (config, found) = checked(&format!("store = \"redis\"\nurls = [\"{url}\"]\ncluster = {cluster}"));
+            let CounterConfig::Redis(redis) = config else { panic!("not redis") };
+            assert_eq!(redis.urls, [url]);
+            found.join("\n")
+        };
+        for good in ["redis://127.0.0.1:6379", "redis://127.0.0.1:6379/", "redis://127.0.0.1/3", "rediss://h:1/15"] {
+            assert_eq!(found(good, false), "", "{good}");
+        }
+        for bad in
+            ["redis://h/three", "redis://h/-1", "redis://h/+1", "redis://h/3/4", "redis://h/70000", "redis://h/1?db=2"]
+        {
+            let found = found(&bad.replace("//h", "//127.0.0.1"), false);
+            assert!(found.contains("counters.urls[0]: after host and port"), "{bad}: {found}");
+        }
+        assert_eq!(found("redis://127.0.0.1:6379/", true), "");
+        for numbered in ["redis://127.0.0.1:6379/3", "redis://127.0.0.1:6379/0"] {
+            let found = found(numbered, true);
+            assert!(found.contains("counters.urls[0]: a Redis Cluster has no numbered databases"), "{found}");
+        }
     }
 
     #[test]

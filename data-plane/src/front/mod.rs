@@ -5,6 +5,10 @@
 
 pub mod models;
 pub mod path;
+#[cfg(test)]
+mod served;
+#[cfg(test)]
+mod served_tests;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -79,11 +83,12 @@ impl Front {
             log(self.clock.as_ref(), &head, &answer);
             return answer.response;
         };
+        let name = path::span_name(&operation);
         let span = tracing::debug_span!(
             "request",
             otel.kind = "server",
-            otel.name = "chat",
-            gen_ai.operation.name = "chat",
+            otel.name = name,
+            gen_ai.operation.name = name,
             gen_ai.request.model = field::Empty,
             http.response.status_code = field::Empty,
             request = %id,
@@ -116,7 +121,7 @@ async fn serve(
     operation: Result<Operation, Rejection>,
 ) -> Answer {
     match operation {
-        Ok(Operation::ChatCompletions) => request::handle(plane, Arc::clone(head), body).await,
+        Ok(Operation::Generate(endpoint)) => request::handle(plane, endpoint, Arc::clone(head), body).await,
         Ok(Operation::Models) => models::list(plane, head),
         Ok(Operation::Model(name)) => models::get(plane, head, &name),
         Ok(Operation::Health | Operation::Ready) => Answer::refusal(head, &Rejection::Internal),

@@ -1,11 +1,14 @@
 //! `GET /v1/models`: what the key may call, and nothing it may not.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use http_body_util::Full;
 use keyforge_providers::redact;
-use keyforge_shared::catalog::Model;
+use keyforge_shared::catalog::{Model, ProviderName};
 use keyforge_shared::id::KeyId;
 use keyforge_shared::state::KeyRecord;
 use serde_json::json;
@@ -14,7 +17,7 @@ use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::request::answer::{Answer, AnswerBody};
 use crate::request::authenticate::authenticate;
-use crate::request::authorize::{can_be_called, standing};
+use crate::request::authorize::{can_be_called, find, standing};
 use crate::request::receive::Head;
 
 /// Every model that the key may call and the node can reach.
@@ -35,7 +38,7 @@ pub fn get(plane: &Plane, head: &Head, name: &str) -> Answer {
     answer(
         head,
         with_key(plane, head, |key| {
-            let found = callable(plane, key).into_iter().find(|model| model.name == name);
+            let found = find(plane, name).filter(|model| is_callable(key, model, &reachable(plane)));
             let found = found
                 .ok_or_else(|| Rejection::ModelUnknown(redact::message(&name.chars().take(64).collect::<String>())))?;
             Ok(entry(&found))
@@ -53,14 +56,19 @@ fn with_key(
     Ok((caller.key().id, read(caller.key())?))
 }
 
-fn callable(plane: &Plane, key: &KeyRecord) -> Vec<std::sync::Arc<Model>> {
-    let mut reachable = std::collections::HashSet::new();
-    for credential in plane.replica.credentials(|credential| credential.enabled) {
-        reachable.insert(credential.provider.clone());
-    }
-    plane.replica.models(|model| {
-        can_be_called(model) && reachable.contains(&model.provider) && key.policy.allows_model(&model.name)
-    })
+fn callable(plane: &Plane, key: &KeyRecord) -> Vec<Arc<Model>> {
+    let reachable = reachable(plane);
+    plane.replica.models(|model| is_callable(key, model, &reachable))
+}
+
+fn is_callable(key: &KeyRecord, model: &Model, reachable: &HashSet<ProviderName>) -> bool {
+    can_be_called(model) && reachable.contains(&model.provider) && key.policy.allows_model(&model.name)
+}
+
+/// The providers that there are credentials for.
+fn reachable(plane: &Plane) -> HashSet<ProviderName> {
+    let enabled = plane.replica.credentials(|credential| credential.enabled);
+    enabled.iter().map(|credential| credential.provider.clone()).collect()
 }
 
 fn entry(model: &Model) -> serde_json::Value {

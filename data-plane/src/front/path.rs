@@ -3,12 +3,13 @@
 use http::Method;
 
 use crate::rejection::Rejection;
+use crate::request::wanted::Endpoint;
 
 /// What a request asks this node to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// A chat completion.
-    ChatCompletions,
+    /// Something that a provider makes and bills.
+    Generate(Endpoint),
     /// The models that the key may call.
     Models,
     /// One of them.
@@ -20,9 +21,10 @@ pub enum Operation {
 }
 
 const CHAT: &str = "/chat/completions";
+const EMBEDDINGS: &str = "/embeddings";
 const MODELS: &str = "/models";
 
-const NO_SUCH_PATH: &str = "No such path. KeyForge serves POST /v1/chat/completions and GET /v1/models; is the client's base URL this server's address with /v1 at its end?";
+const NO_SUCH_PATH: &str = "No such path. KeyForge serves POST /v1/chat/completions, POST /v1/embeddings and GET /v1/models; is the client's base URL this server's address with /v1 at its end?";
 const NO_LEGACY: &str =
     "The legacy completions API is not served: use POST /v1/chat/completions (in LlamaIndex: is_chat_model=True).";
 const NO_RESPONSES: &str = "The responses API is not served by this version: use POST /v1/chat/completions (in the OpenAI Agents SDK: set_default_openai_api(\"chat_completions\")).";
@@ -36,7 +38,8 @@ pub fn operation(method: &Method, path: &str) -> Result<Operation, Rejection> {
         "/healthz" => (Operation::Health, Method::GET),
         "/readyz" => (Operation::Ready, Method::GET),
         _ => match api_path(path).ok_or(Rejection::PathUnknown(NO_SUCH_PATH))? {
-            CHAT => (Operation::ChatCompletions, Method::POST),
+            CHAT => (Operation::Generate(Endpoint::ChatCompletions), Method::POST),
+            EMBEDDINGS => (Operation::Generate(Endpoint::Embeddings), Method::POST),
             MODELS => (Operation::Models, Method::GET),
             "/completions" => return Err(Rejection::PathUnknown(NO_LEGACY)),
             "/responses" => return Err(Rejection::PathUnknown(NO_RESPONSES)),
@@ -61,11 +64,23 @@ fn api_path(path: &str) -> Option<&str> {
     path.starts_with('/').then_some(path)
 }
 
+/// How a request is called in traces, by OpenTelemetry's names of what models do where there is one.
+#[must_use]
+pub const fn span_name(operation: &Result<Operation, Rejection>) -> &'static str {
+    match operation {
+        Ok(Operation::Generate(Endpoint::ChatCompletions)) => "chat",
+        Ok(Operation::Generate(Endpoint::Embeddings)) => "embeddings",
+        Ok(Operation::Models | Operation::Model(_)) => "models",
+        Ok(Operation::Health | Operation::Ready) | Err(_) => "other",
+    }
+}
+
 /// A known path for the log; others are not repeated there.
 #[must_use]
 pub fn known(path: &str) -> &'static str {
     match api_path(path) {
-        Some(CHAT) => "/v1/chat/completions",
+        Some(CHAT) => Endpoint::ChatCompletions.path(),
+        Some(EMBEDDINGS) => Endpoint::Embeddings.path(),
         Some(path) if path.starts_with(MODELS) => "/v1/models",
         _ => "other",
     }
@@ -108,7 +123,9 @@ mod tests {
     fn base_urls_of_every_client_lead_to_the_same_operation() {
         for prefix in ["/v1", "/openai/v1", "/v1/v1"] {
             let path = format!("{prefix}/chat/completions");
-            assert_eq!(operation(&Method::POST, &path), Ok(Operation::ChatCompletions), "{path}");
+            assert_eq!(operation(&Method::POST, &path), Ok(Operation::Generate(Endpoint::ChatCompletions)), "{path}");
+            let path = format!("{prefix}/embeddings");
+            assert_eq!(operation(&Method::POST, &path), Ok(Operation::Generate(Endpoint::Embeddings)), "{path}");
         }
         assert_eq!(operation(&Method::GET, "/v1/models"), Ok(Operation::Models));
         let slash = Operation::Model("openai/gpt-5".to_owned());

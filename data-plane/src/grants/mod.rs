@@ -209,7 +209,7 @@ impl Grants {
         let memberships = &self.0.memberships;
         match self.0.ledger.acquire(key, life, &[]).await {
             Ok(joined) => memberships.confirmed(key, life, joined.set.epoch, joined.set.serial),
-            Err(LedgerError::Lost(_)) => return Err(GrantError::Ledger),
+            Err(LedgerError::Lost(_) | LedgerError::Away) => return Err(GrantError::Ledger),
             Err(LedgerError::Over | LedgerError::NotYet(_) | LedgerError::Refused(_)) => memberships.over(key, life),
         }
         Ok(Brought::Answer)
@@ -243,7 +243,7 @@ impl Grants {
             Ok(answer) => memberships.joined(key, life, answer.set.epoch, answer.set.serial),
             Err(LedgerError::Over) => memberships.over(key, life),
             Err(LedgerError::Lost(_)) => memberships.lost(key, life),
-            Err(LedgerError::NotYet(_) | LedgerError::Refused(_)) => {}
+            Err(LedgerError::NotYet(_) | LedgerError::Refused(_) | LedgerError::Away) => {}
         }
         answer
     }

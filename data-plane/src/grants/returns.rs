@@ -132,8 +132,8 @@ impl Grants {
                 Ok(behind) => self.apply(key, &behind).await?,
                 // The life is over, and with it what was granted to it.
                 Err(LedgerError::Over) => return done,
-                Err(LedgerError::Lost(reason)) => {
-                    tracing::debug!(%key, reason, "the ledger did not answer");
+                Err(error @ (LedgerError::Lost(_) | LedgerError::Away)) => {
+                    tracing::debug!(%key, %error, "the ledger did not answer");
                     return Err(GrantError::Ledger);
                 }
                 Err(LedgerError::NotYet(reason) | LedgerError::Refused(reason)) => {

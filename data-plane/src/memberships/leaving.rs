@@ -100,7 +100,7 @@ impl Leaving {
             match self.ledger.leave(last_seq, left).await {
                 Ok(()) => return tracing::debug!(epochs = left.len(), last_seq, "epochs were left"),
                 Err(LedgerError::NotYet(_)) => tokio::time::sleep(AGAIN).await,
-                Err(LedgerError::Lost(_)) => tokio::time::sleep(backoff.next_delay()).await,
+                Err(LedgerError::Lost(_) | LedgerError::Away) => tokio::time::sleep(backoff.next_delay()).await,
                 Err(error @ (LedgerError::Over | LedgerError::Refused(_))) => {
                     tracing::warn!(%error, epochs = left.len(), "epochs could not be left; they are left when this boot ends");
                     return;

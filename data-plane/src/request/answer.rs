@@ -10,11 +10,13 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::money::NanoUsd;
+use keyforge_shared::state::KeyRecord;
 
 use super::authorize::Permit;
 use super::receive::Head;
 use super::relay::Relay;
 use super::reservation::Terms;
+use crate::rate_headers::RateHeaders;
 use crate::rejection::Rejection;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,6 +24,7 @@ const KEY_ID: HeaderName = HeaderName::from_static("x-keyforge-key-id");
 const PROVIDER: HeaderName = HeaderName::from_static("x-keyforge-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-keyforge-model");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyforge-attempts");
+const POOL_SLOT: HeaderName = HeaderName::from_static("x-keyforge-pool-slot");
 const COST: HeaderName = HeaderName::from_static("x-keyforge-cost-usd");
 const BUDGET_LEFT: HeaderName = HeaderName::from_static("x-keyforge-budget-remaining-usd");
 const CLAMPED_TO: HeaderName = HeaderName::from_static("x-keyforge-output-limit");
@@ -96,23 +99,28 @@ impl Answer {
         Self { response, code: rejection.code(), key: None, model: String::new(), cost: None }
     }
 
-    /// The same, saying whose request it was.
+    /// The same, saying whose request it was, and the limits of the key's rates unless the rejection said more about them. A key that does not work
+    /// has none.
     #[must_use]
-    pub fn to(mut self, key: KeyId) -> Self {
-        insert(self.response.headers_mut(), KEY_ID, &key.to_string());
-        self.key = Some(key);
+    pub fn to(mut self, key: &KeyRecord) -> Self {
+        let is_dead = self.response.status() == StatusCode::UNAUTHORIZED;
+        let headers = self.response.headers_mut();
+        insert(headers, KEY_ID, &key.id.to_string());
+        if !is_dead {
+            RateHeaders::limits_of(&key.policy).write_unless_told(headers);
+        }
+        self.key = Some(key.id);
         self
     }
 
-    /// A rejection of a request that was admitted.
+    /// A rejection of a request that was admitted, with what it cost and the limits that it was admitted under.
     #[must_use]
-    pub fn failure(head: &Head, permit: &Permit, rejection: &Rejection, cost: NanoUsd) -> Self {
+    pub fn failure(head: &Head, permit: &Permit, rejection: &Rejection, cost: NanoUsd, terms: &Terms) -> Self {
         let mut answer = Self::refusal(head, rejection);
         describe(answer.response.headers_mut(), permit);
         answer.key = Some(permit.key().id);
         answer.model.clone_from(&permit.model().name);
-        answer.cost = Some(cost);
-        answer
+        answer.costing(cost, terms).under(terms)
     }
 
     /// The provider's answer.
@@ -160,6 +168,17 @@ impl Answer {
         let headers = self.response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        self
+    }
+}
+
+impl Answer {
+    /// The same, saying how many attempts it took, and which place of the pool it came from.
+    #[must_use]
+    pub fn after(mut self, attempts: u16, slot: &str) -> Self {
+        let headers = self.response.headers_mut();
+        headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+        insert(headers, POOL_SLOT, slot);
         self
     }
 }

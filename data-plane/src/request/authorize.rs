@@ -10,12 +10,9 @@ use keyforge_shared::period::CivilDay;
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 
 use super::authenticate::Caller;
-use super::receive::Inbound;
+use super::wanted::{Endpoint, Wanted};
 use crate::plane::Plane;
 use crate::rejection::Rejection;
-
-/// Providers whose API this version speaks.
-pub const SPOKEN: [&str; 1] = ["openai"];
 
 /// Leave to call one model with one key, at one moment.
 pub struct Permit {
@@ -93,21 +90,46 @@ pub fn standing(key: &KeyRecord, now: Timestamp) -> Result<(), Rejection> {
 ///
 /// # Errors
 /// A rejection with status 401, 403, 404 or 503.
-pub fn authorize(plane: &Plane, caller: &Caller, inbound: &Inbound) -> Result<Permit, Rejection> {
+pub fn authorize(plane: &Plane, caller: &Caller, wanted: &Wanted) -> Result<Permit, Rejection> {
     let _step = tracing::debug_span!("authorize").entered();
     let at = plane.clock.now();
     let key = plane.replica.key_by_digest(&caller.key().digest).ok_or(Rejection::KeyRevoked)?;
     standing(&key, at)?;
-    let name = &inbound.request.model;
-    // What a key may not call it need not learn exists: the policy speaks first.
-    if !key.policy.allows_model(name) {
+    let name = wanted.model();
+    let model = find(plane, name);
+    // What a key may not call it need not learn exists: the policy speaks first. It speaks of the catalogue's name, whatever the client wrote.
+    if !key.policy.allows_model(model.as_ref().map_or(name, |model| &model.name)) {
         return Err(Rejection::ModelNotAllowed(brief(name)));
     }
-    let model = plane.replica.model(name).ok_or_else(|| Rejection::ModelUnknown(brief(name)))?;
-    if !can_be_called(&model) {
-        return Err(Rejection::ModelNotServed(brief(name)));
+    let model = model.ok_or_else(|| Rejection::ModelUnknown(brief(name)))?;
+    if model.operation != wanted.endpoint().operation() {
+        return Err(elsewhere(&model, wanted.endpoint()));
     }
     permit(plane, key, model, at)
+}
+
+/// The catalogue entry that a client means: by its name, or by its provider, a slash, and its name or the one that the provider knows it by.
+pub fn find(plane: &Plane, name: &str) -> Option<Arc<Model>> {
+    let replica = &plane.replica;
+    replica.model(name).or_else(|| {
+        let (provider, rest) = name.split_once('/')?;
+        let own = replica.model(rest).filter(|model| model.provider.0 == provider);
+        let known_as = |model: &Model| model.provider.0 == provider && model.upstream_name == rest;
+        own.or_else(|| replica.models(known_as).into_iter().next())
+    })
+}
+
+/// The model is called through another endpoint than the one that the request came to.
+fn elsewhere(model: &Model, endpoint: Endpoint) -> Rejection {
+    let name = brief(&model.name);
+    let (is, path) = match model.operation {
+        Operation::Chat => ("a chat model", "/v1/chat/completions"),
+        Operation::Embedding => ("an embedding model", "/v1/embeddings"),
+        Operation::Responses => return Rejection::ModelNotServed(name),
+    };
+    let path_here = endpoint.path();
+    let message = format!("The model `{name}` is {is}: use POST {path} for it, not {path_here}.");
+    Rejection::BodyInvalid { field: Some("model".to_owned()), message }
 }
 
 /// Leave for this key and this model, at this moment.
@@ -134,10 +156,13 @@ pub fn still_stands(plane: &Plane, permit: &Permit) -> Result<(), Rejection> {
     standing(&key, plane.clock.now())
 }
 
-/// Whether this version can call a model through chat completions.
+/// Whether a model can be called through any endpoint of this version.
 #[must_use]
-pub fn can_be_called(model: &Model) -> bool {
-    model.operation == Operation::Chat && SPOKEN.contains(&model.provider.0.as_str())
+pub const fn can_be_called(model: &Model) -> bool {
+    match model.operation {
+        Operation::Chat | Operation::Embedding => true,
+        Operation::Responses => false,
+    }
 }
 
 fn brief(name: &str) -> String {

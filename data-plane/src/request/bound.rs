@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use keyforge_providers::bound::{InputBound, InputTokens, input_bound};
+use keyforge_providers::bound::{InputBound, InputTokens, embedding_bound, input_bound};
 use keyforge_providers::metering::{self, Metering};
+use keyforge_providers::openai::embeddings::EmbeddingsRequest;
 use keyforge_providers::openai::request::{ChatRequest, RequestedTier};
 use keyforge_providers::openai::rewrite::MaxTokensField;
 use keyforge_shared::catalog::{Model, Most};
@@ -12,10 +13,17 @@ use keyforge_shared::policy::Policy;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::authorize::Permit;
+use super::wanted::Wanted;
+use crate::pool::headroom::Need;
 use crate::rejection::Rejection;
 
 /// An output limit is not cut below this many tokens (or the client's own lower limit): an answer of a few words would only waste its prompt.
 const LEAST_OUTPUT: u64 = 16;
+
+/// Bytes of a token of text, on average; the bound counts one.
+const BYTES_OF_A_TOKEN: u64 = 4;
+/// Output tokens that an answer is not expected to exceed.
+const MOST_EXPECTED: u64 = 4_096;
 
 /// The most that a request can cost, and what it is made of.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +58,48 @@ pub struct Bound {
 /// # Errors
 /// On keys with a spend limit: [`Rejection::ModelNotPriced`] without a price, [`Rejection::CostUnbounded`] naming the field that could cost any
 /// amount. The latter also on keys with a limit of tokens per minute, when nothing bounds the tokens.
-pub fn bound(permit: &Permit, request: &ChatRequest) -> Result<Bound, Rejection> {
+pub fn bound(permit: &Permit, wanted: &Wanted) -> Result<Bound, Rejection> {
     let _step = tracing::debug_span!("bound").entered();
-    compute(permit.model(), &permit.key().policy, permit.is_capped(), request)
+    match wanted {
+        Wanted::Chat(request) => compute(permit.model(), &permit.key().policy, permit.is_capped(), request),
+        Wanted::Embeddings(request) => embedding(permit.model(), &permit.key().policy, permit.is_capped(), request),
+    }
+}
+
+/// What is not bounded is refused where money or tokens are limited.
+fn within_limits(input: InputBound, policy: &Policy, capped: bool) -> Result<Option<InputTokens>, Rejection> {
+    match input {
+        InputBound::Tokens(tokens) => Ok(Some(tokens)),
+        InputBound::Unboundable(field) if capped || policy.tokens_per_minute.is_some() => {
+            Err(Rejection::CostUnbounded(Cow::Borrowed(field)))
+        }
+        InputBound::Unboundable(_) => Ok(None),
+    }
+}
+
+/// Vectors are not billed as output, so there is nothing to cut.
+fn embedding(model: &Model, policy: &Policy, capped: bool, request: &EmbeddingsRequest) -> Result<Bound, Rejection> {
+    if capped && model.prices.is_none() {
+        return Err(Rejection::ModelNotPriced(model.name.clone()));
+    }
+    let metering = metering::of(&model.provider.0, &model.upstream_name);
+    let input = within_limits(embedding_bound(request, &metering, model.context_tokens), policy, capped)?;
+    let mut bound = Bound {
+        amount: NanoUsd::ZERO,
+        capped,
+        input,
+        output: Some(0),
+        choices: 1,
+        prediction: 0,
+        spoken: false,
+        tiers: &[ServiceTier::Standard],
+        clamped: false,
+        lowered_from: None,
+        limited: false,
+        metering,
+    };
+    bound.amount = bound.price(model, bound.output);
+    Ok(bound)
 }
 
 fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) -> Result<Bound, Rejection> {
@@ -63,13 +110,7 @@ fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) 
     if capped {
         priced(model, request)?;
     }
-    let input = match input_bound(request, &metering, model.context_tokens) {
-        InputBound::Tokens(tokens) => Some(tokens),
-        InputBound::Unboundable(field) if capped || policy.tokens_per_minute.is_some() => {
-            return Err(Rejection::CostUnbounded(Cow::Borrowed(field)));
-        }
-        InputBound::Unboundable(_) => None,
-    };
+    let input = within_limits(input_bound(request, &metering, model.context_tokens), policy, capped)?;
     let mut bound = Bound {
         amount: NanoUsd::ZERO,
         capped,
@@ -162,6 +203,14 @@ impl Bound {
         Some(Self { amount, output: Some(output), clamped: self.clamped || output < wanted, ..*self })
     }
 
+    /// What it takes of its provider's own limits, by estimate: a token of text has about four bytes, and who sets no low limit rarely uses all of it.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        let input = self.input.map_or(0, |input| input.total()) / BYTES_OF_A_TOKEN;
+        let output = self.output.unwrap_or(MOST_EXPECTED).min(MOST_EXPECTED).saturating_mul(self.choices);
+        Need { input, output }
+    }
+
     /// The least that this request needs.
     #[must_use]
     pub fn least(&self, permit: &Permit) -> NanoUsd {
@@ -196,7 +245,14 @@ impl Bound {
     /// The output limit that must be written into the body, so that no field which the host might obey says more; `None` when the client's own
     /// will do, or when nothing depends on it.
     #[must_use]
-    pub fn limit_to_send(&self, request: &ChatRequest) -> Option<u64> {
+    pub fn limit_to_send(&self, wanted: &Wanted) -> Option<u64> {
+        match wanted {
+            Wanted::Chat(request) => self.chat_limit_to_send(request),
+            Wanted::Embeddings(_) => None,
+        }
+    }
+
+    fn chat_limit_to_send(&self, request: &ChatRequest) -> Option<u64> {
         let output = self.output.filter(|_| self.limited)?;
         let given = [&request.max_completion_tokens, &request.max_tokens];
         let all_say_so = given.into_iter().flatten().all(|field| field.value == output);
@@ -211,6 +267,12 @@ impl Bound {
     #[must_use]
     pub const fn limit_field(&self) -> MaxTokensField {
         self.metering.limit_field
+    }
+
+    /// Whether the host takes the wish for usage at the end of a stream.
+    #[must_use]
+    pub const fn usage_option(&self) -> bool {
+        self.metering.usage_option
     }
 
     /// The output limit that the client is told of: it is less than what the client asked for, or than the model and the policy allow.

@@ -136,7 +136,7 @@ fn the_limit_is_sent_unless_every_field_says_it_already() {
         let request = request(members.clone());
         let mut bound = capped(members).unwrap();
         bound.metering.limit_field = field;
-        bound.limit_to_send(&request)
+        bound.chat_limit_to_send(&request)
     };
     let (current, legacy) = (MaxTokensField::Current, MaxTokensField::Legacy);
     assert_eq!(sent(json!({}), current), Some(16_384));
@@ -150,7 +150,7 @@ fn the_limit_is_sent_unless_every_field_says_it_already() {
     );
     assert_eq!(sent(json!({ "max_tokens": 99_999 }), current), Some(16_384));
     let free = compute(&model("gpt-4o"), &Policy::default(), false, &request(json!({}))).unwrap();
-    assert_eq!(free.limit_to_send(&request(json!({}))), None);
+    assert_eq!(free.chat_limit_to_send(&request(json!({}))), None);
 }
 
 #[test]

@@ -1,31 +1,38 @@
-//! What was dispatched is finished even when its client is gone: the provider charges for it all the same.
+//! What was dispatched goes on for a moment when its client is gone: an answer that is nearly there says what it cost.
+//!
+//! After that moment the provider is let go, so that it works for nobody, and what is unknown is charged at the bound.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use keyforge_runtime::shutdown::Shutdown;
+use tokio::time::Instant;
 
-/// Whether the client that waits for an answer is still there.
+/// How long a provider is still listened to after its client is gone. With what noticing and closing take, it is let go within a second.
+const AFTER_HANG_UP: Duration = Duration::from_millis(900);
+
+/// Whether the client that waits for an answer is still there, and since when not.
 #[derive(Clone, Default)]
-pub struct ClientGone(Arc<AtomicBool>);
+pub struct ClientGone(Arc<OnceLock<Instant>>);
 
 impl ClientGone {
     /// Whether it hung up.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.get().is_some()
     }
 
-    /// It hung up.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// It hung up, now if not before. Returns when the provider is to be let go.
+    pub fn set(&self) -> Instant {
+        *self.0.get_or_init(Instant::now) + AFTER_HANG_UP
     }
 }
 
-/// A future that is finished as a task of its own when whoever polls it loses interest. As long as it is polled there is no task and no hand-over.
+/// A future that goes on as a task of its own, for a moment, when whoever polls it loses interest. As long as it is polled there is no task and no
+/// hand-over. What is not finished by then is dropped, and settles itself.
 pub struct CarryOn<T: Send + 'static> {
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     gone: ClientGone,
@@ -55,10 +62,8 @@ impl<T: Send + 'static> Future for CarryOn<T> {
 impl<T: Send + 'static> Drop for CarryOn<T> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
-            self.gone.set();
-            drop(self.shutdown.spawn("carry_on", async move {
-                work.await;
-            }));
+            let let_go = self.gone.set();
+            drop(self.shutdown.spawn("carry_on", async move { drop(tokio::time::timeout_at(let_go, work).await) }));
         }
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
+use keyforge_providers::exchange::StreamReader;
 use keyforge_providers::fault::Fault;
-use keyforge_providers::openai::stream::{StreamMeter, Verdict};
+use keyforge_providers::openai::stream::Verdict;
 use keyforge_providers::sse::{Event, Splitter};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, Sleep};
@@ -25,8 +26,6 @@ pub enum Step {
     Done(Bytes),
     /// The stream will not go on.
     Failed(Failure),
-    /// The provider closed the stream without a last event.
-    Ended,
 }
 
 /// Why a stream will not go on.
@@ -43,7 +42,7 @@ pub enum Failure {
 pub struct Feed {
     body: Incoming,
     splitter: Splitter,
-    meter: StreamMeter,
+    reader: StreamReader,
     digest: Option<Sha256>,
     alarm: Pin<Box<Sleep>>,
     last_heard: Instant,
@@ -57,7 +56,7 @@ impl Feed {
     #[must_use]
     pub fn new(
         body: Incoming,
-        meter: StreamMeter,
+        reader: StreamReader,
         digest: bool,
         (idle, deadline): (Duration, Instant),
         max_event_bytes: usize,
@@ -66,7 +65,7 @@ impl Feed {
         Self {
             body,
             splitter: Splitter::new(max_event_bytes),
-            meter,
+            reader,
             digest: digest.then(Sha256::new),
             alarm: Box::pin(tokio::time::sleep_until(deadline.min(last_heard + idle))),
             last_heard,
@@ -76,10 +75,10 @@ impl Feed {
         }
     }
 
-    /// What was metered so far.
+    /// What was read so far.
     #[must_use]
-    pub const fn meter(&self) -> &StreamMeter {
-        &self.meter
+    pub const fn reader(&self) -> &StreamReader {
+        &self.reader
     }
 
     /// SHA-256 of what came, where digests are kept.
@@ -99,7 +98,7 @@ impl Feed {
             }
             if self.closed {
                 let tail = self.splitter.finish().and_then(|event| self.judge(event));
-                return Poll::Ready(tail.unwrap_or(Step::Ended));
+                return Poll::Ready(tail.unwrap_or_else(|| self.end()));
             }
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -122,13 +121,20 @@ impl Feed {
     }
 
     fn judge(&mut self, event: Event) -> Option<Step> {
-        match self.meter.on_event(&event) {
+        match self.reader.on_event(&event) {
             Verdict::Forward => Some(Step::Forward(event.raw)),
             Verdict::ForwardTrimmed(pieces) => Some(Step::Forward(pieces.to_bytes())),
+            Verdict::Replace(bytes) => Some(Step::Forward(bytes)),
             Verdict::Drop => None,
             Verdict::Done => Some(Step::Done(event.raw)),
+            Verdict::DoneWith(bytes) => Some(Step::Done(bytes)),
             Verdict::UpstreamError(fault) => Some(Step::Failed(Failure::Refused(Box::new(fault)))),
         }
+    }
+
+    /// The provider closed the stream. If it said before why it stopped, that was the end; else it broke off.
+    fn end(&mut self) -> Step {
+        self.reader.on_end().map_or(Step::Failed(Failure::Broken), Step::Done)
     }
 
     /// Ready when it has been silent for too long, or the deadline has passed. The timer is moved only when it goes off, not with each event.

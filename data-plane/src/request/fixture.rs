@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use keyforge_counters::{Books, CounterStore};
+use keyforge_counters::{CounterState, CounterStore};
 use keyforge_providers::dialect::Dialect;
-use keyforge_providers::openai::request::scan;
 use keyforge_shared::catalog::ProviderName;
 use keyforge_shared::id::{CredentialId, RequestId};
 use keyforge_shared::limit::{Dimension, Scope};
@@ -18,6 +17,7 @@ use super::receive::Head;
 use super::reservation::Reservation;
 use super::reserve::reserve;
 use super::settle::Commitment;
+use super::wanted::{Endpoint, Wanted};
 use crate::fixture::{Node, key_id};
 use crate::pool::Candidate;
 use crate::rejection::Rejection;
@@ -25,6 +25,11 @@ use crate::rejection::Rejection;
 /// A request whose output is at most `output` tokens.
 pub(super) fn body(output: u64) -> Value {
     json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": output, "service_tier": "default" })
+}
+
+/// What a body asks for.
+pub(super) fn wanted(body: &Value) -> Wanted {
+    Wanted::read(Endpoint::ChatCompletions, body.to_string().as_bytes()).unwrap()
 }
 
 pub(super) fn permit_for(node: &Node, key: u8, model: &str) -> Result<Permit, Rejection> {
@@ -44,7 +49,7 @@ fn head(node: &Node) -> Head {
 pub(super) async fn admit(node: &Node, key: u8, body: &Value) -> Result<Reservation, Rejection> {
     let model = body["model"].as_str().unwrap();
     let permit = permit_for(node, key, model)?;
-    let bound = bound(&permit, &scan(body.to_string().as_bytes()).unwrap())?;
+    let bound = bound(&permit, &wanted(body))?;
     reserve(&node.plane, &permit, &head(node), bound).await
 }
 
@@ -80,13 +85,14 @@ fn candidate(node: &Node) -> Candidate {
         limit_group: "default".to_owned(),
         secret_version: 1,
         enabled: true,
+        weight: 1,
     });
     Candidate { credential, authorization: secrets.get(id, 1).unwrap() }
 }
 
 /// The key's own counter of this dimension.
-pub(super) async fn books(node: &Node, key: u8, dimension: Dimension) -> Books {
+pub(super) async fn books(node: &Node, key: u8, dimension: Dimension) -> CounterState {
     let books = node.plane.counters.books(key_id(key)).await.unwrap();
-    let own = |books: &&Books| books.counter.dimension == dimension && books.counter.scope == Scope::Key;
+    let own = |books: &&CounterState| books.counter.dimension == dimension && books.counter.scope == Scope::Key;
     *books.iter().find(own).unwrap()
 }

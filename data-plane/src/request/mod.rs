@@ -4,27 +4,32 @@
 //! without a [`Commitment`](settle::Commitment), which only a [`Reservation`](reservation::Reservation) becomes. In reading order:
 //!
 //! * [`authenticate`]: token → key record
-//! * [`receive`]: the body, within limits, and what it asks for
+//! * [`receive`]: the body, within limits, and what it asks for: [`wanted`]
 //! * [`authorize`]: status, expiry, model
 //! * [`route`]: the credentials that can serve it
 //! * [`bound`]: the most that it can cost
 //! * [`reserve`]: that much is taken from the key's counters, or nothing; [`reservation`] is what was taken
-//! * [`dispatch`]: to the provider, and the whole answer back
+//! * [`dispatch`]: to the provider, in its own language
+//! * [`failover`]: with one credential after another, until one serves it
+//! * [`attempt`]: sent, and the whole answer back; [`outcome`] is what came of it
 //! * [`relay`]: or the answer as a stream, metered as it passes
 //! * [`settle`]: the truth replaces the reservation, and is recorded
 //! * [`refuse`]: what is recorded of those that end before they are dispatched
-//! * [`carry_on`]: what was dispatched is finished even when its client is gone
+//! * [`carry_on`]: what was dispatched goes on for a moment when its client is gone
 
 pub mod answer;
+pub mod attempt;
 pub mod authenticate;
 pub mod authorize;
 pub mod bound;
 pub mod carry_on;
 pub mod dispatch;
+pub mod failover;
 pub mod feed;
 #[cfg(test)]
 mod fixture;
 mod join;
+pub mod outcome;
 mod question;
 pub mod receive;
 mod record;
@@ -34,6 +39,7 @@ pub mod reservation;
 pub mod reserve;
 pub mod route;
 pub mod settle;
+pub mod wanted;
 
 use std::sync::Arc;
 
@@ -42,22 +48,23 @@ use tracing::Instrument;
 
 use self::answer::Answer;
 use self::receive::Head;
+use self::wanted::Endpoint;
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 
-/// Serves one chat completion: the answer of the provider, or the refusal that says why not.
-pub async fn handle(plane: &Arc<Plane>, head: Arc<Head>, body: Incoming) -> Answer {
+/// Serves one request that came to `endpoint`: the answer of the provider, or the refusal that says why not.
+pub async fn handle(plane: &Arc<Plane>, endpoint: Endpoint, head: Arc<Head>, body: Incoming) -> Answer {
     let caller = match authenticate::authenticate(plane, &head) {
         Ok(caller) => caller,
         // Nobody to record it for: an unknown key has no chain.
         Err(rejection) => return Answer::refusal(&head, &rejection),
     };
     let mut model = String::new();
-    match admit(plane, &caller, &head, body, &mut model).await {
+    match admit(plane, &caller, endpoint, &head, body, &mut model).await {
         Ok(answer) => answer,
         Err(rejection) => {
             refuse::refuse(plane, &caller, &head, model, &rejection);
-            Answer::refusal(&head, &rejection).to(caller.key().id)
+            Answer::refusal(&head, &rejection).to(caller.key())
         }
     }
 }
@@ -66,19 +73,21 @@ pub async fn handle(plane: &Arc<Plane>, head: Arc<Head>, body: Incoming) -> Answ
 async fn admit(
     plane: &Arc<Plane>,
     caller: &authenticate::Caller,
+    endpoint: Endpoint,
     head: &Arc<Head>,
     body: Incoming,
     model: &mut String,
 ) -> Result<Answer, Rejection> {
     authorize::standing(caller.key(), plane.clock.now())?;
-    let inbound = receive::receive(plane, head, body).instrument(tracing::debug_span!("receive")).await?;
-    model.clone_from(&inbound.request.model);
-    let permit = authorize::authorize(plane, caller, &inbound)?;
-    let candidates = route::route(plane, &permit, head)?;
-    let bound = bound::bound(&permit, &inbound.request)?;
+    let inbound = receive::receive(plane, endpoint, head, body).instrument(tracing::debug_span!("receive")).await?;
+    inbound.wanted.model().clone_into(model);
+    let permit = authorize::authorize(plane, caller, &inbound.wanted)?;
+    model.clone_from(&permit.model().name);
+    let pool = route::route(plane, &permit, head)?;
+    let bound = bound::bound(&permit, &inbound.wanted)?;
     let reservation = reserve::reserve(plane, &permit, head, bound).instrument(tracing::debug_span!("reserve")).await?;
     // Reserving may have waited for the ledger, and the key may have been revoked meanwhile.
     authorize::still_stands(plane, &permit)?;
-    let dispatched = dispatch::dispatch(plane, reservation, &candidates, head, inbound);
+    let dispatched = dispatch::dispatch(plane, reservation, pool, head, inbound);
     dispatched.instrument(tracing::debug_span!("dispatch", otel.kind = "client")).await
 }

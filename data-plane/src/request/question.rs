@@ -10,8 +10,9 @@ use keyforge_counters::{CounterStore, ReservationId, Reserve, Verdict};
 use keyforge_shared::id::KeyId;
 use tokio::time::Instant;
 
+use crate::audit::Asked;
 use crate::plane::Plane;
-use crate::settlements::About;
+use crate::settlements::{About, Kept};
 
 /// With less time left there is no second attempt.
 const SECOND_ATTEMPT: Duration = Duration::from_millis(10);
@@ -27,15 +28,20 @@ pub(super) struct Question {
     id: ReservationId,
     /// The epoch of a question that nobody knows the answer of.
     doubt: Option<u32>,
+    /// What is on disk of it, for a store that outlives this process.
+    asked: Option<Asked>,
 }
 
 impl Question {
     pub const fn new(plane: Arc<Plane>, key: KeyId, id: ReservationId) -> Self {
-        Self { plane, key, id, doubt: None }
+        Self { plane, key, id, doubt: None, asked: None }
     }
 
     /// Asks, twice if need be.
     pub async fn ask(&mut self, reserve: Reserve<'_>) -> Result<Verdict, Unanswered> {
+        if self.asked.is_none() && !self.plane.settlements.are_told_at_once() {
+            self.asked = self.plane.spool.question(self.key, self.id.request, self.id.attempt);
+        }
         let before = self.doubt;
         let deadline = Instant::now() + self.plane.store_patience;
         for again in [false, true] {
@@ -66,12 +72,18 @@ impl Question {
         }
         Err(Unanswered)
     }
+
+    /// What is on disk of it, once it was admitted.
+    pub fn take_asked(&mut self) -> Option<Asked> {
+        self.asked.take()
+    }
 }
 
 impl Drop for Question {
     fn drop(&mut self) {
         if let Some(epoch) = self.doubt {
-            self.plane.settlements.cancel(About { key: self.key, epoch, id: self.id });
+            let kept = self.asked.take().map_or(Kept::Nothing, Kept::Question);
+            self.plane.settlements.cancel(About { key: self.key, epoch, id: self.id }, kept);
         }
     }
 }

@@ -8,11 +8,11 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use keyforge_providers::dialect::Dialect;
-use keyforge_providers::openai::request::{ChatRequest, scan};
 use keyforge_shared::id::RequestId;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::join::Join;
+use super::wanted::{Endpoint, Wanted};
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 
@@ -38,7 +38,7 @@ pub struct Head {
 /// A request with its body.
 pub struct Inbound {
     /// What it asks for.
-    pub request: ChatRequest,
+    pub wanted: Wanted,
     /// Its bytes.
     pub body: Bytes,
     /// Its share of the room for bodies.
@@ -49,7 +49,7 @@ pub struct Inbound {
 ///
 /// # Errors
 /// A rejection with status 400, 408, 413 or 503 that names what is wrong.
-pub async fn receive(plane: &Plane, head: &Head, body: Incoming) -> Result<Inbound, Rejection> {
+pub async fn receive(plane: &Plane, endpoint: Endpoint, head: &Head, body: Incoming) -> Result<Inbound, Rejection> {
     let limit = plane.limits.body_bytes;
     let announced = announced_length(head)?;
     if announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit {
@@ -58,8 +58,9 @@ pub async fn receive(plane: &Plane, head: &Head, body: Incoming) -> Result<Inbou
     let late = |_| Rejection::BodyTimeout(plane.limits.body_time);
     let taken = tokio::time::timeout(plane.limits.body_time, collect(plane, body, announced.unwrap_or(0), limit));
     let (body, room) = taken.await.map_err(late)??;
-    let request = scan(&body).map_err(|error| Rejection::BodyInvalid { field: error.field, message: error.message })?;
-    Ok(Inbound { request, body, room })
+    let wanted = Wanted::read(endpoint, &body)
+        .map_err(|error| Rejection::BodyInvalid { field: error.field, message: error.message })?;
+    Ok(Inbound { wanted, body, room })
 }
 
 /// A body's share of the room for all bodies. It grows with what has come, not with what was announced, so that announcing costs others nothing.

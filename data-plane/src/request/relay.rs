@@ -1,7 +1,7 @@
 //! The stream to the client: events as they come, keep-alives in silence, and a well-formed end whatever happens.
 //!
-//! The client's connection polls the provider's directly: no task, no channel between them. When the client hangs up, the provider's stream is read to
-//! its end by a task, because it is charged to its end; when the key is revoked, both are cut at once.
+//! It begins with the first content, so that what fails before is still an error status. The client's connection polls the provider's directly: no
+//! task, no channel between them. When the client hangs up, a task listens on for a moment; when the key is revoked, both sides are cut at once.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use keyforge_providers::dialect::Dialect;
-use keyforge_providers::openai::stream::StreamMeter;
+use keyforge_providers::exchange::StreamReader;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::state::KeyStatus;
@@ -22,8 +22,9 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::authorize::Permit;
-use super::dispatch::{charge_for, rejection_for};
+use super::carry_on::ClientGone;
 use super::feed::{Failure, Feed, Step};
+use super::outcome::{Failed, charge_for, rejection_for};
 use super::receive::Head;
 use super::settle::{Charge, Commitment, Ending};
 use crate::plane::Plane;
@@ -34,13 +35,17 @@ use crate::replica::running::Place;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Most bytes of one event.
 const MOST_EVENT_BYTES: u64 = 16 << 20;
+/// Events without content are held back for this long after the first of them.
+const HELD_BACK: Duration = Duration::from_secs(2);
+/// Of these, at most so many bytes.
+const MOST_HELD_BACK: usize = 64 * 1024;
 
-/// What came of a stream's first event.
+/// What came of a stream's beginning.
 pub enum Started {
     /// It is running.
     Stream(Box<Relay>),
-    /// It failed before anything was sent to the client, and this was charged.
-    Failed(Rejection, NanoUsd),
+    /// It failed before anything was sent to the client.
+    Failed(Box<Failed>),
 }
 
 /// What a stream runs with.
@@ -49,13 +54,15 @@ pub struct Running {
     pub permit: Permit,
     /// What it will be charged to.
     pub commitment: Commitment,
-    /// Whether the client asked for usage.
-    pub usage_asked: bool,
+    /// What it says, and to whom.
+    pub reader: StreamReader,
+    /// Whether its client is still there.
+    pub gone: ClientGone,
     /// When it must have ended.
     pub deadline: Instant,
 }
 
-/// A stream to the client. Dropped before its end, it is followed to its end all the same.
+/// A stream to the client. Dropped before its end, it is listened to for a moment all the same.
 pub struct Relay(Option<LiveStream>);
 
 /// A stream that is running.
@@ -65,6 +72,7 @@ struct LiveStream {
     dialect: Dialect,
     feed: Option<Feed>,
     commitment: Option<Commitment>,
+    gone: ClientGone,
     queue: VecDeque<Bytes>,
     /// Whether what was held beyond the input that the provider reported was let go.
     input_known: bool,
@@ -72,6 +80,18 @@ struct LiveStream {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     keep_alive: Pin<Box<Sleep>>,
     last_sent: Instant,
+}
+
+/// What comes next, from the provider or from whoever revokes the key.
+enum Next {
+    Step(Step),
+    Cut,
+}
+
+/// Why a stream does not begin.
+enum Stopped {
+    Failed(Failure),
+    Cut,
 }
 
 impl Relay {
@@ -83,18 +103,19 @@ impl Relay {
         }
     }
 
-    /// Waits for the first event: an error that comes before it is still an error status.
+    /// Waits for the first content: an error that comes before it is still an error status.
     pub async fn start(plane: &Arc<Plane>, head: &Head, body: Incoming, running: Running) -> Started {
-        let Running { permit, commitment, usage_asked, deadline } = running;
+        let Running { permit, commitment, reader, gone, deadline } = running;
         let times = (plane.times.idle, deadline);
         let most = usize::try_from(plane.times.answer_bytes.min(MOST_EVENT_BYTES)).unwrap_or(usize::MAX);
         let place = plane.replica.running.enter(permit.key().id);
-        let mut relay = LiveStream {
+        let mut stream = LiveStream {
             plane: Arc::clone(plane),
             permit,
             dialect: head.dialect,
-            feed: Some(Feed::new(body, StreamMeter::new(usage_asked), plane.body_digests, times, most)),
+            feed: Some(Feed::new(body, reader, plane.body_digests, times, most)),
             commitment: Some(commitment),
+            gone,
             queue: VecDeque::new(),
             input_known: false,
             cut: Box::pin(place.cut().cancelled_owned()),
@@ -103,45 +124,80 @@ impl Relay {
             last_sent: Instant::now(),
         };
         // The key may have been revoked between its admission and its place among the running streams.
-        let key = plane.replica.key(relay.permit.key().id);
+        let key = plane.replica.key(stream.permit.key().id);
         let alive = key.is_some_and(|key| key.status == KeyStatus::Active);
-        let first = if alive { std::future::poll_fn(|cx| relay.poll_first(cx)).await } else { First::Cut };
-        match first {
-            First::Step(Step::Forward(bytes)) => relay.queue.push_back(bytes),
-            First::Step(Step::Done(bytes)) => relay.done(bytes),
-            First::Step(Step::Failed(failure)) => {
-                let rejection = relay.rejection(&failure);
-                let cost = relay.fail(&failure, &rejection);
-                return Started::Failed(rejection, cost);
-            }
-            First::Step(Step::Ended) => {
-                let cost = relay.fail(&Failure::Broken, &Rejection::UpstreamBroken);
-                return Started::Failed(Rejection::UpstreamBroken, cost);
-            }
-            First::Cut => {
-                let (rejection, flags) = relay.cut_rejection();
-                let mut ending = relay.ending(Charge::Unknown, Some(&rejection)).with(flags);
-                ending.status = rejection.status().as_u16();
-                let cost = relay.settle(ending);
-                return Started::Failed(rejection, cost);
-            }
+        let begun = if alive { stream.hold_back().await } else { Err(Stopped::Cut) };
+        match begun.map_err(|stopped| stream.stopped(stopped)) {
+            Err(Some(failed)) => Started::Failed(Box::new(failed)),
+            Ok(()) | Err(None) => Started::Stream(Box::new(Self(Some(stream)))),
         }
-        Started::Stream(Box::new(Self(Some(relay))))
     }
 }
 
 impl LiveStream {
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<First> {
+    /// Keeps what comes before the first content, so that nothing has been sent if it fails; but no longer than a client may be left in silence.
+    async fn hold_back(&mut self) -> Result<(), Stopped> {
+        let mut until = Instant::now() + KEEP_ALIVE;
+        let mut held = 0;
+        loop {
+            let next = std::future::poll_fn(|cx| self.poll_step(cx));
+            let Ok(next) = tokio::time::timeout_at(until, next).await else { return Ok(()) };
+            match next {
+                Next::Cut => return Err(Stopped::Cut),
+                Next::Step(Step::Failed(failure)) => return Err(Stopped::Failed(failure)),
+                Next::Step(Step::Done(bytes)) => {
+                    self.done(bytes);
+                    return Ok(());
+                }
+                Next::Step(Step::Forward(bytes)) => {
+                    if self.queue.is_empty() {
+                        until = until.min(Instant::now() + HELD_BACK);
+                    }
+                    held += bytes.len();
+                    self.queue.push_back(bytes);
+                }
+            }
+            if held > MOST_HELD_BACK || self.has_content() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A stream that does not begin. `None` if it is settled.
+    fn stopped(&mut self, stopped: Stopped) -> Option<Failed> {
+        let (ending, rejection, failure) = match stopped {
+            Stopped::Failed(failure) => {
+                let rejection = self.rejection(&failure);
+                (self.failed(&failure, &rejection), rejection, Some(failure))
+            }
+            Stopped::Cut => {
+                let (rejection, flags) = self.cut_rejection();
+                (self.ending(Charge::Unknown, Some(&rejection)).with(flags), rejection, None)
+            }
+        };
+        let fault = match failure {
+            Some(Failure::Refused(fault)) => Some(fault),
+            Some(Failure::Broken | Failure::Timeout) | None => None,
+        };
+        let ending = Ending { status: rejection.status().as_u16(), ..ending };
+        self.commitment.take().map(|commitment| Failed { commitment, ending, rejection, fault })
+    }
+
+    fn has_content(&self) -> bool {
+        self.feed.as_ref().is_some_and(|feed| feed.reader().has_content())
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         if self.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(First::Cut);
+            return Poll::Ready(Next::Cut);
         }
         match &mut self.feed {
             Some(feed) => {
                 let step = std::task::ready!(feed.poll_step(cx));
                 self.note_input();
-                Poll::Ready(First::Step(step))
+                Poll::Ready(Next::Step(step))
             }
-            None => Poll::Ready(First::Step(Step::Ended)),
+            None => Poll::Ready(Next::Step(Step::Failed(Failure::Broken))),
         }
     }
 
@@ -155,12 +211,11 @@ impl LiveStream {
                 self.let_go(cx);
                 return Poll::Ready(None);
             }
-            match self.poll_first(cx) {
-                Poll::Ready(First::Cut) => self.cut_off(),
-                Poll::Ready(First::Step(Step::Forward(bytes))) => self.queue.push_back(bytes),
-                Poll::Ready(First::Step(Step::Done(bytes))) => self.done(bytes),
-                Poll::Ready(First::Step(Step::Failed(failure))) => self.break_off(&failure),
-                Poll::Ready(First::Step(Step::Ended)) => self.ended(),
+            match self.poll_step(cx) {
+                Poll::Ready(Next::Cut) => self.cut_off(),
+                Poll::Ready(Next::Step(Step::Forward(bytes))) => self.queue.push_back(bytes),
+                Poll::Ready(Next::Step(Step::Done(bytes))) => self.done(bytes),
+                Poll::Ready(Next::Step(Step::Failed(failure))) => self.break_off(&failure),
                 Poll::Pending => match self.poll_keep_alive(cx) {
                     Poll::Ready(()) => self.queue.push_back(Bytes::from_static(self.dialect.keep_alive())),
                     Poll::Pending => return Poll::Pending,
@@ -174,7 +229,7 @@ impl LiveStream {
         if self.input_known {
             return;
         }
-        let seen = self.feed.as_ref().and_then(|feed| feed.meter().input_seen());
+        let seen = self.feed.as_ref().and_then(|feed| feed.reader().input_seen());
         if let (Some(input), Some(commitment)) = (seen, &mut self.commitment) {
             self.input_known = true;
             commitment.input_known(&input);
@@ -199,22 +254,6 @@ impl LiveStream {
         self.settle(ending);
     }
 
-    /// The provider closed without its last event. If it said before why it stopped, that was the end; else it broke off.
-    fn ended(&mut self) {
-        let ending = self.end_of_body();
-        if ending.rejection.is_some() {
-            self.queue.push_back(Rejection::UpstreamBroken.stream_event(self.dialect));
-        }
-        self.settle(ending);
-    }
-
-    fn end_of_body(&mut self) -> Ending {
-        if self.feed.as_ref().is_some_and(|feed| feed.meter().finished()) {
-            return self.ending(self.known(), None);
-        }
-        self.failed(&Failure::Broken, &Rejection::UpstreamBroken)
-    }
-
     fn break_off(&mut self, failure: &Failure) {
         let rejection = self.rejection(failure);
         self.queue.push_back(rejection.stream_event(self.dialect));
@@ -229,12 +268,6 @@ impl LiveStream {
         self.settle(ending);
         // Dropping it closes the connection, at which the provider stops working.
         self.feed = None;
-    }
-
-    fn fail(&mut self, failure: &Failure, rejection: &Rejection) -> NanoUsd {
-        let mut ending = self.failed(failure, rejection);
-        ending.status = rejection.status().as_u16();
-        self.settle(ending)
     }
 
     fn failed(&mut self, failure: &Failure, rejection: &Rejection) -> Ending {
@@ -257,10 +290,10 @@ impl LiveStream {
     /// What the provider says that it took. Some report usage as they go, so it counts only once the answer is known to be at its end; and who sent
     /// something cannot have counted nothing.
     fn known(&self) -> Charge {
-        let meter = self.feed.as_ref().map(Feed::meter);
-        let ended = meter.filter(|meter| meter.finished() || meter.done());
-        let counted = |usage: &Usage, meter: &StreamMeter| usage.output_total() > 0 || !meter.has_content();
-        let usage = ended.and_then(|meter| meter.usage().filter(|usage| counted(usage, meter)));
+        let reader = self.feed.as_ref().map(Feed::reader);
+        let ended = reader.filter(|reader| reader.finished() || reader.done());
+        let counted = |usage: &Usage, reader: &StreamReader| usage.output_total() > 0 || !reader.has_content();
+        let usage = ended.and_then(|reader| reader.usage().filter(|usage| counted(usage, reader)));
         usage.map_or(Charge::Unknown, Charge::Known)
     }
 
@@ -276,8 +309,8 @@ impl LiveStream {
         let mut ending = Ending::new(charge, 200);
         ending.rejection = rejection.map(Rejection::code);
         if let Some(feed) = &mut self.feed {
-            ending.tier = feed.meter().tier();
-            ending.answered_model = feed.meter().model().map(str::to_owned);
+            ending.tier = feed.reader().tier();
+            ending.answered_model = feed.reader().model().map(str::to_owned);
             ending.response_digest = feed.take_digest();
         }
         ending
@@ -296,21 +329,16 @@ impl LiveStream {
         }
     }
 
-    /// Follows a stream whose client is gone to its end.
-    async fn follow(mut self) {
-        let ending = loop {
-            match std::future::poll_fn(|cx| self.poll_first(cx)).await {
-                First::Step(Step::Forward(_)) => {}
-                First::Step(Step::Done(_)) => break self.ending(self.known(), None),
-                First::Step(Step::Ended) => break self.end_of_body(),
-                First::Step(Step::Failed(failure)) => {
-                    let rejection = self.rejection(&failure);
-                    break self.failed(&failure, &rejection);
-                }
-                First::Cut => {
-                    let (rejection, flags) = self.cut_rejection();
-                    break self.ending(self.known(), Some(&rejection)).with(flags);
-                }
+    /// Listens for a moment to a stream whose client is gone: one that is nearly at its end says what it cost. Of any other that is not known, and
+    /// dropping it closes its connection, at which the provider stops working.
+    async fn listen_on(mut self) {
+        let let_go = self.gone.set();
+        let ending = match tokio::time::timeout_at(let_go, self.end()).await {
+            Ok(ending) => ending,
+            Err(_) => {
+                let ending = self.ending(self.known(), None);
+                self.feed = None;
+                ending
             }
         };
         self.settle(ending.with(Flags::CLIENT_GONE));
@@ -318,11 +346,26 @@ impl LiveStream {
             feed.close().await;
         }
     }
-}
 
-enum First {
-    Step(Step),
-    Cut,
+    /// How the stream ends. The connection stays only if it is at its end.
+    async fn end(&mut self) -> Ending {
+        let ending = loop {
+            match std::future::poll_fn(|cx| self.poll_step(cx)).await {
+                Next::Step(Step::Forward(_)) => {}
+                Next::Step(Step::Done(_)) => return self.ending(self.known(), None),
+                Next::Step(Step::Failed(failure)) => {
+                    let rejection = self.rejection(&failure);
+                    break self.failed(&failure, &rejection);
+                }
+                Next::Cut => {
+                    let (rejection, flags) = self.cut_rejection();
+                    break self.ending(self.known(), Some(&rejection)).with(flags);
+                }
+            }
+        };
+        self.feed = None;
+        ending
+    }
 }
 
 impl Drop for Relay {
@@ -331,7 +374,7 @@ impl Drop for Relay {
             && stream.commitment.is_some()
         {
             let shutdown = stream.plane.shutdown.clone();
-            drop(shutdown.spawn("follow_stream", stream.follow()));
+            drop(shutdown.spawn("listen_on", stream.listen_on()));
         }
     }
 }

@@ -10,13 +10,13 @@ use keyforge_shared::money::NanoUsd;
 use super::authorize::Permit;
 use super::bound::Bound;
 use super::settle::{Commitment, Open, seconds};
-use crate::audit::{Intent, SpoolError};
+use crate::audit::{Asked, Intent, SpoolError};
 use crate::leases::Lease;
 use crate::memberships::Pass;
 use crate::plane::Plane;
 use crate::pool::Candidate;
 use crate::rate_headers::RateHeaders;
-use crate::settlements::About;
+use crate::settlements::{About, Kept};
 use keyforge_counters::{Need, ReservationId};
 
 /// What the counter store holds for an attempt, and what keeps it there: the membership of its epoch and the lease of its run.
@@ -29,17 +29,35 @@ pub(super) struct Hold {
     epoch: u32,
     lease: Option<Lease>,
     pass: Option<Pass>,
+    /// Until the intent is written, what a later life would find of it.
+    asked: Option<Asked>,
 }
 
 impl Hold {
     /// Nothing, for a key that nothing is counted of.
     pub const fn nothing(plane: Arc<Plane>) -> Self {
-        Self { plane, about: None, epoch: 0, lease: None, pass: None }
+        Self { plane, about: None, epoch: 0, lease: None, pass: None, asked: None }
     }
 
     /// What the store admitted.
     pub fn new(plane: Arc<Plane>, about: About, pass: Option<Pass>, lease: Option<Lease>) -> Self {
-        Self { plane, about: Some(about), epoch: about.epoch, lease, pass }
+        Self { plane, about: Some(about), epoch: about.epoch, lease, pass, asked: None }
+    }
+
+    /// The same, with what is on disk of its question.
+    pub fn asked(mut self, asked: Option<Asked>) -> Self {
+        self.asked = asked;
+        self
+    }
+
+    /// Whether a store that outlives this process holds it.
+    fn outlives(&self) -> bool {
+        self.about.is_some() && !self.plane.settlements.are_told_at_once()
+    }
+
+    /// What the store knows it by; `None` when it holds nothing.
+    pub const fn about(&self) -> Option<About> {
+        self.about
     }
 
     /// The epoch that it was made in; 0 without limits.
@@ -47,20 +65,24 @@ impl Hold {
         self.epoch
     }
 
-    /// Lets go of what the request no longer needs.
-    pub fn shrink(&self, bound: NanoUsd, tokens: Option<u64>) {
-        if let Some(about) = self.about {
-            self.plane.settlements.shrink(about, bound, tokens);
+    /// Lets go of what the request no longer needs. First of all it is written down that it needs no more: an end that nobody sees is charged by what
+    /// was written, and must not cost what others hold by then.
+    pub fn shrink(&self, intent: &Intent, tokens: Option<u64>) {
+        let Some(about) = self.about else { return };
+        match self.plane.spool.lower(intent) {
+            Ok(()) => self.plane.settlements.shrink(about, intent.bound, tokens),
+            Err(error) => tracing::debug!(request = %about.id.request, %error, "a bound stays as high as it is"),
         }
     }
 
-    /// The attempt ended so. It was recorded before, unless `recorded` says that it may be later.
-    pub fn end(mut self, settlement: Settlement, recorded: bool) {
+    /// The attempt ended so, which was recorded before under the number `recorded`, or may be later.
+    pub fn end(mut self, settlement: Settlement, recorded: Option<u64>) {
         drop(self.lease.take());
+        let kept = recorded.filter(|_| self.outlives()).map_or(Kept::Nothing, Kept::Record);
         if let Some(about) = self.about.take() {
-            self.plane.settlements.settle(about, settlement);
+            self.plane.settlements.settle(about, settlement, kept);
         }
-        if let (false, Some(pass)) = (recorded, self.pass.take()) {
+        if let (None, Some(pass)) = (recorded, self.pass.take()) {
             pass.keep();
         }
     }
@@ -69,7 +91,8 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(about) = self.about.take() {
-            self.plane.settlements.cancel(about);
+            let kept = self.asked.take().map_or(Kept::Nothing, Kept::Question);
+            self.plane.settlements.cancel(about, kept);
         }
     }
 }
@@ -164,12 +187,12 @@ impl Reservation {
         streamed: bool,
         digest: Option<[u8; 32]>,
     ) -> Result<Commitment, SpoolError> {
-        let Self { plane, hold, permit, attempt: Attempt { id, started }, bound, .. } = self;
+        let Self { plane, mut hold, permit, attempt: Attempt { id, started }, bound, .. } = self;
         let mut flags = if bound.clamped { Flags::CLAMPED } else { Flags(0) };
         if streamed {
             flags = flags.with(Flags::STREAMED);
         }
-        plane.spool.intent(&Intent {
+        let intent = Intent {
             request: id.request,
             attempt: id.attempt,
             chain: permit.key().chain,
@@ -181,19 +204,12 @@ impl Reservation {
             bound: bound.amount,
             flags,
             t_node: plane.clock.now(),
-        })?;
-        plane.metrics.dispatched(seconds(plane.clock.monotonic_nanos().saturating_sub(started)));
-        let open = Open {
-            permit,
-            id,
-            hold,
-            reserved: bound.amount,
-            bound,
-            started,
-            flags,
-            credential: candidate.credential.id,
-            request_digest: digest,
+            holds: hold.outlives(),
         };
+        plane.spool.intent(&intent)?;
+        drop(hold.asked.take());
+        plane.metrics.dispatched(seconds(plane.clock.monotonic_nanos().saturating_sub(started)));
+        let open = Open { permit, id, hold, intent, bound, started, request_digest: digest };
         Ok(Commitment::new(plane, open))
     }
 }

@@ -37,6 +37,8 @@ const EXPIRY_MARGIN: Duration = Duration::from_secs(120);
 /// How long a request waits, each time, for what may have ended already: a shared store hears of an end a moment after the client does.
 const MOMENTS: [Duration; 4] =
     [Duration::from_millis(3), Duration::from_millis(8), Duration::from_millis(16), Duration::from_millis(32)];
+/// The number of a request's first attempt.
+pub const FIRST: u16 = 1;
 /// When to ask again for a place among the requests that run at the same time: nobody knows when one ends.
 const PLACE: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,21 @@ pub async fn reserve(plane: &Arc<Plane>, permit: &Permit, head: &Head, bound: Bo
     reserve_within(PATIENCE, plane, permit, head, bound).await
 }
 
+/// Reserves the same for a further attempt, which has this number. Its request was counted in the minute's requests before.
+///
+/// # Errors
+/// As [`reserve`].
+pub async fn reserve_again(
+    plane: &Arc<Plane>,
+    permit: &Permit,
+    head: &Head,
+    bound: Bound,
+    attempt: u16,
+) -> Result<Reservation, Rejection> {
+    let id = ReservationId { request: head.id, attempt };
+    ask(PATIENCE, plane, permit, Attempt { id, started: head.started }, bound).await
+}
+
 async fn reserve_within(
     patience: Duration,
     plane: &Arc<Plane>,
@@ -55,16 +72,27 @@ async fn reserve_within(
     head: &Head,
     bound: Bound,
 ) -> Result<Reservation, Rejection> {
+    let id = ReservationId { request: head.id, attempt: FIRST };
+    ask(patience, plane, permit, Attempt { id, started: head.started }, bound).await
+}
+
+async fn ask(
+    patience: Duration,
+    plane: &Arc<Plane>,
+    permit: &Permit,
+    attempt: Attempt,
+    bound: Bound,
+) -> Result<Reservation, Rejection> {
     if plane.settlements.is_frozen(permit.key().id) {
         return Err(Rejection::KeyFrozen);
     }
     let bound = within_a_minute(permit, bound)?;
-    let id = ReservationId { request: head.id, attempt: 1 };
+    let id = attempt.id;
     let mut asking = Asking {
         plane,
         permit: permit.again(),
         bound,
-        attempt: Attempt { id, started: head.started },
+        attempt,
         question: Question::new(Arc::clone(plane), permit.key().id, id),
         new_grounds: 0,
         moments: 0,
@@ -81,7 +109,8 @@ fn within_a_minute(permit: &Permit, bound: Bound) -> Result<Bound, Rejection> {
     if needed.is_some_and(|needed| needed <= limit) {
         return Ok(bound);
     }
-    bound.cut_to_tokens(permit, limit).ok_or(Rejection::TooManyTokens { needed, limit })
+    let rate_headers = RateHeaders::limits_of(&permit.key().policy);
+    bound.cut_to_tokens(permit, limit).ok_or(Rejection::TooManyTokens { needed, limit, rate_headers })
 }
 
 /// A request on its way to a reservation.
@@ -175,7 +204,7 @@ impl Asking<'_> {
         // What nothing bounds was cut to the minute before.
         let tokens = |per_minute| TokenRate { per_minute, amount: self.bound.tokens().unwrap_or(per_minute) };
         Rates {
-            requests_per_minute: policy.requests_per_minute,
+            requests_per_minute: policy.requests_per_minute.filter(|_| self.attempt.id.attempt == FIRST),
             tokens: policy.tokens_per_minute.map(tokens),
             concurrency: policy.concurrent_requests.map(|limit| Concurrency { limit, lease: LEASE }),
         }
@@ -187,11 +216,12 @@ impl Asking<'_> {
         Reservation::new(self.plane, hold, self.permit.again(), self.attempt, self.bound, terms)
     }
 
-    fn admitted(&self, pass: Option<Pass>, needs: &[Need], rates: Rates, admission: &Admission) -> Reservation {
+    fn admitted(&mut self, pass: Option<Pass>, needs: &[Need], rates: Rates, admission: &Admission) -> Reservation {
         let (key, id) = (self.permit.key().id, self.attempt.id);
         let about = About { key, epoch: pass.as_ref().map_or(0, Pass::epoch), id };
         let lease = rates.concurrency.map(|_| self.plane.leases.enter(key, id));
-        let hold = Hold::new(Arc::clone(self.plane), about, pass, lease);
+        let asked = self.question.take_asked();
+        let hold = Hold::new(Arc::clone(self.plane), about, pass, lease).asked(asked);
         let rate_headers = RateHeaders::new(&rates, &admission.rates);
         let terms = Terms::new(&self.bound, rate_headers, needs, &admission.counters);
         Reservation::new(self.plane, hold, self.permit.again(), self.attempt, self.bound, terms)
@@ -278,14 +308,15 @@ impl Asking<'_> {
             Rate::Concurrency => rates.concurrency.map(|concurrency| u64::from(concurrency.limit)),
         };
         let limit = limit.unwrap_or(0);
+        let rate_headers = RateHeaders::new(&rates, &limited.left);
         if let (Rate::Tokens, None) = (limited.rate, limited.retry_after) {
-            return Rejection::TooManyTokens { needed: self.bound.tokens(), limit };
+            return Rejection::TooManyTokens { needed: self.bound.tokens(), limit, rate_headers };
         }
         Rejection::RateLimited(Box::new(RateLimit {
             rate: limited.rate,
             limit,
             retry_after: limited.retry_after.unwrap_or(PLACE),
-            rate_headers: RateHeaders::new(&rates, &limited.left),
+            rate_headers,
         }))
     }
 }
@@ -309,10 +340,10 @@ fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
     Rejection::EnforcementUnavailable
 }
 
-/// A limit does not cover a request that needs at least `least`. It is exhausted if it would not even if others gave back all that they were
-/// granted and have not settled; what runs in these books counts as charged.
+/// A limit does not cover a request that needs at least `least`. It is exhausted if it would not even if all that runs ended without a charge and
+/// others gave back all that they were granted and have not settled.
 fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Rejection {
-    let gone = standing.elsewhere.saturating_add(standing.used).saturating_add(standing.held);
+    let gone = standing.elsewhere.saturating_add(standing.used);
     let would_fit = gone.saturating_add(least) <= need.limit.saturating_add(unsettled);
     let exhausted = used_up(need, standing, unsettled, least);
     if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }

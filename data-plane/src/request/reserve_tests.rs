@@ -11,7 +11,7 @@ use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::Resource;
 
-use super::super::fixture::{admit, admitted, body, books, commit, permit_for, refused};
+use super::super::fixture::{admit, admitted, body, books, commit, permit_for, refused, wanted};
 use super::super::settle::{Charge, Ending};
 use super::*;
 use crate::fixture::{FakeLedger, Node, Parts, START, cap, key, key_id, model, quota, spend, workspace};
@@ -95,11 +95,26 @@ async fn the_first_request_joins_and_the_next_ones_spend_what_was_granted() {
 async fn i_8_a_limit_that_is_used_up_is_exhausted_and_its_answer_adds_up() {
     let (_ledger, url) = ledger(&[(OWN_QUOTA, 3)], 1).await;
     let node = Parts::in_memory(url, &clock(), one_key(quota(3))).build();
-    commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
-    let _running = [admitted(&node, 1, &body(5)).await, admitted(&node, 1, &body(5)).await];
+    for _ in 0..3 {
+        commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    }
     let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(5)).await else { panic!("not exhausted") };
-    assert_eq!((exhausted.limit, exhausted.spent, exhausted.held, exhausted.needed), (3, 1, 2, 1));
+    assert_eq!((exhausted.limit, exhausted.spent, exhausted.held, exhausted.needed), (3, 3, 0, 1));
     assert_eq!(exhausted.resets_at.unwrap().rfc3339(), "2026-11-23T00:00:00Z");
+}
+
+#[tokio::test]
+async fn i_8_what_only_running_requests_hold_is_settling_and_not_exhausted() {
+    let (_ledger, url) = ledger(&[(OWN_QUOTA, 3)], 1).await;
+    let node = Parts::in_memory(url, &clock(), one_key(quota(3))).build();
+    commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    let running = [admitted(&node, 1, &body(5)).await, admitted(&node, 1, &body(5)).await];
+    let rejection = refused(&node, 1, &body(5)).await;
+    let Rejection::Settling(settling) = &rejection else { panic!("{rejection:?}") };
+    assert_eq!((settling.limit, settling.spent, settling.held, settling.needed), (3, 1, 2, 1));
+    assert_eq!((rejection.status().as_u16(), &headers(&rejection)["retry-after"]), (429, &"2".parse().unwrap()));
+    drop(running);
+    drop(admitted(&node, 1, &body(5)).await);
 }
 
 #[tokio::test]
@@ -113,7 +128,7 @@ async fn i_8_what_another_life_may_give_back_is_settling_and_not_exhausted() {
     assert_eq!((settling.spent, settling.held, settling.limit), (0, 5, 5));
     let said = rejection.body(keyforge_providers::dialect::Dialect::ChatCompletions);
     let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("Some of it was granted elsewhere and may come back"), "{said}");
+    assert!(said.contains("or was granted elsewhere, and may come back"), "{said}");
     let told = headers(&rejection);
     assert_eq!((told["retry-after"].as_bytes(), told["retry-after-ms"].as_bytes()), (&b"2"[..], &b"2000"[..]));
     assert!(!told.contains_key("x-should-retry"));
@@ -133,7 +148,8 @@ async fn i_9_books_that_hold_charges_nobody_proved_are_given_up_before_anyone_is
     commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
     // A node that died between its question and its dispatch: no record will ever tell of it.
     std::mem::forget(admitted(&node, 1, &body(5)).await);
-    assert!(matches!(refused(&node, 1, &body(5)).await, Rejection::Exhausted(_)), "it may still be running");
+    let Rejection::Settling(running) = refused(&node, 1, &body(5)).await else { panic!("it may still be running") };
+    assert_eq!((running.spent, running.held), (1, 1));
     clock.advance(Duration::from_secs(2 * 3_600));
     let rejection = refused(&node, 1, &body(5)).await;
     let Rejection::Settling(settling) = &rejection else { panic!("{rejection:?}") };
@@ -275,7 +291,7 @@ async fn a_request_that_never_gets_what_it_needs_is_refused_in_time_and_not_as_e
         (state.teasing, state.slow) = (true, Duration::from_millis(50));
     }
     let permit = permit_for(&node, 1, "m").unwrap();
-    let parsed = keyforge_providers::openai::request::scan(body(5).to_string().as_bytes()).unwrap();
+    let parsed = wanted(&body(5));
     let bound = super::super::bound::bound(&permit, &parsed).unwrap();
     let (patience, head) = (Duration::from_millis(300), head());
     let asked = reserve_within(patience, &node.plane, &permit, &head, bound);
@@ -288,7 +304,7 @@ async fn an_id_that_is_over_is_our_own_fault() {
     let (_ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
     let node = Parts::in_memory(url, &clock(), one_key(quota(100))).build();
     let permit = permit_for(&node, 1, "m").unwrap();
-    let parsed = keyforge_providers::openai::request::scan(body(5).to_string().as_bytes()).unwrap();
+    let parsed = wanted(&body(5));
     let head = head();
     let ask = || reserve(&node.plane, &permit, &head, super::super::bound::bound(&permit, &parsed).unwrap());
     drop(ask().await.ok().unwrap());
@@ -338,8 +354,8 @@ async fn spend_is_cut_to_what_is_left_and_the_budget_is_told_without_asking_agai
     assert!(terms.output_limit.is_some_and(|limit| limit < 1_000));
     assert_eq!(terms.budget_after(bound), Some(NanoUsd::new(5_000_000).saturating_sub(bound)));
     assert_eq!(terms.budget_after(NanoUsd::new(1)), Some(NanoUsd::new(4_999_999)));
-    let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(1_000)).await else { panic!("not exhausted") };
-    assert_eq!((exhausted.held, exhausted.spent), (bound.nanos(), 0));
+    let Rejection::Settling(settling) = refused(&node, 1, &body(1_000)).await else { panic!("not settling") };
+    assert_eq!((settling.held, settling.spent), (bound.nanos(), 0));
     drop(reservation);
     commit(&node, 1, &body(1_000)).await.settle(Ending::new(Charge::Unknown, 502));
     let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(1_000)).await else { panic!("not exhausted") };
@@ -449,7 +465,7 @@ async fn i_11_a_period_that_ended_since_the_permit_was_made_is_not_charged() {
     let node = Parts::in_memory(url, &clock, one_key(quota(100))).build();
     let permit = permit_for(&node, 1, "m").unwrap();
     clock.advance(Duration::from_secs(20 * 3_600));
-    let parsed = keyforge_providers::openai::request::scan(body(5).to_string().as_bytes()).unwrap();
+    let parsed = wanted(&body(5));
     let bound = super::super::bound::bound(&permit, &parsed).unwrap();
     let Ok(reservation) = reserve(&node.plane, &permit, &head(), bound).await else { panic!("refused") };
     assert_eq!(reservation.permit().day().to_string(), "2026-11-23");
@@ -466,9 +482,43 @@ async fn i_1_of_64_concurrent_requests_a_quota_of_20_admits_exactly_20() {
     let asked = (0..64).map(|_| admit(&node, 1, &request));
     let answers = futures_util::future::join_all(asked).await;
     let admitted = answers.iter().filter(|answer| answer.is_ok()).count();
-    let exhausted = answers.iter().filter(|answer| matches!(answer, Err(Rejection::Exhausted(_)))).count();
-    assert_eq!((admitted, exhausted), (20, 44));
+    let settling = answers.iter().filter(|answer| matches!(answer, Err(Rejection::Settling(_)))).count();
+    assert_eq!((admitted, settling), (20, 44));
     let asked = ledger.0.lock().acquired;
     assert!(asked <= 10, "one call at a time, {asked} in all");
     assert!(node.plane.clock.now() == START);
+}
+
+#[tokio::test]
+async fn a_ledger_that_hangs_is_remembered_and_asked_again_as_soon_as_it_answers() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
+    let mut state = one_key(quota(100));
+    state.push(key(2, quota(100)));
+    let node = Parts::in_memory(url, &clock(), state).build();
+    ledger.0.lock().hangs = true;
+    let first = tokio::time::timeout(Duration::from_millis(1_950), refused(&node, 1, &body(5))).await;
+    assert_eq!(first.unwrap(), Rejection::EnforcementUnavailable, "sooner than one call may take");
+    let (asked, since) = (ledger.0.lock().calls, tokio::time::Instant::now());
+    for number in [1, 2].repeat(20) {
+        assert_eq!(refused(&node, number, &body(5)).await, Rejection::EnforcementUnavailable);
+    }
+    // 40 of them together are far from the time that one would wait.
+    assert!(since.elapsed() < Duration::from_millis(400), "{:?}", since.elapsed());
+    assert!(ledger.0.lock().calls <= asked + 1, "nobody asks it but the probe");
+    ledger.0.lock().hangs = false;
+    let back = async {
+        while admit(&node, 2, &body(5)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), back).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_takes_long_makes_nobody_believe_that_the_ledger_is_away() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 100)], 10).await;
+    let node = Parts::in_memory(url, &clock(), one_key(quota(100))).build();
+    ledger.0.lock().slow = Duration::from_millis(1_700);
+    drop(admitted(&node, 1, &body(5)).await);
+    assert_eq!(ledger.0.lock().calls, 2, "the call and one probe");
 }

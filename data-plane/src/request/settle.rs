@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use keyforge_counters::{ReservationId, Settlement};
+use keyforge_counters::{CounterStore, ReservationId, Settlement};
 use keyforge_shared::audit::request::Flags;
-use keyforge_shared::id::CredentialId;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
@@ -15,8 +14,10 @@ use super::authorize::Permit;
 use super::bound::Bound;
 use super::record::record;
 use super::reservation::Hold;
+use crate::audit::Intent;
 use crate::plane::Plane;
 use crate::rejection::Rejection;
+use crate::settlements::About;
 
 /// What is known of an attempt's cost when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub enum Charge {
 pub struct Ending {
     /// What is known of its cost.
     pub charge: Charge,
-    /// The status that the client got.
+    /// The status that the client got; of an attempt that made way for another, the provider's if it gave one.
     pub status: u16,
     /// The class of service that was billed.
     pub tier: Option<ServiceTier>,
@@ -90,13 +91,11 @@ pub(super) struct Open {
     pub permit: Permit,
     pub id: ReservationId,
     pub hold: Hold,
-    /// What was reserved.
-    pub reserved: NanoUsd,
+    /// What was written down before it was dispatched.
+    pub intent: Intent,
     /// The most that it can cost by now.
     pub bound: Bound,
     pub started: u64,
-    pub flags: Flags,
-    pub credential: CredentialId,
     pub request_digest: Option<[u8; 32]>,
 }
 
@@ -111,13 +110,24 @@ impl Commitment {
         let Some(lower) = open.bound.with_known_input(&open.permit, input) else { return };
         open.bound = lower;
         let tokens = open.permit.key().policy.tokens_per_minute.and_then(|_| lower.tokens());
-        open.hold.shrink(lower.amount, tokens);
+        open.hold.shrink(&Intent { bound: lower.amount, ..open.intent.clone() }, tokens);
     }
 
     /// Settles and records. Returns what was charged.
     pub fn settle(mut self, ending: Ending) -> NanoUsd {
         let open = self.open.take();
-        open.map_or(NanoUsd::ZERO, |open| settle(&self.plane, *open, ending))
+        open.map_or(NanoUsd::ZERO, |open| settle(&self.plane, *open, ending).cost)
+    }
+
+    /// The same, and waits until the counter store has been told, which it is in any case: whoever asks it next must not find this attempt in the way.
+    pub async fn make_way(mut self, ending: Ending) {
+        let Some(open) = self.open.take() else { return };
+        let about = open.hold.about();
+        let settlement = settle(&self.plane, *open, ending);
+        if let Some(About { key, epoch, id }) = about.filter(|_| !self.plane.settlements.are_told_at_once()) {
+            // Telling it twice does no harm. If it is away, it is told later.
+            drop(self.plane.counters.settle(key, epoch, id, settlement).await);
+        }
     }
 }
 
@@ -129,7 +139,7 @@ impl Drop for Commitment {
     }
 }
 
-fn settle(plane: &Plane, open: Open, ending: Ending) -> NanoUsd {
+fn settle(plane: &Plane, open: Open, ending: Ending) -> Settlement {
     let _step = tracing::debug_span!("settle").entered();
     let (cost, mut flags) = price(&open, &ending);
     if open.bound.capped && cost > open.bound.amount {
@@ -148,17 +158,14 @@ fn settle(plane: &Plane, open: Open, ending: Ending) -> NanoUsd {
         plane.metrics.failed_closed("spool");
         tracing::error!(request = %open.id.request, %error, "an attempt could not be recorded; its intent stands and charges the bound");
     }
-    let settlement = match &ending.charge {
-        Charge::NotDispatched => Settlement::CANCELLED,
-        Charge::NotBilled => Settlement { cost, counted: true, tokens: Some(0) },
-        Charge::Unknown => Settlement { cost, counted: true, tokens: None },
-        Charge::Known(usage) => {
-            let tokens = usage.input_total().saturating_add(usage.output_total());
-            Settlement { cost, counted: true, tokens: Some(tokens) }
-        }
+    let tokens = match &ending.charge {
+        Charge::NotDispatched | Charge::NotBilled => Some(0),
+        Charge::Unknown => None,
+        Charge::Known(usage) => Some(usage.input_total().saturating_add(usage.output_total())),
     };
-    open.hold.end(settlement, recorded.is_ok());
-    cost
+    let settlement = Settlement { cost, counted: !flags.has(Flags::NOT_COUNTED), tokens };
+    open.hold.end(settlement, recorded.ok());
+    settlement
 }
 
 /// A request cost more than its bound: until somebody has looked at it, its key does nothing more.
@@ -171,7 +178,7 @@ fn stop(plane: &Plane, open: &Open, cost: NanoUsd) {
 }
 
 fn price(open: &Open, ending: &Ending) -> (NanoUsd, Flags) {
-    let flags = open.flags.with(ending.flags);
+    let flags = open.intent.flags.with(ending.flags);
     match &ending.charge {
         Charge::Known(usage) => {
             let prices = open.permit.model().prices.as_ref();

@@ -62,9 +62,22 @@ impl Server {
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
+    /// What it answers to a command.
+    async fn says(&self, command: &str) -> String {
+        let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     async fn counters(&self, timeout: Duration) -> Arc<Counters> {
+        self.counters_in("", timeout).await
+    }
+
+    async fn counters_in(&self, path: &str, timeout: Duration) -> Arc<Counters> {
         let settings = RedisSettings {
-            urls: vec![format!("redis://127.0.0.1:{}", self.port)],
+            urls: vec![format!("redis://127.0.0.1:{}{path}", self.port)],
             cluster: false,
             username: None,
             password: None,
@@ -126,6 +139,19 @@ async fn node_with(server: &Server, url: &str, requests: u64, timeout: Duration)
     let clock = Arc::new(SystemClock);
     let store_patience = timeout + Duration::from_millis(5);
     Parts { url: url.to_owned(), clock, counters, store_up, store_patience, state: state(requests) }.build()
+}
+
+#[tokio::test]
+async fn what_is_counted_in_a_numbered_database_is_there_and_in_no_other() {
+    let server = Server::started().await;
+    let (_ledger, url) = ledger(100, 10).await;
+    let counters = server.counters_in("/3", Duration::from_secs(5)).await;
+    let Counters::Redis(redis) = &*counters else { panic!("not redis") };
+    let (store_up, clock, store_patience) = (redis.availability(), Arc::new(SystemClock), Duration::from_secs(5));
+    let node = Parts { url, clock, counters, store_up, store_patience, state: state(100) }.build();
+    eventually("the key works", async || admit(&node, 1, &body(5)).await.is_ok()).await;
+    let keyspace = server.says("INFO keyspace").await;
+    assert!(keyspace.contains("db3:") && !keyspace.contains("db0:"), "{keyspace}");
 }
 
 async fn nothing_is_held(node: &Node) -> bool {
@@ -215,11 +241,13 @@ async fn what_ended_while_the_store_was_away_is_told_when_it_is_back() {
     let ended = Instant::now();
     running.settle(Ending::new(Charge::NotBilled, 400));
     assert!(ended.elapsed() < Duration::from_millis(100), "nobody waits for the store");
-    assert_eq!(node.plane.spool.status().open, 0, "it is recorded all the same");
+    let recorded = node.plane.spool.status();
+    assert_eq!((recorded.open, recorded.untold), (0, 1), "it is recorded all the same");
     tokio::time::sleep(Duration::from_millis(200)).await;
     server.signal("-CONT");
     eventually("the store knows", async || nothing_is_held(&node).await).await;
     assert_eq!(books(&node, 1, Dimension::Requests).await.used, 1);
+    eventually("and that is known", async || node.plane.spool.status().untold == 0).await;
 }
 
 #[tokio::test]
@@ -232,9 +260,9 @@ async fn i_1_two_nodes_that_share_a_store_admit_exactly_the_quota() {
     let asked = (0..64).map(|number| admit(if number % 2 == 0 { &one } else { &other }, 1, &request));
     let answers = join_all(asked).await;
     let count = |wanted: fn(&Result<_, Rejection>) -> bool| answers.iter().filter(|answer| wanted(answer)).count();
-    let (admitted, exhausted) = (count(Result::is_ok), count(|answer| matches!(answer, Err(Rejection::Exhausted(_)))));
+    let (admitted, settling) = (count(Result::is_ok), count(|answer| matches!(answer, Err(Rejection::Settling(_)))));
     let others: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-    assert_eq!((admitted, exhausted), (20, 44), "{others:?}");
+    assert_eq!((admitted, settling), (20, 44), "{others:?}");
     assert_eq!((ledger.memberships(one.boot), ledger.memberships(other.boot)), (1, 1), "of one epoch");
     assert_eq!(ledger.0.lock().epochs.len(), 1);
     drop(answers);

@@ -1,6 +1,7 @@
 //! Beginning segments, and letting go of those whose records are all chained.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use super::{Journal, Segment};
 use crate::audit::frame::Frame;
@@ -11,13 +12,17 @@ impl Journal {
     /// Continues in `next`.
     pub fn rotate(&mut self, next: Segment) {
         self.used += next.len;
+        self.writing.store(next.number, Ordering::Relaxed);
         let next = Segment { last_seq: self.last_seq(), ..next };
         self.sealed.push(std::mem::replace(&mut self.current, next));
     }
 
-    /// How many of the oldest segments hold no record that is not acknowledged.
+    /// How many of the oldest segments hold no record that is not acknowledged. One that the counter store may not have heard of keeps its segment,
+    /// too, as long as there is much room: without it, its hold would only end by time should the process die.
     pub fn acked_segments(&self) -> usize {
-        self.sealed.iter().take_while(|segment| segment.last_seq <= self.acked).count()
+        let is_roomy = self.committed() < self.limits.max_bytes / 4;
+        let is_done = |last: u64| last <= self.acked && !(is_roomy && self.is_untold_through(last));
+        self.sealed.iter().take_while(|segment| is_done(segment.last_seq)).count()
     }
 
     /// Attempts whose intents are in segments up to `number`.
@@ -55,6 +60,7 @@ impl Journal {
     /// Forgets the oldest `count` segments; their files are to be removed.
     pub fn forget_segments(&mut self, count: usize) -> Vec<PathBuf> {
         let gone: Vec<Segment> = self.sealed.drain(..count.min(self.sealed.len())).collect();
+        self.forget_mark();
         self.used -= gone.iter().map(|segment| segment.len).sum::<u64>();
         gone.into_iter().map(|segment| segment.path).collect()
     }

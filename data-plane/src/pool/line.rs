@@ -1,0 +1,276 @@
+//! Where requests wait for a pool that can serve none of them now: first come, first served for each virtual key, and the keys in turn.
+//!
+//! It is short: whoever would have to wait longer than is sensible is told when to come back instead, and that moment is kept free. So those who come back
+//! when they were told to are served, also while the pool is asked for more than it has.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use keyforge_shared::id::KeyId;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::moment::Moment;
+
+/// Most requests that wait for one pool; each holds its body and its connection.
+const MOST_WAITING: usize = 1_024;
+/// Most of one key.
+const MOST_OF_KEY: usize = 256;
+/// Most moments that are kept free for one key, and for all.
+const MOST_PROMISES_OF_KEY: usize = 64;
+const MOST_PROMISES: usize = 8_192;
+/// A moment is kept free for so long.
+const KEPT_FREE: Duration = Duration::from_secs(10);
+/// Nobody is sent away for longer: clients believe no more than that.
+const LONGEST_TOLD: Duration = Duration::from_secs(60);
+/// How fast the line moves is measured over this long, once somebody has waited for [`MEASURED_FROM`].
+const MEASURED: Duration = Duration::from_secs(5);
+const MEASURED_FROM: Duration = Duration::from_secs(1);
+/// Most departures that are remembered for that.
+const MOST_LEFT: usize = 4_096;
+/// Rates beyond these are taken for them.
+const RATES: (f64, f64) = (0.1, 100_000.0);
+
+/// A line of requests.
+#[derive(Default)]
+pub struct Line(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Keys that wait; the first one's first request is next.
+    keys: VecDeque<KeyId>,
+    waiting: HashMap<KeyId, VecDeque<Arc<Waiter>>>,
+    count: usize,
+    promises: HashMap<KeyId, VecDeque<Moment>>,
+    promised: usize,
+    /// The first moment that is not taken.
+    free_from: Moment,
+    /// Since when somebody waits.
+    busy_since: Moment,
+    /// When those who were served left, of late.
+    left: VecDeque<Moment>,
+}
+
+#[derive(Default)]
+struct Waiter {
+    next: Notify,
+}
+
+/// What a request that cannot be served now asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Whose it is.
+    pub key: KeyId,
+    /// Now.
+    pub now: Moment,
+    /// When the pool can serve something again.
+    pub ready: Moment,
+    /// Requests a second that the pool can then serve, if nobody else uses it.
+    pub per_second: f64,
+    /// How long it may wait.
+    pub patience: Duration,
+}
+
+/// What it gets.
+pub enum Granted {
+    /// A place.
+    Place(Place),
+    /// A moment, so long from now, at which it will be served.
+    Later(Duration),
+}
+
+/// A place in the line. Dropped, it is left.
+pub struct Place {
+    line: Arc<Line>,
+    key: KeyId,
+    waiter: Arc<Waiter>,
+}
+
+impl Line {
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().count == 0
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.lock().count
+    }
+
+    /// Takes a place, or is told when to come back.
+    #[must_use]
+    pub fn join(self: &Arc<Self>, wish: Wish) -> Granted {
+        let mut state = self.0.lock();
+        state.forget_broken_promises(wish.now);
+        let wish = state.measured(wish);
+        let has_room = state.count < MOST_WAITING && state.waiting_of(wish.key) < MOST_OF_KEY;
+        if has_room && (state.take_promise(wish) || state.take_moment(wish)) {
+            let waiter = Arc::new(Waiter::default());
+            state.enter(wish, Arc::clone(&waiter));
+            return Granted::Place(Place { line: Arc::clone(self), key: wish.key, waiter });
+        }
+        Granted::Later(state.promise(wish))
+    }
+
+    /// Tells a request that waited in vain when to come back.
+    #[must_use]
+    pub fn later(&self, wish: Wish) -> Duration {
+        let mut state = self.0.lock();
+        let wish = state.measured(wish);
+        state.promise(wish)
+    }
+}
+
+impl Place {
+    /// Whether its request is next.
+    #[must_use]
+    pub fn is_next(&self) -> bool {
+        self.line.0.lock().is_next(&self.waiter)
+    }
+
+    /// Its request is served.
+    pub fn served(self, now: Moment) {
+        let mut state = self.line.0.lock();
+        if state.left.len() == MOST_LEFT {
+            state.left.pop_front();
+        }
+        state.left.push_back(now);
+    }
+
+    /// Waits until its request is next.
+    pub async fn next(&self) {
+        while !self.is_next() {
+            self.waiter.next.notified().await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.line.0.lock().leave(self.key, &self.waiter);
+    }
+}
+
+impl State {
+    fn waiting_of(&self, key: KeyId) -> usize {
+        self.waiting.get(&key).map_or(0, VecDeque::len)
+    }
+
+    fn next(&self) -> Option<&Arc<Waiter>> {
+        self.waiting.get(self.keys.front()?)?.front()
+    }
+
+    fn is_next(&self, waiter: &Arc<Waiter>) -> bool {
+        self.next().is_some_and(|next| Arc::ptr_eq(next, waiter))
+    }
+
+    /// The wish with the rate at which the line really moves, once that is known: others may use the same limits.
+    fn measured(&self, wish: Wish) -> Wish {
+        let since =
+            self.busy_since.max(Moment::default().plus(wish.now.since(Moment::default()).saturating_sub(MEASURED)));
+        let elapsed = wish.now.since(since);
+        if self.count == 0 || elapsed < MEASURED_FROM {
+            return wish;
+        }
+        let left = self.left.iter().rev().take_while(|left| **left >= since).count();
+        Wish { per_second: wish.per_second.min(left as f64 / elapsed.as_secs_f64()), ..wish }
+    }
+
+    fn enter(&mut self, Wish { key, now, .. }: Wish, waiter: Arc<Waiter>) {
+        if self.count == 0 {
+            self.busy_since = now;
+        }
+        self.count += 1;
+        let queue = self.waiting.entry(key).or_default();
+        if queue.is_empty() {
+            self.keys.push_back(key);
+        }
+        queue.push_back(waiter);
+    }
+
+    fn leave(&mut self, key: KeyId, waiter: &Arc<Waiter>) {
+        let was_next = self.is_next(waiter);
+        let Some(queue) = self.waiting.get_mut(&key) else { return };
+        let Some(at) = queue.iter().position(|other| Arc::ptr_eq(other, waiter)) else { return };
+        queue.remove(at);
+        self.count -= 1;
+        let is_empty = queue.is_empty();
+        if is_empty {
+            self.waiting.remove(&key);
+            self.keys.retain(|other| *other != key);
+        } else if was_next {
+            // The other keys' turn.
+            self.keys.rotate_left(1);
+        }
+        if let (true, Some(next)) = (was_next, self.next()) {
+            next.next.notify_one();
+        }
+    }
+
+    /// The moment that was kept free for the key, if it has come or comes soon enough.
+    fn take_promise(&mut self, wish: Wish) -> bool {
+        let Some(promises) = self.promises.get_mut(&wish.key) else { return false };
+        if promises.front().is_none_or(|promise| *promise > wish.now.plus(wish.patience)) {
+            return false;
+        }
+        promises.pop_front();
+        if promises.is_empty() {
+            self.promises.remove(&wish.key);
+        }
+        self.promised -= 1;
+        true
+    }
+
+    /// The next moment that nobody has, if it comes soon enough.
+    fn take_moment(&mut self, wish: Wish) -> bool {
+        let moment = self.free_from.max(wish.ready);
+        if moment > wish.now.plus(wish.patience) {
+            return false;
+        }
+        self.free_from = moment.max(wish.now).plus(gap(wish.per_second));
+        true
+    }
+
+    /// Keeps a moment free, and says how long it is until then.
+    fn promise(&mut self, wish: Wish) -> Duration {
+        let latest = wish.now.plus(LONGEST_TOLD);
+        let moment = self.free_from.max(wish.ready).max(wish.now).min(latest);
+        let promises = self.promises.entry(wish.key).or_default();
+        if promises.len() >= MOST_PROMISES_OF_KEY || self.promised >= MOST_PROMISES {
+            // Who asks again and again gets no more than that.
+            let last = promises.back().copied().unwrap_or(moment);
+            if promises.is_empty() {
+                self.promises.remove(&wish.key);
+            }
+            return last.max(moment).since(wish.now);
+        }
+        promises.push_back(moment);
+        self.promised += 1;
+        self.free_from = moment.plus(gap(wish.per_second)).min(latest);
+        moment.since(wish.now)
+    }
+
+    fn forget_broken_promises(&mut self, now: Moment) {
+        let mut forgotten = 0;
+        self.promises.retain(|_, promises| {
+            while promises.front().is_some_and(|promise| promise.plus(KEPT_FREE) < now) {
+                promises.pop_front();
+                forgotten += 1;
+            }
+            !promises.is_empty()
+        });
+        self.promised -= forgotten;
+    }
+}
+
+fn gap(per_second: f64) -> Duration {
+    Duration::from_secs_f64(1.0 / per_second.clamp(RATES.0, RATES.1))
+}
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

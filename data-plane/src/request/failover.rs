@@ -1,0 +1,212 @@
+//! One attempt after another, each with another credential of the same provider and for the same model, until one is answered or no other may be made.
+//!
+//! Another attempt is made only while the client has got nothing, only after a refusal or a failure to connect, and only within the provider's budget of
+//! further attempts. Each has its own reservation, its own intent and its own entry; a request is counted once, with its last attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::Full;
+use keyforge_providers::exchange::Outgoing;
+use keyforge_providers::patch::Pieces;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::attempt::{Call, Held};
+use super::authorize;
+use super::bound::Bound;
+use super::outcome::{Failed, Outcome, is_refusal};
+use super::reservation::Reservation;
+use super::reserve::{FIRST, reserve_again};
+use super::route;
+use super::settle::{Charge, Commitment};
+use crate::pool::{Asking, LONGEST_WAIT, Pool, Turn, Unserved};
+use crate::rejection::Rejection;
+use crate::upstream;
+
+/// Most attempts at one request.
+const MOST_ATTEMPTS: usize = 4;
+
+/// The attempts at one request.
+pub struct Failover {
+    call: Call,
+    pool: Arc<Pool>,
+    outgoing: Outgoing,
+    digest: Option<[u8; 32]>,
+    held: Held,
+    /// Credentials that failed it.
+    tried: Vec<usize>,
+    /// How much longer it may wait for a credential.
+    patience: Duration,
+}
+
+/// An attempt that is written down and may be sent.
+pub struct Begun {
+    commitment: Commitment,
+    bound: Bound,
+    request: Request<Full<Pieces>>,
+    turn: Turn,
+}
+
+/// What a failed attempt leaves.
+enum Next {
+    Again(Box<Begun>),
+    /// No other may be made; this is what the client is told.
+    Over(Box<Answer>),
+}
+
+impl Failover {
+    /// Nothing was attempted yet.
+    pub fn new(call: Call, pool: Arc<Pool>, outgoing: Outgoing, digest: Option<[u8; 32]>, held: Held) -> Self {
+        let patience = route::patience(&call.head).min(LONGEST_WAIT);
+        Self { call, pool, outgoing, digest, held, tried: Vec::new(), patience }
+    }
+
+    /// Waits for a credential if it must, and writes the attempt down.
+    ///
+    /// # Errors
+    /// A rejection; the reservation is given back.
+    pub async fn begin(&mut self, reservation: Reservation) -> Result<Begun, Rejection> {
+        let turn = self.turn(&reservation).await.map_err(|unserved| route::unserved(&self.pool, unserved))?;
+        // The key may have been revoked while the request waited.
+        authorize::still_stands(&self.call.plane, &self.call.permit)?;
+        if self.tried.is_empty() {
+            self.call.plane.pools.first_attempt(&self.pool);
+        }
+        let bound = *reservation.bound();
+        let mut request = upstream::request(turn.candidate(), self.outgoing.clone(), &self.call.head.parts.headers)
+            .map_err(|_| Rejection::NoCredential(self.pool.provider.clone()))?;
+        keyforge_runtime::propagation::inject(&tracing::Span::current(), request.headers_mut());
+        let commitment =
+            reservation.commit_to(turn.candidate(), self.call.is_streamed, self.digest).map_err(|error| {
+                self.call.plane.metrics.failed_closed("spool");
+                tracing::debug!(%error, "a request was refused because it could not be written down");
+                Rejection::AuditUnavailable
+            })?;
+        Ok(Begun { commitment, bound, request, turn })
+    }
+
+    /// Sends one attempt after another and brings the answer back.
+    pub async fn run(mut self, mut begun: Begun) -> Answer {
+        loop {
+            let Begun { commitment, bound, request, mut turn } = begun;
+            self.held.may_be_sent_again = self.tried.len() + 1 < self.most_attempts();
+            let outcome = self.call.attempt(commitment, request, &mut turn, &mut self.held).await;
+            let slot = turn.slot().to_owned();
+            let failed = match outcome {
+                Outcome::Answered(answer) => {
+                    turn.passed();
+                    return answer.after(self.number(), &slot);
+                }
+                Outcome::Failed(failed) => failed,
+            };
+            self.tried.push(turn.index());
+            match &failed.fault {
+                Some(fault) => turn.failed(fault),
+                None => drop(turn),
+            }
+            match self.next(*failed, bound).await {
+                Next::Again(again) => begun = *again,
+                Next::Over(answer) => return answer.after(self.number_of_last(), &slot),
+            }
+        }
+    }
+
+    async fn turn(&mut self, reservation: &Reservation) -> Result<Turn, Unserved> {
+        let since = Instant::now();
+        let asking = Asking {
+            key: reservation.permit().key().id,
+            need: reservation.bound().need(),
+            tried: &self.tried,
+            patience: self.patience,
+        };
+        let turn = self.call.plane.pools.turn(&self.pool, asking).await;
+        self.patience = self.patience.saturating_sub(since.elapsed());
+        turn
+    }
+
+    /// Another attempt, if one may be made.
+    async fn next(&mut self, failed: Failed, bound: Bound) -> Next {
+        let Some(class) = self.may_be_replayed(&failed) else { return Next::Over(Box::new(self.over(failed))) };
+        let (pools, pool) = (&self.call.plane.pools, &self.pool);
+        if self.held.room.is_none() || pools.glance(pool, self.patience).is_err() || !pools.may_try_again(pool) {
+            return Next::Over(Box::new(self.over(failed)));
+        }
+        self.call.plane.metrics.replayed(class);
+        let rejection = self.shown(&failed);
+        failed.make_way().await;
+        match self.again(bound).await {
+            Ok(begun) => Next::Again(Box::new(begun)),
+            Err(Some(Rejection::PoolExhausted { retry_after })) => {
+                Next::Over(Box::new(self.refused(&Rejection::PoolExhausted { retry_after })))
+            }
+            // That there is no room for another attempt is not why it failed.
+            Err(_) => Next::Over(Box::new(self.refused(&rejection))),
+        }
+    }
+
+    /// A further attempt with a reservation of its own. It must hold as much as the first: the body says what the provider may make.
+    async fn again(&mut self, bound: Bound) -> Result<Begun, Option<Rejection>> {
+        let (plane, permit) = (&self.call.plane, self.call.permit.made_at(self.call.plane.clock.now()));
+        authorize::still_stands(plane, &permit).map_err(Some)?;
+        let number = self.number();
+        let reservation = reserve_again(plane, &permit, &self.call.head, bound, number).await.map_err(Some)?;
+        if reservation.bound().output != bound.output {
+            return Err(None);
+        }
+        self.begin(reservation).await.map_err(Some)
+    }
+
+    /// What a failed attempt met, if another may be served.
+    fn may_be_replayed(&self, failed: &Failed) -> Option<&'static str> {
+        if self.tried.len() >= self.most_attempts() || self.call.gone.is_set() {
+            return None;
+        }
+        match &failed.fault {
+            Some(fault) if is_refusal(fault) => Some("refused"),
+            None if matches!(failed.ending.charge, Charge::NotDispatched) => Some("not_connected"),
+            Some(_) | None => None,
+        }
+    }
+
+    /// The last attempt failed: what the client gets.
+    fn over(&self, failed: Failed) -> Answer {
+        let rejection = self.shown(&failed);
+        let (_, cost) = Failed { rejection: rejection.clone(), ..failed }.settle();
+        Answer::failure(&self.call.head, &self.call.permit, &rejection, cost, &self.call.terms)
+    }
+
+    /// Every attempt is settled, and none other may be made.
+    fn refused(&self, rejection: &Rejection) -> Answer {
+        let nothing = keyforge_shared::money::NanoUsd::ZERO;
+        Answer::failure(&self.call.head, &self.call.permit, rejection, nothing, &self.call.terms)
+    }
+
+    /// What a failed attempt tells the client: of a credential's limits, when the pool can serve it, and not when that one credential can.
+    fn shown(&self, failed: &Failed) -> Rejection {
+        let is_limit = matches!(failed.rejection, Rejection::PoolExhausted { .. } | Rejection::NoCredential(_));
+        match self.call.plane.pools.glance(&self.pool, Duration::ZERO) {
+            Err(unserved) if is_limit => route::unserved(&self.pool, unserved),
+            // One can be used at this moment: this request has used up its attempts.
+            Ok(()) if is_limit => Rejection::PoolExhausted { retry_after: A_MOMENT },
+            Ok(()) | Err(_) => failed.rejection.clone(),
+        }
+    }
+
+    fn most_attempts(&self) -> usize {
+        self.pool.members.len().clamp(1, MOST_ATTEMPTS)
+    }
+
+    /// The number of the attempt that is made, or would be.
+    fn number(&self) -> u16 {
+        FIRST.saturating_add(u16::try_from(self.tried.len()).unwrap_or(u16::MAX))
+    }
+
+    fn number_of_last(&self) -> u16 {
+        u16::try_from(self.tried.len()).unwrap_or(u16::MAX)
+    }
+}
+
+/// When to come back to a pool that can serve something now.
+const A_MOMENT: Duration = Duration::from_secs(1);

@@ -1,0 +1,91 @@
+//! What came of an attempt: an answer, or a failure that nobody has seen yet and that can therefore still be tried again elsewhere.
+
+use std::time::Duration;
+
+use keyforge_providers::fault::{Billed, Fault, FaultKind};
+use keyforge_shared::audit::request::Flags;
+use keyforge_shared::money::NanoUsd;
+
+use super::answer::Answer;
+use super::authorize::Permit;
+use super::settle::{Charge, Commitment, Ending};
+use crate::rejection::Rejection;
+
+/// What came of an attempt.
+pub enum Outcome {
+    /// The client gets this. It is settled, or will be when its stream ends.
+    Answered(Box<Answer>),
+    /// The client has got nothing.
+    Failed(Box<Failed>),
+}
+
+/// A failed attempt that is not settled yet. Dropped, it settles at its bound.
+pub struct Failed {
+    /// What it is charged to.
+    pub commitment: Commitment,
+    /// How it ended, and what is known of its cost.
+    pub ending: Ending,
+    /// What the client is told if this was the last attempt.
+    pub rejection: Rejection,
+    /// What the provider said, if it said that it failed.
+    pub fault: Option<Box<Fault>>,
+}
+
+impl Failed {
+    /// Settles it as one attempt of a request that another attempt will serve: the request is counted with that one. Waits until the counter store
+    /// knows, as far as it can be reached, so that the next attempt does not stand behind this one.
+    pub async fn make_way(self) -> Rejection {
+        let Self { commitment, mut ending, rejection, fault } = self;
+        ending.status = fault.as_ref().and_then(|fault| fault.status).unwrap_or(ending.status);
+        if matches!(ending.charge, Charge::Unknown) && fault.is_some_and(|fault| fault.in_answer && is_refusal(&fault))
+        {
+            // An error in place of the first word: nothing was made.
+            ending.charge = Charge::NotBilled;
+        }
+        commitment.make_way(ending.with(Flags::NOT_COUNTED)).await;
+        rejection
+    }
+
+    /// Settles it. Returns what the client is told, and what was charged.
+    pub fn settle(self) -> (Rejection, NanoUsd) {
+        (self.rejection, self.commitment.settle(self.ending))
+    }
+}
+
+/// What the client is told about a provider's failure.
+#[must_use]
+pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
+    match fault.kind {
+        FaultKind::Throttled => {
+            Rejection::PoolExhausted { retry_after: fault.retry_after.unwrap_or(Duration::from_secs(1)) }
+        }
+        FaultKind::Closed | FaultKind::Dead => Rejection::NoCredential(permit.model().provider.to_string()),
+        FaultKind::ClientError => Rejection::UpstreamRefused {
+            status: fault.status.filter(|status| (400..500).contains(status)).unwrap_or(400),
+            code: fault.code.clone(),
+            param: fault.param.clone(),
+            message: fault.message.clone(),
+        },
+        FaultKind::Overloaded | FaultKind::ServerError | FaultKind::Ambiguous => {
+            Rejection::UpstreamFailed(fault.status.unwrap_or(200))
+        }
+    }
+}
+
+/// Whether the provider says that it did not begin: for another credential, or later, the same request may be served.
+#[must_use]
+pub const fn is_refusal(fault: &Fault) -> bool {
+    match fault.kind {
+        FaultKind::Throttled | FaultKind::Overloaded | FaultKind::Closed | FaultKind::Dead => true,
+        FaultKind::ClientError | FaultKind::ServerError | FaultKind::Ambiguous => false,
+    }
+}
+
+/// What is known of the cost of a provider's failure.
+#[must_use]
+pub fn charge_for(fault: &Fault) -> Charge {
+    match fault.billed() {
+        Billed::No => Charge::NotBilled,
+        Billed::Unknown => Charge::Unknown,
+    }
+}
