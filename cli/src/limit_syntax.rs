@@ -10,13 +10,15 @@ use keyforge_shared::period::{Calendar, CivilDay, Window};
 use keyforge_shared::policy::{RequestLimit, SpendLimit};
 
 const MINUTE_MS: i64 = 60_000;
+/// The last whole second that a [`Timestamp`] holds: 2262-04-11T23:47:15Z.
+const LATEST_MS: i64 = (Timestamp::MAX.seconds() - 1) * 1_000;
 const DATE_LEN: usize = "2026-12-04".len();
 
 /// When a key ends: at a moment, or so long from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// At this moment.
-    At(Timestamp),
+    /// At this moment, in Unix milliseconds.
+    At(i64),
     /// So many milliseconds from now.
     In(i64),
 }
@@ -25,13 +27,18 @@ impl Expiry {
     /// The moment, in Unix milliseconds.
     ///
     /// # Errors
-    /// A message when it lies in the past: such a key would never work.
+    /// A message when it lies in the past, where the key would never work, or later than any moment that can be kept.
     pub fn millis(self, now: Timestamp) -> Result<i64, String> {
-        let at = match self {
-            Self::At(at) => at,
-            Self::In(millis) => Timestamp::from_millis(now.millis().saturating_add(millis)),
+        let millis = match self {
+            Self::At(millis) => millis,
+            Self::In(millis) => now.millis().saturating_add(millis),
         };
-        if at > now { Ok(at.millis()) } else { Err(format!("--expires: {} lies in the past", at.rfc3339())) }
+        if millis > LATEST_MS {
+            let latest = Timestamp::from_millis(LATEST_MS).rfc3339();
+            return Err(format!("--expires: at most {latest}; a key without --expires has no end"));
+        }
+        let at = Timestamp::from_millis(millis);
+        if at > now { Ok(millis) } else { Err(format!("--expires: {} lies in the past", at.rfc3339())) }
     }
 }
 
@@ -75,9 +82,14 @@ fn split<'a>(text: &'a str, example: &str) -> Result<(&'a str, Window), String> 
 /// # Errors
 /// A message with examples.
 pub fn expiry(text: &str) -> Result<Expiry, String> {
-    let moment = date(text).and_then(|date| date.to_zoned(TimeZone::UTC).ok()).map(|zoned| zoned.timestamp());
-    if let Some(moment) = moment.or_else(|| text.parse::<jiff::Timestamp>().ok()) {
-        return Ok(Expiry::At(Timestamp::from_millis(moment.as_millisecond())));
+    if let Some(date) = date(text) {
+        // The last days of the year 9999 are no moments; nor could any of that year be kept.
+        return Ok(Expiry::At(
+            date.to_zoned(TimeZone::UTC).map_or(i64::MAX, |zoned| zoned.timestamp().as_millisecond()),
+        ));
+    }
+    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+        return Ok(Expiry::At(moment.as_millisecond()));
     }
     from_now(text).map(Expiry::In).ok_or_else(|| {
         "not a date such as 2026-12-04 (UTC), a moment such as 2026-12-04T18:00:00Z, \
@@ -97,8 +109,15 @@ fn from_now(text: &str) -> Option<i64> {
     };
     let number = text.strip_suffix(unit)?;
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    let number: i64 = number.parse().ok().filter(|number| digits && *number > 0)?;
-    number.checked_mul(minutes)?.checked_mul(MINUTE_MS)
+    if !digits {
+        return None;
+    }
+    let number: i64 = number.parse().unwrap_or(i64::MAX);
+    if number == 0 {
+        return None;
+    }
+    // What does not fit is too late, which is said later and better.
+    Some(number.saturating_mul(minutes).saturating_mul(MINUTE_MS))
 }
 
 /// Reads a day of the calendar, `YYYY-MM-DD` from 1970 on, and gives it back as it was written.
@@ -229,7 +248,18 @@ mod tests {
     fn a_key_cannot_be_made_to_end_in_the_past() {
         let now = moment("2026-11-22T06:00:00Z");
         assert!(expiry("2026-11-22").unwrap().millis(now).unwrap_err().contains("--expires"));
-        assert!(Expiry::At(now).millis(now).is_err());
+        assert!(Expiry::At(now.millis()).millis(now).is_err());
+    }
+
+    #[test]
+    fn an_end_later_than_any_that_can_be_kept_is_refused_with_the_latest_one() {
+        let now = moment("2026-11-22T06:00:00Z");
+        for wrong in ["2262-04-12", "9999-12-31", "2262-04-11T23:47:16Z", "99999999w", "99999999999999999999d"] {
+            let error = expiry(wrong).unwrap().millis(now).unwrap_err();
+            assert!(error.contains("--expires: at most 2262-04-11T23:47:15Z"), "{wrong}: {error}");
+        }
+        let latest = "2262-04-11T23:47:15Z";
+        assert_eq!(expiry(latest).unwrap().millis(now), Ok(moment(latest).millis()));
     }
 
     #[test]

@@ -58,6 +58,9 @@ struct AddArgs {
     /// Name of the limit at the provider that it shares with others of the same name [default: its own]
     #[arg(long, value_name = "NAME")]
     limit_group: Option<String>,
+    /// How often it is chosen compared with the others of its provider, from 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: Option<u32>,
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +100,7 @@ pub async fn run(args: CredentialArgs) -> Result<(), Failure> {
                 pool: add.pool.unwrap_or_default(),
                 base_url: add.base_url.unwrap_or_default(),
                 limit_group: add.limit_group.unwrap_or_default(),
+                weight: add.weight.unwrap_or_default(),
             };
             credentials.add_credential(request).await?
         }
@@ -150,7 +154,62 @@ struct CredentialView {
     base_url: String,
     limit_group: String,
     secret_version: u32,
+    weight: u32,
     created_at: String,
+    /// How the nodes find it; absent when none has used it lately.
+    standing: Option<StandingView>,
+}
+
+/// How the nodes find a credential.
+#[derive(Debug, Serialize)]
+struct StandingView {
+    state: &'static str,
+    /// Until when no node uses it.
+    ready_at: Option<String>,
+    headroom_percent: u32,
+    last_error: Option<LastErrorView>,
+    nodes: u32,
+}
+
+/// The last refusal by its provider.
+#[derive(Debug, Serialize)]
+struct LastErrorView {
+    class: String,
+    code: String,
+    at: String,
+}
+
+impl StandingView {
+    fn of(standing: proto::CredentialStanding) -> Self {
+        let last_error = (standing.last_error_ms > 0).then(|| LastErrorView {
+            class: standing.last_error_class.clone(),
+            code: standing.last_error_code.clone(),
+            at: moment(standing.last_error_ms),
+        });
+        Self {
+            state: word(standing.state()),
+            ready_at: (standing.ready_at_ms > 0).then(|| moment(standing.ready_at_ms)),
+            headroom_percent: standing.headroom_percent,
+            last_error,
+            nodes: standing.nodes,
+        }
+    }
+
+    fn cell(&self) -> String {
+        self.ready_at.as_ref().map_or_else(|| self.state.to_owned(), |at| format!("{} until {at}", self.state))
+    }
+}
+
+const fn word(state: proto::CredentialState) -> &'static str {
+    match state {
+        proto::CredentialState::Unspecified => "unknown",
+        proto::CredentialState::Healthy => "healthy",
+        proto::CredentialState::SlowStart => "slow start",
+        proto::CredentialState::Probing => "probing",
+        proto::CredentialState::Cooling => "cooling",
+        proto::CredentialState::Closed => "closed",
+        proto::CredentialState::Dead => "dead",
+    }
 }
 
 impl CredentialView {
@@ -163,21 +222,41 @@ impl CredentialView {
             base_url: credential.base_url,
             limit_group: credential.limit_group,
             secret_version: credential.secret_version,
+            weight: credential.weight,
             created_at: moment(credential.created_at_ms),
+            standing: credential.standing.map(StandingView::of),
         }
     }
 }
 
 impl Row for CredentialView {
-    const COLUMNS: &'static [&'static str] =
-        &["id", "provider", "pool", "enabled", "base url", "limit group", "secret version", "created"];
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "provider",
+        "pool",
+        "enabled",
+        "state",
+        "headroom",
+        "last error",
+        "weight",
+        "base url",
+        "limit group",
+        "secret version",
+        "created",
+    ];
 
     fn cells(&self) -> Vec<String> {
+        let standing = |show: &dyn Fn(&StandingView) -> String| self.standing.as_ref().map_or_else(String::new, show);
+        let error = |error: &LastErrorView| format!("{} {} at {}", error.class, error.code, error.at);
         vec![
             self.id.clone(),
             self.provider.clone(),
             self.pool.clone(),
             if self.enabled { "yes" } else { "no" }.to_owned(),
+            standing(&StandingView::cell),
+            standing(&|standing| format!("{} %", standing.headroom_percent)),
+            standing(&|standing| standing.last_error.as_ref().map_or_else(String::new, error)),
+            self.weight.to_string(),
             self.base_url.clone(),
             self.limit_group.clone(),
             self.secret_version.to_string(),

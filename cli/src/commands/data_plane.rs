@@ -30,8 +30,8 @@ pub struct DataPlaneArgs {
 /// # Errors
 /// [`Failure`].
 pub async fn run(args: DataPlaneArgs) -> Result<(), Failure> {
-    let config = Config::load(&args.config).map_err(Failure::refused)?;
-    let telemetry = args.log.telemetry("keyforge-data-plane");
+    let (config, telemetry) = Config::load(&args.config).map_err(Failure::refused)?;
+    let telemetry = args.log.over(telemetry);
     Box::pin(run_to_end(telemetry, |process, telemetry| serve(config, process, telemetry))).await
 }
 

@@ -1,6 +1,7 @@
 //! One file per command. Each holds what the command takes, what it does, and what it shows.
 
 pub mod audit;
+mod balance;
 pub mod control_plane;
 pub mod credential;
 pub mod data_plane;

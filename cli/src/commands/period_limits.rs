@@ -13,11 +13,12 @@ use crate::limit_syntax;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct PeriodLimitArgs {
-    /// Most requests in a period, such as 20000/month, 500/day or 100/total; may be repeated for other periods
-    #[arg(long, value_name = "N/PERIOD", value_parser = limit_syntax::requests)]
+    /// Most requests in a period: day, week, month or total, such as 500/day or 20000/month; a bare number means per month; may be repeated for other
+    /// periods
+    #[arg(long, value_name = "N[/PERIOD]", value_parser = limit_syntax::requests)]
     requests: Vec<RequestLimit>,
-    /// Most US dollars in a period, such as 50/month or 0.01/day; may be repeated for other periods
-    #[arg(long, value_name = "USD/PERIOD", value_parser = limit_syntax::spend)]
+    /// Most US dollars in a period, such as 50/month or 0.01/day; a bare number means per month; may be repeated for other periods
+    #[arg(long, value_name = "USD[/PERIOD]", value_parser = limit_syntax::spend)]
     spend: Vec<SpendLimit>,
 }
 

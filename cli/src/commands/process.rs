@@ -24,18 +24,17 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
 pub(super) struct LogArgs {
-    /// What is logged to the standard error: a level, or target=level pairs, such as info,keyforge_data_plane=debug
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    log_level: String,
-    /// The shape of a log line
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    log_format: LogFormatArg,
+    /// What is logged to the standard error: a level, or target=level pairs, such as info,keyforge_data_plane=debug [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// The shape of a log line [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormatArg>,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormatArg {
     /// One line of text, for people
-    #[default]
     Text,
     /// One JSON object per line, for collectors
     Json,
@@ -44,25 +43,32 @@ enum LogFormatArg {
 impl LogArgs {
     /// What is logged, as the option takes it.
     pub(super) fn filter(&self) -> &str {
-        &self.log_level
+        self.log_level.as_deref().unwrap_or("info")
     }
 
     /// The shape of a line, as the option takes it.
     pub(super) const fn format(&self) -> &'static str {
         match self.log_format {
-            LogFormatArg::Text => "text",
-            LogFormatArg::Json => "json",
+            None | Some(LogFormatArg::Text) => "text",
+            Some(LogFormatArg::Json) => "json",
         }
     }
 
     /// Telemetry of the service `name`. OTLP export is switched on by `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub(super) fn telemetry(&self, name: &str) -> TelemetryConfig {
-        let mut config = TelemetryConfig::new(name);
-        config.log_filter.clone_from(&self.log_level);
-        config.log_format = match self.log_format {
-            LogFormatArg::Text => LogFormat::Text,
-            LogFormatArg::Json => LogFormat::Json,
-        };
+        self.over(TelemetryConfig::new(name))
+    }
+
+    /// What a file says, but for what these options say.
+    pub(super) fn over(&self, mut config: TelemetryConfig) -> TelemetryConfig {
+        if let Some(filter) = &self.log_level {
+            config.log_filter.clone_from(filter);
+        }
+        match self.log_format {
+            Some(LogFormatArg::Text) => config.log_format = LogFormat::Text,
+            Some(LogFormatArg::Json) => config.log_format = LogFormat::Json,
+            None => {}
+        }
         config
     }
 }

@@ -1,15 +1,17 @@
-//! `keyforge workspace`: keys that share limits. A workspace is made, shown and given other limits; its name is for ever.
+//! `keyforge workspace`: keys that share limits. A workspace is made, shown with what its keys used, renamed, given other limits, and deleted.
 
 use clap::{Args, Subcommand};
 use keyforge_proto::admin::v1 as proto;
 use prost_types::FieldMask;
 use serde::Serialize;
+use serde_json::json;
 
+use super::balance::BalanceView;
 use super::period_limits::{self, NoPeriodLimitArgs, PeriodLimitArgs, RequestLimitView, SpendLimitView};
 use super::workspace_name;
 use crate::client::{AdminArgs, AdminClient, pages};
 use crate::errors::Failure;
-use crate::output::{Row, moment};
+use crate::output::{Row, lines, moment, table};
 
 /// What `keyforge workspace` takes.
 #[derive(Args, Debug)]
@@ -31,11 +33,13 @@ enum WorkspaceAction {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Show one workspace
+    /// Show one workspace, and how much of its limits its keys have used
     Show(WorkspaceArg),
-    /// Change the limits of a workspace; only what is named changes
+    /// Change the name or the limits of a workspace; only what is named changes
     #[command(after_help = "Example:\n  keyforge workspace update team --spend 80/month --no-requests")]
     Update(UpdateArgs),
+    /// Delete a workspace that has no keys, not even revoked ones; what was done with it stays in the audit chain
+    Delete(WorkspaceArg),
 }
 
 #[derive(Args, Debug)]
@@ -57,6 +61,9 @@ struct CreateArgs {
 struct UpdateArgs {
     #[command(flatten)]
     which: WorkspaceArg,
+    /// A new name, which looks like that of no other workspace
+    #[arg(long)]
+    name: Option<String>,
     #[command(flatten)]
     limits: PeriodLimitArgs,
     #[command(flatten)]
@@ -72,6 +79,7 @@ pub async fn run(args: WorkspaceArgs) -> Result<(), Failure> {
     let call = Call::of(args.action)?;
     let client = AdminClient::find(&args.admin).await?;
     let mut workspaces = client.workspaces();
+    let mut limits = None;
     let workspace = match call {
         Call::Create(request) => workspaces.create_workspace(request).await?,
         Call::List(limit) => {
@@ -83,10 +91,23 @@ pub async fn run(args: WorkspaceArgs) -> Result<(), Failure> {
             let views: Vec<WorkspaceView> = found.await?.into_iter().map(WorkspaceView::of).collect();
             return output.list(&views);
         }
-        Call::Show(workspace) => workspaces.get_workspace(proto::GetWorkspaceRequest { workspace }).await?,
+        Call::Show(workspace) => {
+            let found = workspaces.get_workspace(proto::GetWorkspaceRequest { workspace }).await?;
+            // By its id: the name may be another's by now.
+            let request = proto::GetWorkspaceBalanceRequest { workspace: found.get_ref().id.clone() };
+            limits = Some(client.usage().get_workspace_balance(request).await?.into_inner().balances);
+            found
+        }
         Call::Update(request) => workspaces.update_workspace(request).await?,
+        Call::Delete(workspace) => {
+            workspaces.delete_workspace(proto::DeleteWorkspaceRequest { workspace: workspace.clone() }).await?;
+            return output.either(|| format!("{workspace} is deleted"), &json!({ "deleted": workspace }));
+        }
     };
-    output.one(&WorkspaceView::of(workspace.into_inner()))
+    let workspace = WorkspaceView::of(workspace.into_inner());
+    let Some(limits) = limits else { return output.one(&workspace) };
+    let shown = ShownView { workspace, limits: limits.into_iter().map(BalanceView::of).collect() };
+    output.either(|| shown.text(), &shown)
 }
 
 /// What to ask the server for.
@@ -96,6 +117,7 @@ enum Call {
     List(Option<usize>),
     Show(String),
     Update(proto::UpdateWorkspaceRequest),
+    Delete(String),
 }
 
 impl Call {
@@ -109,14 +131,18 @@ impl Call {
             WorkspaceAction::List { limit } => Self::List(limit),
             WorkspaceAction::Show(WorkspaceArg { workspace }) => Self::Show(workspace_name(workspace)?),
             WorkspaceAction::Update(args) => Self::Update(update(args)?),
+            WorkspaceAction::Delete(WorkspaceArg { workspace }) => Self::Delete(workspace_name(workspace)?),
         })
     }
 }
 
 fn update(args: UpdateArgs) -> Result<proto::UpdateWorkspaceRequest, Failure> {
     let (requests, spend) = args.limits.given();
-    let paths =
-        [("request_limits", requests || args.remove.no_requests), ("spend_limits", spend || args.remove.no_spend)];
+    let paths = [
+        ("name", args.name.is_some()),
+        ("request_limits", requests || args.remove.no_requests),
+        ("spend_limits", spend || args.remove.no_spend),
+    ];
     let paths: Vec<String> = paths.into_iter().filter(|(_, given)| *given).map(|(path, _)| path.to_owned()).collect();
     if paths.is_empty() {
         return Err(Failure::usage("nothing to change")
@@ -129,6 +155,7 @@ fn update(args: UpdateArgs) -> Result<proto::UpdateWorkspaceRequest, Failure> {
         request_limits,
         spend_limits,
         update_mask: Some(FieldMask { paths }),
+        name: args.name.unwrap_or_default(),
     })
 }
 
@@ -152,6 +179,24 @@ impl WorkspaceView {
             spend_limits: workspace.spend_limits.into_iter().map(Into::into).collect(),
             created_at: moment(workspace.created_at_ms),
             revision: workspace.revision,
+        }
+    }
+}
+
+/// A workspace, and how much of its limits its keys have used in their current periods.
+#[derive(Serialize)]
+struct ShownView {
+    #[serde(flatten)]
+    workspace: WorkspaceView,
+    limits: Vec<BalanceView>,
+}
+
+impl ShownView {
+    fn text(&self) -> String {
+        let workspace = lines(&self.workspace);
+        match self.limits.as_slice() {
+            [] => workspace,
+            limits => format!("{workspace}\n\nLimits in their current periods\n{}", table(limits)),
         }
     }
 }
@@ -189,6 +234,7 @@ mod tests {
             ("--spend 80/month", &["spend_limits"][..], (0, 1)),
             ("--requests 1/day --requests 9/month", &["request_limits"], (2, 0)),
             ("--no-requests --spend 1", &["request_limits", "spend_limits"], (0, 1)),
+            ("--name other", &["name"], (0, 0)),
         ] {
             let Call::Update(request) = call(&format!("update team {words}")).unwrap() else { panic!("{words}") };
             assert_eq!(request.update_mask.unwrap().paths, paths, "{words}");
@@ -206,7 +252,9 @@ mod tests {
             ("show ws_123", "32 hexadecimal digits"),
             ("update team", "nothing to change"),
             ("update team --spend 5/day --no-spend", "--no-spend"),
-            ("update team --name other", "--name"),
+            ("update team --name", "--name"),
+            ("delete", "ID|NAME"),
+            ("delete ws_123", "32 hexadecimal digits"),
         ] {
             let error = call(words).unwrap_err().to_string();
             assert!(error.contains(part), "{words}: {error}");

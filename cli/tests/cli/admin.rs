@@ -98,7 +98,9 @@ fn a_workspace_is_made_changed_and_shown_and_its_keys_say_so() {
     let updated = dev.json(&["workspace", "update", id, "--no-requests"]);
     assert_eq!((&updated["request_limits"], &updated["spend_limits"][1]["usd"]), (&json!([]), &json!("5.00")));
     for named in [id, "my team"] {
-        assert_eq!(dev.json(&["workspace", "show", named]), updated);
+        let mut shown = dev.json(&["workspace", "show", named]);
+        let limits = shown.as_object_mut().unwrap().remove("limits").unwrap();
+        assert_eq!((shown, limits.as_array().unwrap().len()), (updated.clone(), 2));
     }
     let names: Vec<_> =
         dev.json(&["workspace", "list"]).as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
@@ -120,6 +122,37 @@ fn a_workspace_is_made_changed_and_shown_and_its_keys_say_so() {
             .collect();
         assert_eq!(limits, [("workspace", "day", &json!("5.00")), ("workspace", "month", &json!("80.00"))]);
     }
+}
+
+#[test]
+fn a_workspace_shows_what_its_keys_used_and_is_renamed_and_deleted_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    dev.json(&["workspace", "create", "team", "--requests", "100/total"]);
+    let made = dev.json(&["key", "create", "ci", "--workspace", "team"]);
+    let token = made["token"].as_str().unwrap();
+    eventually("the key on the node", || (dev.chat(token).0 == 200).then_some(()));
+    let settled = || {
+        let limit = dev.json(&["workspace", "show", "team"])["limits"][0].clone();
+        (limit["settled"] == 1).then_some(limit)
+    };
+    let limit = eventually("the request to be settled", settled);
+    assert_eq!(
+        (&limit["scope"], &limit["limit"], &limit["resets_at"]),
+        (&json!("workspace"), &json!(100), &json!(null))
+    );
+    let shown = dev.run(&["workspace", "show", "team"]).stdout;
+    assert!(shown.contains("Limits in their current periods") && shown.contains("WITH NODES"), "{shown}");
+
+    assert_eq!(dev.json(&["workspace", "update", "team", "--name", "crew"])["name"], "crew");
+    assert_eq!(dev.json(&["key", "list"])[0]["workspace"], "crew");
+    let refused = dev.run(&["workspace", "delete", "crew"]);
+    assert!(refused.code == 1 && refused.stderr.contains("1 virtual keys"), "{}", refused.stderr);
+    dev.json(&["workspace", "create", "spare"]);
+    assert_eq!(dev.json(&["workspace", "delete", "spare"])["deleted"], "spare");
+    let gone = dev.run(&["workspace", "show", "spare"]);
+    assert!(gone.code == 1 && gone.stderr.contains("there is no workspace"), "{}", gone.stderr);
+    assert_eq!(dev.run(&["audit", "verify", "--all"]).code, 0);
 }
 
 #[test]

@@ -209,3 +209,25 @@ fn a_chain_that_was_changed_behind_our_back_is_named_with_its_first_bad_entry() 
     let verdicts: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!((json.code, &verdicts[0]["holds"], &verdicts[0]["first_bad_seq"]), (1, &false.into(), &3.into()));
 }
+
+#[test]
+fn a_local_cluster_leaves_the_directory_of_a_running_server_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let dev = Dev::start(&data, &[]);
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let refused = run_in(directory.path(), &["local-cluster", "--data", data.to_str().unwrap()], &[]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("a control plane runs in") && refused.stderr.contains("--data"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(names(), before);
+    assert_eq!(dev.run(&["key", "list"]).code, 0);
+}

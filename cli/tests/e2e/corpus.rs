@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::harness::{Gateway, PROVIDER_KEY, Reply, provider};
 
 /// Pico-dollars a token, no two alike and none of them round.
-const RATES: admin::Rates = admin::Rates {
+pub const RATES: admin::Rates = admin::Rates {
     input: 2_503,
     output: 8_009,
     cache_read: Some(311),
@@ -58,7 +58,7 @@ async fn recorded_exchanges_arrive_and_are_metered_as_they_were_recorded() {
     replay(&recordings, "corpus").await;
 }
 
-fn corpus() -> Option<PathBuf> {
+pub fn corpus() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
     std::env::var_os("KEYFORGE_CORPUS").map(PathBuf::from).or(Some(beside)).filter(|path| path.is_dir())
 }
@@ -75,13 +75,18 @@ fn left_out(recording: &Recording) -> Option<&'static str> {
     }
 }
 
-/// Adds models to the catalogue, and waits until the node serves them to the first key.
+/// Adds models of OpenAI's to the catalogue, and waits until the node serves them to the first key.
 pub async fn add_models(gateway: &Gateway, names: &[&str]) {
+    add_models_of(gateway, "openai", names).await;
+}
+
+/// Adds models of one provider to the catalogue, and waits until the node serves them to the first key.
+pub async fn add_models_of(gateway: &Gateway, provider: &str, names: &[&str]) {
     let mut models = admin::model_service_client::ModelServiceClient::new(gateway.admin().await);
     for name in names {
         let model = admin::Model {
             name: (*name).to_owned(),
-            provider: "openai".to_owned(),
+            provider: provider.to_owned(),
             upstream_name: (*name).to_owned(),
             operation: admin::Operation::Chat.into(),
             context_tokens: Some(1_000_000),
@@ -137,11 +142,18 @@ async fn replay(recordings: &[Recording], title: &str) -> HashMap<String, admin:
         provider.change_script(|script| script.faults = rules);
         let mut chosen: Vec<_> = recordings.iter().filter(|recording| (way.takes)(recording)).collect();
         chosen.sort_by_key(|recording| (recording.response.status == 401, recording.response.status == 429));
-        let replies = chosen.into_iter().map(|recording| {
+        let (failures, answers): (Vec<&Recording>, Vec<_>) =
+            chosen.into_iter().partition(|recording| recording.response.status != 200);
+        let replies = answers.into_iter().map(|recording| {
             let (gateway, key) = (&gateway, &key);
             async move { (recording, gateway.chat_as(key, &asked(recording, way.unasked)).await) }
         });
-        let replies: Vec<_> = stream::iter(replies).buffer_unordered(8).collect().await;
+        let mut replies: Vec<_> = stream::iter(replies).buffer_unordered(8).collect().await;
+        // One after the other, each with a credential that nothing was said of.
+        for recording in failures {
+            replies.push((recording, gateway.chat_as(&key, &asked(recording, way.unasked)).await));
+            gateway.rotate_credentials().await;
+        }
         for (recording, reply) in replies {
             let checked = check_reply(recording, way, &reply);
             note(&mut problems, recording, checked.map_err(|problem| format!("pieces of {}: {problem}", way.piece)));
@@ -217,7 +229,7 @@ fn answers(recording: &Recording) -> Vec<Value> {
     serde_json::from_str(body).into_iter().collect()
 }
 
-fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
+pub fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
@@ -320,7 +332,9 @@ fn check_refusal(recording: &Recording, reply: &Reply) -> Result<(), String> {
             let wait = |name: &str| reply.header(name).parse::<u64>().unwrap_or_default();
             let recorded = recording.response.headers.get("retry-after-ms").map(|ms| ms.parse::<u64>().unwrap());
             let (seconds, millis) = (wait("retry-after"), wait("retry-after-ms"));
-            ensure(seconds > 0 && millis > 0 && recorded.is_none_or(|recorded| recorded == millis), problem)
+            // Up to a tenth more, so that not all come back in the same moment; and some of it has passed.
+            let fits = |recorded: u64| (recorded * 99 / 100..=recorded * 11 / 10 + 1).contains(&millis);
+            ensure(seconds > 0 && millis > 0 && recorded.is_none_or(fits), problem)
         }
         408 | 500.. => failed("upstream_error"),
         _ => refused(status),

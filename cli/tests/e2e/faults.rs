@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use keyforge_loadtest::provider::{Reply as Scripted, Script};
-use keyforge_proto::admin::v1::RequestEntry;
+use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
+use keyforge_proto::admin::v1::{RequestEntry, RotateCredentialRequest};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, cap, events, hello, hello_streamed, provider};
+use crate::harness::{Gateway, PROVIDER_KEY, cap, events, hello, hello_streamed, provider};
 
 const IMPATIENT: &str = "[upstream]\nfirst_byte_seconds = 1\nidle_seconds = 1\ntotal_seconds = 20\n";
 
@@ -69,8 +70,15 @@ async fn a_buffered_request_survives_every_failure_of_its_provider() {
         assert_eq!(u32::from(case.status), entries[number].status, "{what}");
     }
     gateway.assert_chains_hold();
-    // And the next one is served as if nothing had been.
-    assert_eq!(gateway.chat_as(&token, &hello()).await.status, 200);
+    // The provider refused the credential at last, so it is left alone until somebody does something.
+    let count = provider.request_count();
+    assert_eq!(gateway.chat_as(&token, &hello()).await.code(), "upstream_credentials_exhausted");
+    assert_eq!(provider.request_count(), count);
+    let credential = gateway.cli_json(&["credential", "list"])[0]["id"].as_str().unwrap().to_owned();
+    let mut credentials = CredentialServiceClient::new(gateway.admin().await);
+    let rotation = RotateCredentialRequest { id: credential, secret: PROVIDER_KEY.into() };
+    credentials.rotate_credential(rotation).await.unwrap();
+    gateway.eventually("the next one is served", async || gateway.chat_as(&token, &hello()).await.status == 200).await;
 }
 
 #[tokio::test]
@@ -115,14 +123,15 @@ async fn a_stream_that_breaks_ends_with_a_well_formed_error_and_is_charged_in_fu
 }
 
 #[tokio::test]
-async fn a_stream_that_fails_before_its_first_event_is_an_error_status() {
+async fn a_stream_that_fails_before_its_first_content_is_an_error_status() {
     let provider = provider(Script::default());
     let gateway = Gateway::start_tuned(&provider, IMPATIENT).await;
     let cases = [
         (Scripted::ErrorEvent { after_events: 0 }, 502),
         (Scripted::CutStream { after_events: 0 }, 502),
         (Scripted::HangAfterHeaders, 504),
-        (Scripted::Garbage, 200),
+        (Scripted::Garbage, 502),
+        (Scripted::CutStream { after_events: 1 }, 502),
         (Scripted::status(400), 400),
     ];
     for (fault, status) in cases {

@@ -336,6 +336,18 @@ impl Gateway {
         assert!(tokio::time::timeout(PATIENCE, all).await.is_ok(), "not in time: {what}");
     }
 
+    /// Gives every credential a new version, so that what its provider said of the one before is forgotten, and waits until the node has it.
+    pub async fn rotate_credentials(&self) {
+        let mut credentials = admin::credential_service_client::CredentialServiceClient::new(self.admin().await);
+        for credential in self.cli_json(&["credential", "list"]).as_array().unwrap() {
+            let id = credential["id"].as_str().unwrap().to_owned();
+            let rotation = admin::RotateCredentialRequest { id, secret: PROVIDER_KEY.into() };
+            credentials.rotate_credential(rotation).await.unwrap();
+        }
+        // Changes arrive in their order, and this one is seen.
+        self.create_key("after the rotation", admin::Policy::default()).await;
+    }
+
     /// `audit verify --all` succeeds.
     pub fn assert_chains_hold(&self) {
         let output = self.cli(&["audit", "verify", "--all"]);

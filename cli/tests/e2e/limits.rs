@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use keyforge_loadtest::provider::Script;
+use keyforge_loadtest::provider::{Reply as Scripted, Script};
 use keyforge_proto::admin::v1 as admin;
 use serde_json::json;
 
@@ -27,20 +27,30 @@ async fn of_64_concurrent_requests_a_quota_of_20_admits_exactly_20() {
     let (token, id) = gateway.create_key("quota", quota(20)).await;
     let body = hello();
     let replies = join_all((0..64).map(|_| gateway.chat_as(&token, &body))).await;
-    assert_eq!(by_status(&replies), BTreeMap::from([(200, 20), (402, 44)]));
+    // All twenty still run, and nobody knows yet what they will be charged.
+    assert_eq!(by_status(&replies), BTreeMap::from([(200, 20), (429, 44)]));
     assert_eq!(provider.bill().total().requests, 20, "the provider's own count");
-    let refused = replies.iter().find(|reply| reply.status == 402).unwrap();
+    let refused = replies.iter().find(|reply| reply.status == 429).unwrap();
+    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("limit_settling", "2"));
+    assert_eq!(refused.header("x-should-retry"), "");
     let error = &refused.json()["error"];
-    assert_eq!(error["type"], "insufficient_quota");
-    assert_eq!(error["code"], "budget_exceeded");
-    assert_eq!(error["dimension"], "requests");
-    assert_eq!(error["limit"], 20);
+    assert_eq!(
+        (&error["type"], &error["dimension"], &error["limit"]),
+        (&json!("rate_limit_error"), &json!("requests"), &json!(20))
+    );
     assert_eq!(error["spent"].as_u64().unwrap() + error["held"].as_u64().unwrap(), 20);
+    // Now it is known.
+    let refused = gateway.chat_as(&token, &body).await;
+    let error = &refused.json()["error"];
+    assert_eq!((refused.status, refused.code().as_str()), (402, "budget_exceeded"));
+    assert_eq!((&error["type"], &error["dimension"]), (&json!("insufficient_quota"), &json!("requests")));
+    assert_eq!((&error["limit"], &error["spent"], &error["held"]), (&json!(20), &json!(20), &json!(0)));
     assert!(error["reset_at"].as_str().unwrap().ends_with("-01T00:00:00Z"), "{error}");
     assert_eq!(refused.header("x-should-retry"), "false");
-    let entries = gateway.entries(&id, 64).await;
+    let entries = gateway.entries(&id, 65).await;
+    let refusals = |code: &str| entries.iter().filter(|entry| entry.rejection == code).count();
     assert_eq!(entries.iter().filter(|entry| entry.outcome == "completed").count(), 20);
-    assert_eq!(entries.iter().filter(|entry| entry.rejection == "budget_exceeded").count(), 44);
+    assert_eq!((refusals("limit_settling"), refusals("budget_exceeded")), (44, 1));
     gateway.assert_chains_hold();
 }
 
@@ -56,7 +66,7 @@ async fn of_64_concurrent_requests_a_cap_of_one_cent_admits_exactly_what_fits() 
     body["service_tier"] = json!("default");
     let replies = join_all((0..64).map(|_| gateway.chat_as(&token, &body))).await;
     let counts = by_status(&replies);
-    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [200, 402], "{counts:?}");
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [200, 429], "{counts:?}");
     let entries = gateway.entries(&id, 64).await;
     let spent: u64 = entries.iter().map(|entry| entry.cost_nano_usd).sum();
     let bounds: u64 = entries.iter().map(|entry| entry.bound_nano_usd).sum();
@@ -68,8 +78,8 @@ async fn of_64_concurrent_requests_a_cap_of_one_cent_admits_exactly_what_fits() 
     let admitted = counts[&200];
     assert!((8..=9).contains(&admitted), "{admitted} admitted");
     assert!(entries.iter().filter(|entry| entry.flags.iter().any(|flag| flag.contains("clamp"))).count() <= 1);
-    let error = replies.iter().find(|reply| reply.status == 402).unwrap().json()["error"].clone();
-    assert_eq!(error["limit"], "0.01");
+    let error = replies.iter().find(|reply| reply.status == 429).unwrap().json()["error"].clone();
+    assert_eq!((&error["code"], &error["limit"]), (&json!("limit_settling"), &json!("0.01")));
     assert!(error["held"].is_string() && error["spent"].is_string() && error["reset_at"].is_string(), "{error}");
 }
 
@@ -121,6 +131,47 @@ async fn the_rate_limit_admits_exactly_as_many_as_it_says_and_tells_when_to_come
     assert!(replies.iter().all(|reply| told(reply, "limit") == "5"));
     assert!(replies.iter().all(|reply| told(reply, "reset").ends_with('s')));
     assert!(replies.iter().all(|reply| reply.header("x-ratelimit-limit-tokens").is_empty()), "no rate, no header");
+}
+
+#[tokio::test]
+async fn a_keys_rates_are_told_whatever_becomes_of_its_request_and_what_is_left_only_where_it_is_known() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let policy = admin::Policy { requests_per_minute: Some(50), tokens_per_minute: Some(2_000), ..quota(6) };
+    let (token, _) = gateway.create_key("told", policy).await;
+    let told = |reply: &Reply| {
+        let header = |what: &str, of: &str| reply.header(&format!("x-ratelimit-{what}-{of}")).to_owned();
+        assert_eq!([header("limit", "requests"), header("limit", "tokens")], ["50", "2000"], "{}", reply.text());
+        let known =
+            ["requests", "tokens"].map(|of| !header("remaining", of).is_empty() && !header("reset", of).is_empty());
+        assert_eq!(known[0], known[1]);
+        (reply.status, known[0], !reply.header("x-keyforge-cost-usd").is_empty())
+    };
+    let small = |stream: bool| {
+        let mut body = if stream { hello_streamed() } else { hello() };
+        body["max_tokens"] = json!(20);
+        body
+    };
+    // Admitted, so that the store has said what is left: served, streamed, refused and failed.
+    assert_eq!(told(&gateway.chat_as(&token, &small(false)).await), (200, true, true));
+    assert_eq!(told(&gateway.chat_as(&token, &small(true)).await), (200, true, false));
+    for (fault, streamed, status) in [
+        (Scripted::status(429), false, 429),
+        (Scripted::json(400, r#"{"error":{"message":"no"}}"#), false, 400),
+        (Scripted::status(500), false, 502),
+        (Scripted::CutStream { after_events: 0 }, true, 502),
+    ] {
+        provider.push(fault);
+        assert_eq!(told(&gateway.chat_as(&token, &small(streamed)).await), (status, true, true));
+    }
+    // Not admitted, and nobody was asked what is left.
+    let mut unknown = small(false);
+    unknown["max_tokens"] = json!(-1);
+    assert_eq!(told(&gateway.chat_as(&token, &unknown).await), (400, false, false));
+    let mut long = small(false);
+    long["messages"][0]["content"] = "word ".repeat(2_000).into();
+    assert_eq!(told(&gateway.chat_as(&token, &long).await), (429, false, false));
+    assert_eq!(told(&gateway.chat_as(&token, &small(false)).await), (402, false, false));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The clients that most programs use, unmodified: openai-python and openai-node with a base URL and a virtual key, and nothing else changed.
+//! The clients that most programs use, unmodified: OpenAI's own and the frameworks on top of them, with a base URL and a virtual key, and nothing else
+//! changed.
 //!
 //! What they do is in scripts of their own language under `tests/sdk`, one check to a claim. They are installed once, at pinned versions, into
 //! `sdk` in the target directory. Without python3, node or a way to install, the tests are skipped; with `KEYFORGE_REQUIRE_SDKS=1` they fail.
@@ -13,7 +14,7 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::token::{self, TokenKind};
 use serde_json::{Value, json};
 
-use crate::corpus::add_models;
+use crate::corpus::{add_models, add_models_of};
 use crate::harness::{Gateway, cap, provider, quota};
 
 /// The longest time of one script.
@@ -49,6 +50,31 @@ async fn openai_node_throws_its_own_errors_and_retries_only_what_can_help() {
     run(&NODE, "errors.mjs").await;
 }
 
+#[tokio::test]
+async fn openai_python_works_alike_with_every_provider() {
+    run(&PYTHON, "providers.py").await;
+}
+
+#[tokio::test]
+async fn openai_node_and_the_vercel_ai_sdk_work_alike_with_every_provider() {
+    run(&NODE, "providers.mjs").await;
+}
+
+#[tokio::test]
+async fn langchain_works_alike_with_every_provider() {
+    run(&AGENTS, "langchain.py").await;
+}
+
+#[tokio::test]
+async fn pydantic_ai_works_alike_with_every_provider() {
+    run(&AGENTS, "pydantic_agents.py").await;
+}
+
+#[tokio::test]
+async fn instructor_works_alike_with_every_provider() {
+    run(&AGENTS, "instructors.py").await;
+}
+
 /// A language, and how its client is installed.
 struct Language {
     name: &'static str,
@@ -66,14 +92,20 @@ const PYTHON: Language = Language {
     name: "python",
     program: "python3",
     pins: &["requirements.txt"],
-    install: |folder| {
-        succeed(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder))?;
-        let pip = Command::new(folder.join("venv/bin/python"));
-        let options = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"];
-        succeed({ pip }.args(options).current_dir(folder))
-    },
+    install: install_python,
     interpreter: |folder| folder.join("venv/bin/python"),
 };
+
+/// Frameworks for agents, which want another version of the client than the newest.
+const AGENTS: Language = Language { name: "agents", ..PYTHON };
+
+fn install_python(folder: &Path) -> Result<(), String> {
+    succeed(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder))?;
+    let mut pip = Command::new(folder.join("venv/bin/python"));
+    // Every package is pinned, so there is nothing to resolve.
+    let options = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"];
+    succeed(pip.args(options).arg("requirements.txt").current_dir(folder))
+}
 
 const NODE: Language = Language {
     name: "node",
@@ -183,6 +215,11 @@ impl Stage {
         let gateway = Gateway::start(&provider).await;
         let models: Vec<_> = troubles().into_iter().filter_map(|rule| rule.model).collect();
         add_models(&gateway, &models.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        // Of either provider a model of a generation that is not in the catalogue, beside those that are.
+        add_credential(&gateway, "anthropic", &provider).await;
+        add_credential(&gateway, "google", &provider).await;
+        add_models_of(&gateway, "anthropic", &["claude-3-7-sonnet", "claude-sonnet-4-5"]).await;
+        add_models_of(&gateway, "google", &["gemini-2.5-flash", "gemini-3-pro-preview"]).await;
         let narrow = admin::Policy { models: vec!["gpt-4o-mini*".to_owned()], ..admin::Policy::default() };
         let slow = admin::Policy { requests_per_minute: Some(2), ..admin::Policy::default() };
         let mut keys = serde_json::Map::new();
@@ -227,6 +264,18 @@ impl Stage {
         assert_eq!(entries.iter().filter(refused).count(), entries.len() - 1);
         assert!(entries.len() <= 4, "{} requests", entries.len());
     }
+}
+
+/// A credential of another provider than OpenAI, whose API the same scripted provider speaks.
+pub async fn add_credential(gateway: &Gateway, name: &str, provider: &ScriptedProvider) {
+    let mut credentials = admin::credential_service_client::CredentialServiceClient::new(gateway.admin().await);
+    let credential = admin::AddCredentialRequest {
+        provider: name.to_owned(),
+        secret: b"sk-other-provider-0123456789".to_vec(),
+        base_url: provider.base_url(),
+        ..Default::default()
+    };
+    credentials.add_credential(credential).await.unwrap();
 }
 
 async fn revoke(gateway: &Gateway, token: &str, id: &str) {

@@ -13,6 +13,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioExecutor;
 use keyforge_loadtest::provider::{Reply as Scripted, Script, ScriptedProvider};
 use keyforge_proto::admin::v1 as admin;
+use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::fleet::v1 as fleet;
 use memchr::memmem::Finder;
 use serde_json::json;
@@ -84,6 +85,8 @@ struct Scene {
     operator_token: String,
     fleet_token: String,
     files: PathBuf,
+    /// How often the credentials were made usable again.
+    forgiven: usize,
 }
 
 impl Scene {
@@ -123,7 +126,18 @@ impl Scene {
         let tokens = [gateway.key.clone(), capped];
         let strange_token = strange.expose().to_owned();
         let search = Search::new(canaries);
-        Self { provider, gateway, collector, search, tokens, strange_token, operator_token, fleet_token, files }
+        Self {
+            provider,
+            gateway,
+            collector,
+            search,
+            tokens,
+            strange_token,
+            operator_token,
+            fleet_token,
+            files,
+            forgiven: 0,
+        }
     }
 
     /// The banner may show the first key's token, once, and no other secret.
@@ -251,7 +265,35 @@ impl Scene {
             self.provider.push(reply.clone());
             let got = self.gateway.chat_as(&self.tokens[1], &chat_body(streamed)).await;
             self.search.reply(&format!("the answer to {what} (streamed: {streamed})"), &got);
+            if got.status != 200 {
+                self.forgive().await;
+            }
         }
+    }
+
+    /// Lets every credential be used again, whatever its provider has said of it: under another version, in another group, at another spelling of
+    /// its address.
+    async fn forgive(&mut self) {
+        self.forgiven += 1;
+        let mut credentials = CredentialServiceClient::new(self.gateway.admin().await);
+        for credential in self.gateway.cli_json(&["credential", "list"]).as_array().unwrap() {
+            let id = credential["id"].as_str().unwrap().to_owned();
+            let port = format!("{}{}", "0".repeat(self.forgiven), self.provider.addr().port());
+            let update = admin::UpdateCredentialRequest {
+                id: id.clone(),
+                base_url: format!("http://127.0.0.1:{port}/v1"),
+                limit_group: format!("group-{}", self.forgiven),
+                update_mask: Some(prost_types::FieldMask {
+                    paths: ["base_url", "limit_group"].map(String::from).to_vec(),
+                }),
+                ..Default::default()
+            };
+            credentials.update_credential(update).await.unwrap();
+            let rotation = admin::RotateCredentialRequest { id, secret: PROVIDER_KEY.into() };
+            credentials.rotate_credential(rotation).await.unwrap();
+        }
+        let served = async || self.gateway.chat_as(&self.tokens[1], &chat_body(false)).await.status == 200;
+        self.gateway.eventually("the credentials are used again", served).await;
     }
 
     /// Agents that hold the wrong thing, or put the right thing in the wrong place.

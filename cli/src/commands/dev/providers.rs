@@ -1,12 +1,10 @@
-//! Which providers a `keyforge dev` has: keys of its environment go into the vault once; without any that this version can use, a sandbox
-//! provider answers in this process.
+//! Which providers a `keyforge dev` has: keys of its environment go into the vault once; without any, a sandbox provider answers in this process.
 //!
 //! A provider that has a credential, enabled or not, is never imported again, and the sandbox never takes the place of a real credential:
 //! what an operator disabled stays disabled.
 
 use std::net::SocketAddr;
 
-use keyforge_data_plane::request::authorize::SPOKEN;
 use keyforge_loadtest::provider::{Script, ScriptedProvider};
 use keyforge_proto::admin::v1 as proto;
 use keyforge_runtime::config::env_var;
@@ -66,11 +64,6 @@ impl Providers {
             vault.into_iter().filter(|known| known.enabled && !is_sandbox(known)).map(|known| known.provider).collect();
         real.sort();
         real.dedup();
-        let unused = real.iter().filter(|provider| !SPOKEN.contains(&provider.as_str()));
-        notes
-            .extend(unused.map(|provider| {
-                format!("{provider}: its key is kept, but this version does not serve its models yet")
-            }));
         Ok(Self { real, notes, sandbox })
     }
 
@@ -115,14 +108,14 @@ fn import(source: &FromEnv, own: SocketAddr, env: impl Fn(&str) -> Option<String
     })
 }
 
-/// Starts the sandbox when no real credential can be used by this version, and retires it when there is one.
+/// Starts the sandbox when there is no real credential, and retires it when there is one.
 async fn sandbox(
     client: &AdminClient,
     vault: &[proto::Credential],
     notes: &mut Vec<String>,
 ) -> Result<Option<ScriptedProvider>, Failure> {
     let known = vault.iter().find(|credential| is_sandbox(credential));
-    if vault.iter().any(|real| !is_sandbox(real) && SPOKEN.contains(&real.provider.as_str())) {
+    if !vault.iter().all(is_sandbox) {
         if let Some(known) = known.filter(|known| known.enabled) {
             client.credentials().update_credential(credential::enabled(known.id.clone(), false)).await?;
             notes.push("the sandbox is switched off: requests go to the real provider from now on".to_owned());
@@ -152,6 +145,7 @@ async fn sandbox(
                 pool: String::new(),
                 base_url,
                 limit_group: SANDBOX.to_owned(),
+                weight: 0,
             };
             client.credentials().add_credential(request).await?;
         }

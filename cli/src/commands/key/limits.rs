@@ -48,7 +48,10 @@ impl LimitArgs {
             ("policy.max_output_tokens", self.max_output_tokens.is_some()),
             ("policy.expires_at_ms", self.expires.is_some()),
         ];
-        let in_the_past = |error: String| Failure::usage(error).hint("to end a key now, use `keyforge key revoke ID`");
+        let not_an_end = |error: String| match error.ends_with("in the past") {
+            true => Failure::usage(error).hint("to end a key now, use `keyforge key revoke ID`"),
+            false => Failure::usage(error),
+        };
         let models = model_patterns(self.models.unwrap_or_default())?;
         let (request_limits, spend_limits) = self.periods.into_messages();
         let policy = proto::Policy {
@@ -59,7 +62,7 @@ impl LimitArgs {
             tokens_per_minute: self.tpm,
             concurrent_requests: self.concurrency,
             max_output_tokens: self.max_output_tokens,
-            expires_at_ms: self.expires.map(|expiry| expiry.millis(now).map_err(in_the_past)).transpose()?,
+            expires_at_ms: self.expires.map(|expiry| expiry.millis(now).map_err(not_an_end)).transpose()?,
             time_zone: None,
         };
         Ok((policy, given.into_iter().filter_map(|(path, given)| given.then_some(path)).collect()))

@@ -1,12 +1,19 @@
 //! Where a local cluster keeps what: its directory is the control plane's data directory, so that every admin command finds it by `--data`;
 //! the nodes, the Redis servers, the configuration files and the logs are in folders and files beside.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use keyforge_control_plane::store::LOCK_FILE;
 use keyforge_runtime::private_file;
 
 use crate::errors::Failure;
+
+/// Held by the process that keeps a cluster alive.
+const CLUSTER_LOCK: &str = "local-cluster.lock";
+/// Held by a node, in its data directory.
+const SPOOL_LOCK: &str = "spool/lock";
 
 /// Name of the control plane among the processes.
 pub(super) const CONTROL_PLANE: &str = "control-plane";
@@ -18,9 +25,12 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Makes the directories, for their owner only.
+    /// Makes the directories, for their owner only. Nothing is made or changed in a directory that belongs to a process which runs.
     pub(super) fn make(data: &Path) -> Result<Self, Failure> {
         let data = std::path::absolute(data).map_err(|error| Failure::usage(format!("--data: {error}")))?;
+        for (lock, who) in [(CLUSTER_LOCK, "a local cluster"), (LOCK_FILE, "a control plane"), (SPOOL_LOCK, "a node")] {
+            unless_locked(&data, lock, who)?;
+        }
         for directory in [data.clone(), data.join("logs")] {
             private_file::private_dir(&directory).map_err(Failure::refused)?;
         }
@@ -43,14 +53,11 @@ impl Layout {
 
     /// Keeps a second cluster off this directory for as long as the file is open.
     pub(super) fn lock(&self) -> Result<File, Failure> {
-        let path = self.data.join("local-cluster.lock");
+        let path = self.data.join(CLUSTER_LOCK);
         let file = File::create(&path).map_err(|error| Failure::refused(format!("{}: {error}", path.display())))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                Err(Failure::refused(format!("a local cluster runs in {} already", self.data.display()))
-                    .hint("name another directory with --data DIR"))
-            }
+            Err(TryLockError::WouldBlock) => Err(in_use(&self.data, "a local cluster")),
             Err(TryLockError::Error(error)) => Err(Failure::refused(format!("{}: {error}", path.display()))),
         }
     }
@@ -92,6 +99,26 @@ impl Layout {
     }
 }
 
+/// Refuses a directory in which another process holds a lock. It is looked for and never made; the lock is let go again for whoever is to have it.
+fn unless_locked(data: &Path, lock: &str, who: &str) -> Result<(), Failure> {
+    let path = data.join(lock);
+    let file = match OpenOptions::new().append(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) => return Err(Failure::refused(format!("{}: {error}", path.display()))),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(in_use(data, who)),
+        Err(TryLockError::Error(error)) => Err(Failure::refused(format!("{}: {error}", path.display()))),
+    }
+}
+
+fn in_use(data: &Path, who: &str) -> Failure {
+    Failure::refused(format!("{who} runs in {} already, so nothing was changed there", data.display()))
+        .hint("stop it, or name another directory with --data DIR")
+}
+
 /// Name of a process's configuration file.
 pub(super) fn config_file(name: &str) -> String {
     format!("{name}.toml")
@@ -120,6 +147,24 @@ mod tests {
         assert!(error.contains("already") && error.contains("--data"), "{error}");
         drop(lock);
         assert!(layout.lock().is_ok());
+    }
+
+    #[test]
+    fn a_directory_of_a_process_that_runs_is_refused_and_left_as_it_was() {
+        for (lock, who) in [(LOCK_FILE, "a control plane"), (SPOOL_LOCK, "a node"), (CLUSTER_LOCK, "a local cluster")] {
+            let directory = tempfile::tempdir().unwrap();
+            let data = directory.path().join("data");
+            private_file::private_dir(&data.join("spool")).unwrap();
+            let held = File::create(data.join(lock)).unwrap();
+            held.lock().unwrap();
+            let names = || -> Vec<_> { std::fs::read_dir(&data).unwrap().map(|it| it.unwrap().path()).collect() };
+            let before = names();
+            let error = Layout::make(&data).unwrap_err().to_string();
+            assert!(error.contains(who) && error.contains("nothing was changed"), "{error}");
+            assert_eq!(names(), before);
+            drop(held);
+            assert!(Layout::make(&data).is_ok(), "{lock}");
+        }
     }
 
     #[test]

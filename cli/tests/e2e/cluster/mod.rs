@@ -11,6 +11,8 @@ mod admissions;
 mod chaos;
 mod life;
 mod outage;
+mod pools;
+mod recovery;
 mod settling;
 
 use std::time::Duration;

@@ -57,12 +57,14 @@ check(async function aUsedUpBudgetSaysWhatIsLeft() {
 });
 
 check(async function whatARunningRequestHoldsIsTold() {
-  const { client, statuses } = counted("once");
+  const { client, statuses } = counted("once", { maxRetries: 0 });
   const calls = await Promise.allSettled([1, 2].map(() => chat(client, { model: "slow-to-answer" })));
   const [refused, ...others] = calls.filter((call) => call.status === "rejected").map((call) => call.reason);
-  assert.deepEqual([refused.status, others, statuses.sort()], [402, [], [200, 402]]);
+  assert.deepEqual([refused.status, refused.code, others, statuses.sort()], [429, "limit_settling", [], [200, 429]]);
   const { held, spent, limit } = refused.error;
   assert.deepEqual([held, spent, limit], [1, 0, 1]);
+  const { status, error } = await thrown(OpenAI.APIError, () => chat(client));
+  assert.deepEqual([status, error.held, error.spent], [402, 0, 1]);
 });
 
 check(async function aFullMinuteIsARateLimitError() {

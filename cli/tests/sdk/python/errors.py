@@ -67,12 +67,14 @@ def a_used_up_budget_says_what_is_left():
 
 @check
 async def what_a_running_request_holds_is_told():
-    async with openai.AsyncOpenAI(api_key=KEYS["once"]) as client:
+    async with openai.AsyncOpenAI(api_key=KEYS["once"], max_retries=0) as client:
         calls = [client.chat.completions.create(model="slow-to-answer", messages=HELLO) for _ in range(2)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
     (error,) = [answer for answer in answers if isinstance(answer, Exception)]
-    assert type(error) is openai.APIStatusError and error.status_code == 402, repr(error)
+    assert type(error) is openai.RateLimitError and error.code == "limit_settling", repr(error)
     assert (error.body["held"], error.body["spent"], error.body["limit"]) == (1, 0, 1), error.body
+    error = raised(openai.APIStatusError, lambda: chat(openai.OpenAI(api_key=KEYS["once"])))
+    assert (error.status_code, error.body["held"], error.body["spent"]) == (402, 0, 1), error.body
 
 
 @check
