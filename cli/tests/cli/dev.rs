@@ -38,7 +38,14 @@ fn later_starts_keep_keys_and_print_no_token() {
     assert!(second.banner["first_key"].is_null() && second.banner["sandbox"] == true);
     assert_eq!(second.chat(&token).0, 200, "{}", second.process.log());
     assert_eq!(second.json(&["key", "list"]).as_array().unwrap().len(), 1);
-    assert_eq!(second.json(&["credential", "list"]).as_array().unwrap().len(), 1);
+    let vault = second.json(&["credential", "list"]);
+    let providers: std::collections::BTreeSet<_> =
+        vault.as_array().unwrap().iter().map(|it| it["provider"].as_str().unwrap()).collect();
+    assert_eq!(
+        (vault.as_array().unwrap().len(), providers.len()),
+        (3, 3),
+        "one for each provider that the sandbox stands for"
+    );
 }
 
 #[test]
@@ -59,7 +66,8 @@ fn a_provider_key_that_appears_later_replaces_the_sandbox_and_is_imported_once()
             .iter()
             .map(|it| (it["enabled"] == true, it["base_url"] == env[1].1))
             .collect();
-        assert_eq!(enabled, [(true, true), (false, false)]);
+        // The sandbox stood for three providers.
+        assert_eq!(enabled, [(true, true), (false, false), (false, false), (false, false)]);
         assert!(!credentials.to_string().contains(env[0].1));
         assert_eq!(dev.process.stop().code(), Some(0));
         assert!(!dev.process.log().contains(env[0].1));
@@ -67,12 +75,11 @@ fn a_provider_key_that_appears_later_replaces_the_sandbox_and_is_imported_once()
 }
 
 #[test]
-fn a_key_of_a_provider_that_is_not_served_is_kept_and_said_so() {
+fn a_key_of_any_provider_is_imported_and_ends_the_sandbox() {
     let directory = tempfile::tempdir().unwrap();
     let dev = Dev::start(&directory.path().join("data"), &[("ANTHROPIC_API_KEY", "sk-ant-0123456789")]);
-    assert_eq!((&dev.banner["sandbox"], &dev.banner["providers"][0]), (&true.into(), &"anthropic".into()));
-    assert!(dev.banner["notes"].to_string().contains("does not serve its models yet"), "{}", dev.banner);
-    assert_eq!(dev.chat(&dev.token()).0, 200);
+    assert_eq!((&dev.banner["sandbox"], &dev.banner["providers"][0]), (&false.into(), &"anthropic".into()));
+    assert!(dev.banner["notes"].to_string().contains("ANTHROPIC_API_KEY was imported"), "{}", dev.banner);
 }
 
 #[test]

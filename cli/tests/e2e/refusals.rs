@@ -64,7 +64,10 @@ async fn models_that_may_not_or_cannot_be_called_are_refused_apart() {
     };
     assert_eq!(ask(&token, "gpt-5").await, (403, "model_not_allowed".to_owned(), json!("model")));
     assert_eq!(ask(&token, "no-such-model").await, (404, "model_not_found".to_owned(), json!("model")));
-    assert_eq!(ask(&gateway.key, "claude-opus-5").await, (400, "model_not_served".to_owned(), json!("model")));
+    // Of the responses API only, and of a provider that has no credential here.
+    assert_eq!(ask(&gateway.key, "gpt-5-pro").await, (400, "model_not_served".to_owned(), json!("model")));
+    let without = (502, "upstream_credentials_exhausted".to_owned(), json!(null));
+    assert_eq!(ask(&gateway.key, "claude-opus-5").await, without);
 }
 
 #[tokio::test]

@@ -265,7 +265,8 @@ impl Scene {
             self.provider.push(reply.clone());
             let got = self.gateway.chat_as(&self.tokens[1], &chat_body(streamed)).await;
             self.search.reply(&format!("the answer to {what} (streamed: {streamed})"), &got);
-            if got.status != 200 {
+            // What says something of the credential keeps the next reply from being asked for.
+            if matches!(reply, Scripted::Status { code: 401..=403 | 429 | 503 | 529, .. }) {
                 self.forgive().await;
             }
         }
@@ -276,8 +277,8 @@ impl Scene {
     async fn forgive(&mut self) {
         self.forgiven += 1;
         let mut credentials = CredentialServiceClient::new(self.gateway.admin().await);
-        for credential in self.gateway.cli_json(&["credential", "list"]).as_array().unwrap() {
-            let id = credential["id"].as_str().unwrap().to_owned();
+        let all = credentials.list_credentials(admin::ListCredentialsRequest::default()).await.unwrap().into_inner();
+        for admin::Credential { id, .. } in all.credentials {
             let port = format!("{}{}", "0".repeat(self.forgiven), self.provider.addr().port());
             let update = admin::UpdateCredentialRequest {
                 id: id.clone(),

@@ -1,7 +1,7 @@
 //! The most input tokens that a provider can bill for a request, found without a tokenizer.
 //!
 //! Why bytes are an upper bound for text:
-//! * Models of this dialect tokenise text as UTF-8 bytes merged into tokens, so no token covers less than one byte.
+//! * Models tokenise text as UTF-8 bytes merged into tokens, so no token covers less than one byte.
 //! * Content of users, systems and assistants is shown as the string that it means, escapes resolved. Everything else, tools, tool
 //!   calls, schemas and fields that are not known, counts with its JSON and what another layout of it could add.
 //! * What a host's template writes around all that is covered by [`Framing`](crate::metering::Framing), from recordings and documents.
@@ -115,7 +115,8 @@ impl Media {
         let (pictures, measured) = pictures(content, metering);
         let (audio_parts, timed) = (content.audio_parts as u64, content.timed_audio_parts as u64);
         let sound = metering.sound.tokens(content.audio_millis, timed).filter(|_| audio_parts == timed);
-        let may_be_sound = audio_parts > 0 && sound.is_none();
+        let is_unseen = !measured || content.file_parts > 0;
+        let may_be_sound = (audio_parts > 0 && sound.is_none()) || (metering.takes_any_medium && is_unseen);
         // What has an unknown type may be anything that fits into the window.
         let by_window = !measured || may_be_sound || content.file_parts > 0 || !content.unknown_parts.is_empty();
         Self { pictures, sound: sound.filter(|_| audio_parts > 0).unwrap_or(0), by_window, may_be_sound }

@@ -104,6 +104,24 @@ fn sound_is_bounded_by_its_length_and_billed_as_sound() {
 }
 
 #[test]
+fn i_3_what_google_takes_unseen_is_bounded_by_the_window_as_sound() {
+    let by_window = |text: u64| InputBound::Tokens(InputTokens { text, audio: 1_000 });
+    let picture = |url: &str| user(json!([{ "type": "image_url", "image_url": { "url": url } }]));
+    let film = png_url(1, 1).replace("image/", "video/");
+    for url in ["https://x/watch?v=1", "https://x/y.png", film.as_str()] {
+        for model in ["gemini-3-flash-preview", "gemini-2.5-flash"] {
+            let bound = bound_at("google", model, &picture(url), Some(1_000));
+            assert_eq!(bound, by_window(DEAREST_PICTURE), "{model} {url}");
+        }
+    }
+    let file = user(json!([{ "type": "file", "file": { "file_data": "data:audio/mp3;base64,AA" } }]));
+    assert_eq!(bound_at("google", "gemini-2.5-flash", &file, Some(1_000)), by_window(0));
+    let seen = picture(&png_url(384, 384));
+    assert_eq!(bound_at("google", "gemini-2.5-flash", &seen, None), text(128 + 8 + 4 + 4 + 258));
+    assert_eq!(bound_at("google", "gemini-3-flash-preview", &seen, None), text(128 + 8 + 4 + 4 + 1120));
+}
+
+#[test]
 fn files_and_unknown_parts_are_bounded_by_the_window_alone() {
     for part in [json!({ "type": "file", "file": { "file_id": "f" } }), json!({ "type": "video_url", "video_url": {} })]
     {

@@ -17,6 +17,8 @@ pub struct Metering {
     pub images: ImageFormula,
     /// What sound is billed.
     pub sound: SoundFormula,
+    /// Whether a file, or a picture that was not looked at, may be sound or a film: the host takes all of them in the same place.
+    pub takes_any_medium: bool,
     /// Tokens billed at most for each token of the context window: more than 1 where pictures are billed at a multiple.
     pub per_window_token: u64,
     /// Whether the host searches without being asked to, so that neither request nor window bounds what it bills.
@@ -94,7 +96,8 @@ pub enum ImageFormula {
         /// Tokens of a crop.
         crop: u64,
     },
-    /// The same for every picture at most.
+    /// The same for every picture at most, whatever its size. The host takes sound, films and files in the same place, so nothing is known
+    /// of what was not looked at.
     Each {
         /// Tokens.
         most: u64,
@@ -127,9 +130,9 @@ impl ImageFormula {
                 let patches = picture.size.map_or(MOST_PATCHES, |size| patches(size.width, size.height));
                 Some(patches.saturating_mul(milli).div_ceil(1000))
             }
-            // There is no most of crops that is known.
+            // There is no most of crops that is known, and what was not looked at may be no picture.
             Self::Crops { crop } => picture.size.map(|size| crop.saturating_mul(crops(size.width, size.height))),
-            Self::Each { most } => Some(most),
+            Self::Each { most } => picture.size.map(|_| most),
             // Patches of the whole picture: making it smaller takes some away.
             Self::Grid { most } => Some(picture.size.map_or(most, |size| cells(size.width, size.height).min(most))),
         }
@@ -269,6 +272,7 @@ pub fn of(provider: &str, upstream_name: &str) -> Metering {
         framing,
         images,
         sound,
+        takes_any_medium: provider == "google",
         per_window_token: per_window_token(images),
         searches: searches(provider, upstream_name),
         // In their recorded streams every count is the same; Anthropic's, unless it runs a tool of its own, which it is never asked to.

@@ -23,7 +23,9 @@ pub fn size_in_data_url(url: &str) -> Option<Size> {
     let rest = url.strip_prefix("data:")?;
     let comma = rest.bytes().take(LONGEST_PREFIX).position(|byte| byte == b',')?;
     let (prefix, data) = (rest.get(..comma)?, rest.get(comma + 1..)?);
-    if !prefix.ends_with(";base64") {
+    // Who says that it is something else may be believed before its first bytes are. JSON may escape the slash.
+    let is_image = ["image/", "image\\/"].iter().any(|kind| prefix.starts_with(kind));
+    if !is_image || !prefix.ends_with(";base64") {
         return None;
     }
     let mut bytes = Base64::new(data);
@@ -229,6 +231,8 @@ pub(crate) mod tests {
     #[test]
     fn every_format_says_its_size() {
         assert_eq!(size_in_data_url(&png_url(1920, 1080)), Some(Size { width: 1920, height: 1080 }));
+        let escaped = png_url(1920, 1080).replace("image/x", "image\\/png");
+        assert_eq!(size_in_data_url(&escaped), Some(Size { width: 1920, height: 1080 }));
         for before in [0, 1, 2, 3, 60_000] {
             assert_eq!(size(&jpeg_bytes(before, 640, 480)), Some((640, 480)), "{before}");
         }
@@ -254,6 +258,8 @@ pub(crate) mod tests {
             url[..40].to_owned(),
             url.replace("base64,", "base64,\\n"),
             png_url(0, 480),
+            url.replace("image/x", "application/pdf"),
+            url.replace("image/x", ""),
             "data:image/svg+xml;base64,PHN2Zz48L3N2Zz4=".to_owned(),
         ] {
             assert_eq!(size_in_data_url(&no_size), None, "{no_size}");
@@ -281,7 +287,7 @@ pub(crate) mod tests {
         fn any_bytes_are_survived(begin in 0usize..6, bytes: Vec<u8>, text in "\\PC*") {
             let begins: [&[u8]; 6] = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF0000WEBPVP8X", b"RIFF0000WEBPVP8L"];
             size(&[begins[begin], &bytes].concat());
-            let url = format!("data:;base64,{text}");
+            let url = format!("data:image/png;base64,{text}");
             prop_assert!(size_in_data_url(&url).is_none_or(|size| size.width > 0));
         }
     }

@@ -342,6 +342,8 @@ async fn errors_of_another_provider_are_told_in_the_clients_dialect() {
     assert_eq!(scene.money().await, (0, 0), "refused before it began");
     let start = anthropic_stream().split(|byte| *byte == b'\n').take(2).collect::<Vec<_>>().join(&b'\n');
     let events = [start, format!("\n\nevent: error\ndata: {overloaded}\n\n").into_bytes()].concat();
+    // One that nothing was said of.
+    let scene = Scene::start(Script::default(), &[]).await;
     scene.provider.push(Scripted::events(events));
     assert_eq!(scene.chat(&streamed("claude")).await.error(), (502, "upstream_error".to_owned()));
     let exhausted =

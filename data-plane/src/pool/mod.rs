@@ -36,6 +36,7 @@ use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::KeyId;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::gate::Look;
 use self::headroom::Need;
@@ -166,7 +167,8 @@ impl Pools {
     /// # Errors
     /// [`Unserved`].
     pub async fn turn(&self, pool: &Arc<Pool>, asking: Asking<'_>) -> Result<Turn, Unserved> {
-        let deadline = self.now().plus(asking.patience);
+        // A clock that is set, or stands still, must not keep anybody waiting.
+        let (begun, deadline) = (Instant::now(), self.now().plus(asking.patience));
         let mut place: Option<Place> = None;
         loop {
             let mut ready = self.now();
@@ -194,7 +196,7 @@ impl Pools {
                     Granted::Later(wait) => return Err(Unserved::Later(wait)),
                 },
             };
-            if now >= deadline {
+            if now >= deadline || begun.elapsed() >= asking.patience {
                 drop(held);
                 return Err(Unserved::Later(pool.line.later(wish())));
             }

@@ -64,20 +64,27 @@ impl Banner {
             text.push_str(&format!("  Note       {note}\n"));
         }
         text.push_str(&self.key());
-        text.push_str(EXAMPLES);
+        text.push_str(&EXAMPLES.replace("MODEL", self.model()));
         text
     }
 
     fn provider(&self) -> String {
         match (self.sandbox, self.providers.join(", ")) {
             (true, _) => "SANDBOX: answers come from a script, not from a model. \
-                          Set OPENAI_API_KEY and start again for real ones"
+                          Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY and start again for real ones"
                 .to_owned(),
             (false, none) if none.is_empty() => {
                 "none enabled: `keyforge credential list` shows what there is".to_owned()
             }
             (false, providers) => providers,
         }
+    }
+
+    /// A model that can be called now, for the examples.
+    fn model(&self) -> &'static str {
+        let known = [("openai", "gpt-4o-mini"), ("anthropic", "claude-haiku-4-5"), ("google", "gemini-2.5-flash")];
+        let serves = |name: &str| self.sandbox || self.providers.iter().any(|provider| provider == name);
+        known.iter().find(|(provider, _)| serves(provider)).map_or("gpt-4o-mini", |(_, model)| model)
     }
 
     fn key(&self) -> String {
@@ -100,18 +107,18 @@ const EXAMPLES: &str = r#"
 curl
   curl "$OPENAI_BASE_URL/chat/completions" \
     -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
-    -d '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello"}]}'
+    -d '{"model": "MODEL", "messages": [{"role": "user", "content": "Say hello"}]}'
 
 OpenAI Python
   from openai import OpenAI
   messages = [{"role": "user", "content": "Say hello"}]
-  answer = OpenAI().chat.completions.create(model="gpt-4o-mini", messages=messages)
+  answer = OpenAI().chat.completions.create(model="MODEL", messages=messages)
   print(answer.choices[0].message.content)
 
 OpenAI Node
   import OpenAI from "openai";
   const messages = [{ role: "user", content: "Say hello" }];
-  const answer = await new OpenAI().chat.completions.create({ model: "gpt-4o-mini", messages });
+  const answer = await new OpenAI().chat.completions.create({ model: "MODEL", messages });
   console.log(answer.choices[0].message.content);
 "#;
 
@@ -176,5 +183,13 @@ mod tests {
         for client in ["\ncurl\n", "\nOpenAI Python\n", "\nOpenAI Node\n"] {
             assert!(text.contains(client), "{client}");
         }
+    }
+
+    #[test]
+    fn the_examples_name_a_model_that_can_be_called() {
+        let google = Banner { providers: vec!["google".to_owned()], ..banner(None, false) };
+        assert!(google.text().contains("gemini-2.5-flash") && !google.text().contains("gpt-4o-mini"));
+        assert!(!google.text().contains("MODEL"), "{}", google.text());
+        assert!(banner(None, true).text().contains("gpt-4o-mini"));
     }
 }

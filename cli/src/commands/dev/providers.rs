@@ -16,7 +16,7 @@ use crate::errors::Failure;
 
 /// Marks the credential that leads to the sandbox.
 const SANDBOX: &str = "keyforge-sandbox";
-const SANDBOX_PROVIDER: &str = "openai";
+const SANDBOX_PROVIDERS: [&str; 3] = ["openai", "anthropic", "google"];
 
 /// A provider key that the environment may hold.
 struct FromEnv {
@@ -108,46 +108,50 @@ fn import(source: &FromEnv, own: SocketAddr, env: impl Fn(&str) -> Option<String
     })
 }
 
-/// Starts the sandbox when there is no real credential, and retires it when there is one.
+/// Starts the sandbox when there is no real credential, and retires it when there is one. It stands for every provider whose language it speaks.
 async fn sandbox(
     client: &AdminClient,
     vault: &[proto::Credential],
     notes: &mut Vec<String>,
 ) -> Result<Option<ScriptedProvider>, Failure> {
-    let known = vault.iter().find(|credential| is_sandbox(credential));
     if !vault.iter().all(is_sandbox) {
-        if let Some(known) = known.filter(|known| known.enabled) {
+        let enabled: Vec<_> = vault.iter().filter(|known| is_sandbox(known) && known.enabled).collect();
+        for known in &enabled {
             client.credentials().update_credential(credential::enabled(known.id.clone(), false)).await?;
+        }
+        if !enabled.is_empty() {
             notes.push("the sandbox is switched off: requests go to the real provider from now on".to_owned());
         }
         return Ok(None);
     }
     let provider = ScriptedProvider::start(Script::sandbox())
         .map_err(|error| Failure::refused(format!("the sandbox provider cannot listen: {error}")))?;
-    let base_url = provider.base_url();
-    match known {
-        Some(known) => {
-            let paths = ["enabled", "base_url"].map(str::to_owned).to_vec();
-            let request = proto::UpdateCredentialRequest {
-                id: known.id.clone(),
-                enabled: true,
-                base_url,
-                update_mask: Some(FieldMask { paths }),
-                ..proto::UpdateCredentialRequest::default()
-            };
-            client.credentials().update_credential(request).await?;
-        }
-        None => {
-            let request = proto::AddCredentialRequest {
-                provider: SANDBOX_PROVIDER.to_owned(),
-                // The sandbox takes any key; this one opens nothing.
-                secret: b"sandbox-key-without-value".to_vec(),
-                pool: String::new(),
-                base_url,
-                limit_group: SANDBOX.to_owned(),
-                weight: 0,
-            };
-            client.credentials().add_credential(request).await?;
+    for name in SANDBOX_PROVIDERS {
+        let base_url = provider.base_url();
+        match vault.iter().find(|known| known.provider == name) {
+            Some(known) => {
+                let paths = ["enabled", "base_url"].map(str::to_owned).to_vec();
+                let request = proto::UpdateCredentialRequest {
+                    id: known.id.clone(),
+                    enabled: true,
+                    base_url,
+                    update_mask: Some(FieldMask { paths }),
+                    ..proto::UpdateCredentialRequest::default()
+                };
+                client.credentials().update_credential(request).await?;
+            }
+            None => {
+                let request = proto::AddCredentialRequest {
+                    provider: name.to_owned(),
+                    // The sandbox takes any key; this one opens nothing.
+                    secret: b"sandbox-key-without-value".to_vec(),
+                    pool: String::new(),
+                    base_url,
+                    limit_group: SANDBOX.to_owned(),
+                    weight: 0,
+                };
+                client.credentials().add_credential(request).await?;
+            }
         }
     }
     Ok(Some(provider))

@@ -47,9 +47,14 @@ impl<'r> Conversation<'r> {
         match turn.role {
             Role::System | Role::Developer => {
                 let leads = self.messages.is_empty();
-                for part in &turn.parts {
+                // Tags go around the turn, not each part: the bound of a part has no room for them.
+                let last = turn.parts.len().saturating_sub(1);
+                for (at, part) in turn.parts.iter().enumerate() {
                     let text = said(turn, part)?;
-                    let text = if leads { Cow::Borrowed(text) } else { Cow::Owned(format!("<system>{text}</system>")) };
+                    let open = if at == 0 && !leads { "<system>" } else { "" };
+                    let close = if at == last && !leads { "</system>" } else { "" };
+                    let is_bare = open.is_empty() && close.is_empty();
+                    let text = if is_bare { Cow::Borrowed(text) } else { Cow::Owned(format!("{open}{text}{close}")) };
                     blocks.extend(text_block(text, part));
                 }
                 if leads {

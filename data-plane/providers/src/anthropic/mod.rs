@@ -4,7 +4,8 @@
 //! [`fault`]; [`headroom`] reads what is left of the account's limits.
 //!
 //! What has no counterpart is refused by name where leaving it out would change the answer. Left out are hints alone: `seed`,
-//! `verbosity`, the detail of pictures, and how much to think where a model cannot. A temperature above 1, Anthropic's highest, is sent as 1.
+//! `verbosity`, the detail of pictures, how much to think where a model cannot, and how to sample where a model does not let itself be told:
+//! most clients send a temperature with every request. A temperature above 1, Anthropic's highest, is sent as 1.
 //! A reasoning effort on a model that thinks by budget becomes a budget.
 
 pub mod fault;

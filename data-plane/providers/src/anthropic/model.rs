@@ -14,6 +14,19 @@ pub(super) struct Model {
     pub(super) has_extra_high: bool,
     /// Whether it can be held to a schema, in its answer and in calls.
     pub(super) has_schemas: bool,
+    /// Whether a client can say how it samples.
+    pub(super) samples: Samples,
+}
+
+/// What a client can say of how a model samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Samples {
+    /// Anything.
+    Freely,
+    /// A temperature or a `top_p`; both are refused.
+    ByOne,
+    /// Nothing: every value but the default is refused.
+    AsItDoes,
 }
 
 /// How a model can be made to think.
@@ -49,6 +62,11 @@ impl Model {
             thinks_by_default: at_least(5, 0),
             has_extra_high: at_least(4, 7),
             has_schemas: at_least(4, 1),
+            samples: match version.unwrap_or((4, 0)) {
+                older if older < (4, 1) => Samples::Freely,
+                older if older < (4, 7) => Samples::ByOne,
+                _ => Samples::AsItDoes,
+            },
         }
     }
 }
@@ -92,6 +110,22 @@ mod tests {
             ("glm-4.6", None),
         ] {
             assert_eq!(version(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_family_samples_as_its_maker_lets_it() {
+        for (name, expected) in [
+            ("claude-3-7-sonnet-20250219", Samples::Freely),
+            ("claude-sonnet-4-0", Samples::Freely),
+            ("claude-opus-4-1-20250805", Samples::ByOne),
+            ("claude-sonnet-4-6", Samples::ByOne),
+            ("claude-opus-4-7", Samples::AsItDoes),
+            ("claude-sonnet-5", Samples::AsItDoes),
+            ("claude-mythos-preview", Samples::AsItDoes),
+            ("someone-elses", Samples::Freely),
+        ] {
+            assert_eq!(Model::named(name).samples, expected, "{name}");
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde_json::Number;
 
-use super::model::Model;
+use super::model::{Model, Samples};
 use super::wire::{Body, Metadata, OutputConfig, OutputFormat};
 use super::{messages, thinking, tools};
 use crate::chat::request::{Request, Sampling};
@@ -35,7 +35,7 @@ pub fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, Request
     let max_tokens = limit(request, target);
     let thinking = thinking::plan(request, &model, max_tokens, tools.is_forced());
     let conversation = messages::write(&request.turns, thinking.thinks)?;
-    let samples = Sampled::of(&request.sampling, thinking.thinking.is_some() && thinking.thinks);
+    let samples = Sampled::of(&request.sampling, thinking.thinking.is_some() && thinking.thinks, model.samples);
     let mut body = Body {
         model: target.model,
         max_tokens,
@@ -113,8 +113,7 @@ fn refuse(field: &'static str, what: &str) -> RequestError {
     RequestError { field: Some(field.to_owned()), message: format!("`{field}` {what}") }
 }
 
-/// How the next token is chosen. What is the default anyway is left out: the newest models refuse every other value, some models
-/// a temperature beside a `top_p`.
+/// How the next token is chosen. What is the default anyway is left out, and so is what the model would refuse.
 #[derive(Debug, Default)]
 struct Sampled<'r> {
     temperature: Option<Number>,
@@ -124,13 +123,17 @@ struct Sampled<'r> {
 
 impl<'r> Sampled<'r> {
     /// Beside thinking the API takes no temperature, no `top_k`, and no low `top_p`.
-    fn of(sampling: &'r Sampling, thinks: bool) -> Self {
+    fn of(sampling: &'r Sampling, thinks: bool, samples: Samples) -> Self {
+        if samples == Samples::AsItDoes {
+            return Self::default();
+        }
         let value = |number: &Number| number.as_f64().unwrap_or(1.0);
         let top_p = sampling.top_p.as_ref().filter(|number| value(number) < 1.0);
         if thinks {
             return Self { top_p: top_p.filter(|number| value(number) >= LEAST_TOP_P), ..Self::default() };
         }
         let temperature = sampling.temperature.clone().filter(|number| value(number) < 1.0);
+        let top_p = top_p.filter(|_| temperature.is_none() || samples == Samples::Freely);
         Self { temperature, top_p, top_k: sampling.top_k.as_ref() }
     }
 }

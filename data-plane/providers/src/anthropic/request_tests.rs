@@ -382,9 +382,9 @@ fn thoughts_go_back_to_their_maker_alone_and_only_if_it_thinks() {
 }
 
 #[test]
-fn sampling_is_sent_unless_it_is_the_default_or_thinking_forbids_it() {
+fn sampling_is_sent_unless_it_is_the_default_or_the_model_or_thinking_forbids_it() {
     let number = |text: &str| Some(serde_json::from_str(text).unwrap());
-    let sampled = |temperature: &str, top_p: &str, reasoning| {
+    let sampled_by = |model, temperature: &str, top_p: &str, reasoning| {
         let sampling = Sampling {
             temperature: number(temperature),
             top_p: number(top_p),
@@ -392,11 +392,16 @@ fn sampling_is_sent_unless_it_is_the_default_or_thinking_forbids_it() {
             seed: number("7"),
             ..Sampling::default()
         };
-        let body = body(&Request { sampling, reasoning, max_output_tokens: Some(5000), ..hello() });
+        let body = sent(&Request { sampling, reasoning, max_output_tokens: Some(5000), ..hello() }, model).0;
         [body["temperature"].clone(), body["top_p"].clone(), body["top_k"].clone()]
     };
     let nothing = Value::Null;
-    assert_eq!(sampled("0.2", "0.9", None), [json!(0.2), json!(0.9), json!(40)]);
+    assert_eq!(sampled_by("claude-3-7-sonnet-latest", "0.2", "0.9", None), [json!(0.2), json!(0.9), json!(40)]);
+    for reasoning in [None, Some(Reasoning::Adaptive)] {
+        assert_eq!(sampled_by("claude-sonnet-5", "0.2", "0.97", reasoning), [const { Value::Null }; 3]);
+    }
+    let sampled = |temperature, top_p, reasoning| sampled_by(SONNET_4_5, temperature, top_p, reasoning);
+    assert_eq!(sampled("0.2", "0.9", None), [json!(0.2), nothing.clone(), json!(40)]);
     assert_eq!(sampled("1", "1.0", None), [nothing.clone(), nothing.clone(), json!(40)]);
     assert_eq!(sampled("1.7", "0", None), [nothing.clone(), json!(0), json!(40)]);
     let budget = Some(Reasoning::Budget(2000));

@@ -101,6 +101,7 @@ impl MessageDecoder {
     fn start(&mut self, message: &Message<'_>, out: &mut Vec<Event>) {
         if let Some(usage) = message.usage {
             self.counts.read(usage.get());
+            self.counts.forget_output();
         }
         if !std::mem::replace(&mut self.has_started, true) {
             out.push(Event::Start { id: name(message.id), model: name(message.model) });

@@ -81,8 +81,10 @@ impl<'r> Plan<'r> {
         schema: Option<&'r RawValue>,
         purpose: Option<&'r str>,
     ) -> Result<(), RequestError> {
+        let alike = request.tools.iter().map(|tool| &*tool.name).filter(|name| name.starts_with(JSON_TOOL));
+        let taken: HashSet<&str> = alike.collect();
         let mut name = JSON_TOOL.to_owned();
-        while request.tools.iter().any(|tool| tool.name == name) {
+        while taken.contains(name.as_str()) {
             name.push('_');
         }
         let is_alone = self.tools.is_empty() || request.tool_choice == Some(ToolChoice::None);

@@ -72,6 +72,11 @@ impl Counts {
         self.tier = said.as_deref().and_then(tier).or(self.tier);
     }
 
+    /// Forgets the output said so far: the start of a stream has some, which is not what the answer will have taken.
+    pub(super) fn forget_output(&mut self) {
+        self.output = None;
+    }
+
     /// The usage, if it is whole and can be trusted: no answer that holds something took no output.
     pub(super) fn usage(&self, has_content: bool) -> Option<Usage> {
         let usage = Usage { output: self.output?, ..self.input()? };

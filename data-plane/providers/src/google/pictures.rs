@@ -57,7 +57,7 @@ mod tests {
         }
         let unknown = Picture { size: None, is_low_detail: true, value_bytes: 9 };
         assert_eq!(of("google", "gemini-2.5-flash").images.tokens(unknown), None);
-        assert_eq!(of("google", "gemini-3-flash-preview").images.tokens(unknown), Some(1120));
+        assert_eq!(of("google", "gemini-3-flash-preview").images.tokens(unknown), None);
     }
 
     #[test]

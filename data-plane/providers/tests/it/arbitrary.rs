@@ -188,6 +188,37 @@ fn written() -> &'static [Written] {
     })
 }
 
+/// Bodies in which one thing could be repeated, or looked for, with each of many others.
+#[test]
+fn many_of_everything_that_belongs_together_stay_bounded() {
+    const MANY: usize = 3000;
+    let function = "f".repeat(256);
+    let call = |id: usize| json!({ "id": format!("c{id}"), "function": { "name": function, "arguments": "{}" } });
+    let signature = |id: usize| json!({ "type": "reasoning.encrypted", "data": "g", "format": "google-gemini-v1", "id": format!("c{id}") });
+    let texts = vec![json!({ "type": "text", "text": "a" }); MANY];
+    let calls: Vec<_> = (0..MANY).map(call).collect();
+    let assistant = json!({
+        "role": "assistant", "content": texts, "tool_calls": calls,
+        "reasoning_details": (MANY / 2..MANY).map(signature).collect::<Vec<_>>(),
+    });
+    let one_call = json!({ "role": "assistant", "tool_calls": [call(0)] });
+    let result = json!({ "role": "tool", "tool_call_id": "c0", "content": "" });
+    let tool = |id: usize| json!({ "type": "function", "function": { "name": format!("f{id}"), "strict": true } });
+    let tools: Vec<_> = (0..MANY).map(tool).collect();
+    let names: Vec<_> = (0..MANY).rev().map(|id| json!({ "name": format!("f{id}") })).collect();
+    let results = [vec![one_call], vec![result; MANY]].concat();
+    for body in [
+        json!({ "model": "m", "messages": [assistant] }),
+        json!({ "model": "m", "messages": results }),
+        json!({
+            "model": "m", "messages": [{ "role": "user", "content": "a" }], "tools": tools,
+            "tool_choice": { "type": "allowed_tools", "allowed_tools": { "mode": "required", "tools": names } },
+        }),
+    ] {
+        entry_points::request(body.to_string().as_bytes());
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_survived(bytes: Vec<u8>) {

@@ -5,6 +5,7 @@
 //! run of the tests.
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -111,29 +112,40 @@ pub fn request(bytes: &[u8]) {
 }
 
 /// Exchanges of each API, and of those with a form that a function stands for; `usage`: whether the client asks for it.
-fn exchanges(usage: bool) -> impl Iterator<Item = Exchange> {
+fn exchanges(usage: bool) -> &'static [Exchange] {
+    static EXCHANGES: LazyLock<[Vec<Exchange>; 2]> = LazyLock::new(|| [false, true].map(chat_exchanges));
+    &EXCHANGES[usize::from(usage)]
+}
+
+fn chat_exchanges(usage: bool) -> Vec<Exchange> {
     const MESSAGES: &str = r#""messages":[{"role":"user","content":"a"}],"stream":true"#;
     let forms = ["", r#","response_format":{"type":"json_object"}"#];
-    let asked = [(0, forms[0]), (4, forms[0]), (4, forms[1]), (6, forms[0])];
-    asked.into_iter().map(move |(at, form)| {
+    let asked = [(0, forms[0]), (4, forms[0]), (4, forms[1]), (6, forms[0])].into_iter();
+    let exchanges = asked.map(|(at, form)| {
         let body = format!(r#"{{"model":"m",{MESSAGES},"stream_options":{{"include_usage":{usage}}}{form}}}"#);
         let request = scan(body.as_bytes()).unwrap();
         exchange::chat(&request, Bytes::from(body), &destination(at, None), stamp()).unwrap().1
-    })
+    });
+    exchanges.collect()
 }
 
-fn embedding_exchanges() -> impl Iterator<Item = Exchange> {
-    let encodings = ["float", "base64"];
-    encodings.into_iter().flat_map(|encoding| [0, 6].map(|at| (at, encoding))).map(|(at, encoding)| {
-        let body = format!(r#"{{"model":"m","input":["a","b"],"encoding_format":"{encoding}"}}"#);
-        let request = embeddings::scan(body.as_bytes()).unwrap();
-        exchange::embeddings(&request, Bytes::from(body), &destination(at, None), stamp()).unwrap().1
-    })
+/// Exchanges of embeddings, with each API that has them and each way to write vectors.
+fn embedding_exchanges() -> &'static [Exchange] {
+    static EXCHANGES: LazyLock<Vec<Exchange>> = LazyLock::new(|| {
+        let asked = ["float", "base64"].into_iter().flat_map(|encoding| [0, 6].map(|at| (at, encoding)));
+        let exchanges = asked.map(|(at, encoding)| {
+            let body = format!(r#"{{"model":"m","input":["a","b"],"encoding_format":"{encoding}"}}"#);
+            let request = embeddings::scan(body.as_bytes()).unwrap();
+            exchange::embeddings(&request, Bytes::from(body), &destination(at, None), stamp()).unwrap().1
+        });
+        exchanges.collect()
+    });
+    &EXCHANGES
 }
 
 /// A whole answer, with a status of success.
 pub fn answer(bytes: &[u8]) {
-    for exchange in exchanges(true).chain(embedding_exchanges()) {
+    for exchange in exchanges(true).iter().chain(embedding_exchanges()) {
         match exchange.answer(Bytes::copy_from_slice(bytes)) {
             Ok(Answer { body, model, .. }) => {
                 assert_bounded(bytes.len(), body.len() + model.map_or(0, |model| model.len()));
@@ -224,10 +236,10 @@ pub fn stream(bytes: &[u8]) {
     let sizes = || bytes.iter().rev().map(|byte| usize::from(byte & 31) + 1).cycle();
     for usage in [true, false] {
         for exchange in exchanges(usage) {
-            let whole = follow(&exchange, bytes, std::iter::empty());
+            let whole = follow(exchange, bytes, std::iter::empty());
             assert_bounded(bytes.len(), whole.told.len());
-            assert_eq!(follow(&exchange, bytes, sizes()), whole, "in pieces");
-            assert_eq!(follow(&exchange, bytes, std::iter::repeat(1)), whole, "byte by byte");
+            assert_eq!(follow(exchange, bytes, sizes()), whole, "in pieces");
+            assert_eq!(follow(exchange, bytes, std::iter::repeat(1)), whole, "byte by byte");
         }
     }
 }
