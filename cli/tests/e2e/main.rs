@@ -21,3 +21,4 @@ mod secrets;
 mod tampering;
 mod telemetry;
 mod translated;
+mod translated_faults;

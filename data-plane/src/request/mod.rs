@@ -57,7 +57,10 @@ pub async fn handle(plane: &Arc<Plane>, endpoint: Endpoint, head: Arc<Head>, bod
     let caller = match authenticate::authenticate(plane, &head) {
         Ok(caller) => caller,
         // Nobody to record it for: an unknown key has no chain.
-        Err(rejection) => return Answer::refusal(&head, &rejection),
+        Err(rejection) => {
+            receive::discard(plane, body);
+            return Answer::refusal(&head, &rejection);
+        }
     };
     let mut model = String::new();
     match admit(plane, &caller, endpoint, &head, body, &mut model).await {
@@ -78,7 +81,10 @@ async fn admit(
     body: Incoming,
     model: &mut String,
 ) -> Result<Answer, Rejection> {
-    authorize::standing(caller.key(), plane.clock.now())?;
+    if let Err(rejection) = authorize::standing(caller.key(), plane.clock.now()) {
+        receive::discard(plane, body);
+        return Err(rejection);
+    }
     let inbound = receive::receive(plane, endpoint, head, body).instrument(tracing::debug_span!("receive")).await?;
     inbound.wanted.model().clone_into(model);
     let permit = authorize::authorize(plane, caller, &inbound.wanted)?;

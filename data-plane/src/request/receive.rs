@@ -1,6 +1,7 @@
 //! The request as it came: its head, and its body within limits of size, time and memory.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -18,6 +19,9 @@ use crate::rejection::Rejection;
 
 /// Room is taken in no smaller steps, in bytes.
 const SMALLEST_ROOM: usize = 64 * 1024;
+/// So much of a body that is not wanted is read all the same, in bytes, and for so long: most clients look for an answer only when they have sent everything.
+const DISCARDED: usize = 64 << 20;
+const DISCARDING: Duration = Duration::from_secs(10);
 /// Memory is reserved ahead for at most this much of an announced length, in bytes.
 const LARGEST_RESERVE: usize = 1 << 20;
 
@@ -53,6 +57,7 @@ pub async fn receive(plane: &Plane, endpoint: Endpoint, head: &Head, body: Incom
     let limit = plane.limits.body_bytes;
     let announced = announced_length(head)?;
     if announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit {
+        discard(plane, body);
         return Err(Rejection::BodyTooLarge(limit));
     }
     let late = |_| Rejection::BodyTimeout(plane.limits.body_time);
@@ -61,6 +66,24 @@ pub async fn receive(plane: &Plane, endpoint: Endpoint, head: &Head, body: Incom
     let wanted = Wanted::read(endpoint, &body)
         .map_err(|error| Rejection::BodyInvalid { field: error.field, message: error.message })?;
     Ok(Inbound { wanted, body, room })
+}
+
+/// Reads a body that is not wanted beside the answer that says so, and keeps none of it. Unread, it would make the connection end before its client
+/// has seen the answer.
+pub fn discard(plane: &Plane, mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    let reading = async move {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > DISCARDED {
+                break;
+            }
+        }
+    };
+    drop(plane.shutdown.spawn("discard_body", async move { drop(tokio::time::timeout(DISCARDING, reading).await) }));
 }
 
 /// A body's share of the room for all bodies. It grows with what has come, not with what was announced, so that announcing costs others nothing.
@@ -105,10 +128,11 @@ async fn collect(plane: &Plane, mut body: Incoming, expected: u64, limit: u64) -
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         let length = join.len() + data.len();
-        if length as u64 > limit {
-            return Err(Rejection::BodyTooLarge(limit));
+        let held = if length as u64 > limit { Err(Rejection::BodyTooLarge(limit)) } else { room.hold(plane, length) };
+        if let Err(rejection) = held {
+            discard(plane, body);
+            return Err(rejection);
         }
-        room.hold(plane, length)?;
         join.push(data, expected);
     }
     Ok((join.finish(), room))
