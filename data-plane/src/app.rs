@@ -325,7 +325,8 @@ impl Rest {
         };
         drop(self.shutdown.spawn_background("leave_epochs", leaving.run()));
         let cooldowns = Cooldowns::beside(&counting.counters, Arc::clone(&self.clock));
-        let pools = Pools::start(cooldowns, Arc::clone(&self.clock), self.metrics.clone(), &self.shutdown);
+        let (replica, clock) = (Arc::clone(&self.replica), Arc::clone(&self.clock));
+        let pools = Pools::start(cooldowns, replica, clock, self.metrics.clone(), &self.shutdown);
         pools.report(self.channel.clone(), self.identity, &self.shutdown);
         let sink = Arc::new(GrpcSink::new(self.channel));
         drop(Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&self.shutdown));

@@ -321,13 +321,14 @@ impl Parts {
         held.commit(state.into_iter().map(Change::Upsert).collect());
         let hash = held.set_hash();
         replica.replace(identity.deployment, held, hash).unwrap();
+        let replica = Arc::new(replica);
         let settlements = Settlements::start(Arc::clone(&counters), metrics.clone(), &shutdown);
         settlements.mark_in(spool.marks());
         let (pools_clock, pools_time) = (Arc::clone(&clock), Arc::clone(&clock));
         let plane = Plane {
             clock,
             identity,
-            replica: Arc::new(replica),
+            replica: Arc::clone(&replica),
             store_up,
             store_patience,
             grants,
@@ -338,6 +339,7 @@ impl Parts {
             spool,
             pools: Pools::start(
                 Cooldowns::InProcess(MemoryCooldowns::new(pools_clock)),
+                replica,
                 pools_time,
                 metrics.clone(),
                 &shutdown,

@@ -20,8 +20,9 @@ use crate::rate_headers::RateHeaders;
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const X_KEYFORGE_ERROR: HeaderName = HeaderName::from_static("x-keyforge-error");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-/// SDKs distrust longer waits than a minute, so none is ever told.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// SDKs distrust much longer waits than a minute, so none is ever told. Tokens per minute are counted by whole seconds, so that their minute
+/// can take 61 to pass; a shorter wait would not be true.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(61);
 /// When to ask again for what was granted elsewhere and is not settled.
 const SETTLING: Duration = Duration::from_secs(2);
 

@@ -218,8 +218,30 @@ async fn a_host_that_cannot_be_reached_is_passed_over() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         replayed += usize::from(reply.header("x-keyforge-attempts") == "2");
     }
-    assert!(replayed > 0);
+    assert!(replayed > 0, "its host was never tried");
     assert_eq!(gateway.entries(&id, 20 + replayed).await.len(), 20 + replayed);
+}
+
+/// More requests than may be replayed: nobody would be served by replaying alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_stays_away_costs_no_request_and_is_hardly_tried() {
+    const REQUESTS: usize = 480;
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    add(&gateway, "openai", SPARE, &provider.base_url()).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for number in 0..2 {
+        add(&gateway, "openai", &format!("sk-away-{number}-0123456789"), &format!("http://{closed}/v1")).await;
+    }
+    let (token, _) = gateway.create_key("agent", admin::Policy::default()).await;
+    let mut replayed = 0;
+    for _ in 0..REQUESTS {
+        let reply = gateway.chat_as(&token, &hello()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        replayed += usize::from(reply.header("x-keyforge-attempts") != "1");
+    }
+    assert!((1..50).contains(&replayed), "{replayed} of {REQUESTS} met it");
+    assert_eq!(provider.requests().len(), REQUESTS);
 }
 
 #[tokio::test]

@@ -80,10 +80,12 @@ fn merged(
     report: &proto::CredentialReport,
 ) -> admin::CredentialStanding {
     if report.state >= standing.state {
-        standing.state = report.state;
         let wait = Duration::from_millis(report.ready_in_ms);
         let ready_at = if wait.is_zero() { 0 } else { at.saturating_add(wait).millis() };
-        standing.ready_at_ms = standing.ready_at_ms.max(ready_at);
+        // Of those that are as bad, the last to be ready; one that is better says nothing about it.
+        let is_worse = report.state > standing.state;
+        standing.ready_at_ms = if is_worse { ready_at } else { standing.ready_at_ms.max(ready_at) };
+        standing.state = report.state;
     }
     standing.headroom_percent = standing.headroom_percent.min(report.headroom_percent);
     if report.last_error_ms > standing.last_error_ms {
@@ -115,6 +117,7 @@ mod tests {
     use super::*;
 
     const DEAD: i32 = admin::CredentialState::Dead as i32;
+    const COOLING: i32 = admin::CredentialState::Cooling as i32;
     const HEALTHY: i32 = admin::CredentialState::Healthy as i32;
 
     fn report(state: i32, error_ms: i64) -> proto::CredentialReport {
@@ -147,6 +150,19 @@ mod tests {
         assert_eq!(standings.of(CredentialId::from_bytes([8; 16])), None);
         standings.report(node(1), vec![report(HEALTHY, 5)]);
         assert_eq!(standings.of(credential).unwrap().state, HEALTHY, "what a node says now replaces what it said");
+    }
+
+    #[test]
+    fn the_moment_told_is_that_of_the_worst_state_whoever_reports_first() {
+        let said = |state, ready_in_ms| proto::CredentialReport { ready_in_ms, ..report(state, 5) };
+        let reports = [said(COOLING, 60_000), said(DEAD, 10_000)];
+        for order in [[0, 1], [1, 0]] {
+            let mut standing = admin::CredentialStanding::default();
+            for which in order {
+                standing = merged(standing, Timestamp::from_millis(1_000_000), &reports[which]);
+            }
+            assert_eq!((standing.state, standing.ready_at_ms), (DEAD, 1_010_000), "{order:?}");
+        }
     }
 
     #[test]

@@ -160,10 +160,11 @@ pub enum Rate {
 /// A request that came too soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimited {
-    /// The first rate that it does not fit in.
+    /// Of the rates that it does not fit in, the one that has to be waited for longest: first what it never fits in, and last
+    /// [`Rate::Concurrency`], which has no time; of two with the same wait the first in the order of [`Rate`].
     pub rate: Rate,
-    /// When it fits if nobody else is admitted. `None` when waiting is not enough: for [`Rate::Concurrency`], which ends when others end, and for
-    /// what would not fit if nothing else counted.
+    /// When it fits in every rate that has a time, if nobody else is admitted. `None` when waiting is not enough: for [`Rate::Concurrency`], which
+    /// ends when others end, and for what would not fit if nothing else counted.
     pub retry_after: Option<Duration>,
     /// What is left of the rates now.
     pub left: RatesLeft,

@@ -72,6 +72,7 @@ fn text_tokens(request: &ChatRequest, metering: &Metering) -> u64 {
         if request.tools || request.schema { framing.with_tools } else { 0 },
         each(request.content.messages, framing.per_message),
         each(request.content.parts, framing.per_part),
+        each(request.content.results, framing.per_result),
         each(request.tool_count, framing.per_tool),
         request.content.text_bytes,
         request.other_bytes,
@@ -115,8 +116,8 @@ impl Media {
         let (pictures, measured) = pictures(content, metering);
         let (audio_parts, timed) = (content.audio_parts as u64, content.timed_audio_parts as u64);
         let sound = metering.sound.tokens(content.audio_millis, timed).filter(|_| audio_parts == timed);
-        let is_unseen = !measured || content.file_parts > 0;
-        let may_be_sound = (audio_parts > 0 && sound.is_none()) || (metering.takes_any_medium && is_unseen);
+        let is_untyped = metering.takes_any_medium && content.untyped_parts > 0;
+        let may_be_sound = (audio_parts > 0 && sound.is_none()) || is_untyped;
         // What has an unknown type may be anything that fits into the window.
         let by_window = !measured || may_be_sound || content.file_parts > 0 || !content.unknown_parts.is_empty();
         Self { pictures, sound: sound.filter(|_| audio_parts > 0).unwrap_or(0), by_window, may_be_sound }

@@ -122,6 +122,31 @@ fn i_3_what_google_takes_unseen_is_bounded_by_the_window_as_sound() {
 }
 
 #[test]
+fn i_3_a_file_that_says_that_it_is_no_sound_is_bounded_by_the_window_as_text() {
+    for data in ["data:application/pdf;base64,AA", "data:text/plain;base64,AA", "JVBERi0x"] {
+        let file = user(json!([{ "type": "file", "file": { "file_data": data } }]));
+        assert_eq!(bound_at("google", "gemini-2.5-flash", &file, Some(1_000)), text(1_000), "{data}");
+    }
+    for data in ["data:Application/PDF;base64,AA", "data:x/y;base64,AA", "https://x/y.pdf", ""] {
+        let file = user(json!([{ "type": "file", "file": { "file_data": data } }]));
+        let InputBound::Tokens(bound) = bound_at("google", "gemini-2.5-flash", &file, Some(1_000)) else { panic!() };
+        assert_eq!(bound.audio, 1_000, "{data}");
+    }
+}
+
+#[test]
+fn i_3_the_name_that_google_wants_with_each_result_is_bounded() {
+    let result = json!({ "role": "tool", "content": "", "tool_call_id": "c" });
+    let body = |count: usize| json!({ "model": "m", "messages": vec![result.clone(); count] });
+    let tokens = |provider: &str, model: &str, count: usize| {
+        let InputBound::Tokens(bound) = bound_at(provider, model, &body(count), None) else { panic!("a bound") };
+        bound.text
+    };
+    let more = |provider: &str, model: &str| tokens(provider, model, 2) - tokens(provider, model, 1);
+    assert_eq!(more("google", "gemini-2.5-pro"), more("cerebras", "x") + 64);
+}
+
+#[test]
 fn files_and_unknown_parts_are_bounded_by_the_window_alone() {
     for part in [json!({ "type": "file", "file": { "file_id": "f" } }), json!({ "type": "video_url", "video_url": {} })]
     {

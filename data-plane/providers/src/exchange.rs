@@ -16,15 +16,17 @@ use crate::fault::Fault;
 use crate::google::Google;
 use crate::openai::chunk::ChunkWriter;
 use crate::openai::embeddings::{EmbeddingsRequest, Encoding};
-use crate::openai::request::{ChatRequest, RequestError};
-use crate::openai::response::{self, NotAnAnswer};
+use crate::openai::request::ChatRequest;
+use crate::openai::response::{self};
 use crate::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
-use crate::openai::stream::{StreamMeter, Verdict};
+use crate::openai::stream::StreamMeter;
 use crate::openai::{completion, conversation};
 use crate::patch::Pieces;
+use crate::refusal::{NotAnAnswer, RequestError};
 use crate::sse::Event;
 use crate::translate::{Call, Memo, Target, Translator};
 use crate::translated::Translated;
+use crate::verdict::Verdict;
 use crate::{anthropic, google, openai};
 
 /// What a request is sent to.
@@ -296,12 +298,12 @@ impl StreamReader {
         }
     }
 
-    /// Bytes of text, thought and calls seen so far in all choices. No output token is shorter than one byte.
+    /// Whether the provider has made anything that it may bill, also what no client is shown: signatures, thoughts that only it can read, media.
     #[must_use]
-    pub fn output_seen_bytes(&self) -> u64 {
+    pub fn has_made_something(&self) -> bool {
         match &self.0 {
-            Reader::Same(meter) => meter.output_seen_bytes(),
-            Reader::Translated(translated) => translated.output_seen_bytes(),
+            Reader::Same(meter) => meter.has_made_something(),
+            Reader::Translated(translated) => translated.has_made_something(),
         }
     }
 

@@ -8,11 +8,12 @@
 //! * [`dialect`]: what KeyForge itself says in a client's dialect, errors and keep-alives
 //! * [`patch`]: a body changed in places, the rest passed on as the same bytes
 //! * [`sse`]: an event stream cut into whole events
+//! * [`refusal`] and [`verdict`]: what cannot be served or used, and what becomes of each event of a stream
 //! * [`fault`]: who failed, whether another credential may help, and when
 //! * [`headroom`]: what is left of an account's limits
 //! * [`redact`]: what identifies an account, taken out of a text
 //! * [`bound`]: the most input tokens that a request can be billed, by what is known of the host ([`metering`])
-//! * [`picture`] and [`sound`]: how large and how long media are, from their first bytes
+//! * [`picture`] and `sound`: how large and how long media are, from their first bytes
 //! * [`openai`]: chat completions: request scan and rewrite, answer, stream, faults, and to and from the hub form
 //! * [`anthropic`] and [`google`]: from and to the hub form, and their faults
 
@@ -32,8 +33,10 @@ pub mod patch;
 pub mod picture;
 mod plain_run;
 pub mod redact;
-pub mod sound;
+pub mod refusal;
+mod sound;
 pub mod sse;
 mod tally;
 pub mod translate;
 mod translated;
+pub mod verdict;

@@ -4,6 +4,7 @@
 //! the generous figures of an unknown host. Nothing is guessed from a name that only resembles one in the table.
 
 use crate::anthropic;
+use crate::chat::request::MAX_FUNCTION_BYTES;
 use crate::google;
 use crate::openai::content::Picture;
 use crate::openai::rewrite::MaxTokensField;
@@ -17,8 +18,11 @@ pub struct Metering {
     pub images: ImageFormula,
     /// What sound is billed.
     pub sound: SoundFormula,
-    /// Whether a file, or a picture that was not looked at, may be sound or a film: the host takes all of them in the same place.
+    /// Whether a file or a picture of which the body does not say the type may be sound or a film: the host takes all of them in the same
+    /// place.
     pub takes_any_medium: bool,
+    /// Whether the host writes the prompt to a cache, at a price of its own, where the request marks it.
+    pub caches_on_demand: bool,
     /// Tokens billed at most for each token of the context window: more than 1 where pictures are billed at a multiple.
     pub per_window_token: u64,
     /// Whether the host searches without being asked to, so that neither request nor window bounds what it bills.
@@ -47,11 +51,13 @@ pub struct Framing {
     pub per_tool: u64,
     /// To each part of a message whose content is a list.
     pub per_part: u64,
+    /// To each result of a function: its name, where the host wants that repeated.
+    pub per_result: u64,
 }
 
 impl Framing {
     const fn new(once: u64, with_tools: u64) -> Self {
-        Self { once, with_tools, per_message: 8, per_tool: 16, per_part: 4 }
+        Self { once, with_tools, per_message: 8, per_tool: 16, per_part: 4, per_result: 0 }
     }
 }
 
@@ -60,6 +66,8 @@ impl Framing {
 const OPENAI: Framing = Framing::new(32, 128);
 /// Hosts whose recordings show no preamble, or one of some tens of tokens such as Llama's date and gpt-oss's settings (44 at most).
 const PLAIN: Framing = Framing::new(128, 1024);
+/// As before, and each result of a function says of which function it is. Google wants the name, which no message of a tool needs to say.
+const GOOGLE: Framing = Framing { per_result: MAX_FUNCTION_BYTES as u64, ..PLAIN };
 /// Anthropic documents 313 to 804 tokens of its own when there are tools ("Tool use", pricing, 2026), and none otherwise.
 const ANTHROPIC: Framing = Framing::new(128, 1024);
 /// Anybody else. The longest preamble recorded had 591 tokens more than the request has text: an undisclosed system prompt.
@@ -248,7 +256,8 @@ pub fn of(provider: &str, upstream_name: &str) -> Metering {
         "openai" => (UNKNOWN, MaxTokensField::Current),
         "azure" => (PLAIN, MaxTokensField::Current),
         "anthropic" => (ANTHROPIC, MaxTokensField::Current),
-        "google" | "cerebras" => (PLAIN, MaxTokensField::Current),
+        "google" => (GOOGLE, MaxTokensField::Current),
+        "cerebras" => (PLAIN, MaxTokensField::Current),
         "mistral" | "deepseek" | "together" | "bedrock" => (PLAIN, MaxTokensField::Legacy),
         "groq" | "openrouter" | "xai" => (UNKNOWN, MaxTokensField::Current),
         _ => (UNKNOWN, MaxTokensField::Legacy),
@@ -273,6 +282,7 @@ pub fn of(provider: &str, upstream_name: &str) -> Metering {
         images,
         sound,
         takes_any_medium: provider == "google",
+        caches_on_demand: provider != "google",
         per_window_token: per_window_token(images),
         searches: searches(provider, upstream_name),
         // In their recorded streams every count is the same; Anthropic's, unless it runs a tool of its own, which it is never asked to.

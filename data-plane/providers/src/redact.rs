@@ -1,5 +1,5 @@
 //! Takes out of a provider's message whatever identifies the account that it was sent for: keys, masked keys, organisation
-//! and project ids, long tokens.
+//! and project ids, e-mail addresses, long tokens.
 
 /// Longest message that is passed on, in characters.
 const MAX_CHARS: usize = 1000;
@@ -33,7 +33,7 @@ pub fn message(text: &str) -> String {
 }
 
 fn belongs_to_word(letter: char) -> bool {
-    letter.is_alphanumeric() || matches!(letter, '_' | '-' | '*' | '.' | '+' | '•' | '…')
+    letter.is_alphanumeric() || matches!(letter, '_' | '-' | '*' | '.' | '+' | '@' | '•' | '…')
 }
 
 fn flush(word: &mut String, clean: &mut String) {
@@ -48,6 +48,16 @@ fn flush(word: &mut String, clean: &mut String) {
 }
 
 fn is_secret(word: &str) -> bool {
+    is_address(word) || word.split('@').any(is_key)
+}
+
+/// Of a person, or of an account that a service acts as; also without the part before the `@`.
+fn is_address(word: &str) -> bool {
+    let is_mail = word.split_once('@').is_some_and(|(name, host)| !name.is_empty() && host.contains('.'));
+    is_mail || word.to_ascii_lowercase().ends_with(".gserviceaccount.com")
+}
+
+fn is_key(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     let masked = word.contains("**") || word.contains('•');
     masked
@@ -85,6 +95,10 @@ mod tests {
             ("id 0123456789abcdef0123", "id [redacted]"),
             ("(org: 0f3a9c52-77b1-4e0d-9a6f-1c2d3e4f5a6b, model", "(org: [redacted], model"),
             ("a\nb\tc\u{0}", "a b c "),
+            ("for jo.doe+x@example.com.", "for [redacted]."),
+            ("account kf-1@acme-7.iam.gserviceaccount.com is", "account [redacted] is"),
+            ("(acme-7.iam.gserviceaccount.com)", "([redacted])"),
+            ("at @sk-proj-abc", "at [redacted]"),
         ] {
             assert_eq!(message(text), expected);
         }
@@ -98,6 +112,7 @@ mod tests {
             "see https://platform.openai.com/docs/guides/error-codes/api-errors.",
             "Limit 2000000, Requested 2500013. Please try again in 6m0s.",
             "Änderung… fertig",
+            "model claude-3-5-sonnet@20241022 of @acme/tools",
             "tool mcp__github__create_pull_request_review_comment and getCustomerAccountInformationById",
         ] {
             assert_eq!(message(text), text);

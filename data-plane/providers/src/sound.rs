@@ -9,7 +9,7 @@ use crate::picture::Base64;
 /// * MP3 (ISO/IEC 11172-3 and 13818-3, layer III, and its extension to low rates): no frame has less than 8 kilobits a second,
 ///   which is a byte in each millisecond.
 #[must_use]
-pub fn most_millis(format: &str, data: &str) -> Option<u64> {
+pub(crate) fn most_millis(format: &str, data: &str) -> Option<u64> {
     // Padding and a last group that is not full only make it longer than it is.
     let length = (data.len() as u64 / 4 + 1) * 3;
     let mut bytes = Base64::new(data);

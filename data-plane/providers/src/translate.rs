@@ -12,8 +12,7 @@ use crate::chat::request::Request;
 use crate::chat::response::Response;
 use crate::embeddings;
 use crate::fault::Fault;
-use crate::openai::request::RequestError;
-use crate::openai::response::NotAnAnswer;
+use crate::refusal::{NotAnAnswer, RequestError};
 use crate::sse;
 
 /// What a request is sent to.
@@ -97,6 +96,9 @@ pub trait Decoder: Send {
 
     /// Whether the provider has said that the answer is complete, so that nothing more will come.
     fn is_done(&self) -> bool;
+
+    /// Whether the provider has made anything that it may bill, also what no client is shown.
+    fn has_made_something(&self) -> bool;
 
     /// The input that the stream says it took before its end, if that can be relied on.
     fn input_seen(&self) -> Option<keyforge_shared::usage::Usage>;

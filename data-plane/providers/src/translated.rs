@@ -5,9 +5,9 @@ use keyforge_shared::usage::{ServiceTier, Usage};
 
 use crate::chat::event::{Delta, Event as ChatEvent};
 use crate::openai::chunk::ChunkWriter;
-use crate::openai::stream::Verdict;
 use crate::sse::Event;
 use crate::translate::Decoder;
+use crate::verdict::Verdict;
 
 /// A stream that is being translated.
 pub(crate) struct Translated {
@@ -26,7 +26,6 @@ struct Seen {
     usage: Option<Usage>,
     tier: Option<ServiceTier>,
     model: Option<String>,
-    bytes: u64,
     has_content: bool,
     finished: bool,
 }
@@ -42,18 +41,13 @@ impl Seen {
     }
 
     fn note_delta(&mut self, delta: &Delta) {
-        let length = match delta {
-            Delta::Text(text) | Delta::Refusal(text) | Delta::Thinking(text) => text.len(),
-            Delta::Arguments { fragment, .. } => fragment.len(),
-            Delta::ToolCall { name, .. } => {
-                self.has_content = true;
-                name.len()
-            }
+        self.has_content |= match delta {
+            Delta::Text(text) | Delta::Refusal(text) | Delta::Thinking(text) => !text.is_empty(),
+            Delta::Arguments { fragment, .. } => !fragment.is_empty(),
+            Delta::ToolCall { .. } => true,
             // Nothing that a client would show or act on.
-            Delta::Signature(_) | Delta::RedactedThinking(_) | Delta::Logprobs(_) => 0,
+            Delta::Signature(_) | Delta::RedactedThinking(_) | Delta::Logprobs(_) => false,
         };
-        self.has_content |= length > 0;
-        self.bytes = self.bytes.saturating_add(length as u64);
     }
 }
 
@@ -119,8 +113,8 @@ impl Translated {
         self.seen.model.as_deref()
     }
 
-    pub(crate) fn output_seen_bytes(&self) -> u64 {
-        self.seen.bytes
+    pub(crate) fn has_made_something(&self) -> bool {
+        self.seen.has_content || self.decoder.has_made_something()
     }
 
     pub(crate) fn has_content(&self) -> bool {
@@ -168,6 +162,10 @@ mod tests {
 
         fn is_done(&self) -> bool {
             self.done
+        }
+
+        fn has_made_something(&self) -> bool {
+            false
         }
 
         fn input_seen(&self) -> Option<Usage> {
@@ -219,7 +217,7 @@ mod tests {
         {
             let mut stream = stream(vec![(Ok(vec![something.clone()]), false)], vec![]);
             stream.event(&any());
-            assert_eq!((stream.has_content(), stream.output_seen_bytes()), (true, 1), "{something:?}");
+            assert!(stream.has_content() && stream.has_made_something(), "{something:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A folder that is about to be removed is renamed first, so that a crash half-way never looks like lost records.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,9 +41,12 @@ impl Leftover {
         self.parts_done.fetch_add(1, Ordering::AcqRel) + 1 == parts
     }
 
-    /// Removes the folder for good. Blocks.
+    /// Removes the folder for good; one that is gone already is removed. Blocks.
     pub(super) fn remove(&self) -> Result<(), SpoolError> {
-        let bytes = folder_bytes(&self.dir)?;
+        // An earlier try may have come half-way.
+        let doomed = doomed(&self.dir);
+        let there = |folder: &Path| if folder.exists() { folder_bytes(folder) } else { Ok(0) };
+        let bytes = there(&self.dir)?.saturating_add(there(&doomed)?);
         remove_folder(&self.dir)?;
         let less = |all: u64| Some(all.saturating_sub(bytes));
         let _before = self.elsewhere.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -122,16 +126,28 @@ pub(super) fn sync_folder(dir: &Path) -> Result<(), SpoolError> {
     File::open(dir).and_then(|folder| folder.sync_all()).map_err(|source| SpoolError::disk("sync", dir, source))
 }
 
-/// Removes a life's folder at once, as far as any later start can see.
+/// Removes a life's folder at once, as far as any later start can see. What is not there is removed.
 pub(super) fn remove_folder(folder: &Path) -> Result<(), SpoolError> {
-    let mut doomed = folder.as_os_str().to_owned();
-    doomed.push(REMOVED_SUFFIX);
-    let doomed = PathBuf::from(doomed);
-    fs::rename(folder, &doomed).map_err(|source| SpoolError::disk("rename", folder, source))?;
+    let doomed = doomed(folder);
+    done_or_gone(fs::rename(folder, &doomed)).map_err(|source| SpoolError::disk("rename", folder, source))?;
     if let Some(parent) = folder.parent() {
         sync_folder(parent)?;
     }
-    fs::remove_dir_all(&doomed).map_err(|source| SpoolError::disk("remove", &doomed, source))
+    done_or_gone(fs::remove_dir_all(&doomed)).map_err(|source| SpoolError::disk("remove", &doomed, source))
+}
+
+/// What a folder is called while it is removed.
+fn doomed(folder: &Path) -> PathBuf {
+    let mut doomed = folder.as_os_str().to_owned();
+    doomed.push(REMOVED_SUFFIX);
+    PathBuf::from(doomed)
+}
+
+fn done_or_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// The file of segment `number`.

@@ -220,6 +220,22 @@ fn leftovers_count_against_the_limit_until_they_are_removed() {
     assert!(matches!(spool.intent(&intent(1)), Err(SpoolError::Full { .. })));
     leftovers[0].remove().unwrap();
     spool.intent(&intent(1)).unwrap();
+    leftovers[0].remove().unwrap();
+}
+
+#[test]
+fn a_removal_that_failed_half_way_is_finished_by_the_next_try() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SpoolLimits { max_bytes: 64 << 10, segment_bytes: 1 << 20 };
+    let (spool, _) = open_limited(dir.path(), 1, limits).unwrap();
+    while spool.record(record(1)).is_ok() {}
+    drop(spool);
+    let (spool, leftovers) = open_limited(dir.path(), 2, limits).unwrap();
+    let folder = dir.path().join("spool").join(identity(1).boot.to_string());
+    std::fs::rename(&folder, folder.with_extension("removed")).unwrap();
+    leftovers[0].remove().unwrap();
+    assert!(!folder.with_extension("removed").exists());
+    spool.intent(&intent(1)).unwrap();
 }
 
 #[test]

@@ -22,12 +22,17 @@ impl Chance {
 
     /// A number from 0 to 1, without 1.
     pub fn draw(&mut self) -> f64 {
+        self.bits() as f64 / (1_u64 << 53) as f64
+    }
+
+    /// 53 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+        mixed >> 11
     }
 }
 

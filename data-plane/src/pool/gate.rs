@@ -40,12 +40,14 @@ pub enum Look {
 #[derive(Clone, Debug)]
 pub struct Gate {
     phase: Phase,
-    /// Rises with every cooldown.
-    turn: u64,
+    /// How many cooldowns it has had.
+    cooldowns: u64,
     /// Why it was shut last.
     class: CooldownClass,
     /// For how long it was shut last.
     wait: Duration,
+    /// Until when, by that. Waiting for a probe of another node may make it longer, and is told to nobody.
+    ends: Moment,
     /// Attempts on the way back to open that were neither refused nor answered, oldest first.
     trying: Vec<(u64, Moment)>,
     entries: u64,
@@ -66,7 +68,8 @@ enum Phase {
 /// An attempt that was let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    turn: u64,
+    /// How many cooldowns the gate had had by then.
+    cooldowns: u64,
     /// Its number if it was let through on the way back to open.
     trying: Option<u64>,
 }
@@ -75,9 +78,10 @@ impl Default for Gate {
     fn default() -> Self {
         Self {
             phase: Phase::Open,
-            turn: 0,
+            cooldowns: 0,
             class: CooldownClass::Throttled,
             wait: Duration::ZERO,
+            ends: Moment::default(),
             trying: Vec::new(),
             entries: 0,
             stamp: None,
@@ -113,7 +117,7 @@ impl Gate {
             }
             Phase::SlowStart { .. } => Some(self.begin(now)),
         };
-        Entry { turn: self.turn, trying }
+        Entry { cooldowns: self.cooldowns, trying }
     }
 
     /// The attempt was not refused here.
@@ -153,7 +157,7 @@ impl Gate {
             Phase::Cooling { until: stands } if until <= stands => return false,
             Phase::Cooling { .. } => false,
             // Sent before the last cooldown: the provider had not said then what it has said since.
-            Phase::Probing | Phase::SlowStart { .. } if entry.turn != self.turn => return false,
+            Phase::Probing | Phase::SlowStart { .. } if entry.cooldowns != self.cooldowns => return false,
             Phase::Open | Phase::Probing | Phase::SlowStart { .. } => true,
         };
         (self.class, self.wait, self.untold) = (class, wait, true);
@@ -225,7 +229,7 @@ impl Gate {
             return;
         }
         match self.phase {
-            Phase::Cooling { until } if until > now => self.untold = true,
+            Phase::Cooling { .. } if self.ends > now => self.untold = true,
             Phase::Cooling { .. } => self.phase = Phase::SlowStart { width: 1, passed: 0 },
             Phase::Open | Phase::Probing | Phase::SlowStart { .. } => {}
         }
@@ -234,7 +238,7 @@ impl Gate {
     /// The class and the wait of the last cooldown; `None` if there was none.
     #[must_use]
     pub fn shut_last_for(&self) -> Option<(CooldownClass, Duration)> {
-        (self.turn > 0).then_some((self.class, self.wait))
+        (self.cooldowns > 0).then_some((self.class, self.wait))
     }
 
     /// Why it is shut, and until when; `None` when attempts pass. A wait that is over lasts until a probe has passed.
@@ -249,13 +253,13 @@ impl Gate {
 
     /// Its state, for reports. What waits for its probe is still shut.
     #[must_use]
-    pub fn phrase(&self, now: Moment) -> Phrase {
+    pub fn condition(&self, now: Moment) -> Condition {
         match self.phase {
-            Phase::Open => Phrase::Healthy,
-            Phase::SlowStart { .. } => Phrase::SlowStart,
-            Phase::Probing if self.class == CooldownClass::Dead => Phrase::Shut(self.class, now),
-            Phase::Probing => Phrase::Probing,
-            Phase::Cooling { until } => Phrase::Shut(self.class, until),
+            Phase::Open => Condition::Healthy,
+            Phase::SlowStart { .. } => Condition::SlowStart,
+            Phase::Probing if self.class == CooldownClass::Dead => Condition::Shut(self.class, now),
+            Phase::Probing => Condition::Probing,
+            Phase::Cooling { until } => Condition::Shut(self.class, until),
         }
     }
 
@@ -267,7 +271,7 @@ impl Gate {
 
     /// Whether the attempt was still awaited on the way back to open.
     fn end(&mut self, entry: Entry) -> bool {
-        let Some(number) = entry.trying.filter(|_| entry.turn == self.turn) else { return false };
+        let Some(number) = entry.trying.filter(|_| entry.cooldowns == self.cooldowns) else { return false };
         let found = self.trying.iter().position(|(trying, _)| *trying == number);
         found.map(|at| self.trying.remove(at)).is_some()
     }
@@ -293,9 +297,9 @@ impl Gate {
     }
 
     fn shut(&mut self, until: Moment, is_new: bool) {
-        self.phase = Phase::Cooling { until };
+        (self.phase, self.ends) = (Phase::Cooling { until }, until);
         if is_new {
-            self.turn += 1;
+            self.cooldowns += 1;
             self.trying.clear();
         }
     }
@@ -303,7 +307,7 @@ impl Gate {
 
 /// A gate's state, for reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phrase {
+pub enum Condition {
     /// Everybody passes.
     Healthy,
     /// Some pass at a time.

@@ -86,7 +86,6 @@ struct OnItsWay {
     number: u64,
     sent: Moment,
     need: Need,
-    answered: bool,
 }
 
 /// Names a request on its way.
@@ -134,33 +133,30 @@ impl Headroom {
 
     /// Requests that need this and that the limits let through in a second, if the provider says enough to tell.
     #[must_use]
-    pub fn per_second(&self, need: Need) -> Option<f64> {
+    pub fn per_second(&self, need: Need, now: Moment) -> Option<f64> {
         let rate = |known: &Known| Some(known.refill()? / need.of(known.dimension).max(1.0));
         let told = self.known.iter().flatten().filter_map(rate).reduce(f64::min);
-        told.or_else(|| self.learned.per_second())
+        told.or_else(|| self.learned.per_second(now))
     }
 
     /// Requests on their way.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.on_their_way.iter().filter(|sent| !sent.answered).count()
+        self.on_their_way.len()
     }
 
     /// A request is sent.
     pub fn send(&mut self, need: Need, now: Moment) -> Sent {
         self.learned.take(now);
         self.numbers += 1;
-        self.on_their_way.push_back(OnItsWay { number: self.numbers, sent: now, need, answered: false });
+        self.on_their_way.push_back(OnItsWay { number: self.numbers, sent: now, need });
         Sent { number: self.numbers, at: now }
     }
 
     /// The request was answered, or will never be.
     pub fn answered(&mut self, sent: Sent) {
         if let Ok(at) = self.on_their_way.binary_search_by_key(&sent.number, |one| one.number) {
-            self.on_their_way[at].answered = true;
-        }
-        while self.on_their_way.front().is_some_and(|one| one.answered) {
-            self.on_their_way.pop_front();
+            self.on_their_way.remove(at);
         }
     }
 
@@ -212,7 +208,7 @@ impl Headroom {
     }
 
     fn taken(&self, dimension: Dimension) -> f64 {
-        self.on_their_way.iter().filter(|one| !one.answered).map(|one| one.need.of(dimension)).sum()
+        self.on_their_way.iter().map(|one| one.need.of(dimension)).sum()
     }
 }
 

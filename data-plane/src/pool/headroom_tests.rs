@@ -29,7 +29,7 @@ fn nothing_is_limited_before_anything_is_known() {
     let headroom = Headroom::default();
     assert_eq!(headroom.fits(Need { input: u64::MAX, output: 1 }, at(0)), Ok(()));
     assert!((headroom.ratio(at(0)) - 1.0).abs() < f64::EPSILON);
-    assert_eq!(headroom.per_second(SMALL), None);
+    assert_eq!(headroom.per_second(SMALL, at(0)), None);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn what_was_used_comes_back_evenly_until_the_moment_that_was_stated() {
     // One request and a tenth, of ten a second.
     assert_eq!(headroom.fits(SMALL, at(0)), Err(at(110)));
     assert_eq!(headroom.fits(SMALL, at(111)), Ok(()));
-    assert!((headroom.per_second(SMALL).unwrap() - 10.0).abs() < 1e-9);
+    assert!((headroom.per_second(SMALL, at(0)).unwrap() - 10.0).abs() < 1e-9);
 }
 
 #[test]

@@ -72,10 +72,10 @@ impl Learned {
         self.limit(now).map_or(1.0, |limit| limit.level / burst(limit.rate))
     }
 
-    /// Requests a second, as last learned.
+    /// Requests a second, by now; `None` when nothing is limited.
     #[must_use]
-    pub fn per_second(&self) -> Option<f64> {
-        self.limit.map(|limit| limit.rate)
+    pub fn per_second(&self, now: Moment) -> Option<f64> {
+        self.limit(now).map(|limit| limit.rate)
     }
 
     /// A request is sent.
@@ -140,23 +140,23 @@ mod tests {
     #[test]
     fn a_refusal_lowers_the_rate_that_was_sent_to_seven_tenths() {
         let mut learned = busy();
-        assert_eq!(learned.per_second(), None);
+        assert_eq!(learned.per_second(at(9_999)), None);
         learned.refused(at(9_999));
-        assert!((learned.per_second().unwrap() - 7.0).abs() < 1e-9, "{learned:?}");
+        assert!((learned.per_second(at(9_999)).unwrap() - 7.0).abs() < 1e-9, "{learned:?}");
         let wait = learned.fits(at(9_999)).unwrap_err().since(at(9_999));
         assert!((wait.as_secs_f64() - 1.0 / 7.0).abs() < 1e-6, "{wait:?}");
         learned.refused(at(9_999));
-        assert!((learned.per_second().unwrap() - 4.9).abs() < 1e-9, "{learned:?}");
+        assert!((learned.per_second(at(9_999)).unwrap() - 4.9).abs() < 1e-9, "{learned:?}");
     }
 
     #[test]
     fn it_rises_by_two_hundredths_a_second_and_is_forgotten_in_the_end() {
         let mut learned = busy();
         learned.refused(at(9_999));
-        assert!((learned.limit(at(10_999)).unwrap().rate - 7.14).abs() < 1e-9);
+        assert!((learned.per_second(at(10_999)).unwrap() - 7.14).abs() < 1e-9);
         assert!(learned.limit(at(9_999 + 120_000)).is_some());
         assert!(learned.limit(at(9_999 + 130_000)).is_none(), "eight times as much as was refused");
-        assert_eq!(learned.fits(at(200_000)), Ok(()));
+        assert_eq!((learned.fits(at(200_000)), learned.per_second(at(200_000))), (Ok(()), None));
     }
 
     #[test]

@@ -21,6 +21,8 @@ const MOST_OF_KEY: usize = 256;
 /// Most moments that are kept free for one key, and for all.
 const MOST_PROMISES_OF_KEY: usize = 64;
 const MOST_PROMISES: usize = 8_192;
+/// Of what a pool serves, at most so much is kept free for one key, beyond one moment: half of the longest wait, so that another's request can wait it out.
+const KEPT_FOR_KEY: Duration = Duration::from_secs(5);
 /// A moment is kept free for so long.
 const KEPT_FREE: Duration = Duration::from_secs(10);
 /// Nobody is sent away for longer: clients believe no more than that.
@@ -43,14 +45,22 @@ struct State {
     keys: VecDeque<KeyId>,
     waiting: HashMap<KeyId, VecDeque<Arc<Waiter>>>,
     count: usize,
-    promises: HashMap<KeyId, VecDeque<Moment>>,
+    promises: HashMap<KeyId, VecDeque<Promise>>,
     promised: usize,
     /// The first moment that is not taken.
     free_from: Moment,
-    /// Since when somebody waits.
+    /// Since when somebody waits and could be served: how little a pool serves while it is shut says nothing about it.
     busy_since: Moment,
     /// When those who were served left, of late.
     left: VecDeque<Moment>,
+}
+
+/// A moment that is kept free.
+#[derive(Clone, Copy, Debug)]
+struct Promise {
+    at: Moment,
+    /// How much of what the pool serves it takes.
+    takes: Duration,
 }
 
 #[derive(Default)]
@@ -86,6 +96,8 @@ pub struct Place {
     line: Arc<Line>,
     key: KeyId,
     waiter: Arc<Waiter>,
+    /// What others may have of what the pool serves if this is left unserved.
+    takes: Duration,
 }
 
 impl Line {
@@ -105,22 +117,27 @@ impl Line {
     #[must_use]
     pub fn join(self: &Arc<Self>, wish: Wish) -> Granted {
         let mut state = self.0.lock();
-        state.forget_broken_promises(wish.now);
         let wish = state.measured(wish);
+        state.let_go_of_what_nobody_came_for(wish.now);
         let has_room = state.count < MOST_WAITING && state.waiting_of(wish.key) < MOST_OF_KEY;
-        if has_room && (state.take_promise(wish) || state.take_moment(wish)) {
+        let taken = if has_room { state.take_promise(wish).or_else(|| state.take_moment(wish)) } else { None };
+        if let Some(takes) = taken {
             let waiter = Arc::new(Waiter::default());
             state.enter(wish, Arc::clone(&waiter));
-            return Granted::Place(Place { line: Arc::clone(self), key: wish.key, waiter });
+            return Granted::Place(Place { line: Arc::clone(self), key: wish.key, waiter, takes });
         }
         Granted::Later(state.promise(wish))
     }
 
     /// Tells a request that waited in vain when to come back.
     #[must_use]
-    pub fn later(&self, wish: Wish) -> Duration {
+    pub fn later(&self, mut place: Place, wish: Wish) -> Duration {
+        // The line is slower than was thought: what its moment took is gone.
+        place.takes = Duration::ZERO;
+        drop(place);
         let mut state = self.0.lock();
         let wish = state.measured(wish);
+        state.let_go_of_what_nobody_came_for(wish.now);
         state.promise(wish)
     }
 }
@@ -133,12 +150,14 @@ impl Place {
     }
 
     /// Its request is served.
-    pub fn served(self, now: Moment) {
+    pub fn served(mut self, now: Moment) {
+        self.takes = Duration::ZERO;
         let mut state = self.line.0.lock();
         if state.left.len() == MOST_LEFT {
             state.left.pop_front();
         }
         state.left.push_back(now);
+        drop(state);
     }
 
     /// Waits until its request is next.
@@ -151,7 +170,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.line.0.lock().leave(self.key, &self.waiter);
+        let mut state = self.line.0.lock();
+        state.free_from = state.free_from.minus(self.takes);
+        state.leave(self.key, &self.waiter);
     }
 }
 
@@ -180,9 +201,9 @@ impl State {
         Wish { per_second: wish.per_second.min(left as f64 / elapsed.as_secs_f64()), ..wish }
     }
 
-    fn enter(&mut self, Wish { key, now, .. }: Wish, waiter: Arc<Waiter>) {
+    fn enter(&mut self, Wish { key, now, ready, .. }: Wish, waiter: Arc<Waiter>) {
         if self.count == 0 {
-            self.busy_since = now;
+            self.busy_since = now.max(ready);
         }
         self.count += 1;
         let queue = self.waiting.entry(key).or_default();
@@ -211,59 +232,63 @@ impl State {
         }
     }
 
-    /// The moment that was kept free for the key, if it has come or comes soon enough.
-    fn take_promise(&mut self, wish: Wish) -> bool {
-        let Some(promises) = self.promises.get_mut(&wish.key) else { return false };
-        if promises.front().is_none_or(|promise| *promise > wish.now.plus(wish.patience)) {
-            return false;
-        }
-        promises.pop_front();
+    /// The moment that was kept free for the key, if it has come or comes soon enough, as what it takes.
+    fn take_promise(&mut self, wish: Wish) -> Option<Duration> {
+        let promises = self.promises.get_mut(&wish.key)?;
+        let promise = promises.pop_front_if(|promise| promise.at <= wish.now.plus(wish.patience))?;
         if promises.is_empty() {
             self.promises.remove(&wish.key);
         }
         self.promised -= 1;
-        true
+        Some(promise.takes)
     }
 
-    /// The next moment that nobody has, if it comes soon enough.
-    fn take_moment(&mut self, wish: Wish) -> bool {
+    /// The next moment that nobody has, if it comes soon enough, as what it takes.
+    fn take_moment(&mut self, wish: Wish) -> Option<Duration> {
         let moment = self.free_from.max(wish.ready);
         if moment > wish.now.plus(wish.patience) {
-            return false;
+            return None;
         }
-        self.free_from = moment.max(wish.now).plus(gap(wish.per_second));
-        true
+        let takes = gap(wish.per_second);
+        self.free_from = moment.max(wish.now).plus(takes);
+        Some(takes)
     }
 
     /// Keeps a moment free, and says how long it is until then.
     fn promise(&mut self, wish: Wish) -> Duration {
         let latest = wish.now.plus(LONGEST_TOLD);
         let moment = self.free_from.max(wish.ready).max(wish.now).min(latest);
+        let is_full = self.promised >= MOST_PROMISES;
         let promises = self.promises.entry(wish.key).or_default();
-        if promises.len() >= MOST_PROMISES_OF_KEY || self.promised >= MOST_PROMISES {
+        let takes = gap(wish.per_second);
+        let kept = promises.iter().fold(takes, |sum, promise| sum.saturating_add(promise.takes));
+        let has_enough = promises.len() >= MOST_PROMISES_OF_KEY || (kept > KEPT_FOR_KEY && !promises.is_empty());
+        if has_enough || is_full {
             // Who asks again and again gets no more than that.
-            let last = promises.back().copied().unwrap_or(moment);
+            let last = promises.back().map_or(moment, |promise| promise.at);
             if promises.is_empty() {
                 self.promises.remove(&wish.key);
             }
             return last.max(moment).since(wish.now);
         }
-        promises.push_back(moment);
+        promises.push_back(Promise { at: moment, takes });
         self.promised += 1;
-        self.free_from = moment.plus(gap(wish.per_second)).min(latest);
+        self.free_from = moment.plus(takes).min(latest);
         moment.since(wish.now)
     }
 
-    fn forget_broken_promises(&mut self, now: Moment) {
-        let mut forgotten = 0;
+    /// Moments that were kept free in vain go to others, and when nobody waits or comes back all do.
+    fn let_go_of_what_nobody_came_for(&mut self, now: Moment) {
+        let (mut forgotten, mut took) = (0, Duration::ZERO);
         self.promises.retain(|_, promises| {
-            while promises.front().is_some_and(|promise| promise.plus(KEPT_FREE) < now) {
-                promises.pop_front();
+            while let Some(promise) = promises.pop_front_if(|promise| promise.at.plus(KEPT_FREE) < now) {
                 forgotten += 1;
+                took = took.saturating_add(promise.takes);
             }
             !promises.is_empty()
         });
         self.promised -= forgotten;
+        self.free_from = if self.count == 0 && self.promised == 0 { now } else { self.free_from.minus(took) };
     }
 }
 

@@ -79,9 +79,18 @@ fn a_wait_beyond_patience_is_told_instead_and_the_moment_kept_free() {
 }
 
 #[test]
+fn a_pool_that_is_shut_for_a_while_is_not_taken_for_a_slow_one() {
+    let line = Arc::new(Line::default());
+    // Shut for five seconds, and then a hundred a second.
+    let wishes = [wish(1, 0, 5_000, 100.0), wish(2, 2_000, 2_000, 100.0), wish(3, 2_000, 2_000, 100.0)];
+    let places: Vec<_> = wishes.into_iter().map(|wish| line.join(wish)).collect();
+    assert!(places.iter().all(|granted| matches!(granted, Granted::Place(_))), "all are served within ten seconds");
+}
+
+#[test]
 fn nobody_is_sent_away_for_more_than_a_minute_and_asking_again_and_again_keeps_no_more_free() {
     let line = Arc::new(Line::default());
-    let far = wish(1, 0, 500_000, 10.0);
+    let far = wish(1, 0, 500_000, 100.0);
     for _ in 0..10_000 {
         let Granted::Later(wait) = line.join(far) else { panic!("nothing is ready for minutes") };
         assert!(wait <= Duration::from_secs(60));
@@ -89,6 +98,49 @@ fn nobody_is_sent_away_for_more_than_a_minute_and_asking_again_and_again_keeps_n
     assert_eq!(line.0.lock().promised, MOST_PROMISES_OF_KEY);
     let Granted::Later(_) = line.join(wish(2, 200_000, 500_000, 10.0)) else { panic!("still not") };
     assert_eq!(line.0.lock().promised, 1, "what nobody came for is forgotten");
+}
+
+/// A wish of a key that waits for nothing.
+fn hammering(number: u8, now: u64, per_second: f64) -> Wish {
+    Wish { patience: Duration::ZERO, ..wish(number, now, now + 500, per_second) }
+}
+
+#[test]
+fn a_key_that_hammers_and_never_comes_back_starves_no_other() {
+    let line = Arc::new(Line::default());
+    for _ in 0..1_000 {
+        assert!(matches!(line.join(hammering(1, 0, 1.0)), Granted::Later(_)));
+    }
+    let Granted::Place(place) = line.join(wish(2, 0, 500, 1.0)) else { panic!("a key keeps all from the others") };
+    drop(place);
+    for second in 1..60 {
+        let now = second * 1_000;
+        // A place that it gets it leaves at once.
+        (0..100).for_each(|_| drop(line.join(hammering(1, now, 1.0))));
+        let Granted::Place(place) = line.join(wish(2, now, now + 500, 1.0)) else { panic!("after {second} s") };
+        place.served(at(now + 500));
+    }
+}
+
+#[test]
+fn moments_that_nobody_came_for_and_places_that_were_left_are_free_again() {
+    let line = Arc::new(Line::default());
+    let soon = |now: u64| Wish { patience: Duration::from_millis(100), ..wish(2, now, now, 10.0) };
+    let places: Vec<_> = (0..50).map(|_| line.join(wish(1, 0, 0, 10.0))).collect();
+    assert!(matches!(line.join(soon(0)), Granted::Later(_)), "five seconds are taken");
+    drop(places);
+    let line = Arc::new(Line::default());
+    let places: Vec<_> = (0..50).map(|_| line.join(wish(1, 0, 0, 10.0))).collect();
+    drop(places);
+    assert!(matches!(line.join(soon(0)), Granted::Place(_)), "and given back by those who left");
+    let line = Arc::new(Line::default());
+    for number in 3..103 {
+        assert!(matches!(line.join(hammering(number, 0, 1.0)), Granted::Later(_)));
+    }
+    assert!(matches!(line.join(soon(1_000)), Granted::Later(_)), "a minute is promised");
+    let far = 80_000;
+    assert!(matches!(line.join(soon(far)), Granted::Place(_)), "and nobody came");
+    assert_eq!(line.0.lock().promised, 0);
 }
 
 #[test]

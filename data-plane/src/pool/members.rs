@@ -59,7 +59,9 @@ impl Member {
         ];
         let slot = Sha256::digest([b"keyforge pool slot".as_slice(), id.as_bytes()].concat());
         let slot = slot.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Self { slot, gates: names.map(|name| registry.gate_at(&name)), limit, candidate }
+        let gates = names.map(|name| registry.gate_at(&name));
+        registry.used(record, &gates, limit);
+        Self { slot, gates, limit, candidate }
     }
 }
 

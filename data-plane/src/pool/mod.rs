@@ -1,29 +1,30 @@
 //! Pools: which credential of a provider serves a request, so that agents meet no refusal while there is capacity anywhere.
 //!
-//! * [`members`]: the credentials that can serve a model; [`family`]: which models share a limit
-//! * [`gate`]: whether something that was refused can be used again; [`wait`]: how long not
-//! * [`headroom`]: what is left of a provider's limits, by what it states or by what its refusals taught ([`learned`])
-//! * [`selection`]: which of those that can; [`retry_budget`]: how often again
-//! * [`registry`]: all of that, once; [`turn`]: one request's use of it; [`line`]: where requests wait
-//! * [`sharing`]: what nodes tell each other; [`standing`]: what operators are told
+//! * `members`: the credentials that can serve a model; `family`: which models share a limit
+//! * `gate`: whether something that was refused can be used again; `wait`: how long not
+//! * `headroom`: what is left of a provider's limits, by what it states or by what its refusals taught (`learned`)
+//! * `outlook`: what a request finds at the gates of credentials; `selection`: which of those that can; `retry_budget`: how often again
+//! * `registry`: all of that, once; `turn`: one request's use of it; `line`: where requests wait
+//! * `sharing`: what nodes tell each other; `standing`: what operators are told
 //!
-//! Everything but this file, [`sharing`] and [`line`] is pure: time and chance are given.
+//! What decides (`gate`, `wait`, `headroom`, `learned`, `selection`, `retry_budget`, `family`) is pure: `moment` and `chance` are given.
 
-pub mod chance;
-pub mod family;
-pub mod gate;
-pub mod headroom;
-pub mod learned;
-pub mod line;
-pub mod members;
-pub mod moment;
-pub mod registry;
-pub mod retry_budget;
-pub mod selection;
+mod chance;
+mod family;
+mod gate;
+mod headroom;
+mod learned;
+mod line;
+mod members;
+mod moment;
+mod outlook;
+mod registry;
+mod retry_budget;
+mod selection;
 mod sharing;
-pub mod standing;
-pub mod turn;
-pub mod wait;
+mod standing;
+mod turn;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,14 +40,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::gate::Look;
-use self::headroom::Need;
+pub use self::headroom::Need;
 use self::line::{Granted, Line, Place, Wish};
 use self::members::Member;
 pub use self::members::{Candidate, Pool};
 use self::moment::Moment;
+use self::outlook::{later_of, look, probes, soonest};
 use self::registry::{GateAt, Registry};
 use self::selection::Eligible;
-pub use self::turn::Turn;
+pub use self::turn::{Blame, Turn};
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 
@@ -54,8 +56,6 @@ use crate::replica::Replica;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often whoever is next in line looks whether there is room sooner than was thought.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// A pool all of whose credentials are closed or dead for longer than this is of no use to anybody who waits.
-const HOPELESS: Duration = Duration::from_secs(60);
 /// For how long one probes what was refused for a moment, before another may.
 const PROBE: Duration = gate::SILENCE;
 /// The same for what was closed or dead.
@@ -69,12 +69,15 @@ pub struct Pools(Arc<Inner>);
 
 struct Inner {
     clock: Arc<dyn Clock>,
+    replica: Arc<Replica>,
     registry: Mutex<Registry>,
     /// By the catalogue's name of the model.
     pools: RwLock<HashMap<String, Arc<Pool>>>,
     /// By provider and family.
     lines: Mutex<HashMap<(String, String), Arc<Line>>>,
     store: Cooldowns,
+    /// What other nodes know this one's probes by.
+    prober: String,
     /// Somebody has something to tell the other nodes.
     news: Notify,
     metrics: Metrics,
@@ -111,13 +114,23 @@ enum Choice {
 impl Pools {
     /// The pools of a node, which shares its cooldowns through `store` until the process ends.
     #[must_use]
-    pub fn start(store: Cooldowns, clock: Arc<dyn Clock>, metrics: Metrics, shutdown: &Shutdown) -> Self {
+    pub fn start(
+        store: Cooldowns,
+        replica: Arc<Replica>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let mut registry = Registry::default();
+        let prober = format!("{:013x}", registry.chance.bits());
         let pools = Self(Arc::new(Inner {
             clock,
-            registry: Mutex::default(),
+            replica,
+            registry: Mutex::new(registry),
             pools: RwLock::default(),
             lines: Mutex::default(),
             store,
+            prober,
             news: Notify::new(),
             metrics,
         }));
@@ -128,7 +141,8 @@ impl Pools {
 
     /// The pool that serves a model.
     #[must_use]
-    pub fn of(&self, replica: &Replica, model: &Model) -> Arc<Pool> {
+    pub fn of(&self, model: &Model) -> Arc<Pool> {
+        let replica = &*self.0.replica;
         let (revision, _) = replica.position();
         if let Some(pool) = self.0.pools.read().get(&model.name)
             && pool.revision == revision
@@ -197,8 +211,7 @@ impl Pools {
                 },
             };
             if now >= deadline || begun.elapsed() >= asking.patience {
-                drop(held);
-                return Err(Unserved::Later(pool.line.later(wish())));
+                return Err(Unserved::Later(pool.line.later(held, wish())));
             }
             wait_for_turn(&held, ready.min(now.plus(LOOK_AGAIN)).since(now), deadline.since(now)).await;
             place = Some(held);
@@ -221,7 +234,7 @@ impl Pools {
         let mut limits: Vec<_> = pool.members.iter().map(|member| member.limit).collect();
         limits.sort_unstable();
         limits.dedup();
-        let rates = limits.into_iter().filter_map(|limit| registry.limit(limit).per_second(asking.need));
+        let rates = limits.into_iter().filter_map(|limit| registry.limit(limit).per_second(asking.need, now));
         let per_second = rates.reduce(|one, other| one + other).unwrap_or(MODEST);
         Wish { key: asking.key, now, ready, per_second, patience: deadline.since(now) }
     }
@@ -257,7 +270,7 @@ impl Pools {
         let member = &pool.members[index];
         let probes = probes(&mut registry, member, now);
         for at in &probes {
-            registry.is_active(member.gates[*at]);
+            registry.mark_active(member.gates[*at]);
         }
         let entries = member.gates.map(|gate| registry.gate(gate).enter(now));
         let sent = registry.limit(member.limit).send(asking.need, now);
@@ -281,8 +294,11 @@ impl Pools {
         self.0.clock.now()
     }
 
-    /// Whether this node may probe a gate: one of all nodes probes the end of one cooldown. While nobody can be asked it does.
+    /// Whether this node may probe a gate: one of all nodes probes the end of one cooldown. While nobody can be asked, or nobody else is there, it does.
     async fn may_probe(&self, at: GateAt) -> bool {
+        if !self.0.store.is_shared() {
+            return true;
+        }
         let (name, lease) = {
             let mut registry = self.registry();
             let gate = registry.gate(at);
@@ -292,7 +308,7 @@ impl Pools {
             let Some(stamp) = gate.stamp() else { return true };
             (format!("{}\t{stamp}", registry.name(at)), if is_slow { SLOW_PROBE } else { PROBE })
         };
-        self.0.store.claim_probe(&name, lease).await.unwrap_or(true)
+        self.0.store.claim_probe(&name, &self.0.prober, lease).await.unwrap_or(true)
     }
 
     /// An attempt passed at a credential: there may be something to tell.
@@ -306,7 +322,7 @@ impl Pools {
         }
     }
 
-    /// A gate was shut by a refusal at one of a pool's credentials; `before` is how it was shut the last time.
+    /// A gate was shut by a refusal at one of a pool's credentials; `before` is how it was shut until then, if it was.
     fn cooled(
         &self,
         pool: &Pool,
@@ -346,51 +362,6 @@ async fn wait_for_turn(place: &Place, if_next: Duration, otherwise: Duration) {
         // Whoever is not next in time looks once more, and is told when to come back.
         drop(tokio::time::timeout(otherwise, place.next()).await);
     }
-}
-
-/// What a request would find at a credential's gates: the worst of them.
-fn look(registry: &mut Registry, member: &Member, now: Moment) -> Look {
-    let mut worst = Look::Open;
-    for gate in member.gates {
-        worst = match (registry.gate(gate).look(now), worst) {
-            (Look::Shut { until, class }, Look::Shut { until: other, .. }) if until > other => {
-                Look::Shut { until, class }
-            }
-            (_, shut @ Look::Shut { .. }) => shut,
-            (shut @ Look::Shut { .. }, _) => shut,
-            (Look::Probe, _) | (_, Look::Probe) => Look::Probe,
-            (Look::Open, Look::Open) => Look::Open,
-        };
-    }
-    worst
-}
-
-/// The gates of a credential that a request would probe.
-fn probes(registry: &mut Registry, member: &Member, now: Moment) -> Vec<usize> {
-    let is_probe = |registry: &mut Registry, at: usize| registry.gate(member.gates[at]).look(now) == Look::Probe;
-    (0..Member::GATES).filter(|at| is_probe(registry, *at)).collect()
-}
-
-/// The same, and its limit has room only from `moment` on.
-fn later_of(look: Look, moment: Moment) -> Look {
-    match look {
-        Look::Shut { until, .. } if until >= moment => look,
-        Look::Shut { .. } | Look::Open | Look::Probe => Look::Shut { until: moment, class: CooldownClass::Throttled },
-    }
-}
-
-/// When the first of them can be used; an error when none ever can unless somebody does something, `None` when there is none.
-fn soonest(looks: &[Look], now: Moment) -> Option<Result<Moment, ()>> {
-    let moment = |look: &Look| match *look {
-        Look::Open | Look::Probe => Ok(now),
-        Look::Shut { until, class: CooldownClass::Closed | CooldownClass::Dead } if until.since(now) > HOPELESS => {
-            Err(())
-        }
-        Look::Shut { until, .. } => Ok(until),
-    };
-    let all: Vec<_> = looks.iter().map(moment).collect();
-    let usable = all.iter().filter_map(|one| one.ok()).min();
-    usable.map(Ok).or_else(|| all.first().copied())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::fixture::{START, key_id};
 struct Bench {
     pools: Pools,
     clock: Arc<ManualClock>,
-    replica: Replica,
+    replica: Arc<Replica>,
     model: Model,
 }
 
@@ -34,7 +34,7 @@ fn record(number: u8) -> CredentialRecord {
 impl Bench {
     fn new(credentials: &[CredentialRecord]) -> Self {
         let Resource::Model(model) = crate::fixture::model() else { panic!("a model") };
-        let replica = Replica::default();
+        let replica = Arc::new(Replica::default());
         let mut state = State::default();
         let credentials = credentials.iter().map(|record| {
             for version in 1..=record.secret_version {
@@ -49,12 +49,24 @@ impl Bench {
         let shared = Arc::clone(&clock) as Arc<dyn Clock>;
         let store = Cooldowns::InProcess(MemoryCooldowns::new(Arc::clone(&shared)));
         let metrics = Metrics::new(&opentelemetry::global::meter("test"));
-        let pools = Pools::start(store, shared, metrics, &Shutdown::new());
+        let pools = Pools::start(store, Arc::clone(&replica), shared, metrics, &Shutdown::new());
         Self { pools, clock, replica, model: Arc::unwrap_or_clone(model) }
     }
 
+    /// A credential gets a new version of its secret.
+    fn rotate(&self, record: &CredentialRecord) {
+        let rotated = CredentialRecord { secret_version: record.secret_version + 1, ..record.clone() };
+        self.replica.secrets.put(rotated.id, rotated.secret_version, &SecretBytes::new(b"sk-test".to_vec())).unwrap();
+        let mut state = State::default();
+        let all = self.replica.credentials(|_| true).into_iter();
+        state.commit(all.map(|one| Change::Upsert(Resource::Credential(one))).collect());
+        state.commit(vec![Change::Upsert(Resource::Credential(Arc::new(rotated)))]);
+        let hash = state.set_hash();
+        self.replica.replace(DeploymentId::from_bytes([1; 16]), state, hash).unwrap();
+    }
+
     fn pool(&self) -> Arc<Pool> {
-        self.pools.of(&self.replica, &self.model)
+        self.pools.of(&self.model)
     }
 
     async fn turn(&self) -> Result<Turn, Unserved> {
@@ -81,7 +93,7 @@ impl Bench {
         loop {
             let turn = self.turn().await.unwrap();
             if turn.index() == index {
-                return turn.failed(fault);
+                return turn.failed(fault, &mut Blame::default());
             }
             turn.passed();
         }
@@ -145,8 +157,8 @@ async fn a_dead_credential_is_no_hope_and_a_rotated_one_is() {
     let standing = bench.pools.standings().remove(0);
     assert_eq!(standing.state, i32::from(keyforge_proto::admin::v1::CredentialState::Dead));
     assert_eq!((standing.last_error_class.as_str(), standing.last_error_code.as_str()), ("dead", "a_code"));
-    let rotated = Bench::new(&[CredentialRecord { secret_version: 2, ..record(1) }]);
-    assert_eq!(rotated.served().await, [0]);
+    bench.rotate(&record(1));
+    assert_eq!(bench.served().await, [0]);
 }
 
 #[tokio::test]
@@ -183,6 +195,77 @@ async fn an_overloaded_host_is_left_alone_by_all_and_another_host_is_not() {
     assert_eq!(bench.served().await, [2]);
     bench.clock.advance(Duration::from_secs(1));
     assert_eq!(bench.served().await, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_be_reached_is_left_alone_by_all_who_use_it() {
+    let elsewhere = CredentialRecord { base_url: "http://127.0.0.1:2/v1".to_owned(), ..record(3) };
+    let bench = Bench::new(&[record(1), record(2), elsewhere]);
+    loop {
+        let turn = bench.turn().await.unwrap();
+        if turn.index() == 0 {
+            turn.unreached();
+            break;
+        }
+        turn.passed();
+    }
+    assert_eq!(bench.served().await, [2]);
+    let standing = bench.pools.standings().remove(0);
+    assert_eq!((standing.last_error_class.as_str(), standing.last_error_code.as_str()), ("overloaded", "unreachable"));
+    bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(bench.served().await, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn what_a_request_is_denied_everywhere_takes_the_right_of_one_credential_only() {
+    let bench = Bench::new(&[record(1), record(2), record(3)]);
+    let mut blame = Blame::default();
+    let mut denied = Vec::new();
+    while denied.len() < 2 {
+        let turn = bench.turn().await.unwrap();
+        if denied.contains(&turn.index()) {
+            turn.passed();
+        } else {
+            denied.push(turn.index());
+            turn.failed(&fault(FaultKind::Dead, 403, None), &mut blame);
+        }
+    }
+    let served: Vec<_> = (0..3).filter(|index| *index != denied[0]).collect();
+    assert_eq!(bench.served().await, served, "the first was shut, the second was not");
+    let turn = bench.turn().await.unwrap();
+    let refused = turn.index();
+    turn.failed(&fault(FaultKind::Dead, 401, None), &mut blame);
+    let served: Vec<_> = served.into_iter().filter(|index| *index != refused).collect();
+    assert_eq!(bench.served().await, served, "a wrong secret is the credential's own");
+}
+
+#[tokio::test]
+async fn a_probe_that_came_to_nothing_is_made_again_at_once() {
+    for (kind, status) in [(FaultKind::Throttled, 429), (FaultKind::Dead, 401)] {
+        let bench = Bench::new(&[record(1)]);
+        bench.meets(0, &fault(kind, status, MINUTE)).await;
+        bench.clock.advance(Duration::from_secs(67));
+        // As the store of nodes that share it: what is told names the cooldown.
+        bench.pools.exchange().await;
+        for _ in 0..3 {
+            drop(bench.turn().await.unwrap());
+        }
+        bench.turn().await.unwrap().passed();
+    }
+}
+
+#[tokio::test]
+async fn a_credential_is_told_of_also_while_no_pool_of_the_revision_was_asked_for() {
+    let mut bench = Bench::new(&[record(1), record(2)]);
+    bench.meets(0, &fault(FaultKind::Dead, 401, None)).await;
+    let known = bench.pools.standings();
+    bench.rotate(&record(2));
+    bench.model.name = "another".to_owned();
+    bench.model.provider = ProviderName("anthropic".to_owned());
+    assert!(bench.pool().members.is_empty(), "which makes all other pools of earlier revisions go");
+    assert_eq!(bench.pools.0.pools.read().len(), 1);
+    assert_eq!(known[0].state, i32::from(keyforge_proto::admin::v1::CredentialState::Dead));
+    assert_eq!(bench.pools.standings(), known[..1], "the second is another now, of which nothing is known");
 }
 
 #[tokio::test]

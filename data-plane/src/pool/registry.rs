@@ -3,10 +3,13 @@
 //! Pools hold places in here, so that a request looks nothing up by name. Nothing is forgotten while the process lives: there is one of each for a
 //! credential, a limit group and a model family, which operators name.
 
+use std::sync::Arc;
+
 use hashbrown::{HashMap, HashSet};
 use keyforge_counters::{Cooldown, CooldownChange, CooldownClass};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::CredentialId;
+use keyforge_shared::state::CredentialRecord;
 
 use super::chance::Chance;
 use super::gate::{Gate, News};
@@ -56,9 +59,31 @@ pub struct LastRefusal {
     /// What it was.
     pub class: CooldownClass,
     /// The provider's code or type, if it gave one.
-    pub code: String,
+    pub code: Arc<str>,
     /// When.
     pub at: Timestamp,
+}
+
+/// What a credential's requests use, over all families of models that it was asked for.
+pub struct Uses {
+    /// As it was then: with another secret, group or host it uses other gates.
+    record: Arc<CredentialRecord>,
+    /// The credential's own gate.
+    pub own: GateAt,
+    /// All of its gates, each once.
+    pub gates: Vec<GateAt>,
+    /// Its limits, each once.
+    pub limits: Vec<LimitAt>,
+}
+
+impl Uses {
+    fn are_of(&self, record: &CredentialRecord) -> bool {
+        let known = &*self.record;
+        known.secret_version == record.secret_version
+            && known.provider == record.provider
+            && known.limit_group == record.limit_group
+            && known.base_url == record.base_url
+    }
 }
 
 /// Everything that is known.
@@ -71,6 +96,8 @@ pub struct Registry {
     limit_places: HashMap<(String, String, String), LimitAt>,
     budgets: Vec<RetryBudget>,
     budget_places: HashMap<String, BudgetAt>,
+    /// By credential, whichever pools exist.
+    uses: HashMap<CredentialId, Uses>,
     /// The last refusal of each credential.
     pub refusals: HashMap<CredentialId, LastRefusal>,
     /// For jitter and draws.
@@ -87,6 +114,7 @@ impl Default for Registry {
             limit_places: HashMap::new(),
             budgets: Vec::new(),
             budget_places: HashMap::new(),
+            uses: HashMap::new(),
             refusals: HashMap::new(),
             chance: Chance::new(),
         }
@@ -133,6 +161,41 @@ impl Registry {
         &mut self.gates[place.0].1
     }
 
+    /// A credential's requests pass these gates, of which the first is its own, and take from this limit.
+    pub fn used(&mut self, record: &Arc<CredentialRecord>, gates: &[GateAt; 4], limit: LimitAt) {
+        let new = || Uses { record: Arc::clone(record), own: gates[0], gates: Vec::new(), limits: Vec::new() };
+        let uses = self.uses.entry(record.id).or_insert_with(new);
+        if !uses.are_of(record) {
+            *uses = new();
+        }
+        for gate in gates {
+            if !uses.gates.contains(gate) {
+                uses.gates.push(*gate);
+            }
+        }
+        if !uses.limits.contains(&limit) {
+            uses.limits.push(limit);
+        }
+    }
+
+    /// What a credential's requests use; `None` of one that this node has no use for, or not as it is now.
+    #[must_use]
+    pub fn uses(&self, record: &CredentialRecord) -> Option<&Uses> {
+        self.uses.get(&record.id).filter(|uses| uses.are_of(record))
+    }
+
+    /// A gate, to be looked at only.
+    #[must_use]
+    pub fn gate_seen(&self, place: GateAt) -> &Gate {
+        &self.gates[place.0].1
+    }
+
+    /// A limit, to be looked at only.
+    #[must_use]
+    pub fn limit_seen(&self, place: LimitAt) -> &Headroom {
+        &self.limits[place.0]
+    }
+
     /// A gate's name.
     #[must_use]
     pub fn name(&self, place: GateAt) -> &str {
@@ -150,7 +213,7 @@ impl Registry {
     }
 
     /// A gate may have something to tell from here on.
-    pub fn is_active(&mut self, place: GateAt) {
+    pub fn mark_active(&mut self, place: GateAt) {
         self.active.insert(place);
     }
 

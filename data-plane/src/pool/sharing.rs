@@ -11,22 +11,24 @@ use super::Pools;
 
 /// A node knows of another's cooldown after at most this, and an answer.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Where nobody else is to be asked. Without news, too: a dead credential that was rotated or removed is to be shown as dead no longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Pools {
     /// Tells and asks until the process ends.
     pub(super) async fn share(&self) {
         loop {
-            if self.0.store.is_shared() {
-                drop(tokio::time::timeout(ASK_EVERY, self.0.news.notified()).await);
-            } else {
-                self.0.news.notified().await;
+            let pause = if self.0.store.is_shared() { ASK_EVERY } else { LOOK_EVERY };
+            drop(tokio::time::timeout(pause, self.0.news.notified()).await);
+            if !self.exchange().await {
+                // What is new waits, and every request may say so once more.
+                tokio::time::sleep(ASK_EVERY).await;
             }
-            self.exchange().await;
         }
     }
 
-    /// Tells the store what is new here, and takes in what it knows.
-    pub(super) async fn exchange(&self) {
+    /// Tells the store what is new here, and takes in what it knows. Whether it answered.
+    pub(super) async fn exchange(&self) -> bool {
         let (news, changes) = {
             let now = self.now();
             let mut registry = self.registry();
@@ -34,14 +36,16 @@ impl Pools {
             let changes = registry.changes(&news);
             (news, changes)
         };
-        match self.0.store.exchange(&changes).await {
+        let answer = self.0.store.exchange(&changes).await;
+        match &answer {
             Ok(standing) => {
                 let now = self.now();
-                self.registry().take_in(&news, &standing, now);
+                self.registry().take_in(&news, standing, now);
             }
             // The counter store says itself, once, that it is away.
             Err(error) => tracing::debug!(%error, "cooldowns are not shared"),
         }
         self.show_dead();
+        answer.is_ok()
     }
 }

@@ -9,11 +9,12 @@ use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::id::{BootId, CredentialId, NodeId};
+use keyforge_shared::state::CredentialRecord;
 
 use super::Pools;
-use super::gate::{Gate, Phrase};
-use super::members::Member;
+use super::gate::{Condition, Gate};
 use super::moment::Moment;
+use super::registry::LastRefusal;
 use crate::control::ControlChannel;
 
 /// How often it is told when nothing changes.
@@ -56,63 +57,61 @@ impl Pools {
         }));
     }
 
-    /// How every credential stands that this node has used or knows to be refused.
+    /// How every enabled credential stands that this node has a use for, by id. It does not matter which pools exist at the moment.
     pub(super) fn standings(&self) -> Vec<proto::CredentialReport> {
-        let pools: Vec<_> = self.0.pools.read().values().map(Arc::clone).collect();
+        self.seen().into_iter().map(|(id, seen)| report(id, seen)).collect()
+    }
+
+    fn seen(&self) -> Vec<(CredentialId, Seen)> {
+        let credentials = self.0.replica.credentials(|credential| credential.enabled);
         let now = self.now();
-        let mut registry = self.registry();
-        let mut all: Vec<(CredentialId, proto::CredentialReport)> = Vec::new();
-        for member in pools.iter().flat_map(|pool| &pool.members) {
-            let id = member.candidate.credential.id;
-            let mut worst = (CredentialState::Healthy, Duration::ZERO);
-            for gate in member.gates {
-                worst = worse(worst, state(registry.gate(gate), now));
-            }
-            let left = registry.limit(member.limit).ratio(now);
-            let refusal = registry.refusals.get(&id);
-            let report = report(id, worst, left, refusal);
-            match all.iter_mut().find(|(other, _)| *other == id) {
-                Some((_, known)) => merge(known, report),
-                None => all.push((id, report)),
-            }
-        }
+        let registry = self.registry();
+        let seen = |credential: Arc<CredentialRecord>| {
+            let uses = registry.uses(&credential)?;
+            let state = uses.gates.iter().map(|gate| state(registry.gate_seen(*gate), now));
+            let state = state.fold((CredentialState::Healthy, Duration::ZERO), worse);
+            let left = uses.limits.iter().map(|limit| registry.limit_seen(*limit).ratio(now)).fold(1.0, f64::min);
+            Some((credential.id, Seen { state, left, refusal: registry.refusals.get(&credential.id).cloned() }))
+        };
+        let mut all: Vec<_> = credentials.into_iter().filter_map(seen).collect();
+        drop(registry);
         all.sort_by_key(|(id, _)| *id);
-        all.into_iter().map(|(_, report)| report).collect()
+        all
     }
 
     /// Shows how many credentials are dead.
     pub(super) fn show_dead(&self) {
-        let pools: Vec<_> = self.0.pools.read().values().map(Arc::clone).collect();
-        let mut registry = self.registry();
-        let mut dead: Vec<_> = Vec::new();
-        for member in pools.iter().flat_map(|pool| &pool.members) {
-            let gate = registry.gate(member.gates[Member::CREDENTIAL]);
-            if gate.shut_for().is_some_and(|(class, _)| class == CooldownClass::Dead) {
-                dead.push(member.candidate.credential.id);
-            }
-        }
+        let credentials = self.0.replica.credentials(|credential| credential.enabled);
+        let registry = self.registry();
+        let is_dead = |credential: &&Arc<CredentialRecord>| {
+            let own = registry.uses(credential).and_then(|uses| registry.gate_seen(uses.own).shut_for());
+            own.is_some_and(|(class, _)| class == CooldownClass::Dead)
+        };
+        let dead = credentials.iter().filter(is_dead).count();
         drop(registry);
-        dead.sort_unstable();
-        dead.dedup();
-        self.0.metrics.dead_credentials(dead.len() as u64);
+        self.0.metrics.dead_credentials(dead as u64);
     }
 }
 
-fn report(
-    id: CredentialId,
-    (state, ready_in): (CredentialState, Duration),
+/// How a credential was found to stand.
+struct Seen {
+    state: (CredentialState, Duration),
     left: f64,
-    refusal: Option<&super::registry::LastRefusal>,
-) -> proto::CredentialReport {
+    refusal: Option<LastRefusal>,
+}
+
+fn report(id: CredentialId, seen: Seen) -> proto::CredentialReport {
+    let Seen { state: (state, ready_in), left, refusal } = seen;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
     let headroom_percent = (left.clamp(0.0, 1.0) * 100.0).round() as u32;
+    let refusal = refusal.as_ref();
     proto::CredentialReport {
         credential_id: id.as_bytes().to_vec(),
         state: state.into(),
         ready_in_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX),
         headroom_percent,
         last_error_class: refusal.map_or_else(String::new, |refusal| refusal.class.as_str().to_owned()),
-        last_error_code: refusal.map_or_else(String::new, |refusal| refusal.code.clone()),
+        last_error_code: refusal.map_or_else(String::new, |refusal| (*refusal.code).to_owned()),
         last_error_ms: refusal.map_or(0, |refusal| refusal.at.millis()),
     }
 }
@@ -123,25 +122,18 @@ fn states(reports: &[proto::CredentialReport]) -> Vec<(&[u8], i32, i64)> {
     reports.iter().map(|report| (report.credential_id.as_slice(), told(report).0, told(report).1)).collect()
 }
 
-fn merge(known: &mut proto::CredentialReport, other: proto::CredentialReport) {
-    known.headroom_percent = known.headroom_percent.min(other.headroom_percent);
-    if other.state > known.state {
-        (known.state, known.ready_in_ms) = (other.state, other.ready_in_ms);
-    }
-}
-
 fn worse(one: (CredentialState, Duration), other: (CredentialState, Duration)) -> (CredentialState, Duration) {
     if (other.0 as i32, other.1) > (one.0 as i32, one.1) { other } else { one }
 }
 
 fn state(gate: &Gate, now: Moment) -> (CredentialState, Duration) {
-    match gate.phrase(now) {
-        Phrase::Healthy => (CredentialState::Healthy, Duration::ZERO),
-        Phrase::SlowStart => (CredentialState::SlowStart, Duration::ZERO),
-        Phrase::Probing => (CredentialState::Probing, Duration::ZERO),
-        Phrase::Shut(CooldownClass::Closed, until) => (CredentialState::Closed, until.since(now)),
-        Phrase::Shut(CooldownClass::Dead, until) => (CredentialState::Dead, until.since(now)),
-        Phrase::Shut(CooldownClass::Throttled | CooldownClass::Overloaded, until) => {
+    match gate.condition(now) {
+        Condition::Healthy => (CredentialState::Healthy, Duration::ZERO),
+        Condition::SlowStart => (CredentialState::SlowStart, Duration::ZERO),
+        Condition::Probing => (CredentialState::Probing, Duration::ZERO),
+        Condition::Shut(CooldownClass::Closed, until) => (CredentialState::Closed, until.since(now)),
+        Condition::Shut(CooldownClass::Dead, until) => (CredentialState::Dead, until.since(now)),
+        Condition::Shut(CooldownClass::Throttled | CooldownClass::Overloaded, until) => {
             (CredentialState::Cooling, until.since(now))
         }
     }

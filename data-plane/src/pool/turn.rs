@@ -12,10 +12,18 @@ use keyforge_providers::{anthropic, openai};
 use keyforge_shared::provider::{self, Api};
 
 use super::Pools;
-use super::gate::Entry;
+use super::gate::{Condition, Entry};
 use super::headroom::Sent;
 use super::members::{Candidate, Member, Pool};
 use super::registry::{GateAt, LastRefusal, Registry};
+
+/// What was learned about credentials from the attempts at one request. What a provider denies the request and not the credential would otherwise shut
+/// one credential after another.
+#[derive(Debug, Default)]
+pub struct Blame {
+    /// The right of a credential to a family of models was shut.
+    has_denied_a_right: bool,
+}
 
 /// A request's turn at a credential.
 pub struct Turn {
@@ -113,31 +121,42 @@ impl Turn {
         self.pools.passed_at(self.member());
     }
 
-    /// The provider failed it.
-    pub fn failed(mut self, fault: &Fault) {
-        let Some((place, class)) = blamed(fault) else {
-            if matches!(fault.kind, FaultKind::ClientError) {
-                self.passed();
-            }
+    /// The provider failed it. `blame` is what attempts at the same request have said before.
+    pub fn failed(mut self, fault: &Fault, blame: &mut Blame) {
+        match blamed(fault) {
+            // What a second credential says in the same words may be said of the request.
+            Some((Member::RIGHT, _)) if std::mem::replace(&mut blame.has_denied_a_right, true) => {}
+            Some(gate) => self.refused(gate, fault.retry_after, code_of(fault)),
+            None if matches!(fault.kind, FaultKind::ClientError) => self.passed(),
             // Of anything else nobody knows whose fault it was.
-            return;
-        };
+            None => {}
+        }
+    }
+
+    /// Its host cannot be reached: all who use it are spared the attempt for a moment.
+    pub fn unreached(mut self) {
+        self.refused((Member::HOST, CooldownClass::Overloaded), None, UNREACHABLE.into());
+    }
+
+    fn refused(&mut self, (place, class): (usize, CooldownClass), asked: Option<Duration>, code: Arc<str>) {
         let pools = self.pools.clone();
         let now = pools.now();
-        let asked = fault.retry_after;
         let mut first = None;
         let limit = self.member().limit;
         let credential = self.member().candidate.credential.id;
-        let refusal = LastRefusal { class, code: code_of(fault), at: pools.wall() };
+        let refusal = LastRefusal { class, code, at: pools.wall() };
         self.end(|entries, gates, registry| {
             for (at, (gate, entry)) in gates.iter().zip(entries).enumerate() {
                 if at == place {
                     let chance = registry.chance.draw();
-                    let before = registry.gate(*gate).shut_last_for();
-                    if registry.gate(*gate).refused(*entry, (class, asked), now, chance) {
+                    let stands = registry.gate(*gate);
+                    // One that was well in between is refused anew.
+                    let is_well = stands.condition(now) == Condition::Healthy;
+                    let before = if is_well { None } else { stands.shut_last_for() };
+                    if stands.refused(*entry, (class, asked), now, chance) {
                         first = Some((*gate, before));
                     }
-                    registry.is_active(*gate);
+                    registry.mark_active(*gate);
                 } else if class == CooldownClass::Throttled {
                     // Who counts knows the credential and has room for it.
                     registry.gate(*gate).passed(*entry);
@@ -199,11 +218,13 @@ fn blamed(fault: &Fault) -> Option<(usize, CooldownClass)> {
 /// A day, and an hour for those on which clocks change.
 const A_DAY: Duration = Duration::from_secs(25 * 3_600);
 
-fn code_of(fault: &Fault) -> String {
-    fault
-        .code
-        .as_ref()
-        .or(fault.error_type.as_ref())
-        .cloned()
-        .unwrap_or_else(|| fault.status.map_or_else(String::new, |status| status.to_string()))
+/// The word for a host without a connection, where a provider's code would stand.
+const UNREACHABLE: &str = "unreachable";
+
+fn code_of(fault: &Fault) -> Arc<str> {
+    match (fault.code.as_ref().or(fault.error_type.as_ref()), fault.status) {
+        (Some(code), _) => code.as_str().into(),
+        (None, Some(status)) => status.to_string().into(),
+        (None, None) => Arc::default(),
+    }
 }

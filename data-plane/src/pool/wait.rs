@@ -8,6 +8,8 @@ use keyforge_counters::CooldownClass;
 
 /// At most so much is added to every wait, as a part of it, so that not all come back in the same moment.
 pub const JITTER: f64 = 0.1;
+/// Nor is it ever longer: what is closed until a date opens on that date.
+const MOST_JITTER: Duration = Duration::from_secs(30);
 /// What a provider asks for is believed: doubling makes at most so much of it.
 const MOST_OF_ASKED: u32 = 4;
 
@@ -50,7 +52,7 @@ pub fn after(class: CooldownClass, asked: Option<Duration>, before: Option<Durat
         (None, None) => unasked,
     };
     let wait = wait.min(longest);
-    wait.saturating_add(wait.mul_f64(JITTER * chance.clamp(0.0, 1.0)))
+    wait.saturating_add(wait.mul_f64(JITTER * chance.clamp(0.0, 1.0)).min(MOST_JITTER))
 }
 
 #[cfg(test)]
@@ -71,6 +73,7 @@ mod tests {
         assert_eq!(after(THROTTLED, Some(seconds(20)), None, 1.0), seconds(22));
         assert_eq!(after(THROTTLED, None, None, 0.0), seconds(1));
         assert_eq!(after(CooldownClass::Closed, Some(seconds(8 * 24 * HOUR)), None, 0.0), seconds(8 * 24 * HOUR));
+        assert_eq!(after(CooldownClass::Closed, Some(seconds(8 * 24 * HOUR)), None, 1.0), seconds(8 * 24 * HOUR + 30));
     }
 
     #[test]

@@ -31,8 +31,7 @@ const CLAMPED_TO: HeaderName = HeaderName::from_static("x-keyforge-output-limit"
 
 /// Headers of the provider's answer that the client gets to see. Everything else stays here: organisation names, cookies, rate limits of a
 /// credential that others share.
-const PASSED_ON: [HeaderName; 4] = [
-    CONTENT_TYPE,
+const PASSED_ON: [HeaderName; 3] = [
     HeaderName::from_static("openai-processing-ms"),
     HeaderName::from_static("openai-version"),
     HeaderName::from_static("x-keyforge-sandbox"),
@@ -58,6 +57,15 @@ pub enum AnswerBody {
     Whole(Full<Bytes>),
     /// As it comes.
     Stream(Box<Relay>),
+}
+
+impl AnswerBody {
+    const fn content_type(&self) -> HeaderValue {
+        match self {
+            Self::Whole(_) => HeaderValue::from_static("application/json"),
+            Self::Stream(_) => HeaderValue::from_static("text/event-stream"),
+        }
+    }
 }
 
 impl Body for AnswerBody {
@@ -123,9 +131,10 @@ impl Answer {
         answer.costing(cost, terms).under(terms)
     }
 
-    /// The provider's answer.
+    /// The provider's answer. What it is, is known by now: it was read, and perhaps written anew.
     #[must_use]
     pub fn success(head: &Head, permit: &Permit, status: StatusCode, provider: &HeaderMap, body: AnswerBody) -> Self {
+        let content_type = body.content_type();
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -134,6 +143,7 @@ impl Answer {
                 headers.insert(name, value.clone());
             }
         }
+        headers.insert(CONTENT_TYPE, content_type);
         insert(headers, REQUEST_ID, &head.id.to_string());
         describe(headers, permit);
         Self { response, code: "", key: Some(permit.key().id), model: permit.model().name.clone(), cost: None }
@@ -193,5 +203,16 @@ fn describe(headers: &mut HeaderMap, permit: &Permit) {
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_what_it_is_and_not_what_the_provider_called_it() {
+        assert_eq!(AnswerBody::Whole(Full::new(Bytes::new())).content_type(), "application/json");
+        assert!(!PASSED_ON.contains(&CONTENT_TYPE));
     }
 }

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use keyforge_providers::exchange::Exchange;
+use keyforge_providers::exchange::{Exchange, Outgoing};
 use keyforge_providers::fault::Fault;
-use keyforge_providers::openai::response::NotAnAnswer;
 use keyforge_providers::patch::Pieces;
+use keyforge_providers::refusal::NotAnAnswer;
 use keyforge_shared::audit::request::Flags;
+use keyforge_shared::money::NanoUsd;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -19,7 +20,7 @@ use super::answer::{Answer, AnswerBody};
 use super::authorize::Permit;
 use super::carry_on::ClientGone;
 use super::join::Join;
-use super::outcome::{Failed, Outcome, charge_for, rejection_for};
+use super::outcome::{Failed, Outcome, Stood, charge_for, rejection_for};
 use super::receive::{Head, Room};
 use super::relay::{Relay, Running, Started};
 use super::reservation::Terms;
@@ -32,12 +33,31 @@ use crate::upstream::UpstreamError;
 /// Most bytes of an error's body that are read.
 const MOST_ERROR_BYTES: u64 = 256 * 1024;
 
-/// The body's share of the room for bodies.
+/// The request as the provider wants it, for as long as it may be sent again.
 pub struct Held {
-    /// The room.
-    pub room: Option<Room>,
-    /// Whether the body may still be needed after it was sent.
+    /// What is sent, and its share of the room for bodies: neither stays without the other.
+    kept: Option<(Outgoing, Room)>,
+    /// Whether it may still be needed after it was sent.
     pub may_be_sent_again: bool,
+}
+
+impl Held {
+    /// Holds a request in its room.
+    #[must_use]
+    pub const fn new(outgoing: Outgoing, room: Room, may_be_sent_again: bool) -> Self {
+        Self { kept: Some((outgoing, room)), may_be_sent_again }
+    }
+
+    /// What is sent; `None` once it was let go.
+    #[must_use]
+    pub fn outgoing(&self) -> Option<&Outgoing> {
+        self.kept.as_ref().map(|(outgoing, _)| outgoing)
+    }
+
+    /// Others may have its room.
+    fn let_go(&mut self) {
+        self.kept = None;
+    }
 }
 
 /// What is the same for every attempt at one request, so that it can outlive the client.
@@ -56,6 +76,8 @@ pub struct Call {
     pub is_streamed: bool,
     /// Whether the client is still there.
     pub gone: ClientGone,
+    /// What earlier attempts cost: what failed may have been billed.
+    pub cost_before: NanoUsd,
 }
 
 impl Call {
@@ -71,8 +93,8 @@ impl Call {
         let deadline = Instant::now() + times.total;
         let sent = self.plane.upstream.send(request, times.first_byte.min(times.total)).await;
         if !held.may_be_sent_again {
-            // The body is sent, or never will be: others may have its room.
-            drop(held.room.take());
+            // The body is sent, or never will be.
+            held.let_go();
         }
         let answer = match sent {
             Ok(answer) => answer,
@@ -80,7 +102,7 @@ impl Call {
         };
         turn.answered(answer.headers());
         if answer.status().is_success() && !self.is_streamed {
-            drop(held.room.take());
+            held.let_go();
         }
         if !answer.status().is_success() {
             return self.refused(commitment, answer).await;
@@ -102,7 +124,7 @@ impl Call {
     }
 
     fn fault(&self, commitment: Commitment, fault: Box<Fault>, flags: Flags) -> Outcome {
-        let (charge, rejection) = (charge_for(&fault), rejection_for(&fault, &self.permit));
+        let (charge, rejection) = (charge_for(&fault, Stood::Elsewhere), rejection_for(&fault, &self.permit));
         let ending = Ending::rejected(charge, &rejection).with(flags).with(self.flags());
         Outcome::Failed(Box::new(Failed { commitment, ending, rejection, fault: Some(fault) }))
     }
@@ -186,6 +208,7 @@ impl Call {
         let cost = commitment.settle(ending.with(self.flags()));
         let body = AnswerBody::Whole(Full::new(answer.body));
         let answer = Answer::success(&self.head, &self.permit, parts.status, &parts.headers, body);
+        let cost = self.cost_before.saturating_add(cost);
         Outcome::Answered(Box::new(answer.costing(cost, &self.terms).under(&self.terms)))
     }
 }

@@ -3,18 +3,19 @@
 use std::borrow::Cow;
 
 use keyforge_providers::bound::{InputBound, InputTokens, embedding_bound, input_bound};
+use keyforge_providers::chat::request::RequestedTier;
 use keyforge_providers::metering::{self, Metering};
 use keyforge_providers::openai::embeddings::EmbeddingsRequest;
-use keyforge_providers::openai::request::{ChatRequest, RequestedTier};
+use keyforge_providers::openai::request::ChatRequest;
 use keyforge_providers::openai::rewrite::MaxTokensField;
-use keyforge_shared::catalog::{Model, Most};
+use keyforge_shared::catalog::{Model, Most, Prices, ProviderName, Rates};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::authorize::Permit;
 use super::wanted::Wanted;
-use crate::pool::headroom::Need;
+use crate::pool::Need;
 use crate::rejection::Rejection;
 
 /// An output limit is not cut below this many tokens (or the client's own lower limit): an answer of a few words would only waste its prompt.
@@ -111,6 +112,9 @@ fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) 
         priced(model, request)?;
     }
     let input = within_limits(input_bound(request, &metering, model.context_tokens), policy, capped)?;
+    if capped {
+        has_prices(model, request, &metering, input)?;
+    }
     let mut bound = Bound {
         amount: NanoUsd::ZERO,
         capped,
@@ -119,7 +123,7 @@ fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) 
         choices: request.n,
         prediction: request.prediction_bytes,
         spoken: request.spoken.is_some(),
-        tiers: tiers(request.service_tier.as_ref()),
+        tiers: tiers(&model.provider, request.service_tier.as_ref()),
         clamped: false,
         lowered_from: asked.filter(|asked| output.is_some_and(|output| output < *asked)),
         limited: capped || policy.tokens_per_minute.is_some() || policy.max_output_tokens.is_some(),
@@ -148,7 +152,46 @@ fn priced(model: &Model, request: &ChatRequest) -> Result<(), Rejection> {
     }
 }
 
+/// Whether the model has prices for what this host makes of the request: sound that passes for something else, and a cache that is written.
+fn has_prices(
+    model: &Model,
+    request: &ChatRequest,
+    metering: &Metering,
+    input: Option<InputTokens>,
+) -> Result<(), Rejection> {
+    let Some(prices) = &model.prices else { return Ok(()) };
+    let unbounded = |what: &'static str| Err(Rejection::CostUnbounded(Cow::Borrowed(what)));
+    if input.is_some_and(|input| input.audio > 0) && !prices.has_input_audio() {
+        return unbounded("messages: content that may be sound");
+    }
+    if (request.cache_marks && metering.caches_on_demand) && !lists(prices).all(has_cache_writes) {
+        return unbounded("cache_control");
+    }
+    Ok(())
+}
+
+fn lists(prices: &Prices) -> impl Iterator<Item = &Rates> {
+    let long = prices.long_context.iter().map(|long| &long.rates);
+    [Some(&prices.standard), prices.priority.as_ref(), prices.flex.as_ref()].into_iter().flatten().chain(long)
+}
+
+/// The mark may ask for either.
+const fn has_cache_writes(rates: &Rates) -> bool {
+    rates.cache_write_5m.is_some() && rates.cache_write_1h.is_some()
+}
+
 impl Bound {
+    /// What a known use of `model` costs. A class of service that nobody has named is the dearest that it can have been.
+    #[must_use]
+    pub fn cost(&self, model: &Model, usage: &Usage, tier: Option<ServiceTier>) -> NanoUsd {
+        let Some(prices) = &model.prices else { return NanoUsd::ZERO };
+        let at = |tier: &ServiceTier| prices.cost(usage, *tier);
+        match tier {
+            Some(tier) => at(&tier),
+            None => self.tiers.iter().map(at).max().unwrap_or_else(|| at(&ServiceTier::Standard)),
+        }
+    }
+
     fn price(&self, model: &Model, output: Option<u64>) -> NanoUsd {
         let Some(prices) = &model.prices else { return NanoUsd::ZERO };
         // Without any known limit the amount is beyond every budget, which the clamp then brings down.
@@ -286,11 +329,13 @@ fn least(limits: [Option<u64>; 2]) -> Option<u64> {
     limits.into_iter().flatten().min()
 }
 
-/// Every tier that the request could be billed at. Unless it names one, the provider's project settings decide, which are not ours to know.
-fn tiers(requested: Option<&RequestedTier>) -> &'static [ServiceTier] {
+/// Every tier that the request could be billed at. Unless it names one, the provider's project settings decide, which are not ours to know;
+/// Google has no such setting.
+fn tiers(provider: &ProviderName, requested: Option<&RequestedTier>) -> &'static [ServiceTier] {
     use ServiceTier::{Flex, Priority, Standard};
     match requested {
         Some(RequestedTier::Default) => &[Standard],
+        Some(RequestedTier::Auto) | None if provider.0 == "google" => &[Standard],
         Some(RequestedTier::Flex) => &[Standard, Flex],
         Some(RequestedTier::Auto | RequestedTier::Priority | RequestedTier::Other(_)) | None => {
             &[Standard, Priority, Flex]

@@ -1,7 +1,7 @@
 //! Bounds in money and in tokens, and how far they can be cut.
 
 use keyforge_providers::openai::request::scan;
-use keyforge_shared::catalog::{Operation, Prices, ProviderName, Rates};
+use keyforge_shared::catalog::Operation;
 use keyforge_shared::money::PicoUsdPerToken;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -104,6 +104,85 @@ fn what_has_no_price_or_no_bound_is_refused_by_name_on_a_capped_key() {
     silent.prices = None;
     let unpriced = super::compute(&silent, &Policy::default(), true, &request(json!({})));
     assert!(matches!(unpriced, Err(Rejection::ModelNotPriced(_))));
+}
+
+#[test]
+fn a_cache_that_is_written_needs_a_price_on_a_capped_key() {
+    let marked = json!({ "messages": [{ "role": "user", "content": [
+        { "type": "text", "text": "x", "cache_control": { "type": "ephemeral" } }] }] });
+    let null = json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "x", "cache_control": null }] }] });
+    let tool = json!({ "tools": [{ "type": "function", "function": { "name": "f", "cache_control": {} } }] });
+    let compute = |model: &Model, members: &Value, capped| {
+        super::compute(model, &Policy::default(), capped, &request(members.clone()))
+    };
+    let mut claude = Model { provider: ProviderName("anthropic".to_owned()), ..model("claude-sonnet-5") };
+    for members in [&marked, &tool, &json!({ "cache_control": { "type": "ephemeral" } })] {
+        assert_eq!(refused(compute(&claude, members, true)), "cache_control");
+        assert!(compute(&claude, members, false).is_ok());
+    }
+    assert!(compute(&claude, &null, true).is_ok());
+    let gemini = Model { provider: ProviderName("google".to_owned()), ..model("gemini-2.5-pro") };
+    assert!(compute(&gemini, &marked, true).is_ok(), "it is not sent there");
+    let prices = claude.prices.as_mut().unwrap();
+    for rates in [Some(&mut prices.standard), prices.priority.as_mut()].into_iter().flatten() {
+        rates.cache_write_5m = Some(PicoUsdPerToken(3_000_000));
+    }
+    assert_eq!(refused(compute(&claude, &marked, true)), "cache_control", "it may be kept for an hour");
+    let prices = claude.prices.as_mut().unwrap();
+    for rates in [Some(&mut prices.standard), prices.priority.as_mut()].into_iter().flatten() {
+        rates.cache_write_1h = Some(PicoUsdPerToken(6_000_000));
+    }
+    let bound = compute(&claude, &marked, true).unwrap();
+    let written = Usage { cache_write_1h: bound.input.unwrap().text, output: 16_384, ..Usage::default() };
+    assert!(bound.cost(&claude, &written, None) <= bound.amount);
+}
+
+#[test]
+fn what_may_be_sound_needs_a_price_of_sound_on_a_capped_key() {
+    let gemini = |sound: Option<PicoUsdPerToken>| {
+        let mut model = Model { provider: ProviderName("google".to_owned()), ..model("gemini-2.5-pro") };
+        let prices = model.prices.as_mut().unwrap();
+        prices.standard.input_audio = sound;
+        prices.priority.as_mut().unwrap().input_audio = sound;
+        model
+    };
+    let (deaf, hears) = (gemini(None), gemini(Some(PicoUsdPerToken(5_000_000))));
+    let part = |part: Value| json!({ "messages": [{ "role": "user", "content": [part] }] });
+    let file = |data: &str| part(json!({ "type": "file", "file": { "file_data": data } }));
+    let compute =
+        |model: &Model, members: &Value| super::compute(model, &Policy::default(), true, &request(members.clone()));
+    for unknown in [
+        part(json!({ "type": "image_url", "image_url": { "url": "https://x/y.png" } })),
+        file("https://x/y.pdf"),
+        file("data:audio/wav;base64,AAAA"),
+        file("data:video/mp4;base64,AAAA"),
+    ] {
+        assert_eq!(refused(compute(&deaf, &unknown)), "messages: content that may be sound", "{unknown}");
+        assert!(compute(&hears, &unknown).unwrap().input.unwrap().audio > 0, "{unknown}");
+    }
+    for silent in [
+        file("data:application/pdf;base64,JVBERi0x"),
+        file("JVBERi0x"),
+        part(json!({ "type": "image_url", "image_url": { "url": "data:image/heic;base64,AAAA" } })),
+    ] {
+        assert_eq!(compute(&deaf, &silent).unwrap().input.unwrap().audio, 0, "{silent}");
+    }
+}
+
+#[test]
+fn a_class_of_service_that_nobody_names_is_the_dearest_that_it_can_have_been() {
+    let model = model("gpt-4o");
+    let usage = Usage { input: 1000, output: 1000, ..Usage::default() };
+    let cost = |asked: Value, told| capped(json!({ "service_tier": asked })).unwrap().cost(&model, &usage, told);
+    let (standard, priority) = (NanoUsd::new(12_500_000), NanoUsd::new(21_250_000));
+    assert_eq!(cost(json!("default"), None), standard);
+    for asked in [json!("priority"), json!("auto"), json!(null), json!("other")] {
+        assert_eq!(cost(asked.clone(), None), priority, "{asked}");
+        assert_eq!(cost(asked.clone(), Some(ServiceTier::Standard)), standard, "{asked}");
+    }
+    let google = ProviderName("google".to_owned());
+    assert_eq!(tiers(&google, None), [ServiceTier::Standard], "it has no setting that could make it another");
+    assert!(tiers(&google, Some(&RequestedTier::Priority)).contains(&ServiceTier::Priority));
 }
 
 #[test]

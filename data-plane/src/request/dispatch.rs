@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyforge_providers::exchange::{Destination, Exchange, Outgoing, Stamp};
 use keyforge_providers::translate::Target;
+use keyforge_shared::money::NanoUsd;
 use keyforge_shared::provider;
 use sha2::{Digest, Sha256};
 
@@ -42,9 +43,10 @@ pub async fn dispatch(
         exchange,
         is_streamed: wanted.is_streamed(),
         gone: gone.clone(),
+        cost_before: NanoUsd::ZERO,
     };
-    let held = Held { room: Some(room), may_be_sent_again: pool.members.len() > 1 };
-    let mut failover = Failover::new(call, pool, outgoing, digest, held);
+    let held = Held::new(outgoing, room, pool.members.len() > 1);
+    let mut failover = Failover::new(call, pool, digest, held);
     let begun = failover.begin(reservation).await?;
     Ok(CarryOn::new(plane.shutdown.clone(), gone, failover.run(begun)).await)
 }

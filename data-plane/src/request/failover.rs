@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::Full;
-use keyforge_providers::exchange::Outgoing;
 use keyforge_providers::patch::Pieces;
 use tokio::time::Instant;
 
@@ -17,11 +16,12 @@ use super::attempt::{Call, Held};
 use super::authorize;
 use super::bound::Bound;
 use super::outcome::{Failed, Outcome, is_refusal};
+use super::refuse::refuse;
 use super::reservation::Reservation;
 use super::reserve::{FIRST, reserve_again};
 use super::route;
 use super::settle::{Charge, Commitment};
-use crate::pool::{Asking, LONGEST_WAIT, Pool, Turn, Unserved};
+use crate::pool::{Asking, Blame, LONGEST_WAIT, Pool, Turn, Unserved};
 use crate::rejection::Rejection;
 use crate::upstream;
 
@@ -32,11 +32,12 @@ const MOST_ATTEMPTS: usize = 4;
 pub struct Failover {
     call: Call,
     pool: Arc<Pool>,
-    outgoing: Outgoing,
     digest: Option<[u8; 32]>,
     held: Held,
     /// Credentials that failed it.
     tried: Vec<usize>,
+    /// What that said about them.
+    blame: Blame,
     /// How much longer it may wait for a credential.
     patience: Duration,
 }
@@ -58,9 +59,9 @@ enum Next {
 
 impl Failover {
     /// Nothing was attempted yet.
-    pub fn new(call: Call, pool: Arc<Pool>, outgoing: Outgoing, digest: Option<[u8; 32]>, held: Held) -> Self {
+    pub fn new(call: Call, pool: Arc<Pool>, digest: Option<[u8; 32]>, held: Held) -> Self {
         let patience = route::patience(&call.head).min(LONGEST_WAIT);
-        Self { call, pool, outgoing, digest, held, tried: Vec::new(), patience }
+        Self { call, pool, digest, held, tried: Vec::new(), blame: Blame::default(), patience }
     }
 
     /// Waits for a credential if it must, and writes the attempt down.
@@ -69,13 +70,19 @@ impl Failover {
     /// A rejection; the reservation is given back.
     pub async fn begin(&mut self, reservation: Reservation) -> Result<Begun, Rejection> {
         let turn = self.turn(&reservation).await.map_err(|unserved| route::unserved(&self.pool, unserved))?;
+        self.write_down(reservation, turn)
+    }
+
+    fn write_down(&self, reservation: Reservation, turn: Turn) -> Result<Begun, Rejection> {
         // The key may have been revoked while the request waited.
         authorize::still_stands(&self.call.plane, &self.call.permit)?;
         if self.tried.is_empty() {
             self.call.plane.pools.first_attempt(&self.pool);
         }
         let bound = *reservation.bound();
-        let mut request = upstream::request(turn.candidate(), self.outgoing.clone(), &self.call.head.parts.headers)
+        // It is held for as long as another attempt may be made.
+        let outgoing = self.held.outgoing().ok_or(Rejection::Internal)?.clone();
+        let mut request = upstream::request(turn.candidate(), outgoing, &self.call.head.parts.headers)
             .map_err(|_| Rejection::NoCredential(self.pool.provider.clone()))?;
         keyforge_runtime::propagation::inject(&tracing::Span::current(), request.headers_mut());
         let commitment =
@@ -103,7 +110,8 @@ impl Failover {
             };
             self.tried.push(turn.index());
             match &failed.fault {
-                Some(fault) => turn.failed(fault),
+                Some(fault) => turn.failed(fault, &mut self.blame),
+                None if was_not_sent(&failed) => turn.unreached(),
                 None => drop(turn),
             }
             match self.next(*failed, bound).await {
@@ -130,17 +138,24 @@ impl Failover {
     async fn next(&mut self, failed: Failed, bound: Bound) -> Next {
         let Some(class) = self.may_be_replayed(&failed) else { return Next::Over(Box::new(self.over(failed))) };
         let (pools, pool) = (&self.call.plane.pools, &self.pool);
-        if self.held.room.is_none() || pools.glance(pool, self.patience).is_err() || !pools.may_try_again(pool) {
+        if self.held.outgoing().is_none() || pools.glance(pool, self.patience).is_err() || !pools.may_try_again(pool) {
             return Next::Over(Box::new(self.over(failed)));
         }
-        self.call.plane.metrics.replayed(class);
         let rejection = self.shown(&failed);
-        failed.make_way().await;
+        let cost = failed.make_way().await;
+        self.call.cost_before = self.call.cost_before.saturating_add(cost);
         match self.again(bound).await {
-            Ok(begun) => Next::Again(Box::new(begun)),
-            Err(Some(Rejection::PoolExhausted { retry_after })) => {
-                Next::Over(Box::new(self.refused(&Rejection::PoolExhausted { retry_after })))
+            Ok(begun) => {
+                self.call.plane.metrics.replayed(class);
+                Next::Again(Box::new(begun))
             }
+            // A key that works no more is told so, and of a pool when it can serve again.
+            Err(Some(
+                now @ (Rejection::PoolExhausted { .. }
+                | Rejection::KeyRevoked
+                | Rejection::KeyFrozen
+                | Rejection::KeyExpired(_)),
+            )) => Next::Over(Box::new(self.refused(&now))),
             // That there is no room for another attempt is not why it failed.
             Err(_) => Next::Over(Box::new(self.refused(&rejection))),
         }
@@ -155,7 +170,12 @@ impl Failover {
         if reservation.bound().output != bound.output {
             return Err(None);
         }
-        self.begin(reservation).await.map_err(Some)
+        let turn = self.turn(&reservation).await.map_err(|unserved| Some(route::unserved(&self.pool, unserved)))?;
+        if self.call.gone.is_set() {
+            // It left while this waited: nobody would get the answer, which would be charged.
+            return Err(None);
+        }
+        self.write_down(reservation, turn).map_err(Some)
     }
 
     /// What a failed attempt met, if another may be served.
@@ -165,22 +185,28 @@ impl Failover {
         }
         match &failed.fault {
             Some(fault) if is_refusal(fault) => Some("refused"),
-            None if matches!(failed.ending.charge, Charge::NotDispatched) => Some("not_connected"),
+            None if was_not_sent(failed) => Some("not_connected"),
             Some(_) | None => None,
         }
     }
 
     /// The last attempt failed: what the client gets.
-    fn over(&self, failed: Failed) -> Answer {
+    fn over(&self, mut failed: Failed) -> Answer {
         let rejection = self.shown(&failed);
-        let (_, cost) = Failed { rejection: rejection.clone(), ..failed }.settle();
+        (failed.ending.status, failed.ending.rejection) = (rejection.status().as_u16(), Some(rejection.code()));
+        let cost = self.call.cost_before.saturating_add(failed.settle());
         Answer::failure(&self.call.head, &self.call.permit, &rejection, cost, &self.call.terms)
     }
 
-    /// Every attempt is settled, and none other may be made.
+    /// Every attempt is settled and made way for one that may not be made. None of them counts, so the request is recorded as what it is to its client.
     fn refused(&self, rejection: &Rejection) -> Answer {
-        let nothing = keyforge_shared::money::NanoUsd::ZERO;
-        Answer::failure(&self.call.head, &self.call.permit, rejection, nothing, &self.call.terms)
+        let Call { plane, head, permit, terms, cost_before, .. } = &self.call;
+        refuse(plane, permit.key(), head, permit.model().name.clone(), rejection);
+        if rejection.status() == StatusCode::UNAUTHORIZED {
+            // A key that does not work has no limits to tell of.
+            return Answer::refusal(head, rejection).to(permit.key());
+        }
+        Answer::failure(head, permit, rejection, *cost_before, terms)
     }
 
     /// What a failed attempt tells the client: of a credential's limits, when the pool can serve it, and not when that one credential can.
@@ -208,5 +234,14 @@ impl Failover {
     }
 }
 
+/// No connection: whoever is asked next gets it for the first time.
+const fn was_not_sent(failed: &Failed) -> bool {
+    failed.fault.is_none() && matches!(failed.ending.charge, Charge::NotDispatched)
+}
+
 /// When to come back to a pool that can serve something now.
 const A_MOMENT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "failover_tests.rs"]
+mod tests;

@@ -10,8 +10,8 @@ use http_body::Body;
 use hyper::body::Incoming;
 use keyforge_providers::exchange::StreamReader;
 use keyforge_providers::fault::Fault;
-use keyforge_providers::openai::stream::Verdict;
 use keyforge_providers::sse::{Event, Splitter};
+use keyforge_providers::verdict::Verdict;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, Sleep};
 

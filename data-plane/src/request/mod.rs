@@ -66,7 +66,7 @@ pub async fn handle(plane: &Arc<Plane>, endpoint: Endpoint, head: Arc<Head>, bod
     match admit(plane, &caller, endpoint, &head, body, &mut model).await {
         Ok(answer) => answer,
         Err(rejection) => {
-            refuse::refuse(plane, &caller, &head, model, &rejection);
+            refuse::refuse(plane, caller.key(), &head, model, &rejection);
             Answer::refusal(&head, &rejection).to(caller.key())
         }
     }

@@ -33,22 +33,16 @@ pub struct Failed {
 
 impl Failed {
     /// Settles it as one attempt of a request that another attempt will serve: the request is counted with that one. Waits until the counter store
-    /// knows, as far as it can be reached, so that the next attempt does not stand behind this one.
-    pub async fn make_way(self) -> Rejection {
-        let Self { commitment, mut ending, rejection, fault } = self;
+    /// knows, as far as it can be reached, so that the next attempt does not stand behind this one. Returns what was charged.
+    pub async fn make_way(self) -> NanoUsd {
+        let Self { commitment, mut ending, fault, .. } = self;
         ending.status = fault.as_ref().and_then(|fault| fault.status).unwrap_or(ending.status);
-        if matches!(ending.charge, Charge::Unknown) && fault.is_some_and(|fault| fault.in_answer && is_refusal(&fault))
-        {
-            // An error in place of the first word: nothing was made.
-            ending.charge = Charge::NotBilled;
-        }
-        commitment.make_way(ending.with(Flags::NOT_COUNTED)).await;
-        rejection
+        commitment.make_way(ending.with(Flags::NOT_COUNTED)).await
     }
 
-    /// Settles it. Returns what the client is told, and what was charged.
-    pub fn settle(self) -> (Rejection, NanoUsd) {
-        (self.rejection, self.commitment.settle(self.ending))
+    /// Settles it. Returns what was charged.
+    pub fn settle(self) -> NanoUsd {
+        self.commitment.settle(self.ending)
     }
 }
 
@@ -81,11 +75,22 @@ pub const fn is_refusal(fault: &Fault) -> bool {
     }
 }
 
-/// What is known of the cost of a provider's failure.
+/// Where a provider's error stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stood {
+    /// In a stream, in place of its first word: the provider had made nothing.
+    BeforeAnything,
+    /// Anywhere else.
+    Elsewhere,
+}
+
+/// What is known of the cost of a provider's failure, whether or not another attempt is made. A refusal in place of a stream's first word cost nothing;
+/// in any other answer with a status of success something may have been made before it.
 #[must_use]
-pub fn charge_for(fault: &Fault) -> Charge {
-    match fault.billed() {
-        Billed::No => Charge::NotBilled,
-        Billed::Unknown => Charge::Unknown,
+pub fn charge_for(fault: &Fault, stood: Stood) -> Charge {
+    match (fault.billed(), stood) {
+        (Billed::No, _) => Charge::NotBilled,
+        (Billed::Unknown, Stood::BeforeAnything) if fault.in_answer && is_refusal(fault) => Charge::NotBilled,
+        (Billed::Unknown, Stood::BeforeAnything | Stood::Elsewhere) => Charge::Unknown,
     }
 }

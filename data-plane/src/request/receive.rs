@@ -92,6 +92,12 @@ pub struct Room {
 }
 
 impl Room {
+    /// Room for nothing.
+    #[cfg(test)]
+    pub const fn empty() -> Self {
+        Self { permit: None }
+    }
+
     /// Makes room for `length` bytes. It never waits: whoever waits with half a body in hand keeps room from others who wait for it.
     fn hold(&mut self, plane: &Plane, length: usize) -> Result<(), Rejection> {
         let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);

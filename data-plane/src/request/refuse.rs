@@ -1,4 +1,4 @@
-//! What is recorded of requests that were refused before anything was dispatched.
+//! What is recorded of requests that were refused before anything was dispatched, or of which no attempt counts.
 //!
 //! Refusals cost nothing, so whoever holds a key, even a dead one, can cause as many as they like. They are therefore recorded best effort: at most a
 //! burst and then one a second for each key, and each record says how many before it were left out.
@@ -9,9 +9,9 @@ use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord}
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{CredentialId, KeyId};
 use keyforge_shared::money::NanoUsd;
+use keyforge_shared::state::KeyRecord;
 use parking_lot::Mutex;
 
-use super::authenticate::Caller;
 use super::receive::Head;
 use super::record::private_value;
 use crate::plane::Plane;
@@ -54,9 +54,9 @@ impl Refusals {
 }
 
 /// Records that a known key's request was refused. Best effort: refusals never crowd out what was charged.
-pub fn refuse(plane: &Plane, caller: &Caller, head: &Head, model: String, rejection: &Rejection) {
+pub fn refuse(plane: &Plane, key: &KeyRecord, head: &Head, model: String, rejection: &Rejection) {
     let now = plane.clock.now();
-    let Some(left_out) = plane.refusals.admit(caller.key().id, now) else {
+    let Some(left_out) = plane.refusals.admit(key.id, now) else {
         return plane.metrics.refusal_dropped();
     };
     let mut private: Vec<_> =
@@ -66,14 +66,14 @@ pub fn refuse(plane: &Plane, caller: &Caller, head: &Head, model: String, reject
     }
     let record = RequestRecord {
         deployment: plane.identity.deployment,
-        chain: caller.key().chain,
+        chain: key.chain,
         outcome: Outcome::Refused,
         node: plane.identity.node,
         boot: plane.identity.boot,
         node_seq: 0,
         request: head.id,
         attempt: 0,
-        period: caller.key().policy.calendar().day_at(now).number(),
+        period: key.policy.calendar().day_at(now).number(),
         quota_epoch: 0,
         t_node: now,
         t_mono_ns: plane.clock.monotonic_nanos(),

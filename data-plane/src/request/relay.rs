@@ -24,7 +24,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::authorize::Permit;
 use super::carry_on::ClientGone;
 use super::feed::{Failure, Feed, Step};
-use super::outcome::{Failed, charge_for, rejection_for};
+use super::outcome::{Failed, Stood, charge_for, rejection_for};
 use super::receive::Head;
 use super::settle::{Charge, Commitment, Ending};
 use crate::plane::Plane;
@@ -273,10 +273,16 @@ impl LiveStream {
     fn failed(&mut self, failure: &Failure, rejection: &Rejection) -> Ending {
         let charge = match (failure, self.known()) {
             (_, Charge::Known(usage)) => Charge::Known(usage),
-            (Failure::Refused(fault), _) => charge_for(fault),
+            (Failure::Refused(fault), _) => charge_for(fault, self.stood()),
             (Failure::Broken | Failure::Timeout, _) => Charge::Unknown,
         };
         self.ending(charge, Some(rejection)).with(Flags::UPSTREAM_BROKEN)
+    }
+
+    /// Where an error stands that comes now.
+    fn stood(&self) -> Stood {
+        let made = self.feed.as_ref().is_none_or(|feed| feed.reader().has_made_something());
+        if made { Stood::Elsewhere } else { Stood::BeforeAnything }
     }
 
     fn rejection(&self, failure: &Failure) -> Rejection {

@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 /// [`Rejection::NoCredential`] when there is none, or none that is of any use.
 pub fn route(plane: &Plane, permit: &Permit, head: &Head) -> Result<Arc<Pool>, Rejection> {
     let _step = tracing::debug_span!("route").entered();
-    let pool = plane.pools.of(&plane.replica, permit.model());
+    let pool = plane.pools.of(permit.model());
     match plane.pools.glance(&pool, patience(head)) {
         Err(Unserved::Hopeless) => Err(Rejection::NoCredential(pool.provider.clone())),
         Ok(()) | Err(Unserved::Later(_)) => Ok(pool),

@@ -120,14 +120,16 @@ impl Commitment {
     }
 
     /// The same, and waits until the counter store has been told, which it is in any case: whoever asks it next must not find this attempt in the way.
-    pub async fn make_way(mut self, ending: Ending) {
-        let Some(open) = self.open.take() else { return };
+    /// Returns what was charged.
+    pub async fn make_way(mut self, ending: Ending) -> NanoUsd {
+        let Some(open) = self.open.take() else { return NanoUsd::ZERO };
         let about = open.hold.about();
         let settlement = settle(&self.plane, *open, ending);
         if let Some(About { key, epoch, id }) = about.filter(|_| !self.plane.settlements.are_told_at_once()) {
             // Telling it twice does no harm. If it is away, it is told later.
             drop(self.plane.counters.settle(key, epoch, id, settlement).await);
         }
+        settlement.cost
     }
 }
 
@@ -181,8 +183,7 @@ fn price(open: &Open, ending: &Ending) -> (NanoUsd, Flags) {
     let flags = open.intent.flags.with(ending.flags);
     match &ending.charge {
         Charge::Known(usage) => {
-            let prices = open.permit.model().prices.as_ref();
-            let cost = prices.map_or(NanoUsd::ZERO, |prices| prices.cost(usage, ending.tier.unwrap_or_default()));
+            let cost = open.bound.cost(open.permit.model(), usage, ending.tier);
             (cost, flags.with(Flags::USAGE_KNOWN))
         }
         Charge::Unknown => (open.bound.amount, flags),

@@ -11,7 +11,10 @@ use keyforge_shared::period::Window;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::Resource;
 
+use keyforge_providers::fault::{Fault, FaultKind};
+
 use super::super::fixture::{admitted, body, books, commit, refused};
+use super::super::outcome::{Failed, Stood, charge_for};
 use super::*;
 use crate::fixture::{FakeLedger, Node, Parts, START, cap, key, key_id, model, workspace};
 use crate::memberships::leaving::Leaving;
@@ -88,6 +91,34 @@ async fn input_that_is_known_early_lets_go_of_what_was_held_beyond_it() {
     assert_eq!(held, 3 * 1_000 + 100 * 10_000);
     drop(running);
     assert_eq!(books(&node, 1, Dimension::Spend).await.used, held, "the bound is what is still possible");
+}
+
+#[tokio::test]
+async fn an_error_in_place_of_the_first_word_is_charged_if_anything_was_made_before() {
+    for stood in [Stood::BeforeAnything, Stood::Elsewhere] {
+        let (_ledger, node) = node(cap(CAP), &clock()).await;
+        let bound = admitted(&node, 1, &body(100)).await.bound().amount;
+        let fault = Fault {
+            kind: FaultKind::Overloaded,
+            status: None,
+            code: None,
+            error_type: None,
+            param: None,
+            message: String::new(),
+            retry_after: None,
+            in_answer: true,
+        };
+        let failed = Failed {
+            commitment: commit(&node, 1, &body(100)).await,
+            ending: Ending::new(charge_for(&fault, stood), 502),
+            rejection: Rejection::UpstreamBroken,
+            fault: Some(Box::new(fault)),
+        };
+        let charged = failed.make_way().await;
+        let spent = books(&node, 1, Dimension::Spend).await;
+        assert_eq!(charged, if stood == Stood::Elsewhere { bound } else { NanoUsd::ZERO });
+        assert_eq!((spent.used, spent.held), (charged.nanos(), 0));
+    }
 }
 
 #[tokio::test]

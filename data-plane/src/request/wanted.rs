@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use keyforge_providers::exchange::{self, Destination, Exchange, Outgoing, Stamp};
 use keyforge_providers::openai::embeddings::{self, EmbeddingsRequest};
-use keyforge_providers::openai::request::{self, ChatRequest, RequestError};
+use keyforge_providers::openai::request::{self, ChatRequest};
+use keyforge_providers::refusal::RequestError;
 use keyforge_shared::catalog::Operation;
 
 /// An endpoint that requests with a body come to.

@@ -21,8 +21,8 @@ struct Standing {
 #[derive(Default)]
 struct Gates {
     cooling: HashMap<String, Standing>,
-    /// Until when somebody probes.
-    probed: HashMap<String, u64>,
+    /// Who probes, and until when.
+    probed: HashMap<String, (u64, String)>,
 }
 
 /// The in-process store of cooldowns.
@@ -78,14 +78,14 @@ impl CooldownStore for MemoryCooldowns {
         Ok(cooling.iter().map(standing).collect())
     }
 
-    async fn claim_probe(&self, gate: &str, lease: Duration) -> Result<bool, CounterError> {
+    async fn claim_probe(&self, gate: &str, by: &str, lease: Duration) -> Result<bool, CounterError> {
         let now = self.now();
         let probed = &mut self.gates.lock().probed;
-        probed.retain(|_, until| *until > now);
-        if probed.contains_key(gate) {
+        probed.retain(|_, (until, _)| *until > now);
+        if probed.get(gate).is_some_and(|(_, who)| who != by) {
             return Ok(false);
         }
-        probed.insert(gate.to_owned(), now.saturating_add(millis(lease)));
+        probed.insert(gate.to_owned(), (now.saturating_add(millis(lease)), by.to_owned()));
         Ok(true)
     }
 }

@@ -102,9 +102,14 @@ pub trait CooldownStore: Send + Sync {
     /// [`CounterError::Unavailable`]: the changes may have been taken in. Taking them in again does no harm, beyond measuring a wait anew.
     fn exchange(&self, changes: &[CooldownChange]) -> impl Future<Output = Result<Vec<Cooldown>, CounterError>> + Send;
 
-    /// Whether the caller may probe the gate: one of all who ask within `lease` may.
+    /// Whether `by` may probe the gate: one of all who ask within `lease` may, and may again, for as long anew.
     ///
     /// # Errors
     /// [`CounterError::Unavailable`].
-    fn claim_probe(&self, gate: &str, lease: Duration) -> impl Future<Output = Result<bool, CounterError>> + Send;
+    fn claim_probe(
+        &self,
+        gate: &str,
+        by: &str,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, CounterError>> + Send;
 }

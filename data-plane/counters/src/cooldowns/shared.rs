@@ -45,11 +45,11 @@ impl CooldownStore for Cooldowns {
         }
     }
 
-    async fn claim_probe(&self, gate: &str, lease: Duration) -> Result<bool, CounterError> {
+    async fn claim_probe(&self, gate: &str, by: &str, lease: Duration) -> Result<bool, CounterError> {
         match self {
-            Self::InProcess(memory) => memory.claim_probe(gate, lease).await,
+            Self::InProcess(memory) => memory.claim_probe(gate, by, lease).await,
             Self::Beside(counters) => match &**counters {
-                Counters::Redis(redis) => redis.claim_probe(gate, lease).await,
+                Counters::Redis(redis) => redis.claim_probe(gate, by, lease).await,
                 Counters::Memory(_) => Ok(true),
             },
         }

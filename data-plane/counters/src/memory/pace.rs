@@ -22,7 +22,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// The first rate that has no room. `now` is never before an earlier one.
+    /// The rate without room that has to be waited for longest. `now` is never before an earlier one.
     pub(super) fn refusal(&mut self, rates: &Rates, now: Timestamp) -> Option<RateLimited> {
         let (rate, retry_after) = self.full(rates, now)?;
         Some(RateLimited { rate, retry_after, left: self.left(rates, now) })
@@ -31,10 +31,14 @@ impl Pace {
     fn full(&mut self, rates: &Rates, now: Timestamp) -> Option<(Rate, Option<Duration>)> {
         let requests = rates.requests_per_minute.map(|limit| (Rate::Requests, self.log.wait(limit, now)));
         let tokens = rates.tokens.map(|rate| (Rate::Tokens, self.tokens.wait(rate.per_minute, rate.amount, now)));
-        let has_room = |(_, wait): &(Rate, Option<Duration>)| *wait == Some(Duration::ZERO);
-        if let Some(full) = requests.into_iter().chain(tokens).find(|rate| !has_room(rate)) {
-            return Some(full);
+        let full = [requests, tokens].into_iter().flatten().filter(|(_, wait)| *wait != Some(Duration::ZERO));
+        // What never fits is waited for longer than anything.
+        let wait = |full: &(Rate, Option<Duration>)| full.1.unwrap_or(Duration::MAX);
+        let longest = full.reduce(|longest, next| if wait(&next) > wait(&longest) { next } else { longest });
+        if longest.is_some() {
+            return longest;
         }
+        // A place among what runs has no time, so it is told only when nothing else is full.
         let limit = usize::try_from(rates.concurrency?.limit).unwrap_or(usize::MAX);
         (self.leases.running(now) >= limit).then_some((Rate::Concurrency, None))
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::RedisCounters;
 use super::key_names::{put_keys, slot};
-use super::link::{Link, NoAnswer, is_broken};
+use super::link::{Link, NoAnswer, is_broken, is_out_of_memory};
 use super::node::Node;
 use super::reply::Reply;
 use super::scripts::Script;
@@ -72,6 +72,11 @@ impl RedisCounters {
             let (node, link) = self.shards.link(slot(key)).map_err(not_asked)?;
             let error = match link.ask(&build(&link), deadline).await {
                 Ok(answer) => return Ok((answer, link)),
+                // It began nothing, so that there is nothing to cancel, which would only fill the memory further.
+                Err(NoAnswer::Said(error)) if is_out_of_memory(&error) => {
+                    node.is_out_of_memory(&error);
+                    return Err(not_asked(format!("redis at {}: {error}", node.name())));
+                }
                 Err(error) => error,
             };
             refused = match self.mend(&node, &link, script, error, deadline).await {

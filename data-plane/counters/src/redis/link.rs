@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout_at};
 use super::scripts::Scripts;
 use super::settings::{CONNECT_WITHIN, RedisStartError};
 
+/// A script that does nothing, refused by a server that would refuse to reserve.
+const TAKES_NOTHING: &str = "#!lua\nreturn 1";
+
 /// The oldest major version whose scripts behave as ours need.
 const OLDEST_VERSION: u32 = 7;
 
@@ -104,6 +107,18 @@ impl Link {
         })
     }
 
+    /// Asks whether the server would reserve: nothing when it does, its own words when it has no memory left, in which it still settles.
+    pub(super) async fn out_of_memory(&self, address: &str) -> Result<Option<String>, Fault> {
+        let mut question = redis::cmd("EVAL");
+        question.arg(TAKES_NOTHING).arg(0);
+        match self.ask(&question, Instant::now() + CONNECT_WITHIN).await {
+            Ok(_) => Ok(None),
+            Err(NoAnswer::Said(error)) if is_out_of_memory(&error) => Ok(Some(error.to_string())),
+            Err(NoAnswer::Said(error)) => Err(Fault::of(address, &error)),
+            Err(NoAnswer::NotInTime) => Err(Fault::Passing(format!("no answer within {CONNECT_WITHIN:?}"))),
+        }
+    }
+
     pub(super) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Acquire)
     }
@@ -152,6 +167,11 @@ impl Link {
         let elapsed: Duration = self.made.elapsed();
         Timestamp::from_millis(self.clock_at_start.load(Ordering::Relaxed)).saturating_add(elapsed)
     }
+}
+
+/// Whether the server refused because its memory is full. What gives something back still works on it.
+pub(super) fn is_out_of_memory(error: &RedisError) -> bool {
+    error.code() == Some("OOM")
 }
 
 /// Whether a connection that failed in this way is to be looked at.

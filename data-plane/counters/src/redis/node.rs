@@ -2,7 +2,7 @@
 //!
 //! The keeper holds one connection of the server's pool and shares clones of it. Giving it back and asking for one again makes the pool ping it, and
 //! make a new one if it does not answer: that is how a link is looked at, when it was doubted and every few seconds. While a link is doubted or
-//! there is none, questions are refused at once.
+//! there is none, questions are refused at once. A server that is out of memory is down and keeps its link, since it still settles.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use super::settings::{CONNECT_WITHIN, Connector, RedisStartError, shown};
 /// How often a server is looked for after the first time it was not found; then twice as long each time, up to [`SLOWEST_LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(1);
-/// How often a link that works is looked at: whether its server still may not evict, which no script can ask for cheaply.
+/// How often a link that works is looked at: whether its server still may not evict, which no script can ask for cheaply, and has memory. Only this
+/// says that there is memory again: at the limit every other reservation fits, and each would be told.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One server.
@@ -33,11 +34,11 @@ pub(super) struct Node {
     pool: Pool,
     scripts: Arc<Scripts>,
     link: watch::Sender<Option<Arc<Link>>>,
-    /// What the log says of it: that it works until something else was said.
+    /// What the log says of it, and whether every question can be asked: so until something else was said.
     up: AtomicBool,
     /// Wakes the keeper.
     look: Arc<Notify>,
-    /// Told when the link comes or goes.
+    /// Told when the link comes or goes, or what can be asked changes.
     changed: Arc<Notify>,
 }
 
@@ -78,6 +79,16 @@ impl Node {
         self.link.borrow().as_ref().filter(|link| !link.is_doubted()).map(Arc::clone)
     }
 
+    /// Whether there is a link, and nothing that it cannot be asked.
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire) && self.link().is_some()
+    }
+
+    /// The server said that its memory is full. What gives something back is still asked, until the keeper finds memory or nothing at all.
+    pub(super) fn is_out_of_memory(&self, reason: &dyn Display) {
+        self.goes_down(reason);
+    }
+
     /// Nobody uses this link until the keeper has looked at it.
     pub(super) fn doubt(&self, link: &Arc<Link>, reason: &dyn Display) {
         let is_current = self.link.borrow().as_ref().is_some_and(|current| Arc::ptr_eq(current, link));
@@ -107,19 +118,28 @@ impl Node {
 
     /// Gets a connection that works and shares it with the requests.
     pub(super) async fn connect(&self) -> Result<Connection, Fault> {
-        let found = self.inspected().await;
-        let (link, found) = found.map_or_else(|fault| (None, Err(fault)), |(link, held)| (Some(link), Ok(held)));
+        let (link, found) = match self.inspected().await {
+            Ok((link, held, full)) => (Some(link), Ok((held, full))),
+            Err(fault) => (None, Err(fault)),
+        };
         self.link.send_replace(link);
         self.changed.notify_one();
-        found
+        let (held, full) = found?;
+        match full {
+            Some(reason) => self.goes_down(&reason),
+            None => self.comes_up(),
+        }
+        Ok(held)
     }
 
-    async fn inspected(&self) -> Result<(Arc<Link>, Connection), Fault> {
+    /// A link, what holds it, and the reason if the server is out of memory.
+    async fn inspected(&self) -> Result<(Arc<Link>, Connection, Option<String>), Fault> {
         let held = self.connection().await?;
         let shared = MultiplexedConnection::clone(&held);
         let is_new = self.link.borrow().is_none();
         let link = Link::inspect(shared, &self.name, self.cluster, is_new.then_some(&*self.scripts)).await?;
-        Ok((Arc::new(link), held))
+        let full = link.out_of_memory(&self.name).await?;
+        Ok((Arc::new(link), held, full))
     }
 
     /// Keeps the link, for as long as the node is used. `first` is what the first attempt gave, if there was one.
@@ -132,7 +152,6 @@ impl Node {
         loop {
             match found {
                 Ok(held) => {
-                    self.comes_up();
                     wait = FIRST_LOOK;
                     tokio::select! {
                         () = self.look.notified() => {}
@@ -154,12 +173,14 @@ impl Node {
     fn goes_down(&self, reason: &dyn Display) {
         if self.up.swap(false, Ordering::AcqRel) {
             tracing::warn!(redis = self.name, %reason, "the counter store is unavailable");
+            self.changed.notify_one();
         }
     }
 
     fn comes_up(&self) {
         if !self.up.swap(true, Ordering::AcqRel) {
             tracing::info!(redis = self.name, "the counter store is available again");
+            self.changed.notify_one();
         }
     }
 

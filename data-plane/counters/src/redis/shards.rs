@@ -39,7 +39,7 @@ impl Map {
     }
 
     fn is_available(&self) -> bool {
-        !self.owners.contains(&NOBODY) && self.nodes.iter().all(|kept| kept.node.link().is_some())
+        !self.owners.contains(&NOBODY) && self.nodes.iter().all(|kept| kept.node.is_up())
     }
 }
 

@@ -102,7 +102,8 @@ suite! {
         a_lease_ends_however_its_request_ended,
         a_lease_is_renewed_and_found_again,
         a_renewal_that_comes_after_the_settlement_revives_nothing,
-        rates_are_looked_at_in_order,
+        of_rates_that_are_full_the_longest_wait_is_told,
+        whoever_waits_as_long_as_told_is_admitted,
     }
     order {
         i_11_a_request_is_charged_to_the_period_of_its_reservation,

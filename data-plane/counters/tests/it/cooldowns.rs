@@ -75,13 +75,17 @@ async fn only_the_cooldown_that_was_probed_is_lifted(store: &impl CooldownStore,
 }
 
 async fn one_of_all_who_ask_probes(store: &impl CooldownStore, clock: &ManualClock) {
-    assert!(store.claim_probe("i-27", SECOND).await.unwrap());
-    assert!(!store.claim_probe("i-27", SECOND).await.unwrap());
-    assert!(store.claim_probe("another", SECOND).await.unwrap());
+    let claims = async |gate, by| store.claim_probe(gate, by, SECOND).await.unwrap();
+    assert!(claims("i-27", "one").await);
+    assert!(!claims("i-27", "other").await);
+    assert!(claims("another", "other").await);
     clock.advance(SECOND - Duration::from_millis(1));
-    assert!(!store.claim_probe("i-27", SECOND).await.unwrap());
+    assert!(!claims("i-27", "other").await);
+    assert!(claims("i-27", "one").await, "of its own probe that came to nothing a node makes another");
+    clock.advance(SECOND - Duration::from_millis(1));
+    assert!(!claims("i-27", "other").await, "which is believed for as long anew");
     clock.advance(Duration::from_millis(1));
-    assert!(store.claim_probe("i-27", SECOND).await.unwrap());
+    assert!(claims("i-27", "other").await);
 }
 
 async fn what_nobody_lifts_is_forgotten_in_the_end(store: &impl CooldownStore, clock: &ManualClock) {
@@ -146,8 +150,8 @@ async fn what_one_node_tells_another_learns_on_the_servers_own_clock() {
     one.exchange(&[cool("shared", CooldownClass::Dead, 60 * SECOND)]).await.unwrap();
     let found = standing(&other, "shared").await.unwrap();
     assert!(found.left <= 60 * SECOND && found.left > 50 * SECOND, "{found:?}");
-    assert!(one.claim_probe("shared", 60 * SECOND).await.unwrap());
-    assert!(!other.claim_probe("shared", 60 * SECOND).await.unwrap());
+    assert!(one.claim_probe("shared", "one", 60 * SECOND).await.unwrap());
+    assert!(!other.claim_probe("shared", "other", 60 * SECOND).await.unwrap());
 }
 
 #[tokio::test]
@@ -156,5 +160,5 @@ async fn without_its_server_a_store_says_so_at_once() {
     let store = RedisCounters::start(settings(vec![server.url()], PATIENT), &Shutdown::new()).await.unwrap();
     server.stop();
     assert!(store.exchange(&[]).await.is_err());
-    assert!(store.claim_probe("gate", SECOND).await.is_err());
+    assert!(store.claim_probe("gate", "one", SECOND).await.is_err());
 }

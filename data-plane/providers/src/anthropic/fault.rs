@@ -38,19 +38,26 @@ impl Said {
         if body.len() > MAX_BODY_BYTES { Self::default() } else { serde_json::from_slice(body).unwrap_or_default() }
     }
 
-    fn mentions(&self, words: &str) -> bool {
-        let message = self.error.as_ref().and_then(|error| error.message.as_deref());
-        message.is_some_and(|message| message.to_ascii_lowercase().contains(words))
+    /// Whether the message begins so. Further on it may repeat the request, and no client shall be able to make a credential look spent to
+    /// others.
+    fn begins(&self, words: &str) -> bool {
+        let message = self.error.as_ref().and_then(|error| error.message.as_deref()).unwrap_or_default();
+        message.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words))
     }
 
     /// The account's own limit of what it may spend in a month.
     fn has_spent_its_limit(&self) -> bool {
         let details = self.error.as_ref().and_then(|error| error.details.as_ref());
         details.and_then(|details| details.error_code.as_deref()) == Some("enforced_spend_limit_reached")
+            || self.begins("You have reached your specified API usage limits")
+    }
+
+    fn is_disabled(&self) -> bool {
+        self.begins("This organization has been disabled")
     }
 
     fn is_out_of_credit(&self) -> bool {
-        self.mentions("credit balance is too low")
+        self.begins("Your credit balance is too low")
     }
 }
 
@@ -65,12 +72,23 @@ pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fa
     } else if (400..500).contains(&status) && said.is_out_of_credit() {
         fault.kind = FaultKind::Closed;
         fault.retry_after = None;
+    } else if (400..500).contains(&status) && said.is_disabled() {
+        refuse_credential(&mut fault);
     } else if status == 429 && fault.kind == FaultKind::Throttled {
         throttled(&mut fault, headers, now);
-    } else if status == 404 && fault.error_type.as_deref() == Some("not_found_error") && said.mentions("model:") {
+    } else if status == 404 && fault.error_type.as_deref() == Some("not_found_error") && said.begins("model:") {
         fault.code = Some("model_not_found".to_owned());
     }
+    // A field of this API is none that the client wrote.
+    fault.param = None;
     fault
+}
+
+/// What the provider says of the credential is for nobody but the operator.
+fn refuse_credential(fault: &mut Fault) {
+    fault.kind = FaultKind::Dead;
+    fault.retry_after = None;
+    fault.message = "the provider refused the gateway's credential".to_owned();
 }
 
 /// Without a wait and with the advice not to try again, the one request is larger than the allowance of a minute: the key is as good
@@ -119,9 +137,10 @@ fn after_success(text: &str) -> Fault {
     if said.has_spent_its_limit() || said.is_out_of_credit() {
         fault.kind = FaultKind::Closed;
     }
-    if fault.kind == FaultKind::Dead {
-        fault.message = "the provider refused the gateway's credential".to_owned();
+    if fault.kind == FaultKind::Dead || said.is_disabled() {
+        refuse_credential(&mut fault);
     }
+    fault.param = None;
     fault
 }
 

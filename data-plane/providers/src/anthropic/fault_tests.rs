@@ -91,6 +91,10 @@ fn without_retry_after_the_reset_of_what_is_used_up_tells() {
 
 #[test]
 fn an_account_that_may_not_spend_more_is_closed() {
+    let repeated = fault(400, &[], &error("invalid_request_error", "No tool `your credit balance is too low`."));
+    assert_eq!(repeated.kind, FaultKind::ClientError);
+    let limit = "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.";
+    assert_eq!(fault(400, &[], &error("invalid_request_error", limit)).kind, FaultKind::Closed);
     let credit = fault(400, &[], &error("invalid_request_error", "Your credit balance is too low to access the API."));
     assert_eq!((credit.kind, credit.retry_after), (FaultKind::Closed, None));
     let spent = r#"{"type":"error","error":{"type":"rate_limit_error","message":"limit","details":{"error_code":"enforced_spend_limit_reached"}}}"#;
@@ -104,6 +108,17 @@ fn a_model_that_does_not_exist_has_the_code_that_clients_know() {
     let missing = fault(404, &[], &error("not_found_error", "model: claude-nope"));
     assert_eq!((missing.kind, missing.code.as_deref()), (FaultKind::ClientError, Some("model_not_found")));
     assert_eq!(fault(404, &[], &error("not_found_error", "file not there")).code, None);
+}
+
+#[test]
+fn an_organisation_that_is_disabled_is_the_credentials_fault_and_told_to_nobody() {
+    let message = "This organization has been disabled.";
+    let disabled = fault(400, &[], &error("invalid_request_error", message));
+    assert_eq!((disabled.kind, disabled.message.contains("organization")), (FaultKind::Dead, false));
+    let inside = in_stream(&error("invalid_request_error", message));
+    assert_eq!((inside.kind, inside.message.contains("organization")), (FaultKind::Dead, false));
+    let repeated = fault(400, &[], &error("invalid_request_error", &format!("tools.0: {message}")));
+    assert_eq!(repeated.kind, FaultKind::ClientError, "the client may have written that");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::thinking::is_own_thought;
 use super::wire::{Author, Block, CacheControl, Input, Message, Source};
 use crate::chat::request::{self as hub, Content, Maker, Part, Role, ToolCall, ToolResult, Turn};
-use crate::openai::request::RequestError;
+use crate::refusal::RequestError;
 
 /// Stands for the user where the assistant is the first to speak, which the API does not take.
 const OPENING: &str = "(The conversation begins with the assistant.)";
@@ -28,8 +28,6 @@ const MAX_ID_BYTES: usize = 128;
 pub(super) struct Conversation<'r> {
     pub(super) system: Vec<Block<'r>>,
     pub(super) messages: Vec<Message<'r>>,
-    /// Whether anything names a file that was uploaded before.
-    pub(super) has_files: bool,
 }
 
 /// Writes the turns. `thinks`: whether earlier thoughts are wanted.
@@ -160,10 +158,6 @@ impl<'r> Conversation<'r> {
             hub::Source::Url(url) => Source::Url { url },
             hub::Source::Data { media_type, base64 } => {
                 Source::Base64 { media_type: media_type_of(media_type), data: base64 }
-            }
-            hub::Source::FileId(file_id) => {
-                self.has_files = true;
-                Source::File { file_id }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Anthropic's `/messages`, from and to the hub form.
 //!
-//! In the order of a request's life: [`request`] with what its models can do, then the answer, whole or streamed, or else
+//! In the order of a request's life: `request` with what its models can do, then the answer, whole or streamed, or else
 //! [`fault`]; [`headroom`] reads what is left of the account's limits.
 //!
 //! What has no counterpart is refused by name where leaving it out would change the answer. Left out are hints alone: `seed`,
@@ -12,7 +12,7 @@ pub mod fault;
 pub mod headroom;
 mod messages;
 mod model;
-pub mod request;
+mod request;
 mod response;
 mod schemas;
 mod stream;
@@ -25,8 +25,7 @@ pub(crate) use model::sees_finely;
 
 use crate::chat::request::{Maker, Request, Signature};
 use crate::chat::response::{Finish, Response};
-use crate::openai::request::RequestError;
-use crate::openai::response::NotAnAnswer;
+use crate::refusal::{NotAnAnswer, RequestError};
 use crate::translate::{Call, Decoder, Memo, Target, Translator};
 
 /// Anthropic's language.

@@ -9,14 +9,12 @@ use serde_json::Number;
 use super::model::{Model, Samples};
 use super::wire::{Body, Metadata, OutputConfig, OutputFormat};
 use super::{messages, thinking, tools};
-use crate::chat::request::{Request, Sampling};
-use crate::openai::request::{RequestError, RequestedTier};
+use crate::chat::request::{Request, RequestedTier, Sampling};
+use crate::refusal::RequestError;
 use crate::translate::{Call, Memo, Target};
 
 /// The API's version, which each request names.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
-/// What must be asked for to name uploaded files.
-const FILES_BETA: HeaderValue = HeaderValue::from_static("files-api-2025-04-14");
 /// The limit of the answer where nobody gives one, in tokens: the API wants one, and every model since Claude 3 can give as many.
 const DEFAULT_LIMIT: u64 = 4096;
 /// Longest user id that the API takes, in characters. A longer one is left out: cut short it might be another's.
@@ -28,7 +26,7 @@ const LEAST_TOP_P: f64 = 0.95;
 ///
 /// # Errors
 /// [`RequestError`] naming the field or part that Anthropic has nothing for.
-pub fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, RequestError> {
+pub(super) fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, RequestError> {
     refuse_what_is_lacking(request)?;
     let model = Model::named(target.model);
     let tools = tools::plan(request, &model)?;
@@ -59,10 +57,7 @@ pub fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, Request
     body.limit_marks();
     let written = serde_json::to_vec(&body)
         .map_err(|_| RequestError { field: None, message: "the request cannot be written for Anthropic".to_owned() })?;
-    let mut headers = vec![(HeaderName::from_static("anthropic-version"), VERSION)];
-    if conversation.has_files {
-        headers.push((HeaderName::from_static("anthropic-beta"), FILES_BETA));
-    }
+    let headers = vec![(HeaderName::from_static("anthropic-version"), VERSION)];
     let memo = Memo { json_tool: tools.json_tool };
     Ok(Call { path: Cow::Borrowed("/messages"), headers, body: Bytes::from(written), memo })
 }

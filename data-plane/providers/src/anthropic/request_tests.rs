@@ -171,18 +171,15 @@ fn media_go_as_the_api_takes_them() {
         Part::new(Content::Document { source, name: Some("n".into()) })
     };
     let url = Part::new(Content::Image { source: Source::Url("https://x/y.png".into()), detail: None });
-    let file = Part::new(Content::Document { source: Source::FileId("file_1".into()), name: None });
-    let parts = vec![url, document("application/pdf", "JVBE"), document("text/plain; charset=utf-8", "aMOp"), file];
+    let parts = vec![url, document("application/pdf", "JVBE"), document("text/plain; charset=utf-8", "aMOp")];
     let call = write(&asking(vec![turn(Role::User, parts)]), &target(SONNET_4_5)).unwrap();
     let body: Value = serde_json::from_slice(&call.body).unwrap();
     let expected = json!([
         { "type": "image", "source": { "type": "url", "url": "https://x/y.png" } },
         { "type": "document", "source": { "type": "base64", "media_type": "application/pdf", "data": "JVBE" }, "title": "n" },
         { "type": "document", "source": { "type": "text", "media_type": "text/plain", "data": "hé" }, "title": "n" },
-        { "type": "document", "source": { "type": "file", "file_id": "file_1" } },
     ]);
     assert_eq!(body["messages"][0]["content"], expected);
-    assert!(call.headers.iter().any(|(name, _)| name == "anthropic-beta"));
     for refused in [
         Part::new(Content::Audio { source: Source::Url("https://x".into()) }),
         document("application/zip", "AAAA"),
@@ -190,7 +187,7 @@ fn media_go_as_the_api_takes_them() {
     ] {
         assert_eq!(field(&asking(vec![turn(Role::User, vec![refused])])), "messages[7]");
     }
-    let image = Part::new(Content::Image { source: Source::FileId("f".into()), detail: None });
+    let image = Part::new(Content::Image { source: Source::Url("https://x".into()), detail: None });
     assert_eq!(field(&asking(vec![say(Role::User, "x"), turn(Role::Assistant, vec![image])])), "messages[7]");
 }
 

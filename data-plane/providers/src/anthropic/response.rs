@@ -9,7 +9,7 @@ use super::usage::Counts;
 use super::{fault, finish, signature};
 use crate::chat::request::{Content, Maker, Part, ToolCall};
 use crate::chat::response::{Choice, Response};
-use crate::openai::response::NotAnAnswer;
+use crate::refusal::NotAnAnswer;
 use crate::translate::Memo;
 
 /// Longest id and model name that are kept.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::openai::request::RequestError;
+use crate::refusal::RequestError;
 
 const EMPTY_SCHEMA: &str = r#"{"type":"object","properties":{}}"#;
 /// Keywords that the API refuses in a schema that a model is held to.

@@ -32,6 +32,7 @@ pub(super) struct MessageDecoder {
     has_json: bool,
     has_started: bool,
     has_content: bool,
+    has_blocks: bool,
     /// Whether the provider has run a tool of its own, which adds to the input.
     has_native: bool,
     has_finished: bool,
@@ -114,6 +115,7 @@ impl MessageDecoder {
     }
 
     fn open(&mut self, at: u64, block: &RawValue, out: &mut Vec<Event>) {
+        self.has_blocks = true;
         let opened = match serde_json::from_str::<Block<'_>>(block.get()) {
             Ok(block) => self.opened(block, out),
             Err(_) => Open::Passed,
@@ -258,6 +260,10 @@ impl Decoder for MessageDecoder {
 
     fn is_done(&self) -> bool {
         self.is_done
+    }
+
+    fn has_made_something(&self) -> bool {
+        self.has_content || self.has_blocks
     }
 
     /// In all recorded streams the first count is the last, except where the provider ran a tool of its own.

@@ -154,6 +154,18 @@ fn the_call_that_stands_for_a_form_is_text() {
 }
 
 #[test]
+fn what_no_client_is_shown_was_made_all_the_same() {
+    let mut decoder = MessageDecoder::default();
+    decode(&mut decoder, &[start()]);
+    assert!(!decoder.has_made_something());
+    for made in [json!({ "type": "redacted_thinking", "data": "x" }), json!({ "type": "server_tool_use" }), json!({})] {
+        let mut decoder = MessageDecoder::default();
+        decode(&mut decoder, &[start(), block(0, &made)]);
+        assert!(decoder.has_made_something(), "{made}");
+    }
+}
+
+#[test]
 fn an_error_ends_the_stream_wherever_it_comes() {
     let error = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
     for before in [vec![], vec![start()]] {

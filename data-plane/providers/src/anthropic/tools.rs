@@ -14,7 +14,7 @@ use super::model::Model;
 use super::schemas::{self, Room};
 use super::wire;
 use crate::chat::request::{Format, Request, Tool, ToolChoice};
-use crate::openai::request::RequestError;
+use crate::refusal::RequestError;
 
 /// The function that stands for a form. Underscores are added if the client has one of that name.
 const JSON_TOOL: &str = "give_answer";

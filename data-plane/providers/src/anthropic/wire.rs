@@ -130,7 +130,6 @@ pub(super) enum Source<'r> {
     Url { url: &'r str },
     Base64 { media_type: &'r str, data: &'r str },
     Text { media_type: &'static str, data: String },
-    File { file_id: &'r str },
 }
 
 /// Arguments of a call: an object, always.

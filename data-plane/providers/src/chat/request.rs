@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use crate::openai::request::RequestedTier;
+/// Longest name of a function, in bytes, as at OpenAI. Each result of a call may repeat it to the model.
+pub(crate) const MAX_FUNCTION_BYTES: usize = 64;
 
 /// What is asked of a model.
 #[derive(Debug, Default)]
@@ -172,8 +173,6 @@ pub enum Source<'a> {
         /// The bytes in base64.
         base64: Cow<'a, str>,
     },
-    /// Uploaded to the provider before.
-    FileId(Cow<'a, str>),
 }
 
 /// How long the provider should keep what it has cached.
@@ -313,4 +312,19 @@ pub enum Effort {
     ExtraHigh,
     /// As much as there is.
     Max,
+}
+
+/// The class of service that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestedTier {
+    /// Whatever the provider's project is set to.
+    Auto,
+    /// Ordinary.
+    Default,
+    /// Cheaper and slower.
+    Flex,
+    /// Dearer and faster.
+    Priority,
+    /// Another name, at most 40 characters of it.
+    Other(String),
 }

@@ -10,6 +10,8 @@ use crate::chat::response::Finish;
 
 /// Longest id of a call that is passed on; chat completions allow 40 characters.
 const MAX_ID: usize = 40;
+/// Most characters of a reason that is not known.
+const MAX_REASON: usize = 40;
 /// How much of an answer's id goes into the ids made from it.
 const MAX_STEM: usize = 24;
 
@@ -135,7 +137,7 @@ pub(super) fn finish(reason: &str, has_calls: bool) -> Finish {
         | "IMAGE_SAFETY"
         | "IMAGE_PROHIBITED_CONTENT"
         | "IMAGE_RECITATION" => Finish::ContentFilter,
-        other => Finish::Other(other.to_owned()),
+        other => Finish::Other(other.chars().take(MAX_REASON).collect()),
     }
 }
 
@@ -198,6 +200,7 @@ mod tests {
         ] {
             assert_eq!(finish(reason, has_calls), expected, "{reason} {has_calls}");
         }
+        assert_eq!(finish(&"é".repeat(9000), false), Finish::Other("é".repeat(MAX_REASON)));
     }
 
     proptest! {

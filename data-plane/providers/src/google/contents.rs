@@ -13,7 +13,7 @@ use super::media;
 use super::model::Generation;
 use super::wire::{self, Data, FunctionCall, FunctionResponse, Instruction, Object, Piece};
 use crate::chat::request::{self as hub, Content, Maker, Role, Signature, ToolResult, Turn};
-use crate::openai::request::RequestError;
+use crate::refusal::RequestError;
 
 /// What stands for a signature where the model that called a function was another. The third generation refuses a call without
 /// any. Source: Google, "Thought signatures", FAQ on history from other models (ai.google.dev/gemini-api/docs/thought-signatures).
@@ -213,7 +213,7 @@ fn is_result_like<'r>(wanted: bool) -> impl Fn(&Piece<'r>) -> bool {
 fn fits_into_result(source: &hub::Source<'_>) -> bool {
     match source {
         hub::Source::Data { media_type, .. } => RESULT_TYPES.contains(&media_type.as_ref()),
-        hub::Source::Url(_) | hub::Source::FileId(_) => true,
+        hub::Source::Url(_) => true,
     }
 }
 

@@ -8,8 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{fault, model, reply};
 use crate::embeddings::{Input, Request, Response};
-use crate::openai::request::RequestError;
-use crate::openai::response::NotAnAnswer;
+use crate::refusal::{NotAnAnswer, RequestError};
 use crate::translate::Target;
 
 #[derive(Debug, Serialize)]

@@ -27,10 +27,10 @@ const UNTOLD: Duration = Duration::from_secs(1);
 const DAYS_OF: &str = "America/Los_Angeles";
 /// What messages say where a balance is used up or a cap reached, in lower case.
 const SPENT: [&str; 4] = ["credits are depleted", "spending cap", "spend cap", "billing account is closed"];
-/// What messages say of a key, in lower case, where no reason is given.
-const KEY_REFUSED: [&str; 3] = ["api key not valid", "api key expired", "api_key_invalid"];
-/// What messages say where the account may not use the API from here or without paying, in lower case.
-const PLACE_REFUSED: [&str; 2] = ["location is not supported", "free tier is not available"];
+/// How messages about a key begin, in lower case, where no reason is given.
+const KEY_REFUSED: [&str; 4] = ["api key not valid", "api key expired", "api_key_invalid", "your api key"];
+/// How messages begin where the account may not use the API from here or without paying, in lower case.
+const PLACE_REFUSED: [&str; 2] = ["user location is not supported", "gemini api free tier is not available"];
 
 /// Reads a response whose status is not a success.
 #[must_use]
@@ -92,7 +92,6 @@ struct Said {
     lower: String,
     status: Option<String>,
     reason: Option<String>,
-    field: Option<String>,
     delay: Option<Duration>,
     quotas: Vec<String>,
 }
@@ -111,19 +110,24 @@ impl Said {
             status: of("status").filter(|status| is_label(status)),
             ..Self::default()
         };
-        // Which kind of detail it is shows in what is there: `ErrorInfo`, `RetryInfo`, `QuotaFailure`, `BadRequest`.
+        // Which kind of detail it is shows in what is there: `ErrorInfo`, `RetryInfo`, `QuotaFailure`.
         for detail in error.get("details").and_then(Value::as_array).into_iter().flatten() {
             let list = |name: &str| detail.get(name).and_then(Value::as_array).into_iter().flatten();
             said.reason = said.reason.or_else(|| word(detail, "reason").filter(|reason| is_label(reason)));
             said.delay = said.delay.or_else(|| seconds(detail.get("retryDelay")?.as_str()?));
             said.quotas.extend(list("violations").filter_map(|violation| word(violation, "quotaId")));
-            said.field = said.field.or_else(|| list("fieldViolations").find_map(|violation| word(violation, "field")));
         }
         said
     }
 
     fn mentions(&self, words: &[&str]) -> bool {
         words.iter().any(|word| self.lower.contains(word))
+    }
+
+    /// Whether the message begins so. Further on it may repeat the request, as in "Unsupported MIME type: …", and no client shall be able to
+    /// make a credential look dead to others.
+    fn begins(&self, words: &[&str]) -> bool {
+        words.iter().any(|word| self.lower.starts_with(word))
     }
 
     fn is_daily(&self) -> bool {
@@ -165,8 +169,8 @@ impl Said {
         };
         let is_model = kind == FaultKind::ClientError && status == Some(404) && self.mentions(&["model"]);
         let code = if is_model { Some("model_not_found".to_owned()) } else { self.reason };
-        let param = self.field.filter(|field| field.len() <= MAX_LABEL_BYTES).map(|field| redact::message(&field));
-        Fault { kind, status, code, error_type: self.status, param, message, retry_after: None, in_answer }
+        // The field that Google may name is one of its own API, which the client did not write.
+        Fault { kind, status, code, error_type: self.status, param: None, message, retry_after: None, in_answer }
     }
 }
 
@@ -180,9 +184,9 @@ fn classify(status: u16, said: &Said) -> FaultKind {
     let key_refused = said.reason.as_deref().is_some_and(|reason| reason.starts_with("API_KEY_"));
     match status {
         401 => FaultKind::Dead,
-        400 | 403 if key_refused || said.mentions(&KEY_REFUSED) => FaultKind::Dead,
+        400 | 403 if key_refused || said.begins(&KEY_REFUSED) => FaultKind::Dead,
         // The same account cannot serve from where this gateway is; another may, if it pays.
-        400 if said.mentions(&PLACE_REFUSED) => FaultKind::Dead,
+        400 if said.begins(&PLACE_REFUSED) => FaultKind::Dead,
         402 => FaultKind::Closed,
         403 => denied(said),
         408 | 499 | 504 | 522..=524 => FaultKind::Ambiguous,
@@ -194,12 +198,13 @@ fn classify(status: u16, said: &Said) -> FaultKind {
     }
 }
 
-/// Permission is denied to the credential, or to the client's request for something that is not there or another's.
+/// Permission is denied to the credential, for a reason that Google then gives, or to the client's request for something that is not there or
+/// another's.
 fn denied(said: &Said) -> FaultKind {
     match &said.reason {
         _ if said.message.is_none() && said.status.is_none() => FaultKind::ServerError,
-        None if said.mentions(&["permission to access", "cachedcontent"]) => FaultKind::ClientError,
-        _ => FaultKind::Dead,
+        None => FaultKind::ClientError,
+        Some(_) => FaultKind::Dead,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Pictures, sound and files of a request.
 //!
-//! What is in the body goes inline. Addresses are passed on where Google fetches them itself: `https` and `gs` ("File input
-//! methods", Gemini API, 2026-10; recordings show `https` at both of its hosts).
+//! What is in the body goes inline. Addresses are passed on where Google fetches them itself, which is `https` ("File input methods", Gemini
+//! API, 2026-10), and only where nothing but the public can be: what Google would read with the credential that it is called with, buckets
+//! and uploaded files, belongs to the operator.
 
 use std::borrow::Cow;
 
@@ -36,34 +37,40 @@ const TYPES: [(&str, &str); 24] = [
     ("webm", "video/webm"),
 ];
 
-/// The collection of files that were uploaded before.
-const FILES: &str = "https://generativelanguage.googleapis.com/v1beta/files/";
+/// Google's own hosts, of which only this one gives everybody what it gives the caller.
+const OWN_HOSTS: &str = "googleapis.com";
+const PUBLIC_HOST: &str = "storage.googleapis.com";
 
 /// A medium as a part; `Err` holds what is wrong with it.
 pub(super) fn data<'r>(source: &'r Source<'r>) -> Result<Data<'r>, &'static str> {
     match source {
         Source::Data { media_type, base64 } => Ok(Data::Inline(Blob { mime_type: media_type, data: base64 })),
         Source::Url(url) => file(url),
-        // Google's ids of files are addresses, and a file has no other place for one in chat completions.
-        Source::FileId(id) if id.contains("://") => file(id),
-        Source::FileId(id) => {
-            let name = id.strip_prefix("files/").filter(|name| !name.is_empty() && name.bytes().all(is_file_letter));
-            let name = name.ok_or("this provider does not know the file; send its content as a data URL")?;
-            Ok(Data::Remote(File { mime_type: None, file_uri: Cow::Owned(format!("{FILES}{name}")) }))
-        }
     }
-}
-
-fn is_file_letter(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
 fn file<'r>(url: &'r str) -> Result<Data<'r>, &'static str> {
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    match scheme.as_deref() {
-        Some("https" | "gs") => Ok(Data::Remote(File { mime_type: media_type(url), file_uri: Cow::Borrowed(url) })),
-        _ => Err("this provider fetches https addresses only; send the content as a data URL"),
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("gs") || (scheme.eq_ignore_ascii_case("https") && !is_public(rest)) {
+        return Err("files uploaded to the provider belong to the credential, which others share; send it as data");
     }
+    if !scheme.eq_ignore_ascii_case("https") {
+        return Err("this provider fetches https addresses only; send the content as a data URL");
+    }
+    Ok(Data::Remote(File { mime_type: media_type(url), file_uri: Cow::Borrowed(url) }))
+}
+
+/// Whether what comes after the scheme of a URL begins with a host that is not one of Google's own interfaces. A host that is not written in
+/// plain letters, or behind a name and `@`, may be any.
+fn is_public(rest: &str) -> bool {
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_plain) {
+        return false;
+    }
+    let name = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    let is_own = name.strip_suffix(OWN_HOSTS).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    !is_own || name == PUBLIC_HOST
 }
 
 /// The type that the ending of the URL's path names. Without one Google looks for itself.
@@ -88,7 +95,10 @@ mod tests {
     fn what_google_can_fetch_is_passed_on_and_the_rest_refused() {
         for (url, expected) in [
             ("https://h/a/b.PNG?x=1.gif", json!({"mimeType": "image/png", "fileUri": "https://h/a/b.PNG?x=1.gif"})),
-            ("gs://bucket/x.pdf", json!({"mimeType": "application/pdf", "fileUri": "gs://bucket/x.pdf"})),
+            (
+                "https://storage.googleapis.com/b/x.pdf",
+                json!({"mimeType": "application/pdf", "fileUri": "https://storage.googleapis.com/b/x.pdf"}),
+            ),
             ("https://youtu.be/abc", json!({"fileUri": "https://youtu.be/abc"})),
             ("https://h.png", json!({"mimeType": "image/png", "fileUri": "https://h.png"})),
         ] {
@@ -100,12 +110,20 @@ mod tests {
     }
 
     #[test]
-    fn only_googles_own_files_have_an_id() {
-        let expected = json!({"fileData": {"fileUri": format!("{FILES}ab-1")}});
-        assert_eq!(written(&Source::FileId("files/ab-1".into())), Ok(expected.clone()));
-        assert_eq!(written(&Source::FileId(format!("{FILES}ab-1").into())), Ok(expected));
-        for id in ["file-abc", "files/", "files/../x", "files/a?b", "http://h/x"] {
-            assert!(written(&Source::FileId(id.into())).is_err(), "{id}");
+    fn what_only_the_credential_can_read_is_refused() {
+        for url in [
+            "gs://bucket/x.pdf",
+            "GS://bucket/x.pdf",
+            "https://generativelanguage.googleapis.com/v1beta/files/ab-1",
+            "https://me@Generativelanguage.GoogleApis.com.:443/v1beta/files/ab-1",
+            "https://h\\@generativelanguage.googleapis.com/v1beta/files/ab-1",
+            "https://generativelanguage%2egoogleapis.com/v1beta/files/ab-1",
+            "https://generativelanguage。googleapis.com/v1beta/files/ab-1",
+            "https:///generativelanguage.googleapis.com/v1beta/files/ab-1",
+            "https://us-central1-aiplatform.googleapis.com/v1/x",
+        ] {
+            let refused = written(&Source::Url(url.into()));
+            assert!(refused.is_err_and(|why| why.contains("belong to the credential")), "{url}");
         }
     }
 

@@ -33,8 +33,7 @@ use std::borrow::Cow;
 
 use crate::chat::request::Request;
 use crate::chat::response::Response;
-use crate::openai::request::RequestError;
-use crate::openai::response::NotAnAnswer;
+use crate::refusal::{NotAnAnswer, RequestError};
 use crate::translate::{Call, Decoder, Memo, Target, Translator};
 
 pub(crate) use pictures::pictures;

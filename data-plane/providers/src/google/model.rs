@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::openai::request::RequestError;
+use crate::refusal::RequestError;
 
 /// Names that begin so are paths already: tuned models, and models by publisher as on Vertex.
 const COLLECTIONS: [&str; 3] = ["models/", "tunedModels/", "publishers/"];

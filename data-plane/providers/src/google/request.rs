@@ -12,8 +12,8 @@ use super::model;
 use super::thinking;
 use super::tools;
 use super::wire::{Generate, GenerationConfig};
-use crate::chat::request::{Format, Request};
-use crate::openai::request::{RequestError, RequestedTier};
+use crate::chat::request::{Format, Request, RequestedTier};
+use crate::refusal::RequestError;
 use crate::translate::Target;
 
 /// Most texts at which an answer may stop ("GenerationConfig", Gemini API reference, 2026-10).

@@ -5,10 +5,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::chat::request::{
-    Content, Effort, Format, Logprobs, Maker, Part, Reasoning, Role, Sampling, Signature, Source, Tool, ToolCall,
-    ToolChoice, ToolResult, Turn,
+    Content, Effort, Format, Logprobs, Maker, Part, Reasoning, RequestedTier, Role, Sampling, Signature, Source, Tool,
+    ToolCall, ToolChoice, ToolResult, Turn,
 };
-use crate::openai::request::RequestedTier;
 
 fn sent_to(model: &str, request: &Request<'_>) -> Value {
     let target = Target { model, limit: None, model_limit: Some(65_536) };

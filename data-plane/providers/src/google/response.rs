@@ -9,7 +9,7 @@ use super::reply::{self, Candidate, Reason, Reply};
 use super::{fault, logprobs, usage};
 use crate::chat::request::{Content, Maker, Part, Source, ToolCall};
 use crate::chat::response::{Choice, Finish, Response};
-use crate::openai::response::NotAnAnswer;
+use crate::refusal::NotAnAnswer;
 
 /// Reads the body of a response with a status of success. A prompt that Google would not read is an answer without content, which
 /// is what clients of chat completions expect of a filter.

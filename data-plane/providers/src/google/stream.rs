@@ -26,6 +26,7 @@ pub(super) struct Stream {
     usage: Option<(Usage, Option<ServiceTier>)>,
     is_blocked: bool,
     has_content: bool,
+    has_parts: bool,
 }
 
 /// What has come of one choice.
@@ -72,6 +73,10 @@ impl Decoder for Stream {
         false
     }
 
+    fn has_made_something(&self) -> bool {
+        self.has_parts
+    }
+
     fn input_seen(&self) -> Option<Usage> {
         None
     }
@@ -100,6 +105,7 @@ impl Stream {
         let ids = self.ids.get_or_insert_default();
         for raw in candidate.parts() {
             let Some(said) = candidate::read(raw, ids)? else { continue };
+            self.has_parts = true;
             self.has_content |= deltas(said, seen, |delta| out.push(Event::Delta { choice, delta }));
         }
         if let Some(logprobs) = candidate.logprobs_result.and_then(logprobs::written) {

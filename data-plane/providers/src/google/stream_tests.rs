@@ -119,6 +119,22 @@ fn content_without_a_count_of_output_has_no_usage() {
 }
 
 #[test]
+fn what_no_client_is_shown_was_made_all_the_same() {
+    for (part, made) in [
+        (r#"{"inlineData":{"mimeType":"image/png","data":"AA"}}"#, true),
+        (r#"{"text":"","thoughtSignature":"s"}"#, true),
+        (r#"{"executableCode":{}}"#, true),
+        (r#"{"text":""}"#, false),
+        ("{}", false),
+    ] {
+        let body = sse(&[&format!(r#"{{"candidates":[{{"content":{{"parts":[{part}]}}}}]}}"#)]);
+        let mut stream = Stream::default();
+        stream.event(&sse::Event { raw: body.into() }, &mut Vec::new()).unwrap();
+        assert_eq!(stream.has_made_something(), made, "{part}");
+    }
+}
+
+#[test]
 fn errors_end_the_stream_in_whatever_form_they_come() {
     let error = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
     let bare = [sse(&[HELLO]), error.as_bytes().to_vec()].concat();

@@ -102,7 +102,13 @@ pub(super) fn read(json: &str) -> Option<(Usage, Option<ServiceTier>)> {
         reasoning: wire.thoughts_token_count,
         ..Usage::default()
     };
-    Some((usage, wire.service_tier.as_deref().and_then(chat::tier)))
+    Some((usage, wire.service_tier.as_deref().and_then(tier)))
+}
+
+/// `flex`, or the name of the enumeration's value: `SERVICE_TIER_FLEX`.
+fn tier(name: &str) -> Option<ServiceTier> {
+    let name = name.to_ascii_lowercase();
+    chat::tier(name.strip_prefix("service_tier_").unwrap_or(&name))
 }
 
 /// Takes `wanted` out of `rest`, or as much as there is.
@@ -128,6 +134,21 @@ mod tests {
             "toolUsePromptTokenCount":5,"totalTokenCount":155,"serviceTier":"flex"}"#;
         let expected = Usage { input: 65, cache_read: 40, output: 20, reasoning: 30, ..Usage::default() };
         assert_eq!(read(json), Some((expected, Some(ServiceTier::Flex))));
+    }
+
+    #[test]
+    fn a_tier_is_known_by_either_of_its_names() {
+        for (name, expected) in [
+            ("flex", Some(ServiceTier::Flex)),
+            ("SERVICE_TIER_FLEX", Some(ServiceTier::Flex)),
+            ("SERVICE_TIER_PRIORITY", Some(ServiceTier::Priority)),
+            ("STANDARD", Some(ServiceTier::Standard)),
+            ("SERVICE_TIER_UNSPECIFIED", None),
+            ("turbo", None),
+        ] {
+            let json = format!(r#"{{"promptTokenCount":1,"serviceTier":"{name}"}}"#);
+            assert_eq!(read(&json).map(|(_, tier)| tier), Some(expected), "{name}");
+        }
     }
 
     #[test]

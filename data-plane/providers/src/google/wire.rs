@@ -8,7 +8,7 @@ use serde_json::Number;
 use serde_json::value::RawValue;
 
 use super::thinking::ThinkingConfig;
-use crate::openai::request::RequestError;
+use crate::refusal::RequestError;
 
 /// The JSON text of a body.
 ///

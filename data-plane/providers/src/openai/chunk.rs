@@ -16,7 +16,7 @@ use crate::chat::response::Finish;
 use crate::exchange::Stamp;
 
 /// Writes one stream.
-pub struct ChunkWriter {
+pub(crate) struct ChunkWriter {
     stamp: Stamp,
     asks_for_usage: bool,
     /// `data: {…"choices":[`, the same in every chunk.
@@ -47,13 +47,13 @@ enum Last {
 impl ChunkWriter {
     /// A writer for a client that asked for usage, or did not.
     #[must_use]
-    pub fn new(stamp: Stamp, asks_for_usage: bool) -> Self {
+    pub(crate) fn new(stamp: Stamp, asks_for_usage: bool) -> Self {
         let head = head("", "", &stamp);
         Self { stamp, asks_for_usage, head, choices: Vec::new(), usage: None, out: BytesMut::new() }
     }
 
     /// Writes what an event means.
-    pub fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Start { id, model } => self.head = head(&id, &model, &self.stamp),
             Event::Delta { choice, delta } => self.delta(choice, &delta),
@@ -64,7 +64,7 @@ impl ChunkWriter {
     }
 
     /// Writes the end.
-    pub fn done(&mut self) {
+    pub(crate) fn done(&mut self) {
         if self.asks_for_usage
             && let Some((usage, tier)) = self.usage.take()
         {
@@ -83,7 +83,7 @@ impl ChunkWriter {
 
     /// What was written since the last time.
     #[must_use]
-    pub fn take(&mut self) -> Bytes {
+    pub(crate) fn take(&mut self) -> Bytes {
         self.out.split().freeze()
     }
 

@@ -15,7 +15,7 @@ use crate::exchange::Stamp;
 
 /// Writes a whole answer. Usage that is not known is not written.
 #[must_use]
-pub fn write(answer: &Response<'_>, stamp: &Stamp) -> Bytes {
+pub(crate) fn write(answer: &Response<'_>, stamp: &Stamp) -> Bytes {
     let completion = Completion {
         id: labels::id(&answer.id, stamp),
         object: "chat.completion",

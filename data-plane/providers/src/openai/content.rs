@@ -3,15 +3,19 @@
 //! The summary errs on the dear side: a part that could be read in two ways counts as both.
 
 use crate::json::{Cursor, JsonError, Kind, Text};
-use crate::openai::request::RequestError;
-use crate::openai::scanner::echo;
+use crate::openai::echo::echo;
 use crate::picture::{self, Size};
+use crate::refusal::RequestError;
 use crate::{sound, tally};
 
 /// Most names of unknown part types that are remembered.
 const MAX_UNKNOWN: usize = 8;
 /// Most pictures of which size and detail are remembered; hosts take at most 500.
 const MAX_PICTURES: usize = 512;
+/// How many bytes of a data URL are looked at for its media type.
+const MAX_TYPE_BYTES: usize = 64;
+/// The member that marks a part, a message or a tool.
+pub(super) const CACHE_MARK: &str = "cache_control";
 /// Roles whose content templates show as it is. That of others, such as a tool's result, may be shown as a JSON string.
 const PLAIN_ROLES: [&str; 4] = ["user", "system", "assistant", "developer"];
 
@@ -36,6 +40,12 @@ pub struct ContentSummary {
     pub audio_millis: u64,
     /// Parts that are files.
     pub file_parts: usize,
+    /// Pictures and files of which the body does not say, by their media type, that they are no sound.
+    pub untyped_parts: usize,
+    /// Results of functions.
+    pub results: usize,
+    /// Whether anything is marked as worth keeping in the provider's cache.
+    pub cache_marks: bool,
     /// Whether a part names its content by URL or id, so that the body says nothing of its size.
     pub has_remote: bool,
     /// Types of parts that are none of the above and not text: up to 8 names of up to 40 characters.
@@ -126,6 +136,7 @@ fn message(cursor: &mut Cursor<'_>, summary: &mut ContentSummary) -> Result<(), 
             content(cursor, summary, &mut bytes)?;
         } else if key.is("role") && kind == Kind::String {
             let role = cursor.string()?;
+            summary.results += usize::from(role.is("tool") || role.is("function"));
             let is_plain = PLAIN_ROLES.iter().any(|plain| role.is(plain));
             shown_plainly = Some(is_plain && shown_plainly != Some(false));
             bytes.add(role);
@@ -137,6 +148,7 @@ fn message(cursor: &mut Cursor<'_>, summary: &mut ContentSummary) -> Result<(), 
                 summary.audio_parts += 1;
                 summary.has_remote = true;
             }
+            summary.cache_marks |= key.is(CACHE_MARK);
             let span = cursor.value()?;
             bytes.add(key);
             bytes.add_json(cursor.slice(span));
@@ -200,6 +212,7 @@ fn part(cursor: &mut Cursor<'_>, summary: &mut ContentSummary, bytes: &mut Bytes
             part.file = true;
             media.read(cursor)?;
         } else {
+            summary.cache_marks |= kind != Kind::Null && key.is(CACHE_MARK);
             let span = cursor.value()?;
             bytes.add_json(cursor.slice(span));
         }
@@ -222,6 +235,7 @@ fn part(cursor: &mut Cursor<'_>, summary: &mut ContentSummary, bytes: &mut Bytes
         }
     }
     summary.file_parts += usize::from(part.file);
+    summary.untyped_parts += usize::from((part.image || part.file) && !media.is_silent());
     Ok(())
 }
 
@@ -269,7 +283,7 @@ impl<'a> Media<'a> {
         let mut members = cursor.enter();
         while let Some(key) = cursor.key(&mut members)? {
             let kind = cursor.peek()?;
-            if key.is("url") && kind == Kind::String {
+            if (key.is("url") || key.is("file_data")) && kind == Kind::String {
                 self.url(cursor.string()?);
             } else if key.is("data") && kind == Kind::String {
                 self.content(cursor.string()?);
@@ -306,6 +320,18 @@ impl<'a> Media<'a> {
             is_low_detail: is_known && self.is_low_detail,
             value_bytes: self.value_bytes,
         }
+    }
+
+    /// Whether its media type is that of a picture or a document. Bare base64 is sent as a document only.
+    fn is_silent(&self) -> bool {
+        const SILENT: [&str; 4] = ["image/", "text/", "application/pdf", "application/json"];
+        let head = self.content.get(..self.content.len().min(MAX_TYPE_BYTES)).unwrap_or_default();
+        let is_typed = head.strip_prefix("data:").is_some_and(|media_type| {
+            let media_type = media_type.replace("\\/", "/");
+            SILENT.iter().any(|silent| media_type.starts_with(silent))
+        });
+        let is_bare = !self.content.is_empty() && memchr::memchr2(b':', b'\\', self.content.as_bytes()).is_none();
+        !self.is_ambiguous && (is_typed || is_bare)
     }
 
     fn millis(&self) -> Option<u64> {

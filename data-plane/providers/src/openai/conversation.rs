@@ -1,15 +1,18 @@
 //! Reads a chat completions body into the hub form, whole: what is understood nowhere and changes the answer is refused by name.
 //!
 //! Besides OpenAI's own fields it takes the ones that many gateways have agreed on: `reasoning`, `thinking`, `cache_control`, and the
-//! thoughts of earlier answers (see [`thoughts`](super::thoughts)). Of a member given twice the last counts, as with most parsers.
+//! thoughts of earlier answers (see `thoughts`). Of a member given twice the last counts, as with most parsers.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
-use super::request::{RequestError, RequestedTier};
-use super::walk::{self, Wrong};
+use super::echo::echo;
+use super::request::tier_named;
+use super::walk::{self, Room, Wrong};
 use super::{effort, offer, turns};
 use crate::chat::request::{Logprobs, Request, Tool, ToolChoice};
 use crate::json::{Cursor, Kind};
+use crate::refusal::RequestError;
 
 /// Fields that are left out on the way to another provider, because the answer does not depend on them.
 const LEFT_OUT: [&str; 8] = [
@@ -55,6 +58,7 @@ pub fn read(body: &[u8]) -> Result<Request<'_>, RequestError> {
 #[derive(Default)]
 struct Reader<'a> {
     request: Request<'a>,
+    room: Room,
     logprobs: bool,
     top_logprobs: u64,
     safety_identifier: Option<Cow<'a, str>>,
@@ -67,10 +71,10 @@ impl<'a> Reader<'a> {
     fn field(&mut self, name: &str, cursor: &mut Cursor<'a>) -> Result<(), Wrong> {
         let request = &mut self.request;
         match name {
-            "messages" => request.turns = turns::read(cursor)?,
+            "messages" => request.turns = turns::read(cursor, &mut self.room)?,
             "tools" => request.tools = offer::tools(cursor)?,
             "functions" => self.functions = offer::functions(cursor)?,
-            "tool_choice" => request.tool_choice = Some(offer::choice(cursor)?),
+            "tool_choice" => request.tool_choice = Some(offer::choice(cursor, &mut self.room)?),
             "function_call" => self.function_call = Some(offer::function_call(cursor)?),
             "parallel_tool_calls" => request.parallel_tool_calls = Some(walk::boolean(cursor)?),
             "response_format" => request.format = offer::format(cursor)?,
@@ -78,7 +82,7 @@ impl<'a> Reader<'a> {
                 let limit = walk::whole(cursor)?;
                 request.max_output_tokens = Some(request.max_output_tokens.map_or(limit, |other| other.min(limit)));
             }
-            "stop" => request.stop = stop(cursor)?,
+            "stop" => request.stop = stop(cursor, &mut self.room)?,
             "n" => request.choices = walk::whole(cursor)?,
             "logprobs" => self.logprobs = walk::boolean(cursor)?,
             "top_logprobs" => self.top_logprobs = walk::whole(cursor)?,
@@ -86,7 +90,7 @@ impl<'a> Reader<'a> {
             "user" => request.user = Some(walk::text(cursor)?),
             "safety_identifier" => self.safety_identifier = Some(walk::text(cursor)?),
             "verbosity" => request.verbosity = Some(walk::text(cursor)?),
-            "service_tier" => request.tier = Some(RequestedTier::named(&walk::text(cursor)?)),
+            "service_tier" => request.tier = Some(tier_named(&walk::text(cursor)?)),
             "reasoning_effort" | "reasoning" | "thinking" | "google" | "extra_body" => {
                 self.thinking.field(name, cursor)?;
             }
@@ -115,12 +119,15 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(self) -> Result<Request<'a>, Wrong> {
-        let Self { mut request, logprobs, top_logprobs, safety_identifier, functions, function_call, thinking } = self;
+        let Self { mut request, logprobs, top_logprobs, safety_identifier, functions, function_call, thinking, .. } =
+            self;
         if !functions.is_empty() && !request.tools.is_empty() {
             return Err(Wrong::here("cannot be given together with `tools`").under("functions"));
         }
         request.tools.extend(functions);
+        let field = if request.tool_choice.is_some() { "tool_choice" } else { "function_call" };
         request.tool_choice = request.tool_choice.or(function_call);
+        can_be_chosen(request.tool_choice.as_ref(), &request.tools).map_err(|wrong| wrong.under(field))?;
         if top_logprobs > 0 && !logprobs {
             return Err(Wrong::here("needs `logprobs` to be true").under("top_logprobs"));
         }
@@ -131,13 +138,28 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether there are the tools that must or may be called.
+fn can_be_chosen(choice: Option<&ToolChoice<'_>>, tools: &[Tool<'_>]) -> Result<(), Wrong> {
+    let lacks = |name: &str| Err(Wrong::here(format!("names `{}`, which is not among the tools", echo(name))));
+    match choice {
+        Some(ToolChoice::Required) if tools.is_empty() => Err(Wrong::here("wants a call, but there are no tools")),
+        Some(ToolChoice::Named(name)) if tools.iter().all(|tool| tool.name != *name) => lacks(name),
+        Some(ToolChoice::Allowed { names, .. }) => {
+            let offered: HashSet<&str> = tools.iter().map(|tool| tool.name.as_ref()).collect();
+            names.iter().find(|name| !offered.contains(name.as_ref())).map_or(Ok(()), |name| lacks(name))
+        }
+        Some(ToolChoice::Required | ToolChoice::Named(_) | ToolChoice::Auto | ToolChoice::None) | None => Ok(()),
+    }
+}
+
 /// One text or a list of them.
-fn stop<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Cow<'a, str>>, Wrong> {
+fn stop<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Cow<'a, str>>, Wrong> {
     if cursor.peek()? == Kind::String {
         return Ok(vec![walk::text(cursor)?]);
     }
     let mut texts = Vec::new();
     walk::list(cursor, |cursor| {
+        room.take()?;
         texts.push(walk::text(cursor)?);
         Ok(())
     })?;

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::chat::request::{CacheMark, Content, Effort, Format, Maker, Part, Reasoning, Role, Signature, Source};
+use crate::chat::request::{
+    CacheMark, Content, Effort, Format, Maker, Part, Reasoning, RequestedTier, Role, Signature, Source,
+};
 
 fn with(extra: Value) -> String {
     let mut body = json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }] });
@@ -117,7 +119,6 @@ fn media_are_read_by_address_and_in_place() {
         { "type": "input_audio", "input_audio": { "data": "QUJD", "format": "mp3" } },
         { "type": "file", "file": { "file_data": "data:application/pdf;base64,QUJD", "filename": "a.pdf" } },
         { "type": "file", "file": { "file_data": "JVBERi0x" } },
-        { "type": "file", "file": { "file_id": "file_1" } },
         { "image_url": { "url": "HTTPS://x" } },
     ]);
     messages(json!([{ "role": "user", "content": content }]), |request| {
@@ -134,7 +135,6 @@ fn media_are_read_by_address_and_in_place() {
                 match source {
                     Source::Url(url) => format!("url {url}"),
                     Source::Data { media_type, base64 } => format!("{media_type} {base64}"),
-                    Source::FileId(id) => format!("id {id}"),
                 }
             })
             .collect();
@@ -145,11 +145,14 @@ fn media_are_read_by_address_and_in_place() {
             "audio/mpeg QUJD",
             "application/pdf QUJD",
             "application/pdf JVBERi0x",
-            "id file_1",
             "url HTTPS://x",
         ];
         assert_eq!(sources, expected);
     });
+}
+
+#[test]
+fn parts_that_cannot_be_carried_are_refused_by_their_path() {
     for (part, path) in [
         (json!({ "type": "image_url", "image_url": { "url": "ftp://x" } }), "messages[0].content[0].image_url.url"),
         (
@@ -164,7 +167,31 @@ fn media_are_read_by_address_and_in_place() {
         (json!({ "type": "image_url" }), "messages[0].content[0].image_url"),
         (json!({ "type": "video_url", "video_url": { "url": "x" } }), "messages[0].content[0].type"),
         (json!({ "type": "file", "file": { "file_data": "QUJD" } }), "messages[0].content[0].file.file_data"),
-        (json!({ "type": "file", "file": {} }), "messages[0].content[0].file"),
+        (json!({ "type": "file", "file": {} }), "messages[0].content[0].file.file_data"),
+        (json!({ "type": "file", "file": { "file_id": "files/ab-1" } }), "messages[0].content[0].file.file_id"),
+        (
+            json!({ "type": "image_url", "image_url": { "url": "data:Audio/wav;base64,QUJD" } }),
+            "messages[0].content[0].image_url.url",
+        ),
+        (json!({ "type": "image_url", "image_url": "data:video/mp4;base64,QUJD" }), "messages[0].content[0].image_url"),
+        (
+            json!({ "type": "image_url", "image_url": "data:image/p\"ng;base64,QUJD" }),
+            "messages[0].content[0].image_url",
+        ),
+        (json!({ "type": "image_url", "image_url": "data:image;base64,QUJD" }), "messages[0].content[0].image_url"),
+        (
+            json!({ "type": "input_audio", "input_audio": { "data": "QUJD", "format": "../x" } }),
+            "messages[0].content[0].input_audio.format",
+        ),
+        (
+            json!({ "type": "text", "text": "x", "image_url": { "url": "https://x" } }),
+            "messages[0].content[0].image_url",
+        ),
+        (
+            json!({ "type": "image_url", "image_url": { "url": "https://x" }, "text": "x" }),
+            "messages[0].content[0].text",
+        ),
+        (json!({ "type": "thinking", "thinking": "x", "data": "y" }), "messages[0].content[0].data"),
         (json!({ "type": "text", "text": 7 }), "messages[0].content[0].text"),
         (json!({ "type": "text", "text": "x", "colour": 1 }), "messages[0].content[0].colour"),
         (json!(null), "messages[0].content[0]"),
@@ -205,9 +232,28 @@ fn what_there_is_to_choose_is_read() {
             ToolChoice::Allowed { names: vec!["f".into()], required: true },
         ),
     ] {
-        let body = with(json!({ "tool_choice": choice }));
+        let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
+        let body = with(json!({ "tool_choice": choice, "tools": tools }));
         assert_eq!(read(body.as_bytes()).unwrap().tool_choice, Some(expected), "{choice}");
     }
+    let named = |name: &str| json!({ "type": "function", "function": { "name": name } });
+    let allowed =
+        json!({ "type": "allowed_tools", "allowed_tools": { "mode": "auto", "tools": [named("f"), named("g")] } });
+    let f = json!([{ "type": "function", "function": { "name": "f" } }]);
+    for (choice, tools) in [
+        (json!("required"), json!([])),
+        (json!("required"), json!(null)),
+        (named("g"), f.clone()),
+        (allowed, f.clone()),
+    ] {
+        assert_eq!(refused(&with(json!({ "tool_choice": choice, "tools": tools }))).0, "tool_choice", "{choice}");
+    }
+    let old = with(json!({ "function_call": { "name": "g" }, "functions": [{ "name": "f" }] }));
+    assert_eq!(refused(&old).0, "function_call");
+    let long = json!([{ "type": "function", "function": { "name": "f".repeat(65) } }]);
+    assert_eq!(refused(&with(json!({ "tools": long }))).0, "tools[0].function.name");
+    let many = Value::from(vec![f[0].clone(); 1025]);
+    assert_eq!(refused(&with(json!({ "tools": many }))).0, "tools[1024]");
     for (choice, path) in [
         (json!("maybe"), "tool_choice"),
         (json!({ "type": "custom", "custom": { "name": "f" } }), "tool_choice.custom"),
@@ -294,6 +340,13 @@ fn how_much_to_think_is_read_in_every_way() {
             Some(Reasoning::Adaptive),
         ),
         (json!({ "google": { "thinking_config": { "thinking_level": "high" } } }), effort(Effort::High)),
+        (json!({ "google": { "thinking_config": { "include_thoughts": true } } }), Some(Reasoning::Adaptive)),
+        (json!({ "google": { "thinking_config": { "include_thoughts": false } } }), None),
+        (
+            json!({ "google": { "thinking_config": { "include_thoughts": true, "thinking_budget": 0 } } }),
+            Some(Reasoning::Off),
+        ),
+        (json!({ "reasoning": { "enabled": true, "effort": "low" } }), effort(Effort::Low)),
         (json!({ "reasoning_effort": null }), None),
     ] {
         assert_eq!(read(with(fields.clone()).as_bytes()).unwrap().reasoning, expected, "{fields}");
@@ -301,6 +354,14 @@ fn how_much_to_think_is_read_in_every_way() {
     for (fields, path) in [
         (json!({ "reasoning_effort": "much" }), "reasoning_effort"),
         (json!({ "reasoning_effort": "low", "thinking": { "type": "disabled" } }), "thinking"),
+        (json!({ "thinking": { "type": "enabled" }, "reasoning_effort": "none" }), "thinking"),
+        (json!({ "reasoning": { "effort": "low", "max_tokens": 9 } }), "reasoning.max_tokens"),
+        (json!({ "reasoning": { "effort": "low", "enabled": false } }), "reasoning.enabled"),
+        (json!({ "thinking": { "budget_tokens": 9, "type": "disabled" } }), "thinking.type"),
+        (
+            json!({ "google": { "thinking_config": { "thinking_budget": 9, "thinking_level": "low" } } }),
+            "google.thinking_config.thinking_level",
+        ),
         (json!({ "reasoning": { "exclude": true } }), "reasoning.exclude"),
         (json!({ "thinking": { "type": "enabled", "budget_tokens": -5 } }), "thinking.budget_tokens"),
         (json!({ "extra_body": { "google": { "cached_content": "x" } } }), "extra_body.google.cached_content"),
@@ -425,6 +486,39 @@ fn as_many_signatures_as_calls_are_read_in_one_pass() {
     messages(json!([assistant]), |request| {
         assert!(request.turns[0].parts.iter().all(|part| part.signature.is_some()));
     });
+}
+
+#[test]
+fn what_only_the_assistant_says_is_refused_by_name_from_others() {
+    for (member, value) in [
+        ("refusal", json!("no")),
+        ("function_call", json!({ "name": "f" })),
+        ("reasoning", json!("hm")),
+        ("reasoning_content", json!("hm")),
+        ("reasoning_details", json!([{ "type": "reasoning.text", "text": "hm" }])),
+        ("thinking_blocks", json!([{ "thinking": "hm" }])),
+        ("tool_calls", json!([{ "id": "a", "function": { "name": "f" } }])),
+    ] {
+        for role in ["user", "system", "tool"] {
+            let message = json!({ "role": role, "content": "x", "tool_call_id": "a", member: value });
+            assert_eq!(refused(&with(json!({ "messages": [message] }))).0, format!("messages[0].{member}"), "{role}");
+        }
+        let message = json!({ "role": "assistant", "content": "x", member: value });
+        assert!(read(with(json!({ "messages": [message] })).as_bytes()).is_ok(), "{member}");
+    }
+    let empty = json!({ "role": "user", "content": "x", "refusal": "", "reasoning_content": "", "tool_calls": [] });
+    assert!(read(with(json!({ "messages": [empty] })).as_bytes()).is_ok());
+}
+
+#[test]
+fn all_lists_of_a_request_share_one_room() {
+    let calls = Value::from(vec![json!({ "id": "a", "function": { "name": "f" } }); 40_000]);
+    let details = Value::from(vec![json!({ "type": "reasoning.text", "text": "x" }); 40_000]);
+    let stop = Value::from(vec!["x"; 40_000]);
+    let message = json!({ "role": "assistant", "content": "x", "tool_calls": calls, "reasoning_details": details });
+    assert!(read(with(json!({ "messages": [message] })).as_bytes()).is_ok());
+    let (field, problem) = refused(&with(json!({ "messages": [message], "stop": stop })));
+    assert!(field.starts_with("stop[") && problem.contains("100000"), "{field}: {problem}");
 }
 
 #[test]

@@ -26,16 +26,19 @@ impl Asked {
             "google" => google(cursor)?,
             _ => extra_body(cursor)?,
         };
-        let Some(asked) = asked else { return Ok(()) };
-        self.0 = match self.0 {
-            // "As much as the model likes" is what any effort is a wish about.
-            None | Some(Reasoning::Adaptive) => Some(asked),
-            Some(before) if asked == Reasoning::Adaptive && before != Reasoning::Off => Some(before),
-            Some(before) if before == asked => Some(before),
-            Some(_) => return Err(Wrong::here("contradicts another field that says how much to think")),
-        };
+        self.0 = [self.0, asked].into_iter().flatten().try_fold(None, both)?;
         Ok(())
     }
+}
+
+/// What two wishes mean together.
+fn both(one: Option<Reasoning>, other: Reasoning) -> Result<Option<Reasoning>, Wrong> {
+    Ok(Some(match (one.unwrap_or(other), other) {
+        (one, other) if one == other => one,
+        // "As much as the model likes" is what any effort is a wish about.
+        (Reasoning::Adaptive, wish) | (wish, Reasoning::Adaptive) if wish != Reasoning::Off => wish,
+        _ => return Err(Wrong::here("contradicts another field that says how much to think")),
+    }))
 }
 
 fn effort(cursor: &mut Cursor<'_>) -> Result<Reasoning, Wrong> {
@@ -60,12 +63,13 @@ fn budget(cursor: &mut Cursor<'_>) -> Result<Reasoning, Wrong> {
 }
 
 fn reasoning(cursor: &mut Cursor<'_>) -> Result<Option<Reasoning>, Wrong> {
-    let (mut enabled, mut how_much) = (None, None);
+    let mut asked = None;
     walk::object(cursor, |name, cursor| {
         match name {
-            "effort" => how_much = Some(effort(cursor)?),
-            "max_tokens" => how_much = Some(budget(cursor)?),
-            "enabled" => enabled = Some(walk::boolean(cursor)?),
+            "effort" => asked = both(asked, effort(cursor)?)?,
+            "max_tokens" => asked = both(asked, budget(cursor)?)?,
+            "enabled" if walk::boolean(cursor)? => asked = both(asked, Reasoning::Adaptive)?,
+            "enabled" => asked = both(asked, Reasoning::Off)?,
             "exclude" => walk::only(cursor, &["false"])?,
             // A summary is what the other providers show of their thoughts in any case.
             "summary" | "generate_summary" => walk::ignore(cursor)?,
@@ -73,35 +77,28 @@ fn reasoning(cursor: &mut Cursor<'_>) -> Result<Option<Reasoning>, Wrong> {
         }
         Ok(())
     })?;
-    Ok(match enabled {
-        Some(false) => Some(Reasoning::Off),
-        Some(true) => Some(how_much.unwrap_or(Reasoning::Adaptive)),
-        None => how_much,
-    })
+    Ok(asked)
 }
 
 fn thinking(cursor: &mut Cursor<'_>) -> Result<Option<Reasoning>, Wrong> {
-    let (mut kind, mut tokens) = (None, None);
+    let mut asked = None;
     walk::object(cursor, |name, cursor| {
         match name {
             "type" => {
-                kind = Some(match &*walk::text(cursor)? {
+                let kind = match &*walk::text(cursor)? {
                     "enabled" | "adaptive" | "auto" => Reasoning::Adaptive,
                     "disabled" => Reasoning::Off,
                     _ => return Err(Wrong::here("must be enabled, disabled or adaptive")),
-                });
+                };
+                asked = both(asked, kind)?;
             }
-            "budget_tokens" => tokens = Some(budget(cursor)?),
+            "budget_tokens" => asked = both(asked, budget(cursor)?)?,
             "display" => walk::only(cursor, &["\"summarized\""])?,
             _ => return Err(Wrong::not_carried()),
         }
         Ok(())
     })?;
-    Ok(match kind {
-        Some(Reasoning::Adaptive) => Some(tokens.unwrap_or(Reasoning::Adaptive)),
-        Some(_) => kind,
-        None => tokens,
-    })
+    Ok(asked)
 }
 
 fn extra_body(cursor: &mut Cursor<'_>) -> Result<Option<Reasoning>, Wrong> {
@@ -117,25 +114,25 @@ fn extra_body(cursor: &mut Cursor<'_>) -> Result<Option<Reasoning>, Wrong> {
 }
 
 fn google(cursor: &mut Cursor<'_>) -> Result<Option<Reasoning>, Wrong> {
-    let mut asked = None;
+    let (mut asked, mut is_shown) = (None, false);
     walk::object(cursor, |name, cursor| {
         if name != "thinking_config" {
             return Err(Wrong::not_carried());
         }
         walk::object(cursor, |name, cursor| {
             match name {
-                "thinking_level" => asked = Some(effort(cursor)?),
+                "thinking_level" => asked = both(asked, effort(cursor)?)?,
                 // Google's -1: as much as the model likes.
-                "thinking_budget" if is_minus_one(cursor)? => asked = Some(Reasoning::Adaptive),
-                "thinking_budget" => asked = Some(budget(cursor)?),
+                "thinking_budget" if is_minus_one(cursor)? => asked = both(asked, Reasoning::Adaptive)?,
+                "thinking_budget" => asked = both(asked, budget(cursor)?)?,
                 // Thoughts that come are shown in any case.
-                "include_thoughts" => walk::ignore(cursor)?,
+                "include_thoughts" => is_shown = walk::boolean(cursor)?,
                 _ => return Err(Wrong::not_carried()),
             }
             Ok(())
         })
     })?;
-    Ok(asked)
+    Ok(asked.or(is_shown.then_some(Reasoning::Adaptive)))
 }
 
 /// Whether the number that comes is -1; passes over it if so.

@@ -9,17 +9,18 @@ use bytes::Bytes;
 use keyforge_shared::usage::Usage;
 use serde::{Deserialize, Serialize};
 
+use super::echo::resembles;
 use super::fault;
 use super::labels;
-use super::request::RequestError;
-use super::response::{Answer, NotAnAnswer};
-use super::scanner::{MAX_MODEL_BYTES, resembles};
+use super::response::Answer;
+use super::scanner::MAX_MODEL_BYTES;
 use super::usage::plausible;
 use super::walk::{self, Wrong};
 use crate::embeddings::{Input, Request, Response};
 use crate::exchange::Stamp;
 use crate::json::{Cursor, Kind};
 use crate::patch::{Patch, Pieces};
+use crate::refusal::{NotAnAnswer, RequestError};
 use crate::tally;
 
 /// Most inputs of one request, as at OpenAI.
@@ -264,7 +265,7 @@ pub fn read_answer(body: &[u8], wanted: usize) -> Result<Answer, NotAnAnswer> {
     let input = wire.usage.and_then(|usage| usage.prompt_tokens.max(usage.total_tokens));
     let usage = input.filter(|input| plausible(*input)).map(|input| Usage { input, ..Usage::default() });
     let model = wire.model.map(|model| model[..model.floor_char_boundary(128)].to_owned());
-    Ok(Answer { usage, model, tier: None, finished: true })
+    Ok(Answer { usage, model, tier: None })
 }
 
 /// Writes an answer.

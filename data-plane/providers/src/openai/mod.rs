@@ -1,13 +1,14 @@
 //! OpenAI's chat completions: the request as it is scanned and rewritten, the answer and the stream as they are metered.
 //!
 //! In the order of a request's life: [`request`] and [`content`], [`rewrite`], then [`response`] or [`stream`], both
-//! through [`usage`], or else [`fault`]. To and from the hub form: [`conversation`], then [`completion`] or [`chunk`].
+//! through [`usage`], or else [`fault`]. To and from the hub form: [`conversation`], then `completion` or `chunk`.
 //! [`embeddings`] has all of that for the other endpoint.
 
-pub mod chunk;
-pub mod completion;
+pub(crate) mod chunk;
+pub(crate) mod completion;
 pub mod content;
 pub mod conversation;
+mod echo;
 mod effort;
 pub mod embeddings;
 pub mod fault;

@@ -3,14 +3,18 @@
 use std::borrow::Cow;
 
 use super::parts::cache_mark;
-use super::walk::{self, Wrong};
+use super::walk::{self, Room, Wrong};
 use crate::chat::request::{Format, Tool, ToolChoice};
 use crate::json::{Cursor, Kind};
+
+/// Most tools, which is more than any provider takes.
+const MOST_TOOLS: usize = 1024;
 
 /// `tools`: functions; what the provider would run itself, or OpenAI's models alone can call, is refused.
 pub(super) fn tools<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Tool<'a>>, Wrong> {
     let mut tools = Vec::new();
     walk::list(cursor, |cursor| {
+        room_for_one_more(&tools)?;
         let (mut tool, mut cache) = (None, None);
         walk::object(cursor, |name, cursor| {
             match name {
@@ -33,17 +37,22 @@ pub(super) fn tools<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Tool<'a>>, Wrong>
 pub(super) fn functions<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Tool<'a>>, Wrong> {
     let mut tools = Vec::new();
     walk::list(cursor, |cursor| {
+        room_for_one_more(&tools)?;
         tools.push(function(cursor)?);
         Ok(())
     })?;
     Ok(tools)
 }
 
+fn room_for_one_more(tools: &[Tool<'_>]) -> Result<(), Wrong> {
+    if tools.len() < MOST_TOOLS { Ok(()) } else { Err(Wrong::here(format!("is one more than {MOST_TOOLS}"))) }
+}
+
 fn function<'a>(cursor: &mut Cursor<'a>) -> Result<Tool<'a>, Wrong> {
     let mut tool = Tool { name: Cow::Borrowed(""), description: None, parameters: None, strict: None, cache: None };
     walk::object(cursor, |name, cursor| {
         match name {
-            "name" => tool.name = walk::name(cursor)?,
+            "name" => tool.name = walk::function_name(cursor)?,
             "description" => tool.description = Some(walk::text(cursor)?),
             "parameters" => tool.parameters = Some(walk::raw_object(cursor)?),
             "strict" => tool.strict = Some(walk::boolean(cursor)?),
@@ -56,7 +65,7 @@ fn function<'a>(cursor: &mut Cursor<'a>) -> Result<Tool<'a>, Wrong> {
 }
 
 /// `tool_choice`.
-pub(super) fn choice<'a>(cursor: &mut Cursor<'a>) -> Result<ToolChoice<'a>, Wrong> {
+pub(super) fn choice<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<ToolChoice<'a>, Wrong> {
     if cursor.peek()? == Kind::String {
         return mode(&walk::text(cursor)?);
     }
@@ -65,7 +74,7 @@ pub(super) fn choice<'a>(cursor: &mut Cursor<'a>) -> Result<ToolChoice<'a>, Wron
         match name {
             "type" => kind = Some(walk::text(cursor)?),
             "function" => named = Some(named_function(cursor)?),
-            "allowed_tools" => allowed = Some(allowed_tools(cursor)?),
+            "allowed_tools" => allowed = Some(allowed_tools(cursor, room)?),
             _ => return Err(Wrong::not_carried()),
         }
         Ok(())
@@ -102,7 +111,7 @@ fn named_function<'a>(cursor: &mut Cursor<'a>) -> Result<Cow<'a, str>, Wrong> {
     named.ok_or_else(|| Wrong::here("is missing").under("name"))
 }
 
-fn allowed_tools<'a>(cursor: &mut Cursor<'a>) -> Result<ToolChoice<'a>, Wrong> {
+fn allowed_tools<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<ToolChoice<'a>, Wrong> {
     let (mut names, mut required) = (Vec::new(), false);
     walk::object(cursor, |name, cursor| match name {
         "mode" => {
@@ -114,6 +123,7 @@ fn allowed_tools<'a>(cursor: &mut Cursor<'a>) -> Result<ToolChoice<'a>, Wrong> {
             Ok(())
         }
         "tools" => walk::list(cursor, |cursor| {
+            room.take()?;
             let mut named = None;
             walk::object(cursor, |name, cursor| {
                 match name {

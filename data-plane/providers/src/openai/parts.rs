@@ -3,16 +3,17 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::echo::echo;
 use super::thoughts;
-use super::walk::{self, Wrong};
+use super::walk::{self, Room, Wrong};
 use crate::chat::request::{CacheMark, Content, Part, Source};
 use crate::json::{Cursor, Kind};
 
-/// Most parts of all messages together: what is read takes at most some tens of megabytes, however short the parts are.
-pub(super) const MOST_PARTS: usize = 100_000;
+/// Longest type, and longest subtype, of a medium (RFC 6838, section 4.2).
+const MAX_TYPE_BYTES: usize = 127;
 
-/// Reads a `content`. Texts that are empty say nothing and are left out. `room`: how many more parts there may be.
-pub(super) fn content<'a>(cursor: &mut Cursor<'a>, room: &mut usize) -> Result<Vec<Part<'a>>, Wrong> {
+/// Reads a `content`. Texts that are empty say nothing and are left out.
+pub(super) fn content<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Part<'a>>, Wrong> {
     let mut parts = Vec::new();
     if cursor.peek()? == Kind::String {
         push(&mut parts, Part::text(walk::text(cursor)?), room)?;
@@ -23,7 +24,7 @@ pub(super) fn content<'a>(cursor: &mut Cursor<'a>, room: &mut usize) -> Result<V
         if cursor.peek()? == Kind::String {
             return push(&mut parts, Part::text(walk::text(cursor)?), room);
         }
-        for part in Draft::read(cursor)?.parts()? {
+        for part in Draft::read(cursor, room)?.parts()? {
             push(&mut parts, part, room)?;
         }
         Ok(())
@@ -31,11 +32,11 @@ pub(super) fn content<'a>(cursor: &mut Cursor<'a>, room: &mut usize) -> Result<V
     Ok(parts)
 }
 
-fn push<'a>(parts: &mut Vec<Part<'a>>, part: Part<'a>, room: &mut usize) -> Result<(), Wrong> {
+fn push<'a>(parts: &mut Vec<Part<'a>>, part: Part<'a>, room: &mut Room) -> Result<(), Wrong> {
     if matches!(&part.content, Content::Text(text) if text.is_empty()) {
         return Ok(());
     }
-    *room = room.checked_sub(1).ok_or_else(|| Wrong::here(format!("is one part more than {MOST_PARTS}")))?;
+    room.take()?;
     parts.push(part);
     Ok(())
 }
@@ -56,7 +57,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Wrong> {
+    fn read(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Self, Wrong> {
         let mut draft = Self::default();
         walk::object(cursor, |name, cursor| {
             match name {
@@ -66,7 +67,7 @@ impl<'a> Draft<'a> {
                 "image_url" => draft.image = Some(image(cursor)?),
                 "input_audio" => draft.audio = Some(audio(cursor)?),
                 "file" => draft.file = Some(file(cursor)?),
-                "thinking" => draft.thinking = thinking(cursor)?,
+                "thinking" => draft.thinking = thinking(cursor, room)?,
                 "signature" => draft.signature = Some(walk::text(cursor)?),
                 "data" => draft.data = Some(walk::text(cursor)?),
                 "cache_control" => draft.cache = Some(cache_mark(cursor)?),
@@ -81,6 +82,22 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
+    /// The members that are given and hold something.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("text", self.text.as_ref().is_some_and(|text| !text.is_empty())),
+            ("refusal", self.refusal.as_ref().is_some_and(|text| !text.is_empty())),
+            ("image_url", self.image.is_some()),
+            ("input_audio", self.audio.is_some()),
+            ("file", self.file.is_some()),
+            ("thinking", !self.thinking.is_empty()),
+            ("signature", self.signature.is_some()),
+            ("data", self.data.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(member, is_given)| is_given.then_some(member))
+    }
+
     /// The parts that it is: a thought in several pieces is several.
     fn parts(self) -> Result<Vec<Part<'a>>, Wrong> {
         let kind = self.kind.as_deref().unwrap_or(match () {
@@ -89,6 +106,18 @@ impl<'a> Draft<'a> {
             () if self.file.is_some() => "file",
             () => "text",
         });
+        let own: &[&str] = match kind {
+            "thinking" => &["thinking", "signature"],
+            "redacted_thinking" => &["data"],
+            known if TYPES.contains(&known) => &[known],
+            other => {
+                let problem = format!("`{}` cannot be carried to this provider", echo(other));
+                return Err(Wrong::here(problem).under("type"));
+            }
+        };
+        if let Some(foreign) = self.given().find(|member| !own.contains(member)) {
+            return Err(Wrong::here(format!("does not belong to a part of the type `{kind}`")).under(foreign));
+        }
         let (content, member) = match kind {
             "text" => (self.text.map(Content::Text), "text"),
             "refusal" => (self.refusal.map(Content::Refusal), "refusal"),
@@ -96,11 +125,7 @@ impl<'a> Draft<'a> {
             "input_audio" => (self.audio, "input_audio"),
             "file" => (self.file, "file"),
             "thinking" => return Ok(thoughts::blocks(self.thinking, self.signature)),
-            "redacted_thinking" => return Ok(self.data.map(thoughts::redacted).into_iter().collect()),
-            other => {
-                let problem = format!("`{}` cannot be carried to this provider", super::scanner::echo(other));
-                return Err(Wrong::here(problem).under("type"));
-            }
+            _ => return Ok(self.data.map(thoughts::redacted).into_iter().collect()),
         };
         let content = content.ok_or_else(|| Wrong::here("is missing").under(member))?;
         Ok(vec![Part { content, cache: self.cache, signature: None }])
@@ -111,7 +136,7 @@ impl<'a> Draft<'a> {
 const TYPES: [&str; 7] = ["text", "refusal", "image_url", "input_audio", "file", "thinking", "redacted_thinking"];
 
 /// A thought in a list of parts: a text, as Anthropic writes it, or a list of texts, as Mistral does.
-fn thinking<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Cow<'a, str>>, Wrong> {
+fn thinking<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Cow<'a, str>>, Wrong> {
     if cursor.peek()? == Kind::String {
         return Ok(vec![walk::text(cursor)?]);
     }
@@ -119,7 +144,10 @@ fn thinking<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Cow<'a, str>>, Wrong> {
     walk::list(cursor, |cursor| {
         walk::object(cursor, |name, cursor| {
             match name {
-                "text" => texts.push(walk::text(cursor)?),
+                "text" => {
+                    room.take()?;
+                    texts.push(walk::text(cursor)?);
+                }
                 "type" => walk::only(cursor, &["\"text\""])?,
                 _ => walk::ignore(cursor)?,
             }
@@ -152,11 +180,11 @@ pub(super) fn cache_mark(cursor: &mut Cursor<'_>) -> Result<CacheMark, Wrong> {
 fn image<'a>(cursor: &mut Cursor<'a>) -> Result<Content<'a>, Wrong> {
     let (mut source, mut detail) = (None, None);
     if cursor.peek()? == Kind::String {
-        source = Some(located(walk::text(cursor)?)?);
+        source = Some(seen(walk::text(cursor)?)?);
     } else {
         walk::object(cursor, |name, cursor| {
             match name {
-                "url" => source = Some(located(walk::text(cursor)?)?),
+                "url" => source = Some(seen(walk::text(cursor)?)?),
                 "detail" => detail = Some(walk::text(cursor)?),
                 _ => return Err(Wrong::not_carried()),
             }
@@ -165,6 +193,16 @@ fn image<'a>(cursor: &mut Cursor<'a>) -> Result<Content<'a>, Wrong> {
     }
     let source = source.ok_or_else(|| Wrong::here("is missing").under("url"))?;
     Ok(Content::Image { source, detail })
+}
+
+/// Where a picture is. Sound and films have prices of their own, and are not to pass for something cheaper.
+fn seen(url: Cow<'_, str>) -> Result<Source<'_>, Wrong> {
+    match located(url)? {
+        Source::Data { media_type, .. } if ["audio/", "video/"].iter().any(|kind| begins(&media_type, kind)) => {
+            Err(Wrong::here(format!("holds {}, which is no picture", echo(&media_type))))
+        }
+        source => Ok(source),
+    }
 }
 
 fn audio<'a>(cursor: &mut Cursor<'a>) -> Result<Content<'a>, Wrong> {
@@ -184,28 +222,29 @@ fn audio<'a>(cursor: &mut Cursor<'a>) -> Result<Content<'a>, Wrong> {
     let media_type = match &*format {
         "wav" => Cow::Borrowed("audio/wav"),
         "mp3" => Cow::Borrowed("audio/mpeg"),
-        other => Cow::Owned(format!("audio/{other}")),
+        other if is_type_name(other) => Cow::Owned(format!("audio/{other}")),
+        _ => return Err(Wrong::here("is no name of a format").under("format")),
     };
     Ok(Content::Audio { source: Source::Data { media_type, base64: data } })
 }
 
 fn file<'a>(cursor: &mut Cursor<'a>) -> Result<Content<'a>, Wrong> {
-    let (mut data, mut id, mut name) = (None, None, None);
+    let (mut data, mut name) = (None, None);
     walk::object(cursor, |member, cursor| {
         match member {
             "file_data" => data = Some(walk::name(cursor)?),
-            "file_id" => id = Some(walk::name(cursor)?),
+            // It would be read with the operator's credential, whoever uploaded it.
+            "file_id" => {
+                let problem = "names a file uploaded to the provider, which belongs to a credential that others share; send it as data";
+                return Err(Wrong::here(problem));
+            }
             "filename" => name = Some(walk::text(cursor)?),
             _ => return Err(Wrong::not_carried()),
         }
         Ok(())
     })?;
-    let source = match (data, id) {
-        (Some(data), None) => file_data(data, name.as_deref()).map_err(|wrong| wrong.under("file_data"))?,
-        (None, Some(id)) => Source::FileId(id),
-        (Some(_), Some(_)) => return Err(Wrong::here("must give either `file_data` or `file_id`")),
-        (None, None) => return Err(Wrong::here("must give `file_data` or `file_id`")),
-    };
+    let data = data.ok_or_else(|| Wrong::here("is missing").under("file_data"))?;
+    let source = file_data(data, name.as_deref()).map_err(|wrong| wrong.under("file_data"))?;
     Ok(Content::Document { source, name })
 }
 
@@ -247,8 +286,18 @@ fn located(url: Cow<'_, str>) -> Result<Source<'_>, Wrong> {
     if media_type.is_empty() {
         return Err(Wrong::here("is a data URL that does not say its media type"));
     }
+    if !media_type.split_once('/').is_some_and(|(kind, name)| is_type_name(kind) && is_type_name(name)) {
+        return Err(Wrong::here("is a data URL whose media type is none"));
+    }
     let media_type = slice(&url, "data:".len()..type_end);
     Ok(Source::Data { media_type, base64: rest(url, comma + 1) })
+}
+
+/// Whether it can be the type or the subtype of a medium (RFC 6838, section 4.2).
+fn is_type_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    begins_well && name.len() <= MAX_TYPE_BYTES && name.bytes().all(fits)
 }
 
 fn begins(text: &str, scheme: &str) -> bool {

@@ -1,14 +1,14 @@
-//! What a model has produced, in an answer's message or in the pieces of a stream: whether there is anything, and how much.
+//! What a model has produced, in an answer's message or in the pieces of a stream: whether there is anything.
 
 use crate::json::{Cursor, JsonError, Kind};
 
 /// Output seen so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Produced {
-    /// Bytes of text, reasoning and tool calls. No output token is shorter than one byte.
-    pub(super) bytes: u64,
     /// Whether there is anything that a client would show or act on; a role alone is nothing.
     pub(super) any: bool,
+    /// Whether there is anything else beside a role, such as thoughts that only the provider can read.
+    pub(super) other: bool,
 }
 
 impl Produced {
@@ -30,7 +30,9 @@ impl Produced {
                 self.any |= kind != Kind::Null;
                 self.strings(cursor)?;
             } else {
-                cursor.skip()?;
+                let holds = matches!(kind, Kind::Object | Kind::Array | Kind::String) && !key.is("role");
+                let span = cursor.value()?;
+                self.other |= holds && span.len() > "[]".len();
             }
         }
         Ok(())
@@ -64,21 +66,11 @@ impl Produced {
         Ok(())
     }
 
-    /// Output: a string by the length of what it means; a list of parts, as some hosts send, by the length of its JSON.
+    /// Output: a string, or a list of parts, as some hosts send.
     pub(super) fn output(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
-        let length = match cursor.peek()? {
-            Kind::String => cursor.string()?.decoded_len(),
-            Kind::Array | Kind::Object => {
-                let span = cursor.value()?;
-                if span.len() > "[]".len() { span.len() } else { 0 }
-            }
-            Kind::Number | Kind::Bool(_) | Kind::Null => {
-                cursor.skip()?;
-                0
-            }
-        };
-        self.any |= length > 0;
-        self.bytes = self.bytes.saturating_add(length as u64);
+        let may_hold = matches!(cursor.peek()?, Kind::String | Kind::Array | Kind::Object);
+        let span = cursor.value()?;
+        self.any |= may_hold && span.len() > "[]".len();
         Ok(())
     }
 }

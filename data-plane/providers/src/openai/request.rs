@@ -7,8 +7,11 @@
 use std::ops::Range;
 
 use super::content::ContentSummary;
-use super::scanner::{Scanner, echo};
+use super::echo::echo;
+use super::scanner::Scanner;
+use crate::chat::request::RequestedTier;
 use crate::json::line_and_column;
+use crate::refusal::RequestError;
 
 /// What a chat completions body asks for. Spans are byte ranges of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct ChatRequest {
     pub tools: bool,
     /// How many tools.
     pub tool_count: usize,
+    /// Whether anything is marked as worth keeping in the provider's cache.
+    pub cache_marks: bool,
     /// Whether the answer is to fit a schema, which the model is shown.
     pub schema: bool,
     /// Bytes of a `prediction`: tokens of it that the answer does not use are billed as output.
@@ -94,42 +99,15 @@ pub struct StreamOptions {
     pub has_members: bool,
 }
 
-/// The class of service that a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestedTier {
-    /// Whatever the provider's project is set to.
-    Auto,
-    /// Ordinary.
-    Default,
-    /// Cheaper and slower.
-    Flex,
-    /// Dearer and faster.
-    Priority,
-    /// Another name, at most 40 characters of it.
-    Other(String),
-}
-
-impl RequestedTier {
-    /// The class of this name.
-    pub(super) fn named(name: &str) -> Self {
-        match name {
-            "auto" => Self::Auto,
-            "default" => Self::Default,
-            "flex" => Self::Flex,
-            "priority" => Self::Priority,
-            other => Self::Other(echo(other)),
-        }
+/// The class of service of this name.
+pub(super) fn tier_named(name: &str) -> RequestedTier {
+    match name {
+        "auto" => RequestedTier::Auto,
+        "default" => RequestedTier::Default,
+        "flex" => RequestedTier::Flex,
+        "priority" => RequestedTier::Priority,
+        other => RequestedTier::Other(echo(other)),
     }
-}
-
-/// Why a body cannot be served. The message is meant for the client.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct RequestError {
-    /// The field at fault, if it is one field.
-    pub field: Option<String>,
-    /// What is wrong, repeating at most a few words of the body.
-    pub message: String,
 }
 
 /// Reads a chat completions body in one pass.

@@ -5,8 +5,8 @@ use keyforge_shared::usage::{ServiceTier, Usage};
 use super::fault;
 use super::produced::Produced;
 use super::reading::Reading;
-use crate::fault::Fault;
 use crate::json::{Cursor, JsonError, Kind};
+use crate::refusal::NotAnAnswer;
 
 /// What an answer says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,25 +17,6 @@ pub struct Answer {
     pub model: Option<String>,
     /// The class of service that was billed; `None` if it does not say or the name has no price.
     pub tier: Option<ServiceTier>,
-    /// Whether a choice says why it ended.
-    pub finished: bool,
-}
-
-/// Why a body with a status of success is not an answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAnAnswer {
-    /// Not one JSON object in UTF-8, as when a proxy in between answers or the body was cut short.
-    #[error("the provider's answer is not a JSON object")]
-    Malformed,
-    /// An object without a list of choices.
-    #[error("the provider's answer holds no choices")]
-    NoChoices,
-    /// An object without a vector for each thing that was to be embedded.
-    #[error("the provider's answer does not hold the embeddings that were asked for")]
-    NoEmbeddings,
-    /// An error under a status of success.
-    #[error("{}", .0.message)]
-    Refused(Box<Fault>),
 }
 
 /// Reads the body of a response with a status of success.
@@ -48,10 +29,10 @@ pub fn read(body: &[u8]) -> Result<Answer, NotAnAnswer> {
     let walked = walk(&mut cursor).map_err(|_| NotAnAnswer::Malformed)?.ok_or(NotAnAnswer::Malformed)?;
     match walked.choices {
         // An error beside an empty list is no answer.
-        Some(Choices { finished, produced, count }) if count > 0 || !walked.error => {
+        Some(Choices { produced, count }) if count > 0 || !walked.error => {
             let Reading { usage, model, tier } = walked.reading;
             let usage = usage.filter(|usage| usage.output_total() > 0 || !produced.any);
-            Ok(Answer { usage, model, tier, finished })
+            Ok(Answer { usage, model, tier })
         }
         _ if walked.error => Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text)))),
         _ => Err(NotAnAnswer::NoChoices),
@@ -68,8 +49,6 @@ struct Walked {
 
 #[derive(Default)]
 struct Choices {
-    /// Whether any has a finish reason.
-    finished: bool,
     produced: Produced,
     count: usize,
 }
@@ -112,13 +91,11 @@ fn choices(cursor: &mut Cursor<'_>) -> Result<Choices, JsonError> {
         }
         let mut members = cursor.enter();
         while let Some(key) = cursor.key(&mut members)? {
-            let kind = cursor.peek()?;
-            if key.is("message") && kind == Kind::Object {
+            if key.is("message") && cursor.peek()? == Kind::Object {
                 choices.produced.message(cursor)?;
             } else if key.is("text") {
                 choices.produced.output(cursor)?;
             } else {
-                choices.finished |= key.is("finish_reason") && kind != Kind::Null;
                 cursor.skip()?;
             }
         }
@@ -138,13 +115,13 @@ mod tests {
         let answer = read(body).unwrap();
         assert_eq!(answer.usage, Some(Usage { input: 3, output: 4, ..Usage::default() }));
         assert_eq!(answer.model.as_deref(), Some("gpt-4o-mini-2024-07-18"));
-        assert_eq!((answer.tier, answer.finished), (Some(ServiceTier::Priority), true));
+        assert_eq!(answer.tier, Some(ServiceTier::Priority));
     }
 
     #[test]
-    fn an_answer_without_usage_or_end_says_so() {
+    fn an_answer_without_usage_says_so() {
         let answer = read(br#"{"choices":[{"finish_reason":null}],"service_tier":"new"}"#).unwrap();
-        assert_eq!(answer, Answer { usage: None, model: None, tier: None, finished: false });
+        assert_eq!(answer, Answer { usage: None, model: None, tier: None });
     }
 
     #[test]

@@ -4,18 +4,18 @@
 
 use std::ops::Range;
 
-use super::content::{self, ContentSummary};
+use super::content::{self, CACHE_MARK, ContentSummary};
+use super::echo::{echo, resembles};
 use super::fields::{FIELDS, UNSHOWN};
-use super::request::{ChatRequest, IntField, RequestError, RequestedTier, StreamOptions};
+use super::request::{ChatRequest, IntField, StreamOptions, tier_named};
 use crate::json::{Cursor, JsonError, Kind, Text};
+use crate::refusal::RequestError;
 use crate::tally;
 
 /// Longest model name accepted, in bytes.
 pub(super) const MAX_MODEL_BYTES: usize = 256;
 /// Most choices that one request may ask for, as at the provider.
 const MAX_CHOICES: u64 = 128;
-/// Most characters of the body that an error repeats.
-const MAX_ECHO_CHARS: usize = 40;
 
 pub(super) struct Scanner<'a> {
     cursor: Cursor<'a>,
@@ -45,6 +45,7 @@ impl<'a> Scanner<'a> {
             spoken: None,
             tools: false,
             tool_count: 0,
+            cache_marks: false,
             schema: false,
             prediction_bytes: 0,
             other_bytes: 0,
@@ -67,6 +68,7 @@ impl<'a> Scanner<'a> {
             let start = self.cursor.at();
             match self.known(key, &FIELDS) {
                 Some(index) => self.field(index)?,
+                None if key.is(CACHE_MARK) => self.cache_mark()?,
                 None => self.cursor.skip()?,
             }
             self.count_shown(key, start..self.cursor.at());
@@ -172,7 +174,10 @@ impl<'a> Scanner<'a> {
             Ok(summary) if summary.messages == 0 => {
                 self.refuse(Some("messages"), || "`messages` must hold at least one message".to_owned());
             }
-            Ok(summary) => self.found.content = summary,
+            Ok(summary) => {
+                self.found.cache_marks |= summary.cache_marks;
+                self.found.content = summary;
+            }
             Err(error) => {
                 self.problem.get_or_insert(error);
             }
@@ -219,7 +224,7 @@ impl<'a> Scanner<'a> {
                 self.refuse_value("service_tier", "must be a string")
             };
         }
-        self.found.service_tier = self.cursor.string()?.decode().map(|tier| RequestedTier::named(&tier));
+        self.found.service_tier = self.cursor.string()?.decode().map(|tier| tier_named(&tier));
         Ok(())
     }
 
@@ -238,20 +243,37 @@ impl<'a> Scanner<'a> {
                 self.cursor.skip()?;
                 continue;
             }
-            let mut members = self.cursor.enter();
-            while let Some(key) = self.cursor.key(&mut members)? {
-                let is_type = name == "tools" && key.is("type") && self.cursor.peek()? == Kind::String;
-                if !is_type {
-                    self.cursor.skip()?;
-                    continue;
+            self.tool(name)?;
+        }
+        Ok(())
+    }
+
+    fn tool(&mut self, name: &'static str) -> Result<(), JsonError> {
+        let mut members = self.cursor.enter();
+        while let Some(key) = self.cursor.key(&mut members)? {
+            let kind = self.cursor.peek()?;
+            if key.is(CACHE_MARK) {
+                self.cache_mark()?;
+            } else if key.is("function") && kind == Kind::Object {
+                let mut members = self.cursor.enter();
+                while let Some(key) = self.cursor.key(&mut members)? {
+                    if key.is(CACHE_MARK) { self.cache_mark()? } else { self.cursor.skip()? }
                 }
+            } else if name == "tools" && key.is("type") && kind == Kind::String {
                 let kind = self.cursor.string()?;
                 if !kind.is("function") && !kind.is("custom") {
                     self.extra(name);
                 }
+            } else {
+                self.cursor.skip()?;
             }
         }
         Ok(())
+    }
+
+    fn cache_mark(&mut self) -> Result<(), JsonError> {
+        self.found.cache_marks |= self.cursor.peek()? != Kind::Null;
+        self.cursor.skip()
     }
 
     /// Sound among the modalities has a price of its own; anything but text and sound has none.
@@ -373,24 +395,4 @@ impl<'a> Scanner<'a> {
         self.refuse(Some(name), || format!("`{name}` {must}, got {}", echo(written)));
         Ok(())
     }
-}
-
-/// Whether a parser that ignores case takes `key` for `name`. Two letters outside ASCII fold into it.
-pub(super) fn resembles(key: &str, name: &str) -> bool {
-    let folded = key.chars().map(|letter| match letter {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        other => other.to_ascii_lowercase(),
-    });
-    folded.eq(name.chars())
-}
-
-/// The beginning of what the client wrote.
-pub(super) fn echo(written: &str) -> String {
-    let mut rest = written.chars();
-    let mut shown: String = rest.by_ref().take(MAX_ECHO_CHARS).collect();
-    if rest.next().is_some() {
-        shown.push('…');
-    }
-    shown
 }

@@ -11,30 +11,11 @@ use keyforge_shared::usage::{ServiceTier, Usage};
 use super::fault;
 use super::produced::Produced;
 use super::reading::Reading;
-use crate::fault::Fault;
 use crate::json::{Cursor, JsonError, Kind, Text};
 use crate::patch::{Patch, Pieces};
 use crate::redact;
 use crate::sse::Event;
-
-/// What to do with an event.
-#[derive(Clone, Debug)]
-pub enum Verdict {
-    /// Give it to the client as it came.
-    Forward,
-    /// Give these bytes to the client instead.
-    ForwardTrimmed(Pieces),
-    /// Give these bytes to the client instead: none of the event's own is left.
-    Replace(bytes::Bytes),
-    /// Give the client nothing.
-    Drop,
-    /// The end of the stream, `[DONE]`: give it to the client as it came.
-    Done,
-    /// The end of the stream: give these bytes to the client instead.
-    DoneWith(bytes::Bytes),
-    /// The provider reports an error; the stream will not go on.
-    UpstreamError(Fault),
-}
+use crate::verdict::Verdict;
 
 /// The meter of one stream.
 #[derive(Clone, Debug)]
@@ -141,10 +122,10 @@ impl StreamMeter {
         self.reading.model.as_deref()
     }
 
-    /// Bytes of text, reasoning and tool calls seen so far in all choices. No output token is shorter than one byte.
+    /// Whether anything has come that may be billed, also what no client would show.
     #[must_use]
-    pub fn output_seen_bytes(&self) -> u64 {
-        self.produced.bytes
+    pub fn has_made_something(&self) -> bool {
+        self.produced.any || self.produced.other
     }
 
     /// Whether anything has come that a client would show or act on; a role alone is nothing.

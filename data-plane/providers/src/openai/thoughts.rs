@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::Serialize;
 
-use super::walk::{self, Wrong};
+use super::walk::{self, Room, Wrong};
 use crate::chat::request::{Content, Maker, Part, Signature};
 use crate::json::{Cursor, Kind};
 
@@ -66,9 +66,10 @@ fn sealed(maker: Maker, data: Cow<'_, str>) -> Part<'_> {
 }
 
 /// Reads `thinking_blocks`.
-pub(super) fn thinking_blocks<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Detail<'a>>, Wrong> {
+pub(super) fn thinking_blocks<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Detail<'a>>, Wrong> {
     let mut details = Vec::new();
     walk::list(cursor, |cursor| {
+        room.take()?;
         let (mut text, mut signature, mut data) = (None, None, None);
         walk::object(cursor, |name, cursor| {
             match name {
@@ -87,11 +88,12 @@ pub(super) fn thinking_blocks<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Detail<
 }
 
 /// Reads `reasoning_details`. Pieces of one thought, as they come in a stream, may still be apart: same index, no signature between.
-pub(super) fn details<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Detail<'a>>, Wrong> {
+pub(super) fn details<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Detail<'a>>, Wrong> {
     let mut details: Vec<Detail<'a>> = Vec::new();
     // The index of the last entry, if more of it may come.
     let mut open = None;
     walk::list(cursor, |cursor| {
+        room.take()?;
         let entry = Entry::read(cursor)?;
         let index =
             entry.index.filter(|_| matches!(entry.kind.as_deref(), Some("reasoning.text" | "reasoning.summary")));

@@ -3,25 +3,22 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::parts::{self, MOST_PARTS, cache_mark};
+use super::parts::{self, cache_mark};
 use super::thoughts::{self, Detail};
-use super::walk::{self, Wrong};
-use crate::chat::request::{CacheMark, Content, Part, Role, Signature, ToolCall, ToolResult, Turn};
+use super::walk::{self, Room, Wrong};
+use crate::chat::request::{CacheMark, Content, MAX_FUNCTION_BYTES, Part, Role, Signature, ToolCall, ToolResult, Turn};
 use crate::json::{Cursor, Kind};
 
 /// Most messages, as at Anthropic.
 const MOST_MESSAGES: usize = 100_000;
 
-/// Longest name of a function that is called, in bytes: more than any provider takes. Each result of the call may repeat it.
-const MAX_FUNCTION_BYTES: usize = 256;
-
 /// Members of an earlier answer that clients send back and no model is shown.
 const UNSHOWN: [&str; 5] = ["annotations", "citations", "index", "parsed", "provider_specific_fields"];
 
 /// Reads the list of messages. There is one turn for each, but results of tools that follow one another are one turn.
-pub(super) fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Turn<'a>>, Wrong> {
-    let mut reader = Reader { room: MOST_PARTS, ..Reader::default() };
-    walk::list(cursor, |cursor| reader.message(cursor))?;
+pub(super) fn read<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Turn<'a>>, Wrong> {
+    let mut reader = Reader::default();
+    walk::list(cursor, |cursor| reader.message(cursor, room))?;
     Ok(reader.turns)
 }
 
@@ -30,8 +27,6 @@ struct Reader<'a> {
     turns: Vec<Turn<'a>>,
     /// How many messages have been read.
     count: usize,
-    /// How many more parts there may be.
-    room: usize,
     /// The functions of the calls so far, by the calls' ids.
     called: HashMap<Cow<'a, str>, Cow<'a, str>>,
     /// The id that was given to the last `function_call`, which has none.
@@ -51,13 +46,14 @@ struct Message<'a> {
     function_call: Option<(Cow<'a, str>, Cow<'a, str>)>,
     call_id: Option<Cow<'a, str>>,
     cache: Option<CacheMark>,
-    reasoning: Option<Cow<'a, str>>,
+    /// The member's name, and what it says.
+    reasoning: Option<(&'static str, Cow<'a, str>)>,
     details: Vec<Detail<'a>>,
     blocks: Vec<Detail<'a>>,
 }
 
 impl<'a> Message<'a> {
-    fn read(cursor: &mut Cursor<'a>, room: &mut usize) -> Result<Self, Wrong> {
+    fn read(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Self, Wrong> {
         let mut message = Self::default();
         walk::object(cursor, |name, cursor| {
             match name {
@@ -65,13 +61,14 @@ impl<'a> Message<'a> {
                 "name" => message.name = Some(walk::text(cursor)?),
                 "content" => message.content = parts::content(cursor, room)?,
                 "refusal" => message.refusal = Some(walk::text(cursor)?).filter(|text| !text.is_empty()),
-                "tool_calls" => message.calls = calls(cursor)?,
+                "tool_calls" => message.calls = calls(cursor, room)?,
                 "function_call" => message.function_call = Some(function(cursor)?),
                 "tool_call_id" => message.call_id = Some(walk::name(cursor)?),
                 "cache_control" => message.cache = Some(cache_mark(cursor)?),
-                "reasoning_content" | "reasoning" => message.reasoning = Some(walk::text(cursor)?),
-                "reasoning_details" => message.details = thoughts::details(cursor)?,
-                "thinking_blocks" => message.blocks = thoughts::thinking_blocks(cursor)?,
+                "reasoning_content" => message.reasoning = Some(("reasoning_content", walk::text(cursor)?)),
+                "reasoning" => message.reasoning = Some(("reasoning", walk::text(cursor)?)),
+                "reasoning_details" => message.details = thoughts::details(cursor, room)?,
+                "thinking_blocks" => message.blocks = thoughts::thinking_blocks(cursor, room)?,
                 // A wish that the model go on with this very message.
                 "prefix" => walk::only(cursor, &["false"])?,
                 name if UNSHOWN.contains(&name) => walk::ignore(cursor)?,
@@ -82,12 +79,28 @@ impl<'a> Message<'a> {
         Ok(message)
     }
 
+    /// A member that only the assistant's messages have, if one is given and holds something.
+    fn assistants_own(&self) -> Option<&'static str> {
+        let reasoning = self.reasoning.as_ref().filter(|(_, text)| !text.is_empty()).map(|(name, _)| *name);
+        [
+            (!self.calls.is_empty()).then_some("tool_calls"),
+            self.function_call.is_some().then_some("function_call"),
+            self.refusal.is_some().then_some("refusal"),
+            reasoning,
+            (!self.details.is_empty()).then_some("reasoning_details"),
+            (!self.blocks.is_empty()).then_some("thinking_blocks"),
+        ]
+        .into_iter()
+        .flatten()
+        .next()
+    }
+
     /// What an assistant said, thought and called.
     fn said(self) -> Vec<Part<'a>> {
         let details = match () {
             () if !self.details.is_empty() => self.details,
             () if !self.blocks.is_empty() => self.blocks,
-            () => self.reasoning.map(thoughts::unsigned).unwrap_or_default(),
+            () => self.reasoning.map(|(_, text)| thoughts::unsigned(text)).unwrap_or_default(),
         };
         let mut said = self.content;
         said.extend(self.refusal.map(|text| Part::new(Content::Refusal(text))));
@@ -105,16 +118,16 @@ fn mark<'a>(mut parts: Vec<Part<'a>>, cache: Option<CacheMark>) -> Vec<Part<'a>>
 }
 
 impl<'a> Reader<'a> {
-    fn message(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Wrong> {
+    fn message(&mut self, cursor: &mut Cursor<'a>, room: &mut Room) -> Result<(), Wrong> {
         let at = self.count;
         self.count += 1;
         if at >= MOST_MESSAGES {
             return Err(Wrong::here(format!("is one message more than {MOST_MESSAGES}")));
         }
-        let mut message = Message::read(cursor, &mut self.room)?;
+        let mut message = Message::read(cursor, room)?;
         let role = message.role.take().ok_or_else(|| Wrong::here("is missing").under("role"))?;
-        if role != "assistant" && !message.calls.is_empty() {
-            return Err(Wrong::here("belongs to messages of the assistant").under("tool_calls"));
+        if let Some(own) = message.assistants_own().filter(|_| role != "assistant") {
+            return Err(Wrong::here("belongs to messages of the assistant").under(own));
         }
         let role = match &*role {
             "system" => Role::System,
@@ -160,6 +173,9 @@ impl<'a> Reader<'a> {
             None if role == "tool" => return Err(Wrong::here("is missing").under("tool_call_id")),
             None => self.unnamed_call.clone().ok_or_else(|| Wrong::here("is the result of no call before it"))?,
         };
+        if name.as_ref().is_some_and(|name| name.len() > MAX_FUNCTION_BYTES) {
+            return Err(Wrong::here(format!("is longer than {MAX_FUNCTION_BYTES} bytes")).under("name"));
+        }
         let name = self.called.get(&call_id).cloned().or(name);
         let result = ToolResult { call_id, name, parts: content, is_error: false };
         let part = Part { cache, ..Part::new(Content::ToolResult(result)) };
@@ -172,9 +188,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn calls<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Part<'a>>, Wrong> {
+fn calls<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Part<'a>>, Wrong> {
     let mut calls = Vec::new();
     walk::list(cursor, |cursor| {
+        room.take()?;
         let (mut id, mut called, mut signature) = (None, None, None);
         walk::object(cursor, |name, cursor| {
             match name {
@@ -201,13 +218,7 @@ fn function<'a>(cursor: &mut Cursor<'a>) -> Result<(Cow<'a, str>, Cow<'a, str>),
     let (mut called, mut arguments) = (None, Cow::Borrowed(""));
     walk::object(cursor, |name, cursor| {
         match name {
-            "name" => {
-                let name = walk::name(cursor)?;
-                if name.len() > MAX_FUNCTION_BYTES {
-                    return Err(Wrong::here(format!("is longer than {MAX_FUNCTION_BYTES} bytes")));
-                }
-                called = Some(name);
-            }
+            "name" => called = Some(walk::function_name(cursor)?),
             // Some clients send the object itself.
             "arguments" if cursor.peek()? == Kind::Object => arguments = Cow::Borrowed(walk::raw(cursor)?.get()),
             "arguments" => arguments = walk::text(cursor)?,

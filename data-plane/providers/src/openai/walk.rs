@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use super::request::RequestError;
-use super::scanner::echo;
+use super::echo::echo;
+use crate::chat::request::MAX_FUNCTION_BYTES;
 use crate::json::{Cursor, JsonError, Kind};
+use crate::refusal::RequestError;
 
 /// What is wrong, and where below the value being read.
 #[derive(Debug)]
@@ -77,6 +78,29 @@ impl Wrong {
     }
 }
 
+/// How many more things there may be in the lists of a request, all of them together: what is read takes at most some tens of megabytes,
+/// however short they are.
+#[derive(Debug)]
+pub(super) struct Room(usize);
+
+/// Most things in lists.
+pub(super) const MOST_LISTED: usize = 100_000;
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(MOST_LISTED)
+    }
+}
+
+impl Room {
+    /// Takes the place of one more.
+    pub(super) fn take(&mut self) -> Result<(), Wrong> {
+        let problem = || Wrong::here(format!("is one part or element more than {MOST_LISTED} in the whole request"));
+        self.0 = self.0.checked_sub(1).ok_or_else(problem)?;
+        Ok(())
+    }
+}
+
 /// Calls `member` with the name of each member of the object that comes next, the cursor standing before its value.
 pub(super) fn object<'a>(
     cursor: &mut Cursor<'a>,
@@ -126,6 +150,15 @@ pub(super) fn text<'a>(cursor: &mut Cursor<'a>) -> Result<Cow<'a, str>, Wrong> {
 pub(super) fn name<'a>(cursor: &mut Cursor<'a>) -> Result<Cow<'a, str>, Wrong> {
     let text = text(cursor)?;
     if text.is_empty() { Err(Wrong::here("must not be empty")) } else { Ok(text) }
+}
+
+/// The name of a function.
+pub(super) fn function_name<'a>(cursor: &mut Cursor<'a>) -> Result<Cow<'a, str>, Wrong> {
+    let name = name(cursor)?;
+    if name.len() > MAX_FUNCTION_BYTES {
+        return Err(Wrong::here(format!("is longer than {MAX_FUNCTION_BYTES} bytes")));
+    }
+    Ok(name)
 }
 
 /// True or false.

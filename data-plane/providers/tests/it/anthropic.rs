@@ -20,9 +20,9 @@ use keyforge_providers::fault::{Fault, FaultKind};
 use keyforge_providers::metering;
 use keyforge_providers::openai::request;
 use keyforge_providers::openai::rewrite::MaxTokensField;
-use keyforge_providers::openai::stream::Verdict;
 use keyforge_providers::sse::Splitter;
 use keyforge_providers::translate::{Memo, Target, Translator};
+use keyforge_providers::verdict::Verdict;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::provider::Api;
 use keyforge_shared::usage::{ServiceTier, Usage};
@@ -30,6 +30,7 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::money::assert_paid_for;
 use crate::recorded::{Exchange, exchanges};
 
 fn messages() -> Vec<Exchange> {
@@ -426,7 +427,6 @@ fn source(source: &Value) -> Option<Source<'_>> {
     let text = |name: &str| source[name].as_str();
     Some(match text("type")? {
         "url" => Source::Url(text("url")?.into()),
-        "file" => Source::FileId(text("file_id")?.into()),
         "base64" => Source::Data { media_type: text("media_type")?.into(), base64: text("data")?.into() },
         "text" => Source::Data { media_type: "text/plain".into(), base64: STANDARD.encode(text("data")?).into() },
         _ => return None,
@@ -569,7 +569,7 @@ fn as_chat(body: &Value) -> Option<Value> {
 
 #[test]
 fn i_3_no_recorded_input_exceeds_its_bound() {
-    let mut ratios = Vec::new();
+    let (mut ratios, mut paid) = (Vec::new(), 0);
     for exchange in messages().into_iter().filter(Exchange::is_success) {
         let answer = if exchange.is_stream() {
             assembled(&exchange.response)
@@ -584,6 +584,7 @@ fn i_3_no_recorded_input_exceeds_its_bound() {
             panic!("{}: no bound", exchange.name)
         };
         assert!(usage.input_total() <= bound.total(), "{}: {} > {}", exchange.name, usage.input_total(), bound.total());
+        paid += usize::from(assert_paid_for(Api::Anthropic, &exchange, &request, &chat, bound));
         if usage.input_total() > 0 {
             ratios.push(bound.total() as f64 / usage.input_total() as f64);
         }
@@ -591,7 +592,7 @@ fn i_3_no_recorded_input_exceeds_its_bound() {
     ratios.sort_by(f64::total_cmp);
     let at = |share: f64| ratios.get((ratios.len() as f64 * share) as usize).copied().unwrap_or_default();
     println!(
-        "{} inputs; bound by input: least {:.2}, median {:.1}, 90 % {:.1}",
+        "{} inputs, {paid} costs; bound by input: least {:.2}, median {:.1}, 90 % {:.1}",
         ratios.len(),
         at(0.0),
         at(0.5),

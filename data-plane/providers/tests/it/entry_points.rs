@@ -12,12 +12,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use keyforge_providers::bound::{embedding_bound, input_bound};
 use keyforge_providers::exchange::{self, Answer, Destination, Exchange, Outgoing, Stamp, StreamReader};
 use keyforge_providers::metering;
-use keyforge_providers::openai::request::{RequestError, scan};
+use keyforge_providers::openai::request::scan;
 use keyforge_providers::openai::rewrite::MaxTokensField;
-use keyforge_providers::openai::stream::Verdict;
 use keyforge_providers::openai::{conversation, embeddings};
+use keyforge_providers::refusal::RequestError;
 use keyforge_providers::sse::{Event, Splitter};
 use keyforge_providers::translate::Target;
+use keyforge_providers::verdict::Verdict;
 use keyforge_providers::{anthropic, openai};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::provider::Api;
@@ -194,7 +195,7 @@ impl Followed {
             assert!(last.ends_with(b"data: [DONE]\n\n"));
             self.told.extend_from_slice(&last);
         }
-        let seen = (reader.has_content(), reader.output_seen_bytes(), reader.finished(), reader.done());
+        let seen = (reader.has_content(), reader.has_made_something(), reader.finished(), reader.done());
         self.state =
             format!("{:?} {:?} {:?} {:?} {seen:?}", reader.usage(), reader.input_seen(), reader.tier(), reader.model());
         self

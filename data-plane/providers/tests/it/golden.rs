@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use keyforge_providers::exchange::{self, Destination, Exchange, Outgoing, Stamp, StreamReader};
 use keyforge_providers::fault::Fault;
-use keyforge_providers::openai::request::{RequestError, scan};
+use keyforge_providers::openai::request::scan;
 use keyforge_providers::openai::rewrite::MaxTokensField;
-use keyforge_providers::openai::stream::Verdict;
+use keyforge_providers::refusal::RequestError;
 use keyforge_providers::sse::Splitter;
 use keyforge_providers::translate::Target;
+use keyforge_providers::verdict::Verdict;
 use keyforge_shared::provider::Api;
 use serde_json::{Value, json};
 
@@ -227,7 +228,7 @@ fn streamed(exchange: &Exchange, stream: String) -> (String, Option<Fault>) {
 fn learnt(out: &mut String, reader: &StreamReader, fault: Option<&Fault>) {
     let seen = (reader.has_content(), reader.finished(), reader.done());
     writeln!(out, "usage: {:?}\nmodel: {:?}\ntier: {:?}", reader.usage(), reader.model(), reader.tier()).unwrap();
-    writeln!(out, "has content, finished, done: {seen:?}; bytes of output: {}", reader.output_seen_bytes()).unwrap();
+    writeln!(out, "has content, finished, done: {seen:?}").unwrap();
     if let Some(fault) = fault {
         writeln!(out, "broken off: {fault:?}").unwrap();
     }

@@ -11,8 +11,12 @@ mod golden;
 #[cfg(test)]
 mod google;
 #[cfg(test)]
+mod money;
+#[cfg(test)]
 mod recorded;
 #[cfg(test)]
 mod replay;
+#[cfg(test)]
+mod shown;
 #[cfg(test)]
 mod timing;

@@ -45,8 +45,30 @@ impl Exchange {
     }
 }
 
+/// How many recordings there are at least, by provider and endpoint. With fewer, what the tests say would hold for less than it seems.
+const FEWEST: [(&str, &str, usize); 12] = [
+    ("anthropic", "messages", 200),
+    ("azure", "embeddings", 3),
+    ("google", "embedContent", 7),
+    ("google", "generateContent", 100),
+    ("google", "streamGenerateContent", 35),
+    ("mistral", "embeddings", 2),
+    ("openai", "chat.completions", 160),
+    ("openai", "embeddings", 9),
+    ("vertex", "embedContent", 1),
+    ("vertex", "generateContent", 15),
+    ("vertex", "streamGenerateContent", 3),
+    ("voyage", "embeddings", 7),
+];
+/// The same for the chat completions of all providers.
+const FEWEST_CHATS: usize = 270;
+
+/// The directory that is named must be there; the one beside the workspace need not.
 fn corpus() -> Option<PathBuf> {
     let named = std::env::vars_os().find(|(name, _)| name == "KEYFORGE_CORPUS").map(|(_, path)| PathBuf::from(path));
+    if let Some(named) = &named {
+        assert!(named.is_dir(), "KEYFORGE_CORPUS names no directory: {}", named.display());
+    }
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
     named.or(Some(beside)).filter(|path| path.is_dir())
 }
@@ -66,7 +88,8 @@ pub fn chat_exchanges(provider: Option<&str>) -> Vec<Exchange> {
             exchanges.extend(files.map(|file| Exchange::read(&file)));
         }
     }
-    assert!(exchanges.len() > 100, "the recordings are incomplete: {}", exchanges.len());
+    let fewest = provider.map_or(FEWEST_CHATS, |provider| fewest(provider, "chat.completions"));
+    assert!(exchanges.len() >= fewest, "the recordings are incomplete: {} of {fewest}", exchanges.len());
     exchanges
 }
 
@@ -77,5 +100,13 @@ pub fn exchanges(provider: &str, endpoint: &str) -> Vec<Exchange> {
         return Vec::new();
     };
     let files = std::fs::read_dir(corpus.join(provider).join(endpoint)).into_iter().flatten();
-    files.map(|file| Exchange::read(&file.unwrap().path())).collect()
+    let exchanges: Vec<_> = files.map(|file| Exchange::read(&file.unwrap().path())).collect();
+    let (found, fewest) = (exchanges.len(), fewest(provider, endpoint));
+    assert!(found >= fewest, "the recordings of {provider}/{endpoint} are incomplete: {found} of {fewest}");
+    exchanges
+}
+
+fn fewest(provider: &str, endpoint: &str) -> usize {
+    let of = FEWEST.iter().find(|(known, path, _)| (*known, *path) == (provider, endpoint));
+    of.unwrap_or_else(|| panic!("how many recordings there are of {provider}/{endpoint} is not written down")).2
 }

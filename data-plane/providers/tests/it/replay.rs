@@ -8,13 +8,16 @@ use keyforge_providers::chat::request::{Content, Role};
 use keyforge_providers::fault::FaultKind;
 use keyforge_providers::metering;
 use keyforge_providers::openai::rewrite::{MaxTokensField, Rewrite, rewrite};
-use keyforge_providers::openai::stream::{StreamMeter, Verdict};
+use keyforge_providers::openai::stream::StreamMeter;
 use keyforge_providers::openai::{conversation, embeddings, fault, request, response};
 use keyforge_providers::sse::{Event, Splitter};
+use keyforge_providers::verdict::Verdict;
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::provider::Api;
 use keyforge_shared::usage::Usage;
 use serde_json::Value;
 
+use crate::money::assert_paid_for;
 use crate::recorded::{Exchange, chat_exchanges, exchanges};
 
 fn events(stream: &str, size: usize) -> Vec<Event> {
@@ -134,7 +137,6 @@ fn content_is_counted_as_recorded() {
                 }
             }
         }
-        assert_eq!(meter.output_seen_bytes(), expected as u64, "{}", exchange.name);
         if let Some((_, completion)) = totals(meter.usage()) {
             assert_eq!(meter.has_content(), expected > 0, "{}: {completion} tokens", exchange.name);
         }
@@ -154,8 +156,6 @@ fn answers_are_read_as_recorded() {
         let answer = response::read(exchange.response.as_bytes()).unwrap_or_else(|e| panic!("{}: {e}", exchange.name));
         assert_eq!(totals(answer.usage), recorded_totals(std::slice::from_ref(&value)), "{}", exchange.name);
         assert_eq!(answer.model.as_deref(), value["model"].as_str(), "{}", exchange.name);
-        let finished = value["choices"].as_array().unwrap().iter().any(|choice| choice["finish_reason"].is_string());
-        assert_eq!(answer.finished, finished, "{}", exchange.name);
         let cached = value["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
         if let (Some(cached), Some(usage)) = (cached, answer.usage) {
             assert_eq!(usage.cache_read, cached, "{}", exchange.name);
@@ -234,6 +234,7 @@ fn window(exchange: &Exchange) -> u64 {
 
 #[test]
 fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
+    let mut paid = 0;
     let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for exchange in chat_exchanges(None).into_iter().filter(Exchange::is_success) {
         let answers = match serde_json::from_str(&exchange.response) {
@@ -255,6 +256,7 @@ fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
         match bound {
             InputBound::Tokens(bound) => {
                 assert!(prompt <= bound.total(), "{}: {prompt} > {}", exchange.name, bound.total());
+                paid += usize::from(assert_paid_for(Api::OpenAi, &exchange, &request, &exchange.request, bound));
                 ratios.entry(what).or_default().push(bound.total() as f64 / prompt as f64);
             }
             InputBound::Unboundable("messages") => {
@@ -262,6 +264,7 @@ fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
                     panic!("{}: no bound by the window", exchange.name)
                 };
                 assert!(prompt <= most.total(), "{}", exchange.name);
+                paid += usize::from(assert_paid_for(Api::OpenAi, &exchange, &request, &exchange.request, most));
             }
             InputBound::Unboundable("model") => assert!(host.searches, "{}", exchange.name),
             InputBound::Unboundable(field) => assert!(!exchange.request[field].is_null(), "{}", exchange.name),
@@ -272,6 +275,7 @@ fn i_3_no_recorded_prompt_is_larger_than_its_bound() {
         let at = |share: f64| ratios.get((ratios.len() as f64 * share) as usize).copied().unwrap_or_default();
         println!("{what}: {} prompts; bound by prompt: median {:.1}, 90 % {:.1}", ratios.len(), at(0.5), at(0.9));
     }
+    println!("{paid} costs within their bounds");
 }
 
 #[test]

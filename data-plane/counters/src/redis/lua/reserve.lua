@@ -211,11 +211,11 @@ end
 
 -- ---- Rates ----
 
-local function limited(rate, wait, requests)
-  local answer = { RATE_LIMITED, server, rate, wait }
-  put_rates(answer, requests)
-  keep()
-  return answer
+-- The full rate that has to be waited for longest, and for how long. What never fits is waited for longer than anything; a place among what runs
+-- has no time, so it is told only when nothing else is full.
+local full, wait
+local function is_full(rate, needed)
+  if not full or wait ~= NEVER and (needed == NEVER or needed > wait) then full, wait = rate, needed end
 end
 
 local requests, entries = 0, 0
@@ -223,8 +223,7 @@ if RPM_LIMIT >= 0 then
   requests, entries = logged()
   if requests >= RPM_LIMIT then
     -- The newest admission that must have left before there is room for one more.
-    local wait = RPM_LIMIT > 0 and call('LINDEX', RPM, digits(RPM_LIMIT - 1)) + MINUTE - now or NEVER
-    return limited(REQUESTS, wait, requests)
+    is_full(REQUESTS, RPM_LIMIT > 0 and call('LINDEX', RPM, digits(RPM_LIMIT - 1)) + MINUTE - now or NEVER)
   end
 end
 
@@ -239,22 +238,29 @@ if TPM_LIMIT >= 0 then
     oldest = seconds[1] and seconds[1][1] or SECOND
   end
   if total + TOKENS > TPM_LIMIT then
-    local wait, left = NEVER, total
+    local needed, left = NEVER, total
     if TOKENS <= TPM_LIMIT then
       for _, second in ipairs(seconds or token_seconds()) do
         left = left - second[2]
-        wait = token_leaves(second[1])
+        needed = token_leaves(second[1])
         if left + TOKENS <= TPM_LIMIT then break end
       end
     end
-    return limited(TOKENS_RATE, wait, requests)
+    is_full(TOKENS_RATE, needed)
   end
 end
 
 local running = 0
-if RUNNING_LIMIT >= 0 then
+if RUNNING_LIMIT >= 0 and not full then
   running = call('ZCOUNT', LEASES, '(' .. NOW, '+inf')
-  if running >= RUNNING_LIMIT then return limited(CONCURRENCY, NEVER, requests) end
+  if running >= RUNNING_LIMIT then is_full(CONCURRENCY, NEVER) end
+end
+
+if full then
+  local answer = { RATE_LIMITED, server, full, wait }
+  put_rates(answer, requests)
+  keep()
+  return answer
 end
 
 -- ---- It fits: only writes from here on, but for the reset of a minute's tokens to which nothing is added ----

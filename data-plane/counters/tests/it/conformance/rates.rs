@@ -124,7 +124,7 @@ pub async fn i_10_a_clock_that_jumps_ahead_and_comes_back_clears_no_window<H: Ha
     bench.admit(&again(rates)).await;
     bench.set(START);
     let verdict = bench.put(&bench.ask_rates(3, rates)).await;
-    assert_eq!(limited(verdict), (Rate::Requests, Some(60_000)), "the time of the decision stays");
+    assert_eq!(limited(verdict), (Rate::Tokens, Some(61_000)), "the time of the decision stays");
     let verdict = bench.put(&bench.ask_rates(3, at_once(1))).await;
     assert_eq!(limited(verdict), (Rate::Concurrency, None), "for leases too");
 }
@@ -303,17 +303,37 @@ pub async fn a_lease_is_renewed_and_found_again<H: Harness>(bench: &Bench<'_, H>
     other.admit(&alone).await;
 }
 
-pub async fn rates_are_looked_at_in_order<H: Harness>(bench: &Bench<'_, H>) {
+pub async fn whoever_waits_as_long_as_told_is_admitted<H: Harness>(bench: &Bench<'_, H>) {
+    let rates =
+        |amount| Rates { tokens: tokens(1_000, amount).tokens, concurrency: at_once(3).concurrency, ..per_minute(2) };
+    bench.admit(&bench.ask_rates(1, rates(100))).await;
+    bench.advance_millis(25_000);
+    bench.admit(&bench.ask_rates(2, rates(800))).await;
+    let (small, big) = (bench.ask_rates(3, rates(100)), bench.ask_rates(3, rates(500)));
+    assert_eq!(limited(bench.put(&small).await), (Rate::Requests, Some(35_000)), "its tokens fit");
+    assert_eq!(limited(bench.put(&big).await), (Rate::Tokens, Some(61_000)), "the second's tokens leave last");
+    bench.advance_millis(35_000);
+    assert_eq!(limited(bench.put(&big).await), (Rate::Tokens, Some(26_000)), "there is room for a request");
+    bench.advance_millis(26_000);
+    bench.admit(&big).await;
+}
+
+pub async fn of_rates_that_are_full_the_longest_wait_is_told<H: Harness>(bench: &Bench<'_, H>) {
     bench.join(1, 1, 100).await;
     let rates =
         Rates { requests_per_minute: Some(1), tokens: tokens(10, 10).tokens, concurrency: at_once(1).concurrency };
     bench.admit(&Ask { rates, ..bench.ask(1, 1) }).await;
     assert_eq!(short(bench.put(&Ask { rates, ..bench.ask(2, 1) }).await), [(0, 0)], "counters come before rates");
-    assert_eq!(limited(bench.put(&bench.ask_rates(2, rates)).await).0, Rate::Requests);
-    let rates = Rates { requests_per_minute: Some(2), ..rates };
-    assert_eq!(limited(bench.put(&bench.ask_rates(2, rates)).await).0, Rate::Tokens);
+    let put = async |rates| limited(bench.put(&bench.ask_rates(2, rates)).await);
+    assert_eq!(put(rates).await, (Rate::Tokens, Some(61_000)));
+    let never = Rates { tokens: tokens(10, 11).tokens, ..rates };
+    assert_eq!(put(never).await, (Rate::Tokens, None), "what never fits is waited for longest");
+    assert_eq!(put(Rates { requests_per_minute: Some(0), ..rates }).await, (Rate::Requests, None));
+    assert_eq!(put(Rates { requests_per_minute: Some(0), ..never }).await, (Rate::Requests, None), "the first of two");
     let rates = Rates { tokens: tokens(20, 10).tokens, ..rates };
-    assert_eq!(limited(bench.put(&bench.ask_rates(2, rates)).await).0, Rate::Concurrency);
+    assert_eq!(put(rates).await, (Rate::Requests, Some(60_000)), "a place among what runs has no time");
+    let rates = Rates { requests_per_minute: Some(2), ..rates };
+    assert_eq!(put(rates).await, (Rate::Concurrency, None));
     let rates = Rates { concurrency: at_once(2).concurrency, ..rates };
     let admission = bench.admit(&bench.ask_rates(2, rates)).await;
     let full = RatesLeft { requests: left(0, 60_000), tokens: left(0, 61_000) };

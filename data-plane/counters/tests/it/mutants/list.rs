@@ -207,6 +207,8 @@ end
         "local TOKEN_SECONDS = 60" => "local TOKEN_SECONDS = 59";
     "one token too many a minute" in reserve:
         "  if total + TOKENS > TPM_LIMIT then" => "  if total + TOKENS > TPM_LIMIT + 1 then";
+    "of the rates that are full the first is waited for" in reserve:
+        "if not full or wait ~= NEVER and (needed == NEVER or needed > wait) then" => "if not full then";
     "a settlement leaves its tokens" in settle:
         "if second and TOKENS >= 0 and TOKENS ~= tokens then" => "if false then";
     "a settlement gives its tokens back whole" in settle:

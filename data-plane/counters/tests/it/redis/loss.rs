@@ -290,9 +290,11 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     let server = RedisServer::start();
     let store = start(&server, PATIENT).await.unwrap();
     let account = Account::open(&store, "fullmemory00", 3).await;
-    assert!(account.is_admitted(1).await);
+    let mut available = store.availability();
+    assert!(account.is_admitted(1).await && *available.borrow_and_update());
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     assert!(matches!(store.reserve(account.ask(1, 2)).await, Err(CounterError::Unavailable(_))));
+    available.wait_for(|available| !available).await.unwrap();
     assert_eq!(account.requests().await, (0, 1), "what was refused took nothing");
     assert!(store.shrink(account.key, 1, reservation(1), NanoUsd::new(20), None).await.unwrap());
     let stays: i64 = server.ask(&["PTTL", &account.name("open")]);
@@ -310,7 +312,9 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     );
     let next = store.vacate(account.key, back.life).await.unwrap();
     assert_ne!(next, back.life);
+    assert!(!*available.borrow(), "what gives something back says nothing of memory");
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    available.wait_for(|available| *available).await.unwrap();
     account.grant(next, 3).await;
     assert!(account.is_admitted(3).await);
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyforge_counters::redis::RedisSettings;
-use keyforge_counters::{CounterError, CounterStore, Settlement, Verdict};
+use keyforge_counters::{CounterError, CounterStore, Settled, Settlement, Verdict};
 use tokio::time::Instant;
 
 use super::{Account, PATIENT, start};
@@ -82,6 +82,14 @@ async fn a_server_that_stands_still_costs_a_few_timeouts_and_then_nothing() {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// What this thread logs until the guard goes.
+    fn here() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
     fn lines(&self, words: &str) -> Vec<String> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
@@ -100,10 +108,7 @@ impl Write for Log {
 
 #[tokio::test]
 async fn the_log_says_once_that_it_went_and_once_that_it_is_back() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let (log, _until_the_end) = Log::here();
     let server = RedisServer::start();
     let store = start(&server, TIMEOUT).await.unwrap();
     let account = Account::open(&store, "logged000000", 1_000).await;
@@ -125,6 +130,58 @@ async fn the_log_says_once_that_it_went_and_once_that_it_is_back() {
         assert!(gone[round - 1].contains("no answer to anyone within"), "{}", gone[round - 1]);
         assert!(gone[round - 1].contains(&server.port().to_string()), "{}", gone[round - 1]);
     }
+}
+
+#[tokio::test]
+async fn the_log_says_once_that_memory_ran_out_and_once_that_there_is_some_and_what_runs_is_settled_meanwhile() {
+    let (log, _until_the_end) = Log::here();
+    let server = RedisServer::start();
+    let store = start(&server, PATIENT).await.unwrap();
+    let account = Account::open(&store, "nomemory0000", 10).await;
+    let mut available = store.availability();
+    assert!(account.is_admitted(1).await && account.is_admitted(2).await);
+
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    for running in 1..=2 {
+        for number in 3..6 {
+            assert!(unavailable(&account, number).await.was_surely_not_asked(), "there is nothing to cancel");
+        }
+        assert_eq!(account.settle(1, reservation(running)).await, Settled::Done { over_bound: false });
+        available.wait_for(|available| !available).await.unwrap();
+    }
+    let gone = log.lines("the counter store is unavailable");
+    assert_eq!((gone.len(), log.lines("available again").len()), (1, 0), "{gone:?}");
+    assert!(gone[0].contains("OOM") && gone[0].contains(&server.port().to_string()), "{}", gone[0]);
+    // Who starts now is told without asking for anything.
+    let late = start(&server, PATIENT).await.unwrap();
+    assert!(!*late.availability().borrow());
+
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    available.wait_for(|available| *available).await.unwrap();
+    late.availability().wait_for(|available| *available).await.unwrap();
+    assert!(account.is_admitted(7).await);
+    let words = ["the counter store is unavailable", "available again"];
+    assert_eq!(words.map(|words| log.lines(words).len()), [2, 2], "one line for each store and change");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_missed_before_anybody_asks() {
+    let (log, _until_the_end) = Log::here();
+    let (full, alone) = (RedisServer::start(), RedisServer::start());
+    let stores = (start(&full, PATIENT).await.unwrap(), start(&alone, PATIENT).await.unwrap());
+    let (mut one, mut other) = (stores.0.availability(), stores.1.availability());
+    assert!(*one.borrow_and_update() && *other.borrow_and_update());
+    full.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    alone.ask::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    one.wait_for(|available| !available).await.unwrap();
+    other.wait_for(|available| !available).await.unwrap();
+    while log.lines("NOREPLICAS").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let words = ["the counter store is unavailable", "OOM", "NOREPLICAS"];
+    assert_eq!(words.map(|words| log.lines(words).len()), [2, 1, 1]);
+    alone.ask::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    other.wait_for(|available| *available).await.unwrap();
 }
 
 #[tokio::test]

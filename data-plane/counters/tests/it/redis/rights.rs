@@ -52,7 +52,7 @@ async fn the_rights_of_the_manual_are_enough_for_one_server_and_its_clock() {
     assert!(Account::open(&store, "rights000000", 5).await.is_admitted(1).await);
     let change = CooldownChange::Cool { gate: "gate".to_owned(), class: CooldownClass::Throttled, wait: PATIENT };
     assert_eq!(store.exchange(&[change]).await.unwrap().len(), 1);
-    assert!(store.claim_probe("gate", PATIENT).await.unwrap());
+    assert!(store.claim_probe("gate", "one", PATIENT).await.unwrap());
 }
 
 #[tokio::test]
