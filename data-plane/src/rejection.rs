@@ -83,7 +83,7 @@ pub enum Rejection {
         /// What is left of the key's rates, if the counter store was asked.
         rate_headers: RateHeaders,
     },
-    /// Every credential that could serve the request is at its provider's limits.
+    /// No credential can serve the request for a while: limited, or behind a host that is overloaded or out of reach.
     PoolExhausted {
         /// When one can serve it.
         retry_after: Duration,
@@ -251,7 +251,8 @@ impl Rejection {
             Self::RateLimited(limited) => limited.message().into(),
             Self::TooManyTokens { needed, limit, .. } => too_many_tokens(*needed, *limit).into(),
             Self::PoolExhausted { retry_after } => {
-                format!("All credentials for this model are at their provider's limits; try again in {}.", tenths(*retry_after)).into()
+                let wait = tenths(*retry_after);
+                format!("No credential can serve this model right now: the provider limits their rate, is overloaded or out of reach. Please try again in {wait}.").into()
             }
             Self::EnforcementUnavailable => {
                 "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly.".into()

@@ -81,7 +81,12 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
         });
     };
     let mut reader = Reader { json_tool: memo.json_tool.as_deref(), ..Reader::default() };
-    let parts: Vec<Part<'a>> = blocks.into_iter().filter_map(|block| reader.part(block)).collect();
+    let mut parts: Vec<Part<'a>> = blocks.into_iter().filter_map(|block| reader.part(block)).collect();
+    if let Some(json) = reader.json {
+        // What was said in words besides is not of the form that was asked for.
+        parts.retain(|part| !matches!(part.content, Content::Text(_)));
+        parts.push(Part::text(json));
+    }
     let stop_reason = string(wire.stop_reason).unwrap_or(Cow::Borrowed("end_turn"));
     let mut counts = Counts::default();
     if let Some(usage) = wire.usage {
@@ -93,14 +98,15 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
 }
 
 #[derive(Default)]
-struct Reader<'m> {
+struct Reader<'a, 'm> {
     json_tool: Option<&'m str>,
-    has_json: bool,
+    /// The answer of a function that stands for its form.
+    json: Option<&'a str>,
     calls_tools: bool,
 }
 
-impl Reader<'_> {
-    fn part<'a>(&mut self, raw: &'a RawValue) -> Option<Part<'a>> {
+impl<'a> Reader<'a, '_> {
+    fn part(&mut self, raw: &'a RawValue) -> Option<Part<'a>> {
         let native = || Part::new(Content::Native { maker: Maker::Anthropic, block: Cow::Borrowed(raw) });
         let Ok(block) = serde_json::from_str::<Block<'a>>(raw.get()) else { return Some(native()) };
         Some(match &*block.kind.0 {
@@ -122,13 +128,13 @@ impl Reader<'_> {
         })
     }
 
-    fn call<'a>(&mut self, block: Block<'a>) -> Option<Part<'a>> {
+    fn call(&mut self, block: Block<'a>) -> Option<Part<'a>> {
         let name = filled(block.name).unwrap_or_default();
         let arguments = arguments(block.input);
         if self.json_tool == Some(&*name) {
             // A second answer would make one text that is no JSON.
-            let is_first = !std::mem::replace(&mut self.has_json, true);
-            return is_first.then(|| Part::text(arguments));
+            self.json.get_or_insert(arguments);
+            return None;
         }
         self.calls_tools = true;
         Some(Part::new(Content::ToolCall(ToolCall {

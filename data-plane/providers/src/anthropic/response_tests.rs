@@ -95,6 +95,11 @@ fn the_call_that_stands_for_a_form_is_the_text() {
     assert_eq!((parts.as_slice(), finish), (&[r#"text {"a":1}"#.to_owned()][..], Finish::Stop));
     let (parts, _) = read_short(&message(&json!([answer, answer]), "tool_use"), &memo());
     assert_eq!(parts.len(), 1);
+    let words = json!({ "type": "text", "text": "Sure:" });
+    let (parts, _) = read_short(&message(&json!([words, answer]), "tool_use"), &memo());
+    assert_eq!(parts, [r#"text {"a":1}"#], "words besides are no part of the form");
+    let (parts, _) = read_short(&message(&json!([words]), "end_turn"), &memo());
+    assert_eq!(parts, ["text Sure:"], "without the call they are the answer");
     let call = json!({ "type": "tool_use", "id": "u", "name": "f", "input": {} });
     let (parts, finish) = read_short(&message(&json!([call]), "tool_use"), &memo());
     assert_eq!((parts.as_slice(), finish), (&["call u f {}".to_owned()][..], Finish::ToolCalls));

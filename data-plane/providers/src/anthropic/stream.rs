@@ -25,6 +25,8 @@ const MOST_OPEN: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct MessageDecoder {
     json_tool: Option<String>,
+    /// What was said in words where a function stands for the form of the answer: it is the answer only if that is never called.
+    preamble: String,
     open: BTreeMap<u64, Open>,
     counts: Counts,
     stop_reason: Option<String>,
@@ -109,6 +111,15 @@ impl MessageDecoder {
         }
     }
 
+    /// What the model says in words.
+    fn write(&mut self, text: String, out: &mut Vec<Event>) {
+        if self.json_tool.is_none() {
+            return self.say(Delta::Text(text), out);
+        }
+        self.has_content = true;
+        self.preamble.push_str(&text);
+    }
+
     fn say(&mut self, delta: Delta, out: &mut Vec<Event>) {
         self.has_content = true;
         out.push(Event::Delta { choice: 0, delta });
@@ -131,7 +142,7 @@ impl MessageDecoder {
     fn opened(&mut self, block: Block<'_>, out: &mut Vec<Event>) -> Open {
         match &*block.kind.0 {
             "text" => {
-                filled(block.text).into_iter().for_each(|text| self.say(Delta::Text(text.into_owned()), out));
+                filled(block.text).into_iter().for_each(|text| self.write(text.into_owned(), out));
                 Open::Said
             }
             "thinking" => {
@@ -171,7 +182,10 @@ impl MessageDecoder {
     fn piece(&mut self, at: u64, piece: Piece<'_>, out: &mut Vec<Event>) {
         let delta = match (piece.kind.as_ref().map_or("", |kind| &*kind.0), self.open.get_mut(&at)) {
             (_, Some(Open::Passed)) => None,
-            ("text_delta", _) => filled(piece.text).map(|text| Delta::Text(text.into_owned())),
+            ("text_delta", _) => {
+                filled(piece.text).into_iter().for_each(|text| self.write(text.into_owned(), out));
+                None
+            }
             ("thinking_delta", _) => filled(piece.thinking).map(|text| Delta::Thinking(text.into_owned())),
             ("signature_delta", _) => {
                 filled(piece.signature).map(|value| Delta::Signature(signature(value.into_owned())))
@@ -205,6 +219,10 @@ impl MessageDecoder {
         }
         for open in std::mem::take(&mut self.open).into_values() {
             self.close(open, out);
+        }
+        if !self.has_json && !self.preamble.is_empty() {
+            let text = std::mem::take(&mut self.preamble);
+            self.say(Delta::Text(text), out);
         }
         let finish = finish(self.stop_reason.as_deref().unwrap_or("end_turn"), self.calls > 0);
         out.push(Event::Finish { choice: 0, finish });

@@ -148,6 +148,15 @@ fn the_call_that_stands_for_a_form_is_text() {
     events.extend(end("tool_use"));
     let out = decode(&mut MessageDecoder::new(&memo), &events);
     assert_eq!(out[1..], ["text {\"a\":", "text 1}", "finish Stop", "usage 15 40"]);
+    let words =
+        [start(), block(0, &json!({ "type": "text", "text": "" })), delta(0, "text_delta", "text", "Sure:"), stop(0)];
+    let mut besides = words.to_vec();
+    besides.extend([block(1, &tool("t", "give_answer")), delta(1, "input_json_delta", "partial_json", "{}"), stop(1)]);
+    besides.extend(end("tool_use"));
+    assert_eq!(decode(&mut MessageDecoder::new(&memo), &besides)[1..3], ["text {}", "finish Stop"]);
+    let mut alone = words.to_vec();
+    alone.extend(end("end_turn"));
+    assert_eq!(decode(&mut MessageDecoder::new(&memo), &alone)[1..3], ["text Sure:", "finish Stop"]);
     let mut empty = vec![start(), block(0, &tool("t", "give_answer")), stop(0)];
     empty.extend(end("tool_use"));
     assert_eq!(decode(&mut MessageDecoder::new(&memo), &empty)[1..3], ["text {}", "finish Stop"]);

@@ -27,6 +27,8 @@ const CLOSED: [&str; 6] = [
 /// Parts of codes and types that mean: this credential may not do this at all.
 const DEAD: [&str; 7] =
     ["api_key", "authentication", "unauthorized", "permission", "account", "access_terminated", "deactivated"];
+/// The same of a 403: it may do this with other models. Neither depends on what a request says.
+const DENIED: [&str; 2] = ["model_not_found", "missing_scope"];
 
 /// Reads a response whose status is not a success.
 #[must_use]
@@ -171,7 +173,7 @@ fn classify(status: u16, said: &Said) -> FaultKind {
         400..=499 if said.mentions(&CLOSED) => FaultKind::Closed,
         401 => FaultKind::Dead,
         403 if said.message.is_none() => FaultKind::ServerError,
-        403 if said.param.is_none() && said.mentions(&DEAD) => FaultKind::Dead,
+        403 if said.param.is_none() && (said.mentions(&DEAD) || said.mentions(&DENIED)) => FaultKind::Dead,
         // Some hosts report a wrong key as a bad request.
         400 if said.names().any(|name| name == "invalid_api_key" || name == "api_key_invalid") => FaultKind::Dead,
         408 | 499 | 504 | 522..=524 => FaultKind::Ambiguous,

@@ -44,9 +44,10 @@ fn kinds_follow_status_code_and_type() {
         (
             403,
             r#"{"error":{"message":"x","type":"invalid_request_error","code":"model_not_found"}}"#,
-            FaultKind::ClientError,
+            FaultKind::Dead,
             Billed::No,
         ),
+        (403, r#"{"error":{"message":"x","code":"missing_scope"}}"#, FaultKind::Dead, Billed::No),
         (403, r#"{"error":{"message":"input was flagged","code":403}}"#, FaultKind::ClientError, Billed::No),
         (403, "<html>blocked</html>", FaultKind::ServerError, Billed::No),
         (404, r#"{"error":{"message":"x","code":"model_not_found"}}"#, FaultKind::ClientError, Billed::No),
