@@ -93,7 +93,7 @@ impl Pool {
     /// All enabled credentials of the model's provider whose secret the node holds.
     #[must_use]
     pub fn new(replica: &Replica, model: &Model, line: Arc<Line>, registry: &mut Registry) -> Self {
-        let (revision, _) = replica.position();
+        let revision = replica.revision();
         let provider = model.provider.0.clone();
         let family = Self::family_of(model);
         let usable = replica.credentials(|credential| credential.enabled && credential.provider == model.provider);

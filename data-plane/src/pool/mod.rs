@@ -143,7 +143,7 @@ impl Pools {
     #[must_use]
     pub fn of(&self, model: &Model) -> Arc<Pool> {
         let replica = &*self.0.replica;
-        let (revision, _) = replica.position();
+        let revision = replica.revision();
         if let Some(pool) = self.0.pools.read().get(&model.name)
             && pool.revision == revision
         {
