@@ -12,8 +12,8 @@ use crate::cooldowns::{Cooldown, CooldownChange, CooldownClass, CooldownStore, K
 use crate::redis::link::{NoAnswer, is_out_of_memory};
 use crate::store::{CounterError, Outage};
 
-const EXCHANGE: &str = include_str!("lua/cooldowns.lua");
-const PROBE: &str = include_str!("lua/probe.lua");
+const EXCHANGE: &str = concat!(include_str!("lua/cooldown_clock.lua"), include_str!("lua/cooldowns.lua"));
+const PROBE: &str = concat!(include_str!("lua/cooldown_clock.lua"), include_str!("lua/probe.lua"));
 
 impl CooldownStore for RedisCounters {
     fn is_shared(&self) -> bool {

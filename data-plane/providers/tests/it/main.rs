@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod anthropic;
 #[cfg(test)]
+mod anthropic_requests;
+#[cfg(test)]
 mod arbitrary;
 #[cfg(test)]
 mod entry_points;

@@ -8,14 +8,6 @@ local GATES = KEYS[1]
 local MOST, KEPT = ARGV[2] + 0, ARGV[3] + 0
 local WEEKS = 35 * 24 * 3600 * 1000
 
-local now
-if ARGV[1] == '' then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-else
-  now = ARGV[1] + 0
-end
-
 local function digits(number)
   return string.format('%.0f', number)
 end

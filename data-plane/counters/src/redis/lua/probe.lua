@@ -5,14 +5,6 @@
 -- Gives 1 or 0.
 local PROBES, GATE, WHO = KEYS[1], ARGV[2], ARGV[4]
 
-local now
-if ARGV[1] == '' then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-else
-  now = ARGV[1] + 0
-end
-
 local all = redis.call('HGETALL', PROBES)
 for at = 1, #all, 2 do
   local ends, who = string.match(all[at + 1], '^(%d+) (.*)$')
