@@ -13,6 +13,7 @@
 mod conformance;
 mod cooldowns;
 mod differential;
+mod log;
 mod memory;
 mod model;
 mod mutants;

@@ -11,7 +11,7 @@ use redis::{Connection, FromRedisValue, Value};
 use tempfile::TempDir;
 
 /// How long anything may take here. Far more than it does.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A Redis server.
 pub struct RedisServer {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyforge_counters::{CounterError, CounterStore, RedisCounters, Verdict};
 use keyforge_runtime::shutdown::Shutdown;
 
-use super::{Account, PATIENT, settings};
+use super::{Account, PATIENT, comes, goes, settings};
 use crate::redis_server::{RedisCluster, eventually};
 
 async fn start(cluster: &RedisCluster) -> RedisCounters {
@@ -111,7 +111,7 @@ async fn a_server_that_is_gone_costs_only_its_own_keys() {
     // A cluster that misses a server stops serving when it notices, after five seconds; until then the others go on.
     let mut available = store.availability();
     cluster.stop(2);
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     for (account, owner) in accounts.iter().zip(owners) {
         let answer = tokio::time::timeout(Duration::from_secs(1), store.reserve(account.ask(1, 1))).await.unwrap();
         match owner {
@@ -123,5 +123,5 @@ async fn a_server_that_is_gone_costs_only_its_own_keys() {
     eventually("the cluster is whole", || {
         cluster.nodes().iter().all(|node| node.ask::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
     });
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
 }

@@ -5,7 +5,7 @@ use keyforge_shared::id::LifeId;
 use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
 
-use super::{Account, PATIENT, start};
+use super::{Account, PATIENT, comes, goes, start};
 use crate::conformance::reservation;
 use crate::redis_server::{RedisServer, eventually};
 
@@ -62,9 +62,9 @@ async fn i_6_a_server_that_started_again_with_its_data_is_not_believed() {
     account.grant(life, 2).await;
     assert!(account.is_admitted(1).await);
     server.stop();
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     server.run();
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     let kept: u64 = server.ask(&["EXISTS", &account.name("books"), &account.name("open")]);
     assert_eq!(kept, 2, "the server has kept everything");
 
@@ -89,9 +89,9 @@ async fn a_freeze_and_the_pace_outlive_a_restart_with_data() {
     store.freeze(account.key).await.unwrap();
     let mut available = store.availability();
     server.stop();
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     server.run();
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     let life = account.life().await;
     account.grant(life, 1).await;
     assert_eq!(account.reserve(2).await, Verdict::Frozen);
@@ -147,9 +147,9 @@ async fn i_6_a_primary_that_returns_to_its_role_is_not_believed() {
     eventually("the first follows the second", || follows(&first));
     assert!(matches!(store.reserve(account.ask(1, 2)).await, Err(CounterError::Unavailable(_))));
     let mut available = store.availability();
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     first.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
 
     assert_eq!(run_id(), before, "the process is the same, and its data is not");
     assert_eq!(server_held(&first, &account), 0, "the reservation is lost");
@@ -232,7 +232,7 @@ async fn i_6_a_replica_that_takes_writes_decides_nothing() {
     assert!(matches!(&error, CounterError::Unavailable(_)) && error.to_string().contains("primary"), "{error}");
     assert_eq!(server_held(&server, &account), 0);
     let mut available = store.availability();
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
 }
 
 #[tokio::test]
@@ -294,7 +294,7 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     assert!(account.is_admitted(1).await && *available.borrow_and_update());
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     assert!(matches!(store.reserve(account.ask(1, 2)).await, Err(CounterError::Unavailable(_))));
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     assert_eq!(account.requests().await, (0, 1), "what was refused took nothing");
     assert!(store.shrink(account.key, 1, reservation(1), NanoUsd::new(20), None).await.unwrap());
     let stays: i64 = server.ask(&["PTTL", &account.name("open")]);
@@ -314,7 +314,7 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     assert_ne!(next, back.life);
     assert!(!*available.borrow(), "what gives something back says nothing of memory");
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     account.grant(next, 3).await;
     assert!(account.is_admitted(3).await);
 }

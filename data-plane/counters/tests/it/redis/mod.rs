@@ -22,9 +22,11 @@ use keyforge_shared::id::{KeyId, LifeId};
 use keyforge_shared::limit::{Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::Window;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::conformance::{TTL, counter_at, reservation};
-use crate::redis_server::RedisServer;
+use crate::redis_server::{PATIENCE, RedisServer};
 
 /// Long enough for a machine that has other things to do.
 pub const PATIENT: Duration = Duration::from_secs(5);
@@ -35,6 +37,16 @@ pub fn settings(urls: Vec<String>, timeout: Duration) -> RedisSettings {
 
 async fn start(server: &RedisServer, timeout: Duration) -> Result<RedisCounters, RedisStartError> {
     RedisCounters::start(settings(vec![server.url()], timeout), &Shutdown::new()).await
+}
+
+/// Waits until the store can be asked.
+async fn comes(available: &mut watch::Receiver<bool>) {
+    timeout(PATIENCE, available.wait_for(|available| *available)).await.expect("the store comes back").unwrap();
+}
+
+/// Waits until the store knows that it cannot be asked.
+async fn goes(available: &mut watch::Receiver<bool>) {
+    timeout(PATIENCE, available.wait_for(|available| !available)).await.expect("the store is missed").unwrap();
 }
 
 /// A key with one request counter and one spend counter, on the server's own clock.

@@ -1,15 +1,14 @@
 //! A server that cannot be reached: nobody waits for it, nothing is admitted, and it is found again.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyforge_counters::redis::RedisSettings;
 use keyforge_counters::{CounterError, CounterStore, Settled, Settlement, Verdict};
 use tokio::time::Instant;
 
-use super::{Account, PATIENT, start};
+use super::{Account, PATIENT, comes, goes, start};
 use crate::conformance::reservation;
+use crate::log::Log;
 use crate::redis_server::RedisServer;
 
 const TIMEOUT: Duration = RedisSettings::DEFAULT_TIMEOUT;
@@ -44,13 +43,13 @@ async fn a_question_that_was_surely_not_asked_is_told_from_one_without_an_answer
         questions += 1;
     }
     assert!((2..=4).contains(&questions), "{questions} were asked before there was no link");
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     server.resume();
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     let refused = store.settle(account.key, 7, reservation(3), Settlement::CANCELLED).await.unwrap_err();
     assert!(matches!(refused, CounterError::Epoch { .. }) && !refused.was_surely_not_asked(), "{refused}");
     server.stop();
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     assert!(unavailable(&account, 4).await.was_surely_not_asked());
 }
 
@@ -70,45 +69,16 @@ async fn a_server_that_stands_still_costs_a_few_timeouts_and_then_nothing() {
         is_unavailable(&account, number).await;
     }
     assert!(before.elapsed() < SLACK, "a hundred refusals took {:?}", before.elapsed());
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
 
     server.resume();
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     assert!(matches!(account.reserve(200).await, Verdict::Admitted(_)), "the data is the same, and so is the life");
-}
-
-/// Lines of the log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// What this thread logs until the guard goes.
-    fn here() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines(&self, words: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]
 async fn the_log_says_once_that_it_went_and_once_that_it_is_back() {
-    let (log, _until_the_end) = Log::here();
+    let log = Log::here();
     let server = RedisServer::start();
     let store = start(&server, TIMEOUT).await.unwrap();
     let account = Account::open(&store, "logged000000", 1_000).await;
@@ -118,13 +88,10 @@ async fn the_log_says_once_that_it_went_and_once_that_it_is_back() {
         for number in 1..10 {
             is_unavailable(&account, number).await;
         }
-        available.wait_for(|available| !available).await.unwrap();
+        goes(&mut available).await;
         server.resume();
-        available.wait_for(|available| *available).await.unwrap();
-        // What is told to others is logged just after.
-        while log.lines("available again").len() < round {
-            tokio::task::yield_now().await;
-        }
+        comes(&mut available).await;
+        log.wait_for("available again", round).await;
         let gone = log.lines("the counter store is unavailable");
         assert_eq!((gone.len(), log.lines("available again").len()), (round, round));
         assert!(gone[round - 1].contains("no answer to anyone within"), "{}", gone[round - 1]);
@@ -134,7 +101,7 @@ async fn the_log_says_once_that_it_went_and_once_that_it_is_back() {
 
 #[tokio::test]
 async fn the_log_says_once_that_memory_ran_out_and_once_that_there_is_some_and_what_runs_is_settled_meanwhile() {
-    let (log, _until_the_end) = Log::here();
+    let log = Log::here();
     let server = RedisServer::start();
     let store = start(&server, PATIENT).await.unwrap();
     let account = Account::open(&store, "nomemory0000", 10).await;
@@ -147,7 +114,7 @@ async fn the_log_says_once_that_memory_ran_out_and_once_that_there_is_some_and_w
             assert!(unavailable(&account, number).await.was_surely_not_asked(), "there is nothing to cancel");
         }
         assert_eq!(account.settle(1, reservation(running)).await, Settled::Done { over_bound: false });
-        available.wait_for(|available| !available).await.unwrap();
+        goes(&mut available).await;
     }
     let gone = log.lines("the counter store is unavailable");
     assert_eq!((gone.len(), log.lines("available again").len()), (1, 0), "{gone:?}");
@@ -157,8 +124,8 @@ async fn the_log_says_once_that_memory_ran_out_and_once_that_there_is_some_and_w
     assert!(!*late.availability().borrow());
 
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
-    available.wait_for(|available| *available).await.unwrap();
-    late.availability().wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
+    comes(&mut late.availability()).await;
     assert!(account.is_admitted(7).await);
     let words = ["the counter store is unavailable", "available again"];
     assert_eq!(words.map(|words| log.lines(words).len()), [2, 2], "one line for each store and change");
@@ -166,22 +133,20 @@ async fn the_log_says_once_that_memory_ran_out_and_once_that_there_is_some_and_w
 
 #[tokio::test]
 async fn a_server_that_takes_no_writes_is_missed_before_anybody_asks() {
-    let (log, _until_the_end) = Log::here();
+    let log = Log::here();
     let (full, alone) = (RedisServer::start(), RedisServer::start());
     let stores = (start(&full, PATIENT).await.unwrap(), start(&alone, PATIENT).await.unwrap());
     let (mut one, mut other) = (stores.0.availability(), stores.1.availability());
     assert!(*one.borrow_and_update() && *other.borrow_and_update());
     full.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     alone.ask::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    one.wait_for(|available| !available).await.unwrap();
-    other.wait_for(|available| !available).await.unwrap();
-    while log.lines("NOREPLICAS").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    goes(&mut one).await;
+    goes(&mut other).await;
     let words = ["the counter store is unavailable", "OOM", "NOREPLICAS"];
+    log.wait_for(words[0], 2).await;
     assert_eq!(words.map(|words| log.lines(words).len()), [2, 1, 1]);
     alone.ask::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
-    other.wait_for(|available| *available).await.unwrap();
+    comes(&mut other).await;
 }
 
 #[tokio::test]
@@ -203,7 +168,7 @@ async fn a_question_that_was_delayed_is_refused_when_it_arrives() {
     // Longer than the question allows.
     tokio::time::sleep(TIMEOUT * 5).await;
     server.resume();
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     crate::redis_server::eventually("the question arrives", || count(evaluated()) > before);
     assert_eq!(account.requests().await, (0, 1), "nobody waits for it, so it must not hold anything");
 }
@@ -230,7 +195,7 @@ async fn a_server_that_is_not_there_yet_is_found_when_it_is() {
     let took = is_unavailable(&account, 1).await;
     assert!(took < SLACK, "{took:?}");
     server.run();
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     account.grant(account.life().await, 1).await;
     assert!(account.is_admitted(1).await);
 }
@@ -241,7 +206,7 @@ async fn a_server_that_ends_is_missed_before_anybody_asks() {
     let store = start(&server, TIMEOUT).await.unwrap();
     let mut available = store.availability();
     server.stop();
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     let took = is_unavailable(&Account::new(&store, "missed000000"), 1).await;
     assert!(took < TIMEOUT, "{took:?}");
 }
@@ -253,9 +218,9 @@ async fn i_6_a_server_that_may_evict_from_now_on_is_not_used() {
     let account = Account::open(&store, "evicting0000", 5).await;
     let mut available = store.availability();
     server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    available.wait_for(|available| !available).await.unwrap();
+    goes(&mut available).await;
     assert!(unavailable(&account, 1).await.was_surely_not_asked());
     server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    available.wait_for(|available| *available).await.unwrap();
+    comes(&mut available).await;
     assert!(account.is_admitted(1).await);
 }
