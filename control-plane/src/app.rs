@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -52,6 +53,9 @@ use crate::publish::secrets::Secrets;
 use crate::publish::session::Publisher;
 use crate::publish::standings::Standings;
 use crate::store::{Store, StoreError};
+
+/// How often the nodes that are there are noted: often within [`SILENCE`](crate::ledger::signs::SILENCE).
+const NOTE_EVERY: Duration = Duration::from_mins(1);
 
 /// Why a control plane cannot start. The message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +146,13 @@ pub async fn start(
     let listener = accept::bind(config.listen)?;
     let addr = listener.local_addr().map_err(StartError::Address)?;
     let routes = routes(&parts, &shutdown)?;
+    let (signs, drain) = (hear_of(parts.ledger.clone(), parts.publisher.fleet.clone()), shutdown.drain_started());
+    drop(shutdown.spawn_background("signs of life", async move {
+        tokio::select! {
+            () = signs => {}
+            () = drain => {}
+        }
+    }));
     let options = AcceptOptions { tls, ..AcceptOptions::default() };
     let service = move |peer| WithPeer { routes: TowerToHyperService::new(routes.clone()), local: addr, peer };
     drop(shutdown.spawn_critical("grpc", accept::serve_with(listener, options, service, shutdown.clone())));
@@ -177,6 +188,17 @@ async fn assemble(
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
     let publisher = Publisher { hub, fleet, secrets, deployment: opened.id, clock };
     Ok(Parts { store, audit, ledger, admin, publisher, fleet_auth: FleetAuth::new(fleet_token) })
+}
+
+/// Keeps note of the boots that are there.
+async fn hear_of(ledger: Ledger, fleet: Fleet) {
+    let mut often = tokio::time::interval(NOTE_EVERY);
+    loop {
+        often.tick().await;
+        if let Err(error) = ledger.hear_of(&fleet.present()).await {
+            tracing::warn!(%error, "nodes that are there could not be noted: what they hold may be taken for spent until they ask for more");
+        }
+    }
 }
 
 fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {

@@ -8,10 +8,11 @@ use keyforge_shared::limit::{CounterId, Scope};
 use keyforge_shared::period::{Calendar, Period};
 use sqlx::SqliteConnection;
 
+use super::signs::expected_since;
 use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_of, limited};
 use crate::store::epochs;
 use crate::store::ledger::{self, Books};
-use crate::store::{StoreError, boots};
+use crate::store::{StoreError, boot_signs, boots};
 
 /// A grant is at least this many times what is needed now, so that a burst does not ask for each request.
 const NEEDS_PER_GRANT: u64 = 4;
@@ -71,7 +72,7 @@ pub struct Grant {
     /// What counts against the limit and is not in the life's own counter: what others have settled or were granted, and what was settled here
     /// before these books. The life may spend at most `limit - elsewhere`, whatever it was granted.
     pub elsewhere: u64,
-    /// The part of `elsewhere` that was granted, is not settled, and can still come back.
+    /// The part of `elsewhere` that was granted, is not settled, and is expected to be, or to come back.
     pub unsettled: u64,
 }
 
@@ -126,7 +127,7 @@ impl Ledger {
         let mut holders = Vec::new();
         let mut budget = self.histories.reading.in_write;
         for due in &due {
-            let Some((grant, is_covered)) = grant(&mut tx, epoch, due, &mut budget).await? else {
+            let Some((grant, is_covered)) = grant(&mut tx, epoch, (due, now), &mut budget).await? else {
                 return Ok(Step::Unread(due.want.counter, workspace.id));
             };
             if !is_covered && due.want.counter.scope == Scope::Workspace {
@@ -151,6 +152,7 @@ async fn join(conn: &mut SqliteConnection, ask: &Acquire, now: Timestamp) -> Res
     };
     let serial = epochs::next_serial(conn, ask.key, epoch, !ask.wants.is_empty()).await?;
     epochs::join(conn, ask.key, epoch, ask.boot, serial).await?;
+    boot_signs::note(conn, ask.boot, now).await?;
     Ok((epoch, serial))
 }
 
@@ -167,7 +169,7 @@ fn present_period(calendar: &Calendar, counter: &CounterId, now: Timestamp) -> O
 async fn grant(
     conn: &mut SqliteConnection,
     epoch: u32,
-    due: &Due,
+    (due, now): (&Due, Timestamp),
     budget: &mut u32,
 ) -> Result<Option<(Grant, bool)>, LedgerError> {
     let Due { want: Want { counter, amount }, period, limit } = due;
@@ -176,7 +178,7 @@ async fn grant(
         None => history::begin_books(conn, counter, epoch, budget).await?,
     };
     let Some(mut books) = books.map(Books::begun) else { return Ok(None) };
-    let others = ledger::sums(conn, counter, Some(epoch)).await?;
+    let others = ledger::sums(conn, counter, Some(epoch), expected_since(now)).await?;
     let elsewhere = others.written_off();
     // More may be settled than was granted: an attempt that was admitted before the limit, or one that cost more than its bound.
     let here = books.granted.max(books.settled);
@@ -191,7 +193,7 @@ async fn grant(
         limit: *limit,
         available: spendable - slice,
         elsewhere: elsewhere.saturating_add(books.before),
-        unsettled: others.reachable,
+        unsettled: others.expected,
     };
     Ok(Some((grant, slice >= *amount)))
 }

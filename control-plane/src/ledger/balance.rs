@@ -7,6 +7,7 @@ use keyforge_shared::period::Calendar;
 use keyforge_shared::state::{KeyRecord, WorkspaceRecord};
 use sqlx::SqliteConnection;
 
+use super::signs::expected_since;
 use super::{Ledger, LedgerError, limited};
 use crate::store::{StoreError, keys, ledger, workspaces};
 
@@ -34,11 +35,12 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::UnknownKey`], [`LedgerError::Store`].
     pub async fn balance(&self, key: KeyId) -> Result<Vec<Balance>, LedgerError> {
+        let now = self.clock.now();
         let mut tx = self.store.read().await?;
         let (key, workspace) = limited(&mut tx, key).await?;
         let mut balances = Vec::new();
-        for touched in touched(&key, &workspace, self.clock.now()) {
-            balances.push(balance(&mut tx, &touched).await?);
+        for touched in touched(&key, &workspace, now) {
+            balances.push(balance(&mut tx, &touched, now).await?);
         }
         Ok(balances)
     }
@@ -49,16 +51,17 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`], also when there is no such workspace.
     pub async fn workspace_balance(&self, workspace: WorkspaceId) -> Result<Vec<Balance>, LedgerError> {
+        let now = self.clock.now();
         let mut tx = self.store.read().await?;
         let found = workspaces::get(&mut tx, workspace).await?;
         let workspace = found.ok_or(StoreError::Corrupt("workspace_id"))?.record;
         let keys = keys::one_per_time_zone(&mut tx, workspace.id).await?;
         let mut balances: Vec<Balance> = Vec::new();
-        for touched in self.shared_limits(&keys, &workspace) {
+        for touched in Self::shared_limits(&keys, &workspace, now) {
             let same = |known: &&mut Balance| known.counter == CounterId { key: known.counter.key, ..touched.counter };
             match balances.iter_mut().find(same) {
                 Some(known) => known.period_end = known.period_end.max(touched.period.end),
-                None => balances.push(balance(&mut tx, &touched).await?),
+                None => balances.push(balance(&mut tx, &touched, now).await?),
             }
         }
         balances.sort_by_key(|it| (it.counter.dimension, it.counter.window, it.counter.first_day));
@@ -66,8 +69,7 @@ impl Ledger {
     }
 
     /// What requests of these keys touch now of their workspace's limits; without any, what one in UTC would.
-    fn shared_limits(&self, keys: &[KeyRecord], workspace: &WorkspaceRecord) -> Vec<Touched> {
-        let now = self.clock.now();
+    fn shared_limits(keys: &[KeyRecord], workspace: &WorkspaceRecord, now: Timestamp) -> Vec<Touched> {
         let nobody = KeyId::from_ascii(NOBODY).ok().filter(|_| keys.is_empty());
         let calendars = keys.iter().map(|key| (key.id, key.policy.calendar()));
         let all = calendars.chain(nobody.map(|key| (key, Calendar::utc())));
@@ -76,8 +78,8 @@ impl Ledger {
 }
 
 /// Sums over all keys of the limit.
-async fn balance(conn: &mut SqliteConnection, touched: &Touched) -> Result<Balance, LedgerError> {
-    let sums = ledger::sums(conn, &touched.counter, None).await?;
+async fn balance(conn: &mut SqliteConnection, touched: &Touched, now: Timestamp) -> Result<Balance, LedgerError> {
+    let sums = ledger::sums(conn, &touched.counter, None, expected_since(now)).await?;
     Ok(Balance {
         counter: touched.counter,
         period_end: touched.period.end,

@@ -34,6 +34,7 @@
 //! * [`acquire`], [`give_back`], [`leave`]: what nodes ask for
 //! * [`settle`]: what entries settle; [`history`]: what they say about the time before a limit
 //! * [`evidence`]: what entries say, and whether the books agree
+//! * [`signs`]: which members are still there
 //! * [`balance`]: for people
 
 pub mod acquire;
@@ -43,6 +44,7 @@ pub mod give_back;
 pub mod history;
 pub mod leave;
 pub mod settle;
+pub mod signs;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -87,6 +87,12 @@ impl Fleet {
         nodes
     }
 
+    /// The boots that have a stream open.
+    #[must_use]
+    pub fn present(&self) -> Vec<BootId> {
+        self.lock().values().filter(|seen| seen.streams > 0).map(|seen| seen.boot).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, NodeSeen>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,6 +3,7 @@
 //! A counter that has no row at all is unknown. Once it has one, every chained entry of its scope is settled in rows: in that of its epoch while
 //! the epoch is open, else in that of epoch 0.
 
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::{CivilDay, Window};
@@ -114,11 +115,17 @@ macro_rules! of_limit {
     };
 }
 
-/// Whether books are of an epoch with a member that can still settle or return what is granted: one whose records are not lost.
+/// Whether books are of an epoch with a member that can still settle or return what is granted: one whose records are not lost, and which fulfils
+/// a further condition.
 macro_rules! reachable {
-    () => {
-        "EXISTS (SELECT 1 FROM epoch_members AS member LEFT JOIN boots USING (boot_id) \
-         WHERE member.key_id = books.key_id AND member.epoch = books.epoch AND boots.lost_at IS NULL)"
+    ($and:expr) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM epoch_members AS member LEFT JOIN boots USING (boot_id) \
+             LEFT JOIN boot_signs AS sign USING (boot_id) \
+             WHERE member.key_id = books.key_id AND member.epoch = books.epoch AND boots.lost_at IS NULL",
+            $and,
+            ")"
+        )
     };
 }
 
@@ -144,8 +151,8 @@ pub struct Sums {
     pub settled: u64,
     /// Granted to open epochs and not settled.
     pub outstanding: u64,
-    /// The part of `outstanding` whose epoch has a member that can still settle or return it.
-    pub reachable: u64,
+    /// The part of `outstanding` whose epoch has a member that is expected to settle or return it.
+    pub expected: u64,
 }
 
 impl Sums {
@@ -157,19 +164,24 @@ impl Sums {
 }
 
 /// Sums over all books of the counter's limit and period, for a workspace's limit those of all its keys. With `except`, those of the counter
-/// itself in that epoch are left out. Books count as at most 2^53, which is more than any limit, so that no absurd entry makes sums overflow.
+/// itself in that epoch are left out. Members are expected to settle that were heard of since `heard_since`. Books count as at most 2^53, which is more than any limit, so that no absurd entry makes sums overflow.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn sums(conn: &mut SqliteConnection, counter: &CounterId, except: Option<u32>) -> Result<Sums, StoreError> {
+pub async fn sums(
+    conn: &mut SqliteConnection,
+    counter: &CounterId,
+    except: Option<u32>,
+    heard_since: Timestamp,
+) -> Result<Sums, StoreError> {
     let row = sqlx::query(of_limit!(
         counter.scope,
         concat!(
             "SELECT coalesce(sum(min(settled, 9007199254740992)), 0) AS settled, \
              coalesce(sum(CASE WHEN epoch > 0 THEN max(granted - settled, 0) END), 0) AS outstanding, \
              coalesce(sum(CASE WHEN epoch > 0 AND granted > settled AND ",
-            reachable!(),
-            " THEN granted - settled END), 0) AS reachable"
+            reachable!(" AND sign.heard_at >= ?6"),
+            " THEN granted - settled END), 0) AS expected"
         ),
         " AND NOT (books.key_id = ?1 AND books.epoch = ?5)"
     ))
@@ -178,12 +190,13 @@ pub async fn sums(conn: &mut SqliteConnection, counter: &CounterId, except: Opti
     .bind(counter.window.as_str())
     .bind(counter.first_day.number())
     .bind(except.map_or(-1, i64::from))
+    .bind(heard_since.nanos())
     .fetch_one(conn)
     .await?;
     Ok(Sums {
         settled: column::unsigned(&row, "settled")?,
         outstanding: column::unsigned(&row, "outstanding")?,
-        reachable: column::unsigned(&row, "reachable")?,
+        expected: column::unsigned(&row, "expected")?,
     })
 }
 
@@ -211,7 +224,7 @@ pub async fn holders(conn: &mut SqliteConnection, counter: &CounterId, most: u32
              (SELECT life_id FROM epochs WHERE epochs.key_id = books.key_id AND epochs.epoch = books.epoch) AS life_id",
         concat!(
             " AND books.epoch > 0 AND books.key_id <> ?1 AND books.granted > books.settled AND ",
-            reachable!(),
+            reachable!(""),
             " ORDER BY unsettled DESC, key_id LIMIT ?5"
         )
     ))

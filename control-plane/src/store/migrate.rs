@@ -8,10 +8,11 @@ use sqlx::{SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const STEPS: [(i64, &str, &str); 3] = [
+const STEPS: [(i64, &str, &str); 4] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
+    (4, "boot_signs", include_str!("../../migrations/sqlite/0004_boot_signs.sql")),
 ];
 
 /// Why the schema is not this version's.

@@ -4,6 +4,7 @@
 //! disk when it returns (WAL with `synchronous = FULL`). One process at a time owns a data directory, by a lock on `control-plane.lock`.
 //! Functions on single nouns live in the files named after them, and take the connection of whoever decides on the transaction.
 
+pub mod boot_signs;
 pub mod boots;
 pub mod chains;
 pub mod column;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use keyforge_control_plane::ledger::{Acquire, GiveBack, Granted, Ledger, LedgerError, Membership, Reading, Want};
 use keyforge_control_plane::store::{boots, ledger as rows};
 use keyforge_shared::audit::request::RequestRecord;
-use keyforge_shared::clock::Clock as _;
+use keyforge_shared::clock::{Clock as _, Timestamp};
+
 use keyforge_shared::id::{BootId, LifeId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope, touched};
 use keyforge_shared::money::NanoUsd;
@@ -557,13 +558,13 @@ impl World {
         for counter in self.truth.keys() {
             let (truth, limit) = (self.truth_of(counter), self.ceiling(counter));
             assert!(truth <= limit, "I-1: {counter:?}: {truth} of {limit}");
-            let sums = rows::sums(&mut tx, counter, None).await.unwrap();
+            let sums = rows::sums(&mut tx, counter, None, Timestamp::from_nanos(0)).await.unwrap();
             // What was admitted before a limit is in no store's counter of it, and counts once it is chained.
             let before = if counter.window == Window::Total { self.unlimited } else { 0 };
             assert!(sums.written_off() <= limit + before, "I-4: {counter:?}: {sums:?} of {limit}");
             assert!(sums.written_off() >= truth, "I-6: {counter:?}: {sums:?}, but {truth} is spent or held");
             assert!(sums.settled <= truth + before, "{counter:?}: {sums:?}, but {truth} is spent or held");
-            assert!(sums.reachable <= sums.outstanding, "{sums:?}");
+            assert!(sums.expected <= sums.outstanding, "{sums:?}");
         }
         let open: Vec<(String, u32)> = sqlx::query_as(
             "SELECT key_id, epoch FROM epochs WHERE (state = 'open') <> EXISTS \
@@ -598,8 +599,8 @@ impl World {
         self.check().await;
         let mut tx = self.rig.store.read().await.unwrap();
         for counter in self.truth.keys() {
-            let sums = rows::sums(&mut tx, counter, None).await.unwrap();
-            assert_eq!(sums.reachable, 0, "{counter:?}");
+            let sums = rows::sums(&mut tx, counter, None, Timestamp::from_nanos(0)).await.unwrap();
+            assert_eq!(sums.expected, 0, "{counter:?}");
             let before = if counter.window == Window::Total { self.unlimited } else { 0 };
             if !any_lost {
                 assert_eq!((sums.settled, sums.outstanding), (self.truth_of(counter) + before, 0), "I-9: {counter:?}");

@@ -83,7 +83,7 @@ async fn i_4_keys_of_a_workspace_that_ask_at_once_while_entries_come_are_granted
     let granted: u64 = grants.iter().map(|grant| grant.granted).sum();
     assert!((140..=160).contains(&granted) && grants.iter().any(|grant| grant.granted == 0), "{grants:?}");
     let mut tx = rig.store.read().await.unwrap();
-    assert_eq!(rows::sums(&mut tx, &month(keys[0]), None).await.unwrap().settled, 260);
+    assert_eq!(rows::sums(&mut tx, &month(keys[0]), None, Timestamp::from_nanos(0)).await.unwrap().settled, 260);
     drop(tx);
     for key in keys {
         assert_eq!(rig.ledger.reconcile(key.id).await.unwrap(), []);

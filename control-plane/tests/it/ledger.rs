@@ -588,7 +588,9 @@ async fn i_11_a_request_of_the_old_month_that_settles_after_the_boundary_counts_
     let mut tx = rig.store.read().await.unwrap();
     let mut settled = Vec::new();
     for counter in old.into_iter().chain(new) {
-        let sums = keyforge_control_plane::store::ledger::sums(&mut tx, &counter, None).await.unwrap();
+        let sums = keyforge_control_plane::store::ledger::sums(&mut tx, &counter, None, Timestamp::from_nanos(0))
+            .await
+            .unwrap();
         settled.push(sums.settled);
     }
     assert_eq!(settled, [2, 2, 1, 1]);

@@ -14,6 +14,7 @@ mod ledger;
 mod models;
 mod plane;
 mod rig;
+mod signs;
 mod start;
 mod stream;
 mod tampering;

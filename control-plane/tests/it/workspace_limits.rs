@@ -191,6 +191,7 @@ async fn a_workspaces_limit_follows_the_calendar_of_each_of_its_keys() {
     rig.ship(boot(2), &[record]).await.unwrap();
     // When it is the 23rd in UTC as well, both take from the same limit.
     rig.clock.advance(Duration::from_hours(5));
+    rig.ledger.hear_of(&[boot(2)]).await.unwrap();
     assert_eq!(shared(&rig, keys[0], Window::Day).first_day, first_day);
     assert_eq!(told(&acquire(&rig, 1, shared(&rig, keys[0], Window::Day), 1_000).await), (400, 600, 575, 0));
     assert!(rig.faults().await.is_empty());
