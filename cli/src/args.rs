@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, control_plane, credential, data_plane, dev, env, key, local_cluster, model, usage, workspace,
+    audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, usage, workspace,
 };
 
 /// An AI-agent credential gateway: agents hold virtual keys with limits, real provider keys stay in the vault.
@@ -41,6 +41,8 @@ pub enum Command {
     Credential(credential::CredentialArgs),
     /// The model catalogue: who serves a model, its limits and its prices.
     Model(model::ModelArgs),
+    /// Take over what another gateway's configuration says.
+    Import(import::ImportArgs),
     /// What keys used and what it cost.
     Usage(usage::UsageArgs),
     /// Audit chains: read them, and verify that nothing was changed.

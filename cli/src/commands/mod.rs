@@ -7,6 +7,7 @@ pub mod credential;
 pub mod data_plane;
 pub mod dev;
 pub mod env;
+pub mod import;
 pub mod key;
 pub mod local_cluster;
 pub mod model;
@@ -39,6 +40,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Workspace(args) => Box::pin(workspace::run(args)).await,
         Command::Credential(args) => Box::pin(credential::run(args)).await,
         Command::Model(args) => Box::pin(model::run(args)).await,
+        Command::Import(args) => Box::pin(import::run(args)).await,
         Command::Usage(args) => Box::pin(usage::run(args)).await,
         Command::Audit(args) => Box::pin(audit::run(args)).await,
         Command::Env(args) => env::run(&args),

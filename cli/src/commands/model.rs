@@ -113,7 +113,7 @@ pub async fn run(args: ModelArgs) -> Result<(), Failure> {
 }
 
 /// Every model of the catalogue.
-async fn all(client: &AdminClient) -> Result<Vec<Model>, Failure> {
+pub(super) async fn all(client: &AdminClient) -> Result<Vec<Model>, Failure> {
     let mut models = client.models();
     let found = pages(None, async |page_size, page_token| {
         let answer = models.list_models(proto::ListModelsRequest { page_size, page_token }).await?.into_inner();

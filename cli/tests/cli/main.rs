@@ -6,5 +6,6 @@ mod admin;
 mod command;
 mod dev;
 mod drain;
+mod import;
 mod planes;
 mod refusals;
