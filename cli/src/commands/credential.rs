@@ -30,6 +30,9 @@ enum CredentialAction {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
+    /// Change what is said of a credential; its secret and what was learnt of it stay
+    #[command(after_help = "Example:\n  keyforge credential update cred_… --weight 3")]
+    Update(UpdateArgs),
     /// Use a credential no more, until it is enabled again
     Disable(IdArgs),
     /// Use a disabled credential again
@@ -59,6 +62,31 @@ struct AddArgs {
     #[arg(long, value_name = "NAME")]
     limit_group: Option<String>,
     /// How often it is chosen compared with the others of its provider, from 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+struct UpdateArgs {
+    /// The credential's id, as `keyforge credential list` shows it
+    id: String,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+struct Changes {
+    /// Which pool of the provider's credentials it joins
+    #[arg(long)]
+    pool: Option<String>,
+    /// Where the provider's API is, such as https://llm.internal/v1
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// Name of the limit at the provider that it shares with others of the same name
+    #[arg(long, value_name = "NAME")]
+    limit_group: Option<String>,
+    /// How often it is chosen compared with the others of its provider, from 1 to 1000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     weight: Option<u32>,
 }
@@ -105,6 +133,9 @@ pub async fn run(args: CredentialArgs) -> Result<(), Failure> {
             credentials.add_credential(request).await?
         }
         CredentialAction::List { limit } => return output.list(&all(&client, limit).await?),
+        CredentialAction::Update(UpdateArgs { id, changes }) => {
+            credentials.update_credential(update(id, changes)).await?
+        }
         CredentialAction::Disable(IdArgs { id }) => credentials.update_credential(enabled(id, false)).await?,
         CredentialAction::Enable(IdArgs { id }) => credentials.update_credential(enabled(id, true)).await?,
         CredentialAction::Rotate(RotateArgs { id, .. }) => {
@@ -132,6 +163,27 @@ pub(super) async fn list(client: &AdminClient, limit: Option<usize>) -> Result<V
         Ok((answer.credentials, answer.next_page_token))
     })
     .await
+}
+
+/// The request that changes what was named, and nothing else.
+fn update(id: String, changes: Changes) -> proto::UpdateCredentialRequest {
+    let Changes { pool, base_url, limit_group, weight } = changes;
+    let named = [
+        ("pool", pool.is_some()),
+        ("base_url", base_url.is_some()),
+        ("limit_group", limit_group.is_some()),
+        ("weight", weight.is_some()),
+    ];
+    let paths = named.into_iter().filter(|(_, is_named)| *is_named).map(|(path, _)| path.to_owned()).collect();
+    proto::UpdateCredentialRequest {
+        id,
+        enabled: false,
+        base_url: base_url.unwrap_or_default(),
+        limit_group: limit_group.unwrap_or_default(),
+        pool: pool.unwrap_or_default(),
+        update_mask: Some(FieldMask { paths }),
+        weight: weight.unwrap_or_default(),
+    }
 }
 
 /// The request that enables or disables a credential.

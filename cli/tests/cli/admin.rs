@@ -212,6 +212,10 @@ fn a_credential_is_added_by_reference_and_never_shown() {
     assert_eq!(dev.json(&["credential", "disable", id])["enabled"], false);
     assert_eq!(dev.json(&["credential", "enable", id])["enabled"], true);
     std::fs::write(directory.path().join("secret"), "sk-next-0123456789\n").unwrap();
+    let updated = dev.json(&["credential", "update", id, "--weight", "3", "--limit-group", "org-2"]);
+    let kept = ["enabled", "pool", "base_url", "weight", "limit_group"].map(|field| updated[field].clone());
+    assert_eq!(kept, [json!(true), json!("default"), json!("https://llm.internal/v1"), json!(3), json!("org-2")]);
+    assert_eq!(dev.run(&["credential", "update", id]).code, 2, "nothing to change is named as wrong");
     let rotated = dev.json(&["credential", "rotate", id, "--secret", "file:secret"]);
     assert_eq!(rotated["secret_version"], 2);
     let shown =
