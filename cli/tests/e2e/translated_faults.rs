@@ -1,4 +1,4 @@
-//! What goes wrong at a provider that speaks another language than the agent: well-formed errors in the agent's, charges that are never below the
+//! What goes wrong at a provider that speaks another language than the agent, or cannot be told it: well-formed errors in the agent's, charges that are never below the
 //! provider's bill, and no connection that outlives its agent for longer than a second.
 
 use std::time::{Duration, Instant};
@@ -83,6 +83,29 @@ async fn no_failure_of_another_provider_reaches_an_agent_in_its_own_words_or_for
         }
     }
     gateway.assert_chains_hold();
+}
+
+#[tokio::test]
+async fn wishes_that_a_provider_is_not_told_are_named_in_a_header_of_the_answer() {
+    let scripted = provider(Script::default());
+    let (gateway, token, _) = stage(&scripted, IMPATIENT).await;
+    for (_, model) in MODELS {
+        let expected = if model.starts_with("claude") { "seed, top_p, verbosity" } else { "verbosity" };
+        for stream in [false, true] {
+            let wishes = json!({ "seed": 7, "temperature": 0.5, "top_p": 0.9, "verbosity": "low" });
+            let mut asked = ask(model, stream);
+            asked.as_object_mut().unwrap().extend(wishes.as_object().unwrap().clone());
+            let reply = gateway.chat_as(&token, &asked).await;
+            assert_eq!((reply.status, reply.header("x-keyforge-ignored")), (200, expected), "{model} {stream}");
+            let silent = gateway.chat_as(&token, &ask(model, stream)).await;
+            assert_eq!((silent.status, silent.header("x-keyforge-ignored")), (200, ""));
+        }
+        scripted.push(Scripted::status(500));
+        let mut asked = ask(model, false);
+        asked["verbosity"] = json!("high");
+        let failed = gateway.chat_as(&token, &asked).await;
+        assert_eq!((failed.status, failed.header("x-keyforge-ignored")), (502, "verbosity"), "{model}");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use keyforge_shared::provider::Api;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use crate::anthropic::Anthropic;
+use crate::chat::ignored::Ignored;
 use crate::fault::Fault;
 use crate::google::Google;
 use crate::openai::chunk::ChunkWriter;
@@ -59,6 +60,7 @@ pub struct Exchange {
     api: Api,
     asked: Asked,
     memo: Memo,
+    ignored: Ignored,
     stamp: Stamp,
 }
 
@@ -156,12 +158,12 @@ impl Outgoing {
 
 impl Exchange {
     fn new(api: Api, asked: Asked, stamp: Stamp) -> Self {
-        Self { api, asked, memo: Memo::default(), stamp }
+        Self { api, asked, memo: Memo::default(), ignored: Ignored::default(), stamp }
     }
 
     fn translated(self, call: Call) -> (Outgoing, Self) {
         let outgoing = Outgoing { path: call.path, headers: call.headers, body: Pieces::from(call.body) };
-        (outgoing, Self { memo: call.memo, ..self })
+        (outgoing, Self { memo: call.memo, ignored: call.ignored, ..self })
     }
 
     fn translator(&self) -> Option<&'static dyn Translator> {
@@ -170,6 +172,12 @@ impl Exchange {
             Api::Anthropic => Some(&Anthropic),
             Api::Google => Some(&Google),
         }
+    }
+
+    /// What the provider is not told of the request, although the answer may depend on it.
+    #[must_use]
+    pub const fn ignored(&self) -> Ignored {
+        self.ignored
     }
 
     /// Reads a whole answer that came with a status of success, to a chat completion or to embeddings.

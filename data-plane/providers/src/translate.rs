@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use crate::chat::event::Event;
+use crate::chat::ignored::Ignored;
 use crate::chat::request::Request;
 use crate::chat::response::Response;
 use crate::embeddings;
@@ -37,6 +38,8 @@ pub struct Call {
     pub body: Bytes,
     /// What must be known to read the answer.
     pub memo: Memo,
+    /// What the provider is not told, although the answer may depend on it.
+    pub ignored: Ignored,
 }
 
 /// What a translator must remember to read the answer to a request.
@@ -44,6 +47,8 @@ pub struct Call {
 pub struct Memo {
     /// The function that stands for a form that the provider cannot enforce: its arguments are the answer's text.
     pub json_tool: Option<String>,
+    /// Whether only the first call of an answer is passed on: the client wants one at a time, and the provider cannot be told.
+    pub one_call: bool,
 }
 
 /// One provider's language.

@@ -28,6 +28,7 @@ const POOL_SLOT: HeaderName = HeaderName::from_static("x-keyforge-pool-slot");
 const COST: HeaderName = HeaderName::from_static("x-keyforge-cost-usd");
 const BUDGET_LEFT: HeaderName = HeaderName::from_static("x-keyforge-budget-remaining-usd");
 const CLAMPED_TO: HeaderName = HeaderName::from_static("x-keyforge-output-limit");
+const IGNORED: HeaderName = HeaderName::from_static("x-keyforge-ignored");
 
 /// Headers of the provider's answer that the client gets to see. Everything else stays here: organisation names, cookies, rate limits of a
 /// credential that others share.
@@ -149,13 +150,17 @@ impl Answer {
         Self { response, code: "", key: Some(permit.key().id), model: permit.model().name.clone(), cost: None }
     }
 
-    /// The same, saying the limits that it was admitted under: what is left of the key's rates, and an output limit that is lower than what was
-    /// asked for.
+    /// The same, saying what of the request did not hold: an output limit that is lower than what was asked for, and what the provider was not told;
+    /// and what is left of the key's rates.
     #[must_use]
     pub fn under(mut self, terms: &Terms) -> Self {
         let headers = self.response.headers_mut();
         if let Some(limit) = terms.output_limit {
             headers.insert(CLAMPED_TO, HeaderValue::from(limit));
+        }
+        let ignored = terms.ignored().fields();
+        if !ignored.is_empty() {
+            insert(headers, IGNORED, &ignored);
         }
         terms.rate_headers.write(headers);
         self

@@ -39,7 +39,7 @@ pub async fn dispatch(
         plane: Arc::clone(plane),
         head: Arc::clone(head),
         permit: reservation.permit().again(),
-        terms: reservation.terms(),
+        terms: reservation.terms().ignoring(exchange.ignored()),
         exchange,
         is_streamed: wanted.is_streamed(),
         gone: gone.clone(),

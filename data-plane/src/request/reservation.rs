@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyforge_counters::{Settlement, Standing};
+use keyforge_providers::chat::ignored::Ignored;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
@@ -102,6 +103,8 @@ impl Drop for Hold {
 pub struct Terms {
     /// The output limit, in tokens, if it is less than what was asked for.
     pub output_limit: Option<u64>,
+    /// What the provider is not told of the request.
+    ignored: Ignored,
     /// What is left of the key's rates.
     pub rate_headers: RateHeaders,
     /// Nano-dollars left of the tightest spend limit before this request cost anything; below zero when the limit was lowered.
@@ -115,7 +118,19 @@ impl Terms {
             let gone = [standing.elsewhere, standing.used, standing.held].map(i128::from).iter().sum::<i128>();
             i128::from(need.limit) - gone + i128::from(need.amount)
         });
-        Self { output_limit: bound.limit_to_show(), rate_headers, budget: left.min() }
+        Self { output_limit: bound.limit_to_show(), ignored: Ignored::default(), rate_headers, budget: left.min() }
+    }
+
+    /// The same of a request of which its provider is not told everything.
+    #[must_use]
+    pub const fn ignoring(self, ignored: Ignored) -> Self {
+        Self { ignored, ..self }
+    }
+
+    /// What the provider is not told of the request.
+    #[must_use]
+    pub const fn ignored(&self) -> Ignored {
+        self.ignored
     }
 
     /// What is left of the key's tightest spend limit when this request cost so much, as far as this node knows: what others were granted counts

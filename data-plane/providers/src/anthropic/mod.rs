@@ -3,9 +3,9 @@
 //! In the order of a request's life: `request` with what its models can do, then the answer, whole or streamed, or else
 //! [`fault`]; [`headroom`] reads what is left of the account's limits.
 //!
-//! What has no counterpart is refused by name where leaving it out would change the answer. Left out are hints alone: `seed`,
+//! What has no counterpart is refused by name where leaving it out would break a promise. Mere wishes are ignored, and that is told: `seed`,
 //! `verbosity`, the detail of pictures, how much to think where a model cannot, and how to sample where a model does not let itself be told:
-//! most clients send a temperature with every request. A temperature above 1, Anthropic's highest, is sent as 1.
+//! most clients send a temperature with every request. A temperature above 1, Anthropic's highest, is the default, 1.
 //! A reasoning effort on a model that thinks by budget becomes a budget.
 
 pub mod fault;

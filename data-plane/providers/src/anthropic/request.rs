@@ -9,6 +9,7 @@ use serde_json::Number;
 use super::model::{Model, Samples};
 use super::wire::{Body, Metadata, OutputConfig, OutputFormat};
 use super::{messages, thinking, tools};
+use crate::chat::ignored::{Ignored, Wish};
 use crate::chat::request::{Request, RequestedTier, Sampling};
 use crate::refusal::RequestError;
 use crate::translate::{Call, Memo, Target};
@@ -34,6 +35,10 @@ pub(super) fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, 
     let thinking = thinking::plan(request, &model, max_tokens, tools.is_forced());
     let conversation = messages::write(&request.turns, thinking.thinks)?;
     let samples = Sampled::of(&request.sampling, thinking.thinking.is_some() && thinking.thinks, model.samples);
+    let mut ignored = tools.ignored.and(samples.ignored);
+    ignored.note(Wish::Reasoning, thinking.is_ignored);
+    ignored.note(Wish::Verbosity, request.wants_length());
+    ignored.note(Wish::Detail, request.wants_detail());
     let mut body = Body {
         model: target.model,
         max_tokens,
@@ -58,8 +63,8 @@ pub(super) fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, 
     let written = serde_json::to_vec(&body)
         .map_err(|_| RequestError { field: None, message: "the request cannot be written for Anthropic".to_owned() })?;
     let headers = vec![(HeaderName::from_static("anthropic-version"), VERSION)];
-    let memo = Memo { json_tool: tools.json_tool };
-    Ok(Call { path: Cow::Borrowed("/messages"), headers, body: Bytes::from(written), memo })
+    let memo = Memo { json_tool: tools.json_tool, ..Memo::default() };
+    Ok(Call { path: Cow::Borrowed("/messages"), headers, body: Bytes::from(written), memo, ignored })
 }
 
 /// The least of what admission, the client and the model allow.
@@ -114,23 +119,40 @@ struct Sampled<'r> {
     temperature: Option<Number>,
     top_p: Option<&'r Number>,
     top_k: Option<&'r Number>,
+    /// What was asked for and is not among them.
+    ignored: Ignored,
 }
 
 impl<'r> Sampled<'r> {
-    /// Beside thinking the API takes no temperature, no `top_k`, and no low `top_p`.
     fn of(sampling: &'r Sampling, thinks: bool, samples: Samples) -> Self {
+        let mut sampled = Self::taken(sampling, thinks, samples);
+        let differs = |number: &Option<Number>| number.as_ref().is_some_and(|number| value(number) != 1.0);
+        let ignored = &mut sampled.ignored;
+        ignored.note(Wish::Seed, sampling.seed.is_some());
+        ignored.note(Wish::Temperature, sampled.temperature.is_none() && differs(&sampling.temperature));
+        ignored.note(Wish::TopP, sampled.top_p.is_none() && differs(&sampling.top_p));
+        ignored.note(Wish::TopK, sampled.top_k.is_none() && sampling.top_k.is_some());
+        sampled
+    }
+
+    /// Beside thinking the API takes no temperature, no `top_k`, and no low `top_p`.
+    fn taken(sampling: &'r Sampling, thinks: bool, samples: Samples) -> Self {
         if samples == Samples::AsItDoes {
             return Self::default();
         }
-        let value = |number: &Number| number.as_f64().unwrap_or(1.0);
         let top_p = sampling.top_p.as_ref().filter(|number| value(number) < 1.0);
         if thinks {
             return Self { top_p: top_p.filter(|number| value(number) >= LEAST_TOP_P), ..Self::default() };
         }
         let temperature = sampling.temperature.clone().filter(|number| value(number) < 1.0);
         let top_p = top_p.filter(|_| temperature.is_none() || samples == Samples::Freely);
-        Self { temperature, top_p, top_k: sampling.top_k.as_ref() }
+        Self { temperature, top_p, top_k: sampling.top_k.as_ref(), ..Self::default() }
     }
+}
+
+/// A temperature or a `top_p`; 1 is the default of both.
+fn value(number: &Number) -> f64 {
+    number.as_f64().unwrap_or(1.0)
 }
 
 #[cfg(test)]

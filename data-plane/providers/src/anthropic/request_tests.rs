@@ -407,6 +407,52 @@ fn sampling_is_sent_unless_it_is_the_default_or_the_model_or_thinking_forbids_it
 }
 
 #[test]
+fn wishes_that_a_model_cannot_be_told_are_ignored_and_told() {
+    let number = |text: &str| serde_json::from_str::<Number>(text).ok();
+    let sampling = |temperature: &str, top_p: &str| Request {
+        sampling: Sampling { temperature: number(temperature), top_p: number(top_p), ..Sampling::default() },
+        ..hello()
+    };
+    let counted = Sampling { seed: number("7"), top_k: number("40"), ..Sampling::default() };
+    let counted = || Request { sampling: counted.clone(), ..hello() };
+    let thinking = |reasoning| Request { reasoning: Some(reasoning), ..hello() };
+    let schema = RawValue::from_string(r#"{"type":"object","properties":{"a":{"type":"integer","minimum":0}}}"#.into());
+    let schema = schema.unwrap();
+    let strict = |is_form: bool| {
+        let tool =
+            Tool { name: "f".into(), description: None, parameters: Some(&schema), strict: Some(true), cache: None };
+        let form =
+            Format::JsonSchema { name: "n".into(), description: None, schema: Some(&schema), strict: Some(true) };
+        if is_form { Request { format: form, ..hello() } } else { Request { tools: vec![tool], ..hello() } }
+    };
+    let effort = Reasoning::Effort(Effort::High);
+    for (model, request, expected) in [
+        (SONNET_4_5, counted(), "seed"),
+        ("claude-sonnet-5", counted(), "seed, top_k"),
+        ("claude-sonnet-5", sampling("0.2", "0.9"), "temperature, top_p"),
+        ("claude-sonnet-5", sampling("1", "1.0"), ""),
+        (SONNET_4_5, sampling("0.2", "0.9"), "top_p"),
+        (SONNET_4_5, sampling("1.7", "1"), "temperature"),
+        ("claude-3-7-sonnet-latest", sampling("0.2", "0.9"), ""),
+        (SONNET_4_5, Request { verbosity: Some("high".into()), ..hello() }, "verbosity"),
+        // A hundred tokens have no room for thought.
+        (SONNET_4_5, thinking(effort), "reasoning_effort"),
+        (SONNET_4_5, Request { max_output_tokens: Some(9000), ..thinking(effort) }, ""),
+        ("claude-3-5-haiku-latest", Request { max_output_tokens: Some(9000), ..thinking(effort) }, "reasoning_effort"),
+        ("claude-3-5-haiku-latest", thinking(Reasoning::Off), ""),
+        ("claude-sonnet-5", thinking(effort), ""),
+        (SONNET_4_5, strict(false), "tools.function.strict"),
+        (SONNET_4_5, strict(true), "response_format.json_schema.strict"),
+    ] {
+        let call = write(&request, &target(model)).unwrap();
+        assert_eq!(call.ignored.fields(), expected, "{model} {request:?}");
+    }
+    let forced = Request { tool_choice: Some(ToolChoice::Required), max_output_tokens: Some(9000), ..strict(false) };
+    let forced = write(&Request { reasoning: Some(effort), ..forced }, &target(SONNET_4_5)).unwrap();
+    assert_eq!(forced.ignored.fields(), "reasoning_effort, tools.function.strict");
+}
+
+#[test]
 fn what_anthropic_has_nothing_for_is_refused_by_name() {
     let half: Number = serde_json::from_str("0.5").unwrap();
     for (expected, request) in [

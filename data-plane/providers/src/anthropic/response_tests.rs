@@ -16,7 +16,7 @@ fn message(content: &Value, stop_reason: &str) -> String {
 }
 
 fn memo() -> Memo {
-    Memo { json_tool: Some("give_answer".to_owned()) }
+    Memo { json_tool: Some("give_answer".to_owned()), ..Memo::default() }
 }
 
 /// What an answer says, in short.

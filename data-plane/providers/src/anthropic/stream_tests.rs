@@ -134,7 +134,7 @@ fn arguments_that_come_at_once_are_passed_on_once() {
 
 #[test]
 fn the_call_that_stands_for_a_form_is_text() {
-    let memo = Memo { json_tool: Some("give_answer".to_owned()) };
+    let memo = Memo { json_tool: Some("give_answer".to_owned()), ..Memo::default() };
     let mut events = vec![
         start(),
         block(0, &tool("t", "give_answer")),

@@ -16,6 +16,8 @@ pub(super) struct Plan {
     pub(super) effort: Option<&'static str>,
     /// Whether the model will think, so that its earlier thoughts are wanted back.
     pub(super) thinks: bool,
+    /// Whether the client wants thought that the model cannot give, or not here.
+    pub(super) is_ignored: bool,
 }
 
 /// Plans the thinking of an answer of at most `limit` tokens, of which a tool may be `forced`.
@@ -28,17 +30,17 @@ pub(super) fn plan(request: &Request<'_>, model: &Model, limit: u64, forced: boo
     let may_budget = !forced && !lacks_thoughts(request) && limit > LEAST_BUDGET;
     match (model.thinking, reasoning) {
         (_, Reasoning::Off | Reasoning::Budget(0)) => off(model),
-        (Thinks::Never, _) => unsaid,
+        (Thinks::Never, _) => Plan { is_ignored: true, ..unsaid },
         (Thinks::ByBudget, _) | (Thinks::EitherWay, Reasoning::Budget(_)) if may_budget => {
             let budget_tokens = budget(reasoning, limit);
-            Plan { thinking: Some(Thinking::Enabled { budget_tokens }), effort: None, thinks: true }
+            Plan { thinking: Some(Thinking::Enabled { budget_tokens }), thinks: true, ..Plan::default() }
         }
-        (Thinks::ByBudget, _) => off(model),
+        (Thinks::ByBudget, _) => Plan { is_ignored: true, ..off(model) },
         (Thinks::EitherWay | Thinks::ByEffort, _) => {
             // The newest models keep their thoughts to themselves unless asked for them.
             let display = (model.thinking == Thinks::ByEffort).then_some("summarized");
             let effort = effort(reasoning).map(|effort| word(effort, model));
-            Plan { thinking: Some(Thinking::Adaptive { display }), effort, thinks: true }
+            Plan { thinking: Some(Thinking::Adaptive { display }), effort, thinks: true, is_ignored: false }
         }
     }
 }

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::model::Model;
 use super::schemas::{self, Room};
 use super::wire;
+use crate::chat::ignored::{Ignored, Wish};
 use crate::chat::request::{Format, Request, Tool, ToolChoice};
 use crate::refusal::RequestError;
 
@@ -30,6 +31,8 @@ pub(super) struct Plan<'r> {
     pub(super) schema: Option<&'r RawValue>,
     /// The function whose arguments are the answer.
     pub(super) json_tool: Option<String>,
+    /// Where something is to fit a schema exactly to which the model cannot be held.
+    pub(super) ignored: Ignored,
 }
 
 impl Plan<'_> {
@@ -52,8 +55,11 @@ pub(super) fn plan<'r>(request: &'r Request<'r>, model: &Model) -> Result<Plan<'
     };
     let offered = |tool: &Tool<'_>| allowed.as_ref().is_none_or(|names| names.contains(&*tool.name));
     let offered = request.tools.iter().enumerate().filter(|(_, tool)| offered(tool));
+    let strict: Vec<bool> = offered.clone().map(|(_, tool)| tool.strict == Some(true)).collect();
     let tools: Result<Vec<_>, _> = offered.map(|(at, tool)| write(at, tool, &mut room)).collect();
-    let mut plan = Plan { tools: tools?, choice: None, schema, json_tool: None };
+    let mut plan = Plan { tools: tools?, choice: None, schema, json_tool: None, ignored: Ignored::default() };
+    let is_loose = plan.tools.iter().zip(strict).any(|(written, is_strict)| is_strict && !written.strict);
+    plan.ignored.note(Wish::StrictTool, is_loose);
     let choice = request.tool_choice.as_ref();
     let form = match &request.format {
         Format::Text => None,
@@ -100,6 +106,8 @@ impl<'r> Plan<'r> {
             strict: false,
             cache_control: None,
         });
+        let is_strict = matches!(request.format, Format::JsonSchema { strict: Some(true), .. });
+        self.ignored.note(Wish::StrictAnswer, is_strict);
         self.json_tool = Some(name);
         Ok(())
     }

@@ -43,6 +43,27 @@ pub struct Request<'a> {
     pub stream: bool,
 }
 
+impl Request<'_> {
+    /// Whether a picture is to be looked at more or less closely than the model would.
+    #[must_use]
+    pub fn wants_detail(&self) -> bool {
+        fn in_parts(parts: &[Part<'_>]) -> bool {
+            parts.iter().any(|part| match &part.content {
+                Content::Image { detail, .. } => detail.as_deref().is_some_and(|detail| detail != "auto"),
+                Content::ToolResult(result) => in_parts(&result.parts),
+                _ => false,
+            })
+        }
+        self.turns.iter().any(|turn| in_parts(&turn.parts))
+    }
+
+    /// Whether the answer is to be longer or shorter than models make it by themselves.
+    #[must_use]
+    pub fn wants_length(&self) -> bool {
+        self.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium")
+    }
+}
+
 /// What one side says before the other speaks again.
 #[derive(Debug)]
 pub struct Turn<'a> {

@@ -31,6 +31,7 @@ mod wire;
 
 use std::borrow::Cow;
 
+use crate::chat::ignored::Ignored;
 use crate::chat::request::Request;
 use crate::chat::response::Response;
 use crate::refusal::{NotAnAnswer, RequestError};
@@ -45,22 +46,30 @@ impl Translator for Google {
     fn call(&self, request: &Request<'_>, target: &Target<'_>) -> Result<Call, RequestError> {
         let method = if request.stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let path = model::path(target.model, method)?;
-        let body = wire::bytes(&request::generate(request, target)?)?;
-        Ok(Call { path: Cow::Owned(path), headers: Vec::new(), body, memo: Memo::default() })
+        let (written, ignored) = request::generate(request, target)?;
+        let body = wire::bytes(&written)?;
+        let memo = Memo { one_call: request.parallel_tool_calls == Some(false), ..Memo::default() };
+        Ok(Call { path: Cow::Owned(path), headers: Vec::new(), body, memo, ignored })
     }
 
-    fn answer<'a>(&self, body: &'a [u8], _memo: &Memo) -> Result<Response<'a>, NotAnAnswer> {
-        response::read(body)
+    fn answer<'a>(&self, body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotAnAnswer> {
+        response::read(body, memo)
     }
 
-    fn stream(&self, _memo: &Memo) -> Box<dyn Decoder> {
-        Box::new(stream::Stream::default())
+    fn stream(&self, memo: &Memo) -> Box<dyn Decoder> {
+        Box::new(stream::Stream::new(memo))
     }
 
     fn embeddings(&self, request: &crate::embeddings::Request<'_>, target: &Target<'_>) -> Result<Call, RequestError> {
         let path = model::path(target.model, "batchEmbedContents")?;
         let body = wire::bytes(&embeddings::batch(request, target)?)?;
-        Ok(Call { path: Cow::Owned(path), headers: Vec::new(), body, memo: Memo::default() })
+        Ok(Call {
+            path: Cow::Owned(path),
+            headers: Vec::new(),
+            body,
+            memo: Memo::default(),
+            ignored: Ignored::default(),
+        })
     }
 
     fn embedded(&self, body: &[u8], _memo: &Memo) -> Result<crate::embeddings::Response, NotAnAnswer> {

@@ -1,53 +1,61 @@
 //! Writes a request.
 //!
-//! Left out, because they change no answer: cache marks (Google caches by itself), the user, names of participants, the name and
-//! description of a form, `low` and `high` detail of pictures. `parallel_tool_calls: false` has no counterpart and is accepted all the
-//! same: agents' frameworks send it with every request, their loops run several calls as well as one, and to hold calls back
-//! would alter the answer. Everything else that has no counterpart is refused by name.
+//! Left out, because they change no answer: cache marks (Google caches by itself), the user, the name and description of a form. Mere wishes
+//! are ignored, and that is told: the detail of pictures, names of participants, `verbosity`. `parallel_tool_calls: false` has no
+//! counterpart: of several calls only the first is passed on. Everything else that has no counterpart is refused by name.
 
 use serde_json::value::RawValue;
 
 use super::contents;
-use super::model;
+use super::model::{self, Generation};
 use super::thinking;
 use super::tools;
 use super::wire::{Generate, GenerationConfig};
-use crate::chat::request::{Format, Request, RequestedTier};
+use crate::chat::ignored::{Ignored, Wish};
+use crate::chat::request::{Format, Request, RequestedTier, Turn};
 use crate::refusal::RequestError;
 use crate::translate::Target;
 
 /// Most texts at which an answer may stop ("GenerationConfig", Gemini API reference, 2026-10).
 const MOST_STOPS: usize = 5;
 
-/// The body of a request.
+/// The body of a request, and what it does not say.
 ///
 /// # Errors
 /// [`RequestError`] naming the field or part that Google has nothing for.
-pub(super) fn generate<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<Generate<'r>, RequestError> {
+pub(super) fn generate<'r>(
+    request: &'r Request<'r>,
+    target: &Target<'_>,
+) -> Result<(Generate<'r>, Ignored), RequestError> {
     let generation = model::generation(target.model);
     let told = contents::write(&request.turns, generation)?;
     let mut generation_config = config(request, target)?;
     generation_config.thinking_config = thinking::config(request.reasoning, generation);
-    Ok(Generate {
+    let written = Generate {
         system_instruction: told.system,
         contents: told.contents,
         tools: tools::declare(&request.tools),
         tool_config: tools::choose(request, generation),
         generation_config,
         service_tier: tier(request.tier.as_ref())?,
-    })
+    };
+    Ok((written, ignored(request, generation)))
+}
+
+fn ignored(request: &Request<'_>, generation: Generation) -> Ignored {
+    let mut ignored = Ignored::default();
+    ignored.note(Wish::Verbosity, request.wants_length());
+    ignored.note(Wish::Detail, request.wants_detail());
+    let is_named = |turn: &Turn<'_>| turn.name.as_ref().is_some_and(|name| !name.trim().is_empty());
+    ignored.note(Wish::ParticipantName, request.turns.iter().any(is_named));
+    ignored.note(Wish::Reasoning, thinking::thinks_all_the_same(request.reasoning, generation));
+    ignored.note(Wish::StrictTool, tools::is_not_held_to_schemas(request, generation));
+    ignored
 }
 
 fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<GenerationConfig<'r>, RequestError> {
     if request.stop.len() > MOST_STOPS {
         return Err(refused("stop", &format!("this provider takes at most {MOST_STOPS} stop texts")));
-    }
-    // Medium is the default where there is such a setting.
-    if request.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
-        return Err(refused(
-            "verbosity",
-            "this provider has no such setting; say in the prompt how long the answer should be",
-        ));
     }
     let sampling = &request.sampling;
     let (response_mime_type, response_json_schema) = form(&request.format);

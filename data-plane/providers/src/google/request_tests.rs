@@ -358,6 +358,49 @@ fn settings_without_a_counterpart_are_refused_by_name() {
     assert!(refusal(&stop).starts_with("stop: "));
     let tier = Request { tier: Some(RequestedTier::Other("scale".into())), ..Request::default() };
     assert!(refusal(&tier).starts_with("service_tier: "));
-    let verbosity = Request { verbosity: Some("low".into()), ..Request::default() };
-    assert!(refusal(&verbosity).starts_with("verbosity: "));
+}
+
+#[test]
+fn wishes_without_a_counterpart_are_ignored_and_told() {
+    let ignored = |model, request: &Request<'_>| {
+        let target = Target { model, limit: None, model_limit: None };
+        Google.call(request, &target).unwrap().ignored.fields()
+    };
+    let picture = |detail: &'static str| {
+        let source = Source::Url("https://h/a.png".into());
+        talk(vec![turn(Role::User, vec![Part::new(Content::Image { source, detail: Some(detail.into()) })])])
+    };
+    let named = talk(vec![Turn { name: Some("Ann".into()), ..say(Role::User, "hi") }]);
+    let strict = || {
+        let tool = Tool { name: "f".into(), description: None, parameters: None, strict: Some(true), cache: None };
+        Request { tools: vec![tool], ..Request::default() }
+    };
+    let verbose = |verbosity: &'static str| Request { verbosity: Some(verbosity.into()), ..Request::default() };
+    let thinking = |reasoning| Request { reasoning: Some(reasoning), ..Request::default() };
+    let forced = Request { tool_choice: Some(ToolChoice::Required), ..strict() };
+    for (model, request, expected) in [
+        ("gemini-2.5-flash", verbose("low"), "verbosity"),
+        ("gemini-2.5-flash", verbose("medium"), ""),
+        ("gemini-2.5-flash", picture("high"), "messages.content.image_url.detail"),
+        ("gemini-2.5-flash", picture("auto"), ""),
+        ("gemini-2.5-flash", named, "messages.name"),
+        ("gemini-2.5-flash", thinking(Reasoning::Off), ""),
+        ("gemini-2.5-pro", thinking(Reasoning::Off), "reasoning_effort"),
+        ("gemini-3-pro-preview", thinking(Reasoning::Budget(0)), "reasoning_effort"),
+        ("gemini-2.5-pro", thinking(Reasoning::Effort(Effort::High)), ""),
+        ("gemini-2.5-flash", strict(), ""),
+        ("gemini-2.0-flash", strict(), "tools.function.strict"),
+        ("gemini-2.0-flash", forced, ""),
+    ] {
+        assert_eq!(ignored(model, &request), expected, "{model} {request:?}");
+    }
+}
+
+#[test]
+fn one_call_at_a_time_is_seen_to_where_google_cannot_be_told() {
+    for (asked, expected) in [(None, false), (Some(true), false), (Some(false), true)] {
+        let request = Request { parallel_tool_calls: asked, ..Request::default() };
+        let target = Target { model: "gemini-2.5-flash", limit: None, model_limit: None };
+        assert_eq!(Google.call(&request, &target).unwrap().memo.one_call, expected);
+    }
 }

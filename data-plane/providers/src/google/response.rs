@@ -10,13 +10,14 @@ use super::{fault, logprobs, usage};
 use crate::chat::request::{Content, Maker, Part, Source, ToolCall};
 use crate::chat::response::{Choice, Finish, Response};
 use crate::refusal::NotAnAnswer;
+use crate::translate::Memo;
 
 /// Reads the body of a response with a status of success. A prompt that Google would not read is an answer without content, which
 /// is what clients of chat completions expect of a filter.
 ///
 /// # Errors
 /// [`NotAnAnswer`] if there is nothing that the client could use.
-pub(super) fn read(body: &[u8]) -> Result<Response<'_>, NotAnAnswer> {
+pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotAnAnswer> {
     let text = std::str::from_utf8(body).map_err(|_| NotAnAnswer::Malformed)?;
     if fault::is_error(text) {
         return Err(NotAnAnswer::Refused(Box::new(fault::in_answer(text))));
@@ -26,7 +27,7 @@ pub(super) fn read(body: &[u8]) -> Result<Response<'_>, NotAnAnswer> {
     let (id, model) = reply.names();
     let mut ids = CallIds::of(&id);
     let candidates = reply.candidates.unwrap_or_default().into_iter();
-    let choices: Result<Vec<_>, _> = candidates.map(|candidate| choice(candidate, &mut ids)).collect();
+    let choices: Result<Vec<_>, _> = candidates.map(|candidate| choice(candidate, &mut ids, memo)).collect();
     let mut choices = choices.map_err(|_| NotAnAnswer::Malformed)?;
     if choices.is_empty() {
         if !is_blocked {
@@ -41,13 +42,21 @@ pub(super) fn read(body: &[u8]) -> Result<Response<'_>, NotAnAnswer> {
     Ok(Response { id, model, choices, usage, tier: tier.flatten() })
 }
 
-fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds) -> Result<Choice<'a>, serde_json::Error> {
-    let mut parts = Vec::new();
+fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds, memo: &Memo) -> Result<Choice<'a>, serde_json::Error> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
     for raw in candidate.parts() {
         let raw: &'a RawValue = raw;
         parts.extend(candidate::read(raw, ids)?.map(part));
     }
-    let has_calls = parts.iter().any(|part| matches!(part.content, Content::ToolCall(_)));
+    let is_call = |part: &Part<'_>| matches!(part.content, Content::ToolCall(_));
+    let has_calls = parts.iter().any(is_call);
+    if memo.one_call {
+        let mut calls = 0;
+        parts.retain(|part| {
+            calls += usize::from(is_call(part));
+            calls < 2 || !is_call(part)
+        });
+    }
     let reason = candidate.finish_reason.map_or_else(|| "FINISH_REASON_UNSPECIFIED".to_owned(), Reason::into_word);
     Ok(Choice {
         index: candidate.index.unwrap_or(0),
@@ -91,6 +100,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn read(body: &[u8]) -> Result<Response<'_>, NotAnAnswer> {
+        super::read(body, &Memo::default())
+    }
 
     #[test]
     fn every_part_is_read_with_its_signature() {
@@ -168,6 +181,26 @@ mod tests {
             })
             .collect();
         assert_eq!(ids, ["call__1", "call__0"]);
+    }
+
+    #[test]
+    fn who_wants_one_call_at_a_time_gets_the_first_of_each_candidate() {
+        let body = br#"{"candidates":[
+            {"content":{"parts":[{"functionCall":{"name":"f"}},{"text":"and"},{"functionCall":{"name":"g"}}]},"finishReason":"STOP"},
+            {"index":1,"content":{"parts":[{"functionCall":{"name":"h"}}]},"finishReason":"STOP"}]}"#;
+        let answer = super::read(body, &Memo { one_call: true, ..Memo::default() }).unwrap();
+        let said: Vec<Vec<&str>> =
+            answer.choices.iter().map(|choice| choice.parts.iter().map(shown).collect()).collect();
+        assert_eq!(said, [vec!["f", "and"], vec!["h"]]);
+        assert!(answer.choices.iter().all(|choice| choice.finish == Finish::ToolCalls));
+    }
+
+    fn shown<'p>(part: &'p Part<'_>) -> &'p str {
+        match &part.content {
+            Content::ToolCall(call) => &call.name,
+            Content::Text(text) => text,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -15,11 +15,12 @@ use crate::chat::request::Signature;
 use crate::chat::response::Finish;
 use crate::fault::Fault;
 use crate::sse;
-use crate::translate::Decoder;
+use crate::translate::{Decoder, Memo};
 
 /// A stream that is being read.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
+    memo: Memo,
     /// Made when the first chunk names the answer.
     ids: Option<CallIds>,
     choices: BTreeMap<u32, Seen>,
@@ -83,6 +84,10 @@ impl Decoder for Stream {
 }
 
 impl Stream {
+    pub(super) fn new(memo: &Memo) -> Self {
+        Self { memo: memo.clone(), ..Self::default() }
+    }
+
     fn reply(&mut self, mut reply: Reply<'_>, out: &mut Vec<Event>) -> Result<(), serde_json::Error> {
         self.is_blocked |= reply.is_blocked();
         if let Some(json) = reply.usage_metadata {
@@ -106,6 +111,9 @@ impl Stream {
         for raw in candidate.parts() {
             let Some(said) = candidate::read(raw, ids)? else { continue };
             self.has_parts = true;
+            if self.memo.one_call && seen.calls > 0 && matches!(said, Said::Call { .. }) {
+                continue;
+            }
             self.has_content |= deltas(said, seen, |delta| out.push(Event::Delta { choice, delta }));
         }
         if let Some(logprobs) = candidate.logprobs_result.and_then(logprobs::written) {

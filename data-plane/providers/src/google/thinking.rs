@@ -61,6 +61,16 @@ pub(super) fn config(reasoning: Option<Reasoning>, generation: Generation) -> Op
     })
 }
 
+/// Whether a model that is told not to think does so.
+pub(super) fn thinks_all_the_same(reasoning: Option<Reasoning>, generation: Generation) -> bool {
+    let can_be_off = match generation.thinking {
+        Thinking::Budget { can_be_off, .. } => can_be_off,
+        Thinking::Levels(_) => false,
+        Thinking::Unknown => true,
+    };
+    matches!(reasoning, Some(Reasoning::Off | Reasoning::Budget(0))) && !can_be_off
+}
+
 /// The wanted level, or the next higher one that there is.
 fn at_least(wanted: Level, levels: &[Level]) -> Option<Level> {
     levels.iter().find(|level| **level >= wanted).or(levels.last()).copied()

@@ -22,7 +22,7 @@ pub(super) fn choose<'r>(request: &'r Request<'r>, generation: Generation) -> Op
     if request.tools.is_empty() {
         return None;
     }
-    let is_strict = generation.validates && request.tools.iter().any(|tool| tool.strict == Some(true));
+    let is_strict = generation.validates && has_strict(request);
     let names = |names: &'r [_]| names.iter().map(std::convert::AsRef::<str>::as_ref).collect();
     let (mode, allowed_function_names) = match &request.tool_choice {
         None | Some(ToolChoice::Auto) if is_strict => ("VALIDATED", Vec::new()),
@@ -36,4 +36,14 @@ pub(super) fn choose<'r>(request: &'r Request<'r>, generation: Generation) -> Op
         Some(ToolChoice::Allowed { names: allowed, required: false }) => ("VALIDATED", names(allowed)),
     };
     Some(ToolConfig { function_calling_config: FunctionCallingConfig { mode, allowed_function_names } })
+}
+
+/// Whether a function is marked strict whose calls the model is not held to its schema: one before 2.5 that may call it or not.
+pub(super) fn is_not_held_to_schemas(request: &Request<'_>, generation: Generation) -> bool {
+    let may = matches!(request.tool_choice, None | Some(ToolChoice::Auto));
+    may && !generation.validates && has_strict(request)
+}
+
+fn has_strict(request: &Request<'_>) -> bool {
+    request.tools.iter().any(|tool| tool.strict == Some(true))
 }

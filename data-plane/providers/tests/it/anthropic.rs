@@ -386,7 +386,7 @@ fn every_recorded_stream_becomes_chunks_that_say_the_same() {
 
 /// Every entry point that takes bytes.
 fn read_everything(bytes: &[u8], stream: &str) {
-    for memo in [Memo::default(), Memo { json_tool: Some("f".to_owned()) }] {
+    for memo in [Memo::default(), Memo { json_tool: Some("f".to_owned()), ..Memo::default() }] {
         black_box(Anthropic.answer(bytes, &memo).is_ok());
         let mut decoder = Anthropic.stream(&memo);
         let (mut splitter, mut out) = (Splitter::new(1 << 16), Vec::new());

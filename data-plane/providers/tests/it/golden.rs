@@ -66,13 +66,15 @@ fn stamp() -> Stamp {
     Stamp { id: "chatcmpl-stamp".to_owned(), created: 1_790_000_000, model: "m".to_owned() }
 }
 
-/// What goes over the wire, or why nothing does.
+/// What goes over the wire and what the client is told to be ignored, or why nothing goes.
 fn sent(asked: &str, destination: &str) -> String {
     match send(asked, destination) {
-        Ok((outgoing, _)) => {
+        Ok((outgoing, exchange)) => {
             let headers = outgoing.headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()));
             let body = outgoing.body.to_bytes();
-            format!("POST {}\n{}\n{}", outgoing.path, headers.collect::<String>(), laid_out(&body))
+            let ignored = Some(exchange.ignored().fields()).filter(|fields| !fields.is_empty());
+            let ignored = ignored.map(|fields| format!("ignored: {fields}\n")).unwrap_or_default();
+            format!("POST {}\n{}{ignored}\n{}", outgoing.path, headers.collect::<String>(), laid_out(&body))
         }
         Err(RequestError { field, message }) => {
             format!("refused for {}: {message}\n", field.as_deref().unwrap_or("the body"))
