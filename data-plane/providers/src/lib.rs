@@ -5,6 +5,7 @@
 //!
 //! * [`exchange`]: one request to one provider and its answer back, whatever either of them speaks
 //! * [`chat`] and [`embeddings`]: the hub forms that translations go through; [`translate`]: the seam to a provider that speaks something else
+//! * `form`: what is put around an answer whose form a provider cannot be asked for, and taken off again
 //! * [`dialect`]: what KeyForge itself says in a client's dialect, errors and keep-alives
 //! * [`patch`]: a body changed in places, the rest passed on as the same bytes
 //! * [`sse`]: an event stream cut into whole events
@@ -24,6 +25,7 @@ pub mod dialect;
 pub mod embeddings;
 pub mod exchange;
 pub mod fault;
+mod form;
 pub mod google;
 pub mod headroom;
 mod json;

@@ -47,8 +47,22 @@ pub struct Call {
 pub struct Memo {
     /// The function that stands for a form that the provider cannot enforce: its arguments are the answer's text.
     pub json_tool: Option<String>,
+    /// What is around the answer that is no part of it.
+    pub wrapped: Wrapped,
     /// Whether only the first call of an answer is passed on: the client wants one at a time, and the provider cannot be told.
     pub one_call: bool,
+}
+
+/// What is around an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wrapped {
+    /// Nothing.
+    #[default]
+    Not,
+    /// An object of which the one member is the answer.
+    Value,
+    /// The same, the member being the answer's text.
+    Text,
 }
 
 /// One provider's language.

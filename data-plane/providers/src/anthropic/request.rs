@@ -63,7 +63,7 @@ pub(super) fn write(request: &Request<'_>, target: &Target<'_>) -> Result<Call, 
     let written = serde_json::to_vec(&body)
         .map_err(|_| RequestError { field: None, message: "the request cannot be written for Anthropic".to_owned() })?;
     let headers = vec![(HeaderName::from_static("anthropic-version"), VERSION)];
-    let memo = Memo { json_tool: tools.json_tool, ..Memo::default() };
+    let memo = Memo { json_tool: tools.json_tool, wrapped: tools.wrapped, ..Memo::default() };
     Ok(Call { path: Cow::Borrowed("/messages"), headers, body: Bytes::from(written), memo, ignored })
 }
 

@@ -9,6 +9,7 @@ use crate::chat::request::{
     CacheMark, Content, Effort, Format, Logprobs, Maker, Part, Reasoning, Role, Signature, Source, Tool, ToolCall,
     ToolChoice, ToolResult, Turn,
 };
+use crate::translate::Wrapped;
 
 const SONNET_4_5: &str = "claude-sonnet-4-5";
 
@@ -291,6 +292,24 @@ fn any_other_form_is_a_call_that_must_come() {
     assert_eq!(sent_body["tool_choice"]["name"], "give_answer_");
     let (sent_body, memo) = sent(&beside(Some(ToolChoice::Required)), SONNET_4_5);
     assert_eq!((sent_body["tools"].as_array().unwrap().len(), memo), (1, Memo::default()));
+}
+
+#[test]
+fn an_answer_that_is_no_object_gets_one_around_it() {
+    let list = raw(r#"{"type":"array","items":{"type":"string"}}"#);
+    let (exact, memo) = sent(&Request { format: schema_format(&list, true), ..hello() }, SONNET_4_5);
+    let around = &exact["output_config"]["format"]["schema"];
+    assert_eq!((&around["type"], &around["properties"]["answer"]["type"]), (&json!("object"), &json!("array")));
+    assert_eq!(memo, Memo { wrapped: Wrapped::Value, ..Memo::default() });
+    let (loose, memo) = sent(&Request { format: schema_format(&list, false), ..hello() }, SONNET_4_5);
+    assert_eq!(&loose["tools"][0]["input_schema"], around);
+    assert_eq!((memo.json_tool.as_deref(), memo.wrapped), (Some("give_answer"), Wrapped::Value));
+    let forced = Request { tools: vec![tool("f", None)], tool_choice: Some(ToolChoice::Required), ..hello() };
+    let (_, memo) = sent(&Request { format: schema_format(&list, false), ..forced }, SONNET_4_5);
+    assert_eq!(memo, Memo::default(), "an answer that is a call has nothing around it");
+    let itself = raw(r##"{"type":"array","items":{"$ref":"#"}}"##);
+    let refused = write(&Request { format: schema_format(&itself, true), ..hello() }, &target(SONNET_4_5)).unwrap_err();
+    assert_eq!(refused.field.as_deref(), Some("response_format.json_schema.schema"));
 }
 
 fn thinking(model: &str, reasoning: Reasoning, change: impl FnOnce(&mut Request<'_>)) -> (Value, Value) {

@@ -9,8 +9,9 @@ use super::usage::Counts;
 use super::{fault, finish, signature};
 use crate::chat::request::{Content, Maker, Part, ToolCall};
 use crate::chat::response::{Choice, Response};
+use crate::form;
 use crate::refusal::NotAnAnswer;
-use crate::translate::Memo;
+use crate::translate::{Memo, Wrapped};
 
 /// Longest id and model name that are kept.
 const MAX_NAME_BYTES: usize = 128;
@@ -85,7 +86,12 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
     if let Some(json) = reader.json {
         // What was said in words besides is not of the form that was asked for.
         parts.retain(|part| !matches!(part.content, Content::Text(_)));
-        parts.push(Part::text(json));
+        parts.push(Part::text(match memo.wrapped {
+            Wrapped::Not => Cow::Borrowed(json),
+            wrapped @ (Wrapped::Value | Wrapped::Text) => Cow::Owned(form::unwrapped(json.to_owned(), wrapped)),
+        }));
+    } else if memo.json_tool.is_none() && memo.wrapped == Wrapped::Value {
+        unwrap(&mut parts);
     }
     let stop_reason = string(wire.stop_reason).unwrap_or(Cow::Borrowed("end_turn"));
     let mut counts = Counts::default();
@@ -95,6 +101,16 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
     let usage = counts.usage(!parts.is_empty());
     let choice = Choice { index: 0, parts, finish: finish(&stop_reason, reader.calls_tools), logprobs: None };
     Ok(Response { id: name(wire.id), model: name(wire.model), choices: vec![choice], usage, tier: counts.tier })
+}
+
+/// Takes the object off an answer, which may come as several texts.
+fn unwrap(parts: &mut [Part<'_>]) {
+    let mut unwrapper = form::Unwrapper::default();
+    for part in parts {
+        if let Content::Text(text) = &mut part.content {
+            *text = Cow::Owned(unwrapper.feed(text));
+        }
+    }
 }
 
 #[derive(Default)]

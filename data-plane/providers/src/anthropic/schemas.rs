@@ -121,6 +121,17 @@ pub(super) fn of_arguments(
     }
 }
 
+/// The schema of an answer that is the arguments of a function.
+pub(super) fn of_answer(schema: Option<Cow<'_, RawValue>>) -> Result<Cow<'_, RawValue>, RequestError> {
+    let field = || "response_format.json_schema.schema".to_owned();
+    match schema {
+        // What was put around it is an object.
+        Some(Cow::Owned(around)) => Ok(Cow::Owned(around)),
+        Some(Cow::Borrowed(schema)) => of_arguments(Some(schema), field),
+        None => of_arguments(None, field),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

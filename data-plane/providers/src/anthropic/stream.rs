@@ -15,8 +15,9 @@ use super::usage::Counts;
 use super::{fault, finish, signature};
 use crate::chat::event::{Delta, Event};
 use crate::fault::Fault;
+use crate::form;
 use crate::sse;
-use crate::translate::{Decoder, Memo};
+use crate::translate::{Decoder, Memo, Wrapped};
 
 /// Most blocks that are open at a time; more are passed over. The API opens one after the other.
 const MOST_OPEN: usize = 256;
@@ -25,6 +26,8 @@ const MOST_OPEN: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct MessageDecoder {
     json_tool: Option<String>,
+    /// Takes off what is around the answer, if something is.
+    unwrapper: Option<form::Unwrapper>,
     /// What was said in words where a function stands for the form of the answer: it is the answer only if that is never called.
     preamble: String,
     open: BTreeMap<u64, Open>,
@@ -98,7 +101,8 @@ struct Piece<'a> {
 
 impl MessageDecoder {
     pub(super) fn new(memo: &Memo) -> Self {
-        Self { json_tool: memo.json_tool.clone(), ..Self::default() }
+        let unwrapper = (memo.wrapped == Wrapped::Value).then(form::Unwrapper::default);
+        Self { json_tool: memo.json_tool.clone(), unwrapper, ..Self::default() }
     }
 
     fn start(&mut self, message: &Message<'_>, out: &mut Vec<Event>) {
@@ -114,10 +118,23 @@ impl MessageDecoder {
     /// What the model says in words.
     fn write(&mut self, text: String, out: &mut Vec<Event>) {
         if self.json_tool.is_none() {
-            return self.say(Delta::Text(text), out);
+            return self.answer(text, out);
         }
         self.has_content = true;
         self.preamble.push_str(&text);
+    }
+
+    /// What the model says that is the answer, or a piece of it.
+    fn answer(&mut self, text: String, out: &mut Vec<Event>) {
+        let text = match &mut self.unwrapper {
+            Some(unwrapper) => unwrapper.feed(&text),
+            None => text,
+        };
+        // What is around an answer is something that was made, too.
+        self.has_content = true;
+        if !text.is_empty() {
+            self.say(Delta::Text(text), out);
+        }
     }
 
     fn say(&mut self, delta: Delta, out: &mut Vec<Event>) {
@@ -194,10 +211,13 @@ impl MessageDecoder {
                 *unsaid = None;
                 Delta::Arguments { index: *index, fragment: json.into_owned() }
             }),
-            ("input_json_delta", Some(Open::Json { unsaid })) => filled(piece.partial_json).map(|json| {
-                *unsaid = None;
-                Delta::Text(json.into_owned())
-            }),
+            ("input_json_delta", Some(Open::Json { unsaid })) => {
+                if let Some(json) = filled(piece.partial_json) {
+                    *unsaid = None;
+                    self.answer(json.into_owned(), out);
+                }
+                None
+            }
             _ => None,
         };
         if let Some(delta) = delta {
@@ -208,7 +228,7 @@ impl MessageDecoder {
     fn close(&mut self, open: Open, out: &mut Vec<Event>) {
         match open {
             Open::Call { index, unsaid: Some(fragment) } => self.say(Delta::Arguments { index, fragment }, out),
-            Open::Json { unsaid: Some(json) } => self.say(Delta::Text(json), out),
+            Open::Json { unsaid: Some(json) } => self.answer(json, out),
             Open::Call { .. } | Open::Json { .. } | Open::Said | Open::Passed => {}
         }
     }

@@ -3,7 +3,7 @@
 //! A strict schema goes into `output_config.format` on models that have it. A schema that is not strict may hold what that refuses, and
 //! a mere JSON object has no schema: for these the arguments of a function are the answer, which the decoder gives back as text. Beside
 //! tools of the client the model must call one or the other; if the client itself forces a call, the answer is a call and has no other form.
-//! A strict tool beyond what the API takes is sent as one that is not: the model is still shown its schema.
+//! What is no object gets one around it, which the decoder takes off. A strict tool beyond what the API takes is sent as one that is not: the model is still shown its schema.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,12 +15,9 @@ use super::schemas::{self, Room};
 use super::wire;
 use crate::chat::ignored::{Ignored, Wish};
 use crate::chat::request::{Format, Request, Tool, ToolChoice};
+use crate::form;
 use crate::refusal::RequestError;
-
-/// The function that stands for a form. Underscores are added if the client has one of that name.
-const JSON_TOOL: &str = "give_answer";
-/// What it is for, unless the client says so.
-const JSON_TOOL_PURPOSE: &str = "Gives the answer. Its arguments, one JSON object, are the whole answer.";
+use crate::translate::Wrapped;
 
 /// What a request says of tools and form.
 #[derive(Debug)]
@@ -28,7 +25,9 @@ pub(super) struct Plan<'r> {
     pub(super) tools: Vec<wire::Tool<'r>>,
     pub(super) choice: Option<wire::Choice<'r>>,
     /// The schema that the answer is held to natively.
-    pub(super) schema: Option<&'r RawValue>,
+    pub(super) schema: Option<Cow<'r, RawValue>>,
+    /// What is around the answer.
+    pub(super) wrapped: Wrapped,
     /// The function whose arguments are the answer.
     pub(super) json_tool: Option<String>,
     /// Where something is to fit a schema exactly to which the model cannot be held.
@@ -44,11 +43,9 @@ impl Plan<'_> {
 
 pub(super) fn plan<'r>(request: &'r Request<'r>, model: &Model) -> Result<Plan<'r>, RequestError> {
     let mut room = Room::of(model.has_schemas);
-    let schema = match &request.format {
-        Format::JsonSchema { schema: Some(schema), strict: Some(true), .. } => Some(*schema),
-        _ => None,
-    };
-    let schema = schema.filter(|schema| room.take(schema));
+    let (asked, wrapped) = asked_for(&request.format)?;
+    let is_strict = matches!(request.format, Format::JsonSchema { strict: Some(true), .. });
+    let schema = asked.clone().filter(|schema| is_strict && room.take(schema));
     let allowed: Option<HashSet<&str>> = match &request.tool_choice {
         Some(ToolChoice::Allowed { names, .. }) => Some(names.iter().map(AsRef::as_ref).collect()),
         _ => None,
@@ -57,15 +54,16 @@ pub(super) fn plan<'r>(request: &'r Request<'r>, model: &Model) -> Result<Plan<'
     let offered = request.tools.iter().enumerate().filter(|(_, tool)| offered(tool));
     let strict: Vec<bool> = offered.clone().map(|(_, tool)| tool.strict == Some(true)).collect();
     let tools: Result<Vec<_>, _> = offered.map(|(at, tool)| write(at, tool, &mut room)).collect();
-    let mut plan = Plan { tools: tools?, choice: None, schema, json_tool: None, ignored: Ignored::default() };
+    let is_native = schema.is_some();
+    let mut plan = Plan { tools: tools?, choice: None, schema, wrapped, json_tool: None, ignored: Ignored::default() };
     let is_loose = plan.tools.iter().zip(strict).any(|(written, is_strict)| is_strict && !written.strict);
     plan.ignored.note(Wish::StrictTool, is_loose);
     let choice = request.tool_choice.as_ref();
     let form = match &request.format {
         Format::Text => None,
-        _ if schema.is_some() => None,
+        _ if is_native => None,
         Format::JsonObject => Some((None, None)),
-        Format::JsonSchema { schema, description, .. } => Some((*schema, description.as_deref())),
+        Format::JsonSchema { description, .. } => Some((asked, description.as_deref())),
     };
     let is_call_anyway = matches!(
         choice,
@@ -76,6 +74,9 @@ pub(super) fn plan<'r>(request: &'r Request<'r>, model: &Model) -> Result<Plan<'
         None if plan.tools.is_empty() => {}
         None => plan.choice = write_choice(choice, request.parallel_tool_calls == Some(false)),
     }
+    if !is_native && plan.json_tool.is_none() {
+        plan.wrapped = Wrapped::Not;
+    }
     Ok(plan)
 }
 
@@ -84,15 +85,10 @@ impl<'r> Plan<'r> {
     fn stand_in(
         &mut self,
         request: &Request<'_>,
-        schema: Option<&'r RawValue>,
+        schema: Option<Cow<'r, RawValue>>,
         purpose: Option<&'r str>,
     ) -> Result<(), RequestError> {
-        let alike = request.tools.iter().map(|tool| &*tool.name).filter(|name| name.starts_with(JSON_TOOL));
-        let taken: HashSet<&str> = alike.collect();
-        let mut name = JSON_TOOL.to_owned();
-        while taken.contains(name.as_str()) {
-            name.push('_');
-        }
+        let name = form::function_beside(&request.tools);
         let is_alone = self.tools.is_empty() || request.tool_choice == Some(ToolChoice::None);
         self.choice = Some(if is_alone {
             wire::Choice::Tool { name: Cow::Owned(name.clone()), disable_parallel_tool_use: true }
@@ -101,8 +97,8 @@ impl<'r> Plan<'r> {
         });
         self.tools.push(wire::Tool {
             name: Cow::Owned(name.clone()),
-            description: Some(purpose.filter(|text| !text.trim().is_empty()).unwrap_or(JSON_TOOL_PURPOSE)),
-            input_schema: schemas::of_arguments(schema, || "response_format.json_schema.schema".to_owned())?,
+            description: Some(purpose.filter(|text| !text.trim().is_empty()).unwrap_or(form::PURPOSE)),
+            input_schema: schemas::of_answer(schema)?,
             strict: false,
             cache_control: None,
         });
@@ -111,6 +107,15 @@ impl<'r> Plan<'r> {
         self.json_tool = Some(name);
         Ok(())
     }
+}
+
+/// The schema that the answer is to fit, with an object around it where the API takes none but objects.
+fn asked_for<'r>(format: &Format<'r>) -> Result<(Option<Cow<'r, RawValue>>, Wrapped), RequestError> {
+    let Format::JsonSchema { schema: Some(schema), .. } = format else { return Ok((None, Wrapped::Not)) };
+    Ok(match form::wrap(schema)? {
+        Some(around) => (Some(Cow::Owned(around)), Wrapped::Value),
+        None => (Some(Cow::Borrowed(*schema)), Wrapped::Not),
+    })
 }
 
 fn write<'r>(at: usize, tool: &'r Tool<'r>, room: &mut Room) -> Result<wire::Tool<'r>, RequestError> {

@@ -204,7 +204,7 @@ impl OutputConfig<'_> {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum OutputFormat<'r> {
-    JsonSchema { schema: &'r RawValue },
+    JsonSchema { schema: Cow<'r, RawValue> },
 }
 
 #[derive(Debug, Serialize)]

@@ -46,9 +46,8 @@ impl Translator for Google {
     fn call(&self, request: &Request<'_>, target: &Target<'_>) -> Result<Call, RequestError> {
         let method = if request.stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let path = model::path(target.model, method)?;
-        let (written, ignored) = request::generate(request, target)?;
+        let (written, memo, ignored) = request::generate(request, target)?;
         let body = wire::bytes(&written)?;
-        let memo = Memo { one_call: request.parallel_tool_calls == Some(false), ..Memo::default() };
         Ok(Call { path: Cow::Owned(path), headers: Vec::new(), body, memo, ignored })
     }
 

@@ -14,32 +14,36 @@ use super::wire::{Generate, GenerationConfig};
 use crate::chat::ignored::{Ignored, Wish};
 use crate::chat::request::{Format, Request, RequestedTier, Turn};
 use crate::refusal::RequestError;
-use crate::translate::Target;
+use crate::translate::{Memo, Target};
 
 /// Most texts at which an answer may stop ("GenerationConfig", Gemini API reference, 2026-10).
 const MOST_STOPS: usize = 5;
 
-/// The body of a request, and what it does not say.
+/// The body of a request, what must be known to read its answer, and what it does not say.
 ///
 /// # Errors
 /// [`RequestError`] naming the field or part that Google has nothing for.
 pub(super) fn generate<'r>(
     request: &'r Request<'r>,
     target: &Target<'_>,
-) -> Result<(Generate<'r>, Ignored), RequestError> {
+) -> Result<(Generate<'r>, Memo, Ignored), RequestError> {
     let generation = model::generation(target.model);
     let told = contents::write(&request.turns, generation)?;
+    let plan = tools::plan(request, generation)?;
     let mut generation_config = config(request, target)?;
+    if plan.has_native_form {
+        (generation_config.response_mime_type, generation_config.response_json_schema) = form(&request.format);
+    }
     generation_config.thinking_config = thinking::config(request.reasoning, generation);
     let written = Generate {
         system_instruction: told.system,
         contents: told.contents,
-        tools: tools::declare(&request.tools),
-        tool_config: tools::choose(request, generation),
+        tools: plan.tools,
+        tool_config: plan.config,
         generation_config,
         service_tier: tier(request.tier.as_ref())?,
     };
-    Ok((written, ignored(request, generation)))
+    Ok((written, plan.memo, ignored(request, generation)))
 }
 
 fn ignored(request: &Request<'_>, generation: Generation) -> Ignored {
@@ -58,7 +62,6 @@ fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<Generatio
         return Err(refused("stop", &format!("this provider takes at most {MOST_STOPS} stop texts")));
     }
     let sampling = &request.sampling;
-    let (response_mime_type, response_json_schema) = form(&request.format);
     let limits = [target.limit, request.max_output_tokens];
     Ok(GenerationConfig {
         // Models that draw or speak do so unless told otherwise, at prices of their own.
@@ -75,8 +78,8 @@ fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<Generatio
         candidate_count: (request.choices > 1).then_some(request.choices),
         response_logprobs: request.logprobs.map(|_| true),
         logprobs: request.logprobs.map(|logprobs| logprobs.top).filter(|top| *top > 0),
-        response_mime_type,
-        response_json_schema,
+        response_mime_type: None,
+        response_json_schema: None,
         thinking_config: None,
     })
 }

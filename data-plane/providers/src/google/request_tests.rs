@@ -8,6 +8,7 @@ use crate::chat::request::{
     Content, Effort, Format, Logprobs, Maker, Part, Reasoning, RequestedTier, Role, Sampling, Signature, Source, Tool,
     ToolCall, ToolChoice, ToolResult, Turn,
 };
+use crate::translate::Wrapped;
 
 fn sent_to(model: &str, request: &Request<'_>) -> Value {
     let target = Target { model, limit: None, model_limit: Some(65_536) };
@@ -403,4 +404,44 @@ fn one_call_at_a_time_is_seen_to_where_google_cannot_be_told() {
         let target = Target { model: "gemini-2.5-flash", limit: None, model_limit: None };
         assert_eq!(Google.call(&request, &target).unwrap().memo.one_call, expected);
     }
+}
+
+#[test]
+fn a_form_beside_functions_is_a_function_for_models_that_take_only_one_of_both() {
+    let schema: Box<RawValue> = serde_json::from_str(r#"{"type":"object","properties":{"a":{}}}"#).unwrap();
+    let list: Box<RawValue> = serde_json::from_str(r#"{"type":"array"}"#).unwrap();
+    let of = |schema| Format::JsonSchema { name: "n".into(), description: None, schema, strict: None };
+    let asked = |model, format, tool_choice| {
+        let tool = Tool { name: "give_answer".into(), description: None, parameters: None, strict: None, cache: None };
+        let request = Request { tools: vec![tool], format, tool_choice, ..Request::default() };
+        let target = Target { model, limit: None, model_limit: None };
+        let call = Google.call(&request, &target).unwrap();
+        let body: Value = serde_json::from_slice(&call.body).unwrap();
+        let declared = body["tools"][0]["functionDeclarations"].as_array().unwrap().len();
+        let form = body["generationConfig"].get("responseMimeType").is_some();
+        let config = body["toolConfig"]["functionCallingConfig"].clone();
+        let answer = body["tools"][0]["functionDeclarations"][1]["parametersJsonSchema"].clone();
+        (call.memo.json_tool, call.memo.wrapped, (declared, form), config, answer)
+    };
+    let name = || Some("give_answer_".to_owned());
+    let (json_tool, wrapped, seen, config, answer) = asked("gemini-2.5-flash", of(Some(&schema)), None);
+    assert_eq!((json_tool, wrapped, seen), (name(), Wrapped::Not, (2, false)));
+    assert_eq!((config, answer), (json!({"mode": "ANY"}), json!({"type": "object", "properties": {"a": {}}})));
+    let (json_tool, wrapped, _, _, answer) = asked("gemini-2.5-pro", of(Some(&list)), Some(ToolChoice::Auto));
+    assert_eq!((json_tool, wrapped), (name(), Wrapped::Value));
+    assert_eq!(answer["properties"]["answer"], json!({"type": "array"}));
+    for format in [Format::JsonObject, of(None)] {
+        let (json_tool, wrapped, _, config, answer) = asked("gemini-2.0-flash", format, Some(ToolChoice::None));
+        assert_eq!((json_tool, wrapped), (name(), Wrapped::Text));
+        assert_eq!(config, json!({"mode": "ANY", "allowedFunctionNames": ["give_answer_"]}));
+        assert_eq!(answer["properties"]["answer"]["type"], "string");
+    }
+    let allowed = ToolChoice::Allowed { names: vec!["give_answer".into()], required: false };
+    let (.., config, _) = asked("gemini-2.5-pro", Format::JsonObject, Some(allowed));
+    assert_eq!(config["allowedFunctionNames"], json!(["give_answer", "give_answer_"]));
+    // Who forces a call wants no other answer.
+    let (json_tool, _, seen, ..) = asked("gemini-2.5-pro", Format::JsonObject, Some(ToolChoice::Required));
+    assert_eq!((json_tool, seen), (None, (1, false)));
+    let (json_tool, _, seen, ..) = asked("gemini-3-pro-preview", Format::JsonObject, None);
+    assert_eq!((json_tool, seen), (None, (1, true)));
 }

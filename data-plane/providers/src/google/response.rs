@@ -9,6 +9,7 @@ use super::reply::{self, Candidate, Reason, Reply};
 use super::{fault, logprobs, usage};
 use crate::chat::request::{Content, Maker, Part, Source, ToolCall};
 use crate::chat::response::{Choice, Finish, Response};
+use crate::form;
 use crate::refusal::NotAnAnswer;
 use crate::translate::Memo;
 
@@ -48,6 +49,11 @@ fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds, memo: &Memo) -> Resul
         let raw: &'a RawValue = raw;
         parts.extend(candidate::read(raw, ids)?.map(part));
     }
+    if let Some(answer) = memo.json_tool.as_deref().and_then(|name| take_answer(&mut parts, name)) {
+        // What was said in words besides is not of the form that was asked for.
+        parts.retain(|part| !matches!(part.content, Content::Text(_)));
+        parts.push(Part::text(form::unwrapped(answer, memo.wrapped)));
+    }
     let is_call = |part: &Part<'_>| matches!(part.content, Content::ToolCall(_));
     let has_calls = parts.iter().any(is_call);
     if memo.one_call {
@@ -64,6 +70,19 @@ fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds, memo: &Memo) -> Resul
         finish: candidate::finish(&reason, has_calls),
         logprobs: candidate.logprobs_result.and_then(logprobs::written),
     })
+}
+
+/// The arguments of the function that stands for the form of the answer. A second answer would make one text that is no JSON.
+fn take_answer(parts: &mut Vec<Part<'_>>, function: &str) -> Option<String> {
+    let mut answer = None;
+    parts.retain(|part| match &part.content {
+        Content::ToolCall(call) if call.name == function => {
+            answer.get_or_insert_with(|| call.arguments.to_string());
+            false
+        }
+        _ => true,
+    });
+    answer
 }
 
 fn part(said: Said<'_>) -> Part<'_> {

@@ -14,6 +14,7 @@ use crate::chat::event::{Delta, Event};
 use crate::chat::request::Signature;
 use crate::chat::response::Finish;
 use crate::fault::Fault;
+use crate::form;
 use crate::sse;
 use crate::translate::{Decoder, Memo};
 
@@ -34,6 +35,10 @@ pub(super) struct Stream {
 #[derive(Debug, Default)]
 struct Seen {
     calls: u32,
+    /// Whether the function that stands for the form of the answer was called.
+    has_answer: bool,
+    /// What was said in words where there is such a function: it is the answer only if that is never called.
+    preamble: String,
     /// Some models say it in every chunk.
     reason: Option<String>,
 }
@@ -61,7 +66,10 @@ impl Decoder for Stream {
         } else if self.choices.is_empty() || self.choices.values().any(|seen| seen.reason.is_none()) {
             return;
         }
-        for (&choice, seen) in &self.choices {
+        for (&choice, seen) in &mut self.choices {
+            if !seen.has_answer && !seen.preamble.is_empty() {
+                out.push(Event::Delta { choice, delta: Delta::Text(std::mem::take(&mut seen.preamble)) });
+            }
             let reason = seen.reason.as_deref().unwrap_or_default();
             out.push(Event::Finish { choice, finish: candidate::finish(reason, seen.calls > 0) });
         }
@@ -111,10 +119,22 @@ impl Stream {
         for raw in candidate.parts() {
             let Some(said) = candidate::read(raw, ids)? else { continue };
             self.has_parts = true;
-            if self.memo.one_call && seen.calls > 0 && matches!(said, Said::Call { .. }) {
-                continue;
-            }
-            self.has_content |= deltas(said, seen, |delta| out.push(Event::Delta { choice, delta }));
+            let mut give = |delta| out.push(Event::Delta { choice, delta });
+            self.has_content |= match said {
+                Said::Text { text, .. } if self.memo.json_tool.is_some() => {
+                    seen.preamble.push_str(&text);
+                    !text.is_empty()
+                }
+                Said::Call { name, arguments, .. } if self.memo.json_tool.as_ref() == Some(&name) => {
+                    if !std::mem::replace(&mut seen.has_answer, true) {
+                        give(Delta::Text(form::unwrapped(arguments, self.memo.wrapped)));
+                    }
+                    true
+                }
+                // One at a time is what the client wants.
+                Said::Call { .. } if self.memo.one_call && seen.calls > 0 => true,
+                said => deltas(said, seen, give),
+            };
         }
         if let Some(logprobs) = candidate.logprobs_result.and_then(logprobs::written) {
             out.push(Event::Delta { choice, delta: Delta::Logprobs(logprobs) });

@@ -137,11 +137,11 @@ pub(super) struct Tools<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Function<'a> {
-    pub(super) name: &'a str,
+    pub(super) name: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) parameters_json_schema: Option<&'a RawValue>,
+    pub(super) parameters_json_schema: Option<Cow<'a, RawValue>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,7 +155,7 @@ pub(super) struct ToolConfig<'a> {
 pub(super) struct FunctionCallingConfig<'a> {
     pub(super) mode: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) allowed_function_names: Vec<&'a str>,
+    pub(super) allowed_function_names: Vec<Cow<'a, str>>,
 }
 
 #[derive(Debug, Default, Serialize)]

@@ -166,6 +166,7 @@ impl Answered {
             let destination = match called(&path).split('-').next().unwrap() {
                 "anthropic" => "claude-5",
                 "google" => "gemini-3",
+                "google2" => "gemini-2-5",
                 _ => "openai",
             };
             let asked = fs::read_to_string(path.join("asked.json")).unwrap_or_else(|_| ASKED.to_owned());
