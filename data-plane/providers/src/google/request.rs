@@ -34,7 +34,8 @@ pub(super) fn generate<'r>(
     if plan.has_native_form {
         (generation_config.response_mime_type, generation_config.response_json_schema) = form(&request.format);
     }
-    generation_config.thinking_config = thinking::config(request.reasoning, generation);
+    let limit = generation_config.max_output_tokens;
+    generation_config.thinking_config = thinking::config(request.reasoning, generation, limit);
     let written = Generate {
         system_instruction: told.system,
         contents: told.contents,
@@ -43,16 +44,16 @@ pub(super) fn generate<'r>(
         generation_config,
         service_tier: tier(request.tier.as_ref())?,
     };
-    Ok((written, plan.memo, ignored(request, generation)))
+    Ok((written, plan.memo, ignored(request, generation, limit)))
 }
 
-fn ignored(request: &Request<'_>, generation: Generation) -> Ignored {
+fn ignored(request: &Request<'_>, generation: Generation, limit: Option<u64>) -> Ignored {
     let mut ignored = Ignored::default();
     ignored.note(Wish::Verbosity, request.wants_length());
     ignored.note(Wish::Detail, request.wants_detail());
     let is_named = |turn: &Turn<'_>| turn.name.as_ref().is_some_and(|name| !name.trim().is_empty());
     ignored.note(Wish::ParticipantName, request.turns.iter().any(is_named));
-    ignored.note(Wish::Reasoning, thinking::thinks_all_the_same(request.reasoning, generation));
+    ignored.note(Wish::Reasoning, thinking::is_ignored(request.reasoning, generation, limit));
     ignored.note(Wish::StrictTool, tools::is_not_held_to_schemas(request, generation));
     ignored
 }

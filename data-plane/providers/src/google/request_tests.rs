@@ -330,7 +330,7 @@ fn every_setting_has_its_counterpart() {
         "maxOutputTokens": 100, "temperature": 0.5, "topP": 1, "topK": 40, "presencePenalty": 0.1, "frequencyPenalty": -1, "seed": 7,
         "stopSequences": ["a", "b"], "candidateCount": 2, "responseLogprobs": true, "logprobs": 3,
         "responseMimeType": "application/json", "responseJsonSchema": {"a": 2, "z": 1},
-        "thinkingConfig": {"includeThoughts": true, "thinkingBudget": 1024},
+        "thinkingConfig": {"includeThoughts": true, "thinkingBudget": 50},
     });
     let body = sent(&request);
     assert_eq!((&body["generationConfig"], &body["serviceTier"]), (&expected, &json!("flex")));
