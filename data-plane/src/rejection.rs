@@ -106,6 +106,8 @@ pub enum Rejection {
     UpstreamBroken,
     /// The provider failed.
     UpstreamFailed(u16),
+    /// The model ended without an answer that can be used, for a reason of its provider's.
+    NoAnswer(Option<String>),
     /// The provider refused the request for what it says.
     UpstreamRefused {
         /// The provider's status.
@@ -177,7 +179,7 @@ impl Rejection {
             Self::UpstreamUnreachable => shape(502, "server_error", "upstream_unreachable", Retry::Unsaid),
             Self::UpstreamTimeout => shape(504, "server_error", "upstream_timeout", Retry::Unsaid),
             Self::UpstreamBroken => shape(502, "server_error", "upstream_broken", Retry::Unsaid),
-            Self::UpstreamFailed(_) => shape(502, "server_error", "upstream_error", Retry::Unsaid),
+            Self::UpstreamFailed(_) | Self::NoAnswer(_) => shape(502, "server_error", "upstream_error", Retry::Unsaid),
             // One request that is larger than a whole minute's allowance: no waiting helps it.
             Self::UpstreamRefused { status: 429, .. } => {
                 shape(429, "rate_limit_error", "upstream_refused", Retry::Never)
@@ -270,6 +272,10 @@ impl Rejection {
             Self::UpstreamBroken => "The provider's answer broke off or could not be read.".into(),
             Self::UpstreamFailed(200..300) => "The provider reported a failure.".into(),
             Self::UpstreamFailed(status) => format!("The provider failed with status {status}.").into(),
+            Self::NoAnswer(reason) => {
+                let named = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                format!("The model ended without an answer that can be used{named}. Sent again, the request may get one.").into()
+            }
             Self::UpstreamRefused { message, .. } | Self::BodyInvalid { message, .. } => message.into(),
             Self::Internal => "KeyForge failed to serve this request; its log says why.".into(),
         }

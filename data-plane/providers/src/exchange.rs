@@ -163,7 +163,8 @@ impl Exchange {
 
     fn translated(self, call: Call) -> (Outgoing, Self) {
         let outgoing = Outgoing { path: call.path, headers: call.headers, body: Pieces::from(call.body) };
-        (outgoing, Self { memo: call.memo, ignored: call.ignored, ..self })
+        let memo = Memo { own_id: self.stamp.id.clone(), ..call.memo };
+        (outgoing, Self { memo, ignored: call.ignored, ..self })
     }
 
     fn translator(&self) -> Option<&'static dyn Translator> {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use keyforge_shared::usage::Usage;
+
 /// Whose fault, and what it means for the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
@@ -18,6 +20,8 @@ pub enum FaultKind {
     ClientError,
     /// The provider failed.
     ServerError,
+    /// The model ended without an answer that anybody could use. The same request may get one.
+    NoAnswer,
     /// Nobody knows whether the request was served.
     Ambiguous,
 }
@@ -51,6 +55,8 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// Whether the error came after a status of success.
     pub in_answer: bool,
+    /// What the attempt took, where the provider says so for all that it failed.
+    pub usage: Option<Usage>,
 }
 
 impl Fault {

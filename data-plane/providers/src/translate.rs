@@ -45,6 +45,8 @@ pub struct Call {
 /// What a translator must remember to read the answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memo {
+    /// The answer's id where the provider gives none. No other answer has it.
+    pub own_id: String,
     /// The function that stands for a form that the provider cannot enforce: its arguments are the answer's text.
     pub json_tool: Option<String>,
     /// What is around the answer that is no part of it.

@@ -267,6 +267,11 @@ fn anthropic_stream() -> Vec<u8> {
     ])
 }
 
+fn anthropic_answer() -> String {
+    let text = json!([{ "type": "text", "text": "Hello" }]);
+    anthropic_message(&text, &json!({ "input_tokens": 10, "output_tokens": 5 })).to_string()
+}
+
 fn google_chunk(text: &str, last: bool) -> Value {
     let mut candidate = json!({ "content": { "role": "model", "parts": [{ "text": text }] }, "index": 0 });
     let mut usage = json!({ "promptTokenCount": 10, "totalTokenCount": 10 });
@@ -331,6 +336,37 @@ async fn a_stream_of_another_provider_arrives_as_chunks_and_costs_what_it_counts
         assert_eq!(scene.provider.requests().pop().unwrap().path, path, "{model}");
         assert_eq!(scene.settled().await.0, number * TEN_IN_FIVE_OUT, "{model}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_an_error_that_says_why_and_costs_what_was_counted() {
+    let none = json!({
+        "candidates": [{ "content": {}, "finishReason": "MALFORMED_FUNCTION_CALL" }],
+        "usageMetadata": { "promptTokenCount": 10, "thoughtsTokenCount": 5 },
+    });
+    for stream in [false, true] {
+        let scene = Scene::start(Script::default(), &[]).await;
+        let event = format!("data: {none}\r\n\r\n").into_bytes();
+        scene.provider.push(if stream { Scripted::events(event) } else { Scripted::json(200, none.to_string()) });
+        let reply = scene.chat(&if stream { streamed("gemini") } else { ask("gemini") }).await;
+        assert_eq!(reply.error(), (502, "upstream_error".to_owned()), "{}", reply.text());
+        assert!(reply.text().contains("MALFORMED_FUNCTION_CALL"), "{}", reply.text());
+        assert_eq!(scene.settled().await.0, TEN_IN_FIVE_OUT, "stream: {stream}");
+    }
+}
+
+#[tokio::test]
+async fn wishes_that_a_provider_is_not_told_are_named_however_the_request_ends() {
+    let scene = Scene::start(Script::default(), &[]).await;
+    let mut asked = ask("claude");
+    asked["seed"] = json!(7);
+    asked["verbosity"] = json!("low");
+    for answer in [Scripted::json(200, anthropic_answer()), Scripted::json(500, "{}".to_owned())] {
+        scene.provider.push(answer);
+        assert_eq!(scene.chat(&asked).await.headers["x-keyforge-ignored"], "seed, verbosity");
+    }
+    scene.provider.push(Scripted::json(200, anthropic_answer()));
+    assert!(!scene.chat(&ask("claude")).await.headers.contains_key("x-keyforge-ignored"));
 }
 
 #[tokio::test]

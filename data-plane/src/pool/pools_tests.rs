@@ -110,6 +110,7 @@ fn fault(kind: FaultKind, status: u16, retry_after: Option<Duration>) -> Fault {
         message: String::new(),
         retry_after,
         in_answer: false,
+        usage: None,
     }
 }
 

@@ -127,7 +127,7 @@ impl Turn {
             // What a second credential says in the same words may be said of the request.
             Some((Member::RIGHT, _)) if std::mem::replace(&mut blame.has_denied_a_right, true) => {}
             Some(gate) => self.refused(gate, fault.retry_after, code_of(fault)),
-            None if matches!(fault.kind, FaultKind::ClientError) => self.passed(),
+            None if matches!(fault.kind, FaultKind::ClientError | FaultKind::NoAnswer) => self.passed(),
             // Of anything else nobody knows whose fault it was.
             None => {}
         }
@@ -211,7 +211,7 @@ fn blamed(fault: &Fault) -> Option<(usize, CooldownClass)> {
         // Without the right to one model a credential may have that to others.
         FaultKind::Dead if fault.status == Some(403) => Some((Member::RIGHT, CooldownClass::Dead)),
         FaultKind::Dead => Some((Member::CREDENTIAL, CooldownClass::Dead)),
-        FaultKind::ClientError | FaultKind::ServerError | FaultKind::Ambiguous => None,
+        FaultKind::ClientError | FaultKind::ServerError | FaultKind::NoAnswer | FaultKind::Ambiguous => None,
     }
 }
 

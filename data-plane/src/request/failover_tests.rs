@@ -149,6 +149,7 @@ impl Bench {
             message: String::new(),
             retry_after: Some(wait),
             in_answer: false,
+            usage: None,
         };
         loop {
             let need = permit_for(&self.node, 1, "m").and_then(|permit| bound(&permit, &wanted(&body(OUTPUT))));

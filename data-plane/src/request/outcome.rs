@@ -60,6 +60,7 @@ pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
             param: fault.param.clone(),
             message: fault.message.clone(),
         },
+        FaultKind::NoAnswer => Rejection::NoAnswer(fault.code.clone()),
         FaultKind::Overloaded | FaultKind::ServerError | FaultKind::Ambiguous => {
             Rejection::UpstreamFailed(fault.status.unwrap_or(200))
         }
@@ -71,7 +72,7 @@ pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
 pub const fn is_refusal(fault: &Fault) -> bool {
     match fault.kind {
         FaultKind::Throttled | FaultKind::Overloaded | FaultKind::Closed | FaultKind::Dead => true,
-        FaultKind::ClientError | FaultKind::ServerError | FaultKind::Ambiguous => false,
+        FaultKind::ClientError | FaultKind::ServerError | FaultKind::NoAnswer | FaultKind::Ambiguous => false,
     }
 }
 
@@ -85,9 +86,12 @@ pub enum Stood {
 }
 
 /// What is known of the cost of a provider's failure, whether or not another attempt is made. A refusal in place of a stream's first word cost nothing;
-/// in any other answer with a status of success something may have been made before it.
+/// in any other answer with a status of success something may have been made before it. Some say what they took.
 #[must_use]
 pub fn charge_for(fault: &Fault, stood: Stood) -> Charge {
+    if let Some(usage) = fault.usage {
+        return Charge::Known(usage);
+    }
     match (fault.billed(), stood) {
         (Billed::No, _) => Charge::NotBilled,
         (Billed::Unknown, Stood::BeforeAnything) if fault.in_answer && is_refusal(fault) => Charge::NotBilled,

@@ -107,6 +107,7 @@ async fn an_error_in_place_of_the_first_word_is_charged_if_anything_was_made_bef
             message: String::new(),
             retry_after: None,
             in_answer: true,
+            usage: None,
         };
         let failed = Failed {
             commitment: commit(&node, 1, &body(100)).await,

@@ -155,6 +155,7 @@ pub(super) fn unreadable() -> Fault {
         message: "the provider sent an event that is not JSON".to_owned(),
         retry_after: None,
         in_answer: true,
+        usage: None,
     }
 }
 

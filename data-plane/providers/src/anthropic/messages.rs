@@ -102,9 +102,19 @@ impl<'r> Conversation<'r> {
         let cache_control = mark(part);
         match &part.content {
             Content::Text(text) | Content::Refusal(text) => Ok(text_block(Cow::Borrowed(text), part)),
-            Content::Image { source, .. } => {
+            Content::Image { source, .. } if is_picture(source) => {
                 let source = self.source(source, image_type);
                 Ok(Some(Block::Image { source, cache_control }))
+            }
+            Content::Image { source, .. } => {
+                if !is_pdf(source) {
+                    return Err(refuse(
+                        turn,
+                        "holds an `image_url` that is neither picture nor PDF; send files as `file`",
+                    ));
+                }
+                let source = self.document(turn, source)?;
+                Ok(source.map(|source| Block::Document { source, title: None, cache_control }))
             }
             Content::Document { source, name } => {
                 let Some(source) = self.document(turn, source)? else { return Ok(None) };
@@ -139,7 +149,7 @@ impl<'r> Conversation<'r> {
             return Ok(Some(self.source(source, |media_type| media_type)));
         };
         let bare = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if bare == "application/pdf" {
+        if is_pdf(source) {
             return Ok(Some(Source::Base64 { media_type: "application/pdf", data: base64 }));
         }
         if !bare.starts_with("text/") && bare != "application/json" {
@@ -256,6 +266,20 @@ fn tool_id(id: &str) -> Cow<'_, str> {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     Cow::Owned(format!("call_{hash:016x}"))
+}
+
+/// Whether it can be a picture: what is at an address is for the provider to see.
+fn is_picture(source: &hub::Source<'_>) -> bool {
+    match source {
+        hub::Source::Url(_) => true,
+        hub::Source::Data { media_type, .. } => {
+            media_type.get(.."image/".len()).is_some_and(|kind| kind.eq_ignore_ascii_case("image/"))
+        }
+    }
+}
+
+fn is_pdf(source: &hub::Source<'_>) -> bool {
+    matches!(source, hub::Source::Data { media_type, .. } if media_type.trim().eq_ignore_ascii_case("application/pdf"))
 }
 
 fn image_type(media_type: &str) -> &str {

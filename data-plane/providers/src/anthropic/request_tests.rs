@@ -609,3 +609,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_sent_as_a_picture_and_is_a_pdf_is_a_document_and_anything_else_is_refused() {
+    let shown = |media_type: &'static str| {
+        let source = Source::Data { media_type: media_type.into(), base64: "AAAA".into() };
+        let request = asking(vec![turn(Role::User, vec![Part::new(Content::Image { source, detail: None })])]);
+        write(&request, &target(SONNET_4_5)).map(|call| {
+            let body: Value = serde_json::from_slice(&call.body).unwrap();
+            body["messages"][0]["content"][0].clone()
+        })
+    };
+    let document =
+        json!({ "type": "document", "source": { "type": "base64", "media_type": "application/pdf", "data": "AAAA" } });
+    assert_eq!(shown("Application/PDF").unwrap(), document);
+    assert_eq!(shown("IMAGE/PNG").unwrap()["type"], "image");
+    for other in ["text/plain", "application/zip", "image"] {
+        assert_eq!(shown(other).unwrap_err().field.as_deref(), Some("messages[7]"), "{other}");
+    }
+}

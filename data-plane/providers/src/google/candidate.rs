@@ -50,10 +50,16 @@ pub(super) struct CallIds {
 }
 
 impl CallIds {
-    /// For the answer with this id: the same answer makes the same ids.
-    pub(super) fn of(answer: &str) -> Self {
-        let stem =
-            answer.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).take(MAX_STEM).collect();
+    /// For the answer with this id, or if it has none with `own`: the same answer makes the same ids, and no other does.
+    pub(super) fn of(answer: &str, own: &str) -> Self {
+        let is_sound = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let stem = if answer.is_empty() {
+            // What makes it unique is at its end.
+            let surplus = own.len().saturating_sub(MAX_STEM);
+            own.chars().skip(surplus).filter(is_sound).collect()
+        } else {
+            answer.chars().filter(is_sound).take(MAX_STEM).collect()
+        };
         Self { stem, ..Self::default() }
     }
 
@@ -121,11 +127,33 @@ fn arguments(json: &str) -> String {
     String::from_utf8(compact).ok().filter(|text| text.starts_with('{')).unwrap_or_else(|| "{}".to_owned())
 }
 
+/// Whether an answer that ended for this reason is none: the model's call cannot be read, or nothing was said for a reason that is neither the end
+/// nor a filter. To a client it would look like one that has nothing more to say.
+pub(super) fn is_none(reason: &str, has_calls: bool, has_text: bool) -> bool {
+    match reason {
+        "MALFORMED_FUNCTION_CALL"
+        | "UNEXPECTED_TOOL_CALL"
+        | "TOO_MANY_TOOL_CALLS"
+        | "MISSING_THOUGHT_SIGNATURE"
+        | "MALFORMED_RESPONSE" => !has_calls,
+        other => !has_calls && !has_text && matches!(finish(other, false), Finish::Other(_)),
+    }
+}
+
 /// What Google's reason means; it says `STOP` also when functions are called.
 pub(super) fn finish(reason: &str, has_calls: bool) -> Finish {
     match reason {
-        // The call of an undeclared function is passed on, and is for the client to answer.
-        "STOP" | "UNEXPECTED_TOOL_CALL" if has_calls => Finish::ToolCalls,
+        // The call of an undeclared function is passed on, and is for the client to answer; so are calls before one that cannot be read.
+        "STOP"
+        | "MALFORMED_FUNCTION_CALL"
+        | "UNEXPECTED_TOOL_CALL"
+        | "TOO_MANY_TOOL_CALLS"
+        | "MISSING_THOUGHT_SIGNATURE"
+        | "MALFORMED_RESPONSE"
+            if has_calls =>
+        {
+            Finish::ToolCalls
+        }
         "STOP" => Finish::Stop,
         "MAX_TOKENS" => Finish::Length,
         "SAFETY"
@@ -158,7 +186,7 @@ mod tests {
 
     #[test]
     fn calls_without_an_id_get_one_that_is_unique_and_the_same_every_time() {
-        let mut ids = CallIds::of("7cLI/aKiX DbSt1MkPq6TyyAo-and-much-more");
+        let mut ids = CallIds::of("7cLI/aKiX DbSt1MkPq6TyyAo-and-much-more", "own");
         let made: Vec<_> = [
             r#"{"functionCall":{"name":"f","args":{}}}"#,
             r#"{"functionCall":{"name":"f","args":{},"id":"abc"}}"#,
@@ -174,6 +202,14 @@ mod tests {
         let expected = [0, 9, 1, 2, 3, 4].map(|n| if n == 9 { "abc".to_owned() } else { format!("{stem}_{n}") });
         assert_eq!(made, expected);
         assert!(made.iter().all(|id| id.len() <= MAX_ID));
+    }
+
+    #[test]
+    fn calls_of_an_answer_without_an_id_are_named_by_the_gateways_own() {
+        let json = r#"{"functionCall":{"name":"f"}}"#;
+        let of = |own: &str| call(&mut CallIds::of("", own), json).0;
+        assert_eq!(of("chatcmpl-req_0198a1b2c3d47e5f8a9b0c1d2e3f4a5b"), "call_c3d47e5f8a9b0c1d2e3f4a5b_0");
+        assert_eq!(of("chatcmpl-1"), "call_chatcmpl-1_0");
     }
 
     #[test]
@@ -201,6 +237,25 @@ mod tests {
             assert_eq!(finish(reason, has_calls), expected, "{reason} {has_calls}");
         }
         assert_eq!(finish(&"é".repeat(9000), false), Finish::Other("é".repeat(MAX_REASON)));
+    }
+
+    #[test]
+    fn an_answer_of_nothing_is_none_unless_that_is_how_it_ends() {
+        for (reason, has_calls, has_text, expected) in [
+            ("MALFORMED_FUNCTION_CALL", false, false, true),
+            ("MALFORMED_FUNCTION_CALL", false, true, true),
+            ("MALFORMED_FUNCTION_CALL", true, false, false),
+            ("UNEXPECTED_TOOL_CALL", false, true, true),
+            ("UNEXPECTED_TOOL_CALL", true, false, false),
+            ("OTHER", false, false, true),
+            ("OTHER", false, true, false),
+            ("FINISH_REASON_UNSPECIFIED", false, false, true),
+            ("STOP", false, false, false),
+            ("MAX_TOKENS", false, false, false),
+            ("SAFETY", false, false, false),
+        ] {
+            assert_eq!(is_none(reason, has_calls, has_text), expected, "{reason} {has_calls} {has_text}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::period::{Calendar, Window, ZoneName};
+use keyforge_shared::usage::Usage;
 use serde_json::{Map, Value};
 
 use super::account::without_projects;
@@ -43,7 +44,7 @@ pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fa
         FaultKind::Overloaded | FaultKind::ServerError | FaultKind::Closed => {
             said.wait().or_else(|| in_header(headers))
         }
-        FaultKind::Dead | FaultKind::ClientError | FaultKind::Ambiguous => None,
+        FaultKind::Dead | FaultKind::ClientError | FaultKind::NoAnswer | FaultKind::Ambiguous => None,
     };
     let otherwise = format!("the provider answered with status {status}");
     Fault { retry_after, ..said.fault(kind, Some(status), false, otherwise) }
@@ -66,6 +67,15 @@ pub(super) fn in_answer(text: &str) -> Fault {
 /// A stream that holds what is no answer.
 pub(super) fn damaged() -> Fault {
     Said::default().fault(FaultKind::Ambiguous, None, true, "the provider's stream holds what is no answer".to_owned())
+}
+
+/// An answer that ended for a `reason` of Google's which leaves nothing to use, such as a call that cannot be read.
+pub(super) fn no_answer(reason: &str, usage: Option<Usage>) -> Fault {
+    let code = Some(reason.to_owned()).filter(|reason| is_label(reason));
+    let named = code.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let message = format!("the model ended without an answer that can be used{named}");
+    let said = Said { reason: code, ..Said::default() };
+    Fault { usage, ..said.fault(FaultKind::NoAnswer, None, true, message) }
 }
 
 /// The error's members, if the text is an object or a list of one object that holds an error.
@@ -170,7 +180,17 @@ impl Said {
         let is_model = kind == FaultKind::ClientError && status == Some(404) && self.mentions(&["model"]);
         let code = if is_model { Some("model_not_found".to_owned()) } else { self.reason };
         // The field that Google may name is one of its own API, which the client did not write.
-        Fault { kind, status, code, error_type: self.status, param: None, message, retry_after: None, in_answer }
+        Fault {
+            kind,
+            status,
+            code,
+            error_type: self.status,
+            param: None,
+            message,
+            retry_after: None,
+            in_answer,
+            usage: None,
+        }
     }
 }
 

@@ -90,6 +90,9 @@ impl Reason {
             Self::Word(word) => word,
             Self::Number(1) => "STOP".to_owned(),
             Self::Number(2) => "MAX_TOKENS".to_owned(),
+            Self::Number(3) => "SAFETY".to_owned(),
+            Self::Number(4) => "RECITATION".to_owned(),
+            Self::Number(5) => "OTHER".to_owned(),
             Self::Number(other) => other.to_string(),
         }
     }

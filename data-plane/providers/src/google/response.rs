@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use keyforge_shared::usage::Usage;
 use serde_json::value::RawValue;
 
 use super::candidate::{self, CallIds, Said};
@@ -26,10 +27,17 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
     let mut reply: Reply<'_> = reply::object(text).ok_or(NotAnAnswer::Malformed)?;
     let is_blocked = reply.is_blocked();
     let (id, model) = reply.names();
-    let mut ids = CallIds::of(&id);
+    let mut ids = CallIds::of(&id, &memo.own_id);
     let candidates = reply.candidates.unwrap_or_default().into_iter();
     let choices: Result<Vec<_>, _> = candidates.map(|candidate| choice(candidate, &mut ids, memo)).collect();
-    let mut choices = choices.map_err(|_| NotAnAnswer::Malformed)?;
+    let choices = choices.map_err(|_| NotAnAnswer::Malformed)?;
+    let (usage, tier) = reply.usage_metadata.and_then(|json| usage::read(json.get())).unzip();
+    if let (Some((_, Some(reason))), true) = (choices.first(), choices.iter().all(|(_, failure)| failure.is_some())) {
+        let has_content = choices.iter().any(|(choice, _)| choice.parts.iter().any(says_something));
+        let fault = fault::no_answer(reason, trusted(usage, has_content));
+        return Err(NotAnAnswer::Refused(Box::new(fault)));
+    }
+    let mut choices: Vec<_> = choices.into_iter().map(|(choice, _)| choice).collect();
     if choices.is_empty() {
         if !is_blocked {
             return Err(NotAnAnswer::NoChoices);
@@ -38,12 +46,20 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
     }
     choices.sort_by_key(|choice| choice.index);
     let has_content = choices.iter().any(|choice| choice.parts.iter().any(says_something));
-    let (usage, tier) = reply.usage_metadata.and_then(|json| usage::read(json.get())).unzip();
-    let usage = usage.filter(|usage| usage.output_total() > 0 || !has_content);
-    Ok(Response { id, model, choices, usage, tier: tier.flatten() })
+    Ok(Response { id, model, choices, usage: trusted(usage, has_content), tier: tier.flatten() })
 }
 
-fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds, memo: &Memo) -> Result<Choice<'a>, serde_json::Error> {
+/// Who said something cannot have counted nothing.
+fn trusted(usage: Option<Usage>, has_content: bool) -> Option<Usage> {
+    usage.filter(|usage| usage.output_total() > 0 || !has_content)
+}
+
+/// A candidate, and Google's word for why it is no answer if it is none.
+fn choice<'a>(
+    candidate: Candidate<'a>,
+    ids: &mut CallIds,
+    memo: &Memo,
+) -> Result<(Choice<'a>, Option<String>), serde_json::Error> {
     let mut parts: Vec<Part<'a>> = Vec::new();
     for raw in candidate.parts() {
         let raw: &'a RawValue = raw;
@@ -64,12 +80,14 @@ fn choice<'a>(candidate: Candidate<'a>, ids: &mut CallIds, memo: &Memo) -> Resul
         });
     }
     let reason = candidate.finish_reason.map_or_else(|| "FINISH_REASON_UNSPECIFIED".to_owned(), Reason::into_word);
-    Ok(Choice {
+    let has_text = parts.iter().any(|part| matches!(&part.content, Content::Text(text) if !text.is_empty()));
+    let choice = Choice {
         index: candidate.index.unwrap_or(0),
         parts,
         finish: candidate::finish(&reason, has_calls),
         logprobs: candidate.logprobs_result.and_then(logprobs::written),
-    })
+    };
+    Ok((choice, candidate::is_none(&reason, has_calls, has_text).then_some(reason)))
 }
 
 /// The arguments of the function that stands for the form of the answer. A second answer would make one text that is no JSON.
@@ -115,10 +133,11 @@ fn says_something(part: &Part<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use keyforge_shared::usage::{ServiceTier, Usage};
+    use keyforge_shared::usage::ServiceTier;
     use serde_json::json;
 
     use super::*;
+    use crate::fault::FaultKind;
 
     fn read(body: &[u8]) -> Result<Response<'_>, NotAnAnswer> {
         super::read(body, &Memo::default())
@@ -220,6 +239,23 @@ mod tests {
             Content::Text(text) => text,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn candidates_that_end_without_an_answer_are_a_failure_that_says_what_it_took() {
+        let body = |reasons: [&str; 2]| {
+            let candidates = reasons.map(|reason| format!(r#"{{"content":{{}},"finishReason":"{reason}"}}"#)).join(",");
+            format!(
+                r#"{{"candidates":[{candidates}],"usageMetadata":{{"promptTokenCount":3,"thoughtsTokenCount":4}}}}"#
+            )
+        };
+        let failed = body(["MALFORMED_FUNCTION_CALL", "OTHER"]);
+        let Err(NotAnAnswer::Refused(fault)) = read(failed.as_bytes()) else { panic!("an answer") };
+        assert_eq!((fault.kind, fault.code.as_deref()), (FaultKind::NoAnswer, Some("MALFORMED_FUNCTION_CALL")));
+        assert_eq!(fault.usage, Some(Usage { input: 3, reasoning: 4, ..Usage::default() }));
+        let one = body(["STOP", "OTHER"]);
+        let finishes: Vec<_> = read(one.as_bytes()).unwrap().choices.into_iter().map(|choice| choice.finish).collect();
+        assert_eq!(finishes, [Finish::Stop, Finish::Other("OTHER".to_owned())]);
     }
 
     #[test]

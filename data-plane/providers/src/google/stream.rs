@@ -35,6 +35,7 @@ pub(super) struct Stream {
 #[derive(Debug, Default)]
 struct Seen {
     calls: u32,
+    has_text: bool,
     /// Whether the function that stands for the form of the answer was called.
     has_answer: bool,
     /// What was said in words where there is such a function: it is the answer only if that is never called.
@@ -57,7 +58,8 @@ impl Decoder for Stream {
             return Err(fault::in_answer(text));
         }
         let reply: Reply<'_> = reply::object(text).ok_or_else(fault::damaged)?;
-        self.reply(reply, out).map_err(|_| fault::damaged())
+        self.reply(reply, out).map_err(|_| fault::damaged())?;
+        self.failure().map_or(Ok(()), Err)
     }
 
     fn end(&mut self, out: &mut Vec<Event>) {
@@ -73,7 +75,7 @@ impl Decoder for Stream {
             let reason = seen.reason.as_deref().unwrap_or_default();
             out.push(Event::Finish { choice, finish: candidate::finish(reason, seen.calls > 0) });
         }
-        if let Some((usage, tier)) = self.usage.filter(|(usage, _)| usage.output_total() > 0 || !self.has_content) {
+        if let Some((usage, tier)) = self.usage() {
             out.push(Event::Usage { usage, tier });
         }
     }
@@ -103,13 +105,28 @@ impl Stream {
         }
         if self.ids.is_none() {
             let (id, model) = reply.names();
-            self.ids = Some(CallIds::of(&id));
+            self.ids = Some(CallIds::of(&id, &self.memo.own_id));
             out.push(Event::Start { id, model });
         }
         for candidate in reply.candidates.unwrap_or_default() {
             self.candidate(candidate, out)?;
         }
         Ok(())
+    }
+
+    /// Why there will be no answer, once no choice can become one.
+    fn failure(&self) -> Option<Fault> {
+        let is_none = |seen: &Seen| {
+            let has_calls = seen.calls > 0 || seen.has_answer;
+            seen.reason.as_deref().is_some_and(|reason| candidate::is_none(reason, has_calls, seen.has_text))
+        };
+        let first = self.choices.values().next().filter(|_| self.choices.values().all(is_none))?;
+        Some(fault::no_answer(first.reason.as_deref().unwrap_or_default(), self.usage().map(|(usage, _)| usage)))
+    }
+
+    /// Who said something cannot have counted nothing.
+    fn usage(&self) -> Option<(Usage, Option<ServiceTier>)> {
+        self.usage.filter(|(usage, _)| usage.output_total() > 0 || !self.has_content)
     }
 
     fn candidate(&mut self, candidate: Candidate<'_>, out: &mut Vec<Event>) -> Result<(), serde_json::Error> {
@@ -119,6 +136,7 @@ impl Stream {
         for raw in candidate.parts() {
             let Some(said) = candidate::read(raw, ids)? else { continue };
             self.has_parts = true;
+            seen.has_text |= matches!(&said, Said::Text { text, .. } if !text.is_empty());
             let mut give = |delta| out.push(Event::Delta { choice, delta });
             self.has_content |= match said {
                 Said::Text { text, .. } if self.memo.json_tool.is_some() => {

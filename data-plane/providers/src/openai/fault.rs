@@ -45,7 +45,7 @@ pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fa
         (None, _) => format!("the provider answered with status {status}"),
     };
     let Said { code, error_type, param, .. } = said;
-    Fault { kind, status: Some(status), code, error_type, param, message, retry_after, in_answer: false }
+    Fault { kind, status: Some(status), code, error_type, param, message, retry_after, in_answer: false, usage: None }
 }
 
 /// Reads an error that came as an event of a stream which had begun with a status of success.
@@ -68,7 +68,7 @@ fn after_success(text: &str, otherwise: &str) -> Fault {
         (None, _) => otherwise.to_owned(),
     };
     let Said { code, error_type, param, status, .. } = said;
-    Fault { kind, status, code, error_type, param, message, retry_after: None, in_answer: true }
+    Fault { kind, status, code, error_type, param, message, retry_after: None, in_answer: true, usage: None }
 }
 
 /// What an error body says.
