@@ -80,6 +80,8 @@ pub struct Stamp {
     pub created: u64,
     /// The model that the client asked for.
     pub model: String,
+    /// The most input tokens that it can have taken, which is what is charged where the provider does not count.
+    pub most_input: Option<u64>,
 }
 
 /// A whole answer.

@@ -254,6 +254,12 @@ impl Bound {
         Need { input, output }
     }
 
+    /// The most input tokens that it can take; `None` when nothing bounds them.
+    #[must_use]
+    pub fn most_input(&self) -> Option<u64> {
+        self.input.map(InputTokens::total)
+    }
+
     /// The least that this request needs.
     #[must_use]
     pub fn least(&self, permit: &Permit) -> NanoUsd {

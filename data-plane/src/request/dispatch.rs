@@ -73,6 +73,7 @@ fn prepare(
         id: format!("chatcmpl-{}", head.id),
         created: u64::try_from(plane.clock.now().millis() / 1000).unwrap_or(0),
         model: inbound.wanted.model().to_owned(),
+        most_input: bound.most_input(),
     };
     let prepared = inbound.wanted.prepare(inbound.body.clone(), &destination, stamp);
     prepared.map_err(|error| Rejection::BodyInvalid { field: error.field, message: error.message })

@@ -8,6 +8,9 @@ use serde_json::value::RawValue;
 /// Longest name of a function, in bytes, as at OpenAI. Each result of a call may repeat it to the model.
 pub(crate) const MAX_FUNCTION_BYTES: usize = 64;
 
+/// Most answers to one request, as at OpenAI. What holds more of them is no answer to any.
+pub(crate) const MOST_CHOICES: usize = 128;
+
 /// What is asked of a model.
 #[derive(Debug, Default)]
 pub struct Request<'a> {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::candidate::{self, CallIds, Said};
 use super::reply::{self, Candidate, Reason, Reply};
 use super::{fault, logprobs, usage};
-use crate::chat::request::{Content, Maker, Part, Source, ToolCall};
+use crate::chat::request::{Content, MOST_CHOICES, Maker, Part, Source, ToolCall};
 use crate::chat::response::{Choice, Finish, Response};
 use crate::form;
 use crate::refusal::NotAnAnswer;
@@ -28,8 +28,12 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
     let is_blocked = reply.is_blocked();
     let (id, model) = reply.names();
     let mut ids = CallIds::of(&id, &memo.own_id);
-    let candidates = reply.candidates.unwrap_or_default().into_iter();
-    let choices: Result<Vec<_>, _> = candidates.map(|candidate| choice(candidate, &mut ids, memo)).collect();
+    let candidates = reply.candidates.unwrap_or_default();
+    if candidates.len() > MOST_CHOICES {
+        return Err(NotAnAnswer::Malformed);
+    }
+    let choices: Result<Vec<_>, _> =
+        candidates.into_iter().map(|candidate| choice(candidate, &mut ids, memo)).collect();
     let choices = choices.map_err(|_| NotAnAnswer::Malformed)?;
     let (usage, tier) = reply.usage_metadata.and_then(|json| usage::read(json.get())).unzip();
     if let (Some((_, Some(reason))), true) = (choices.first(), choices.iter().all(|(_, failure)| failure.is_some())) {

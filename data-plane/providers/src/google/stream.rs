@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use keyforge_shared::usage::{ServiceTier, Usage};
+use serde::de::Error as _;
 
 use super::candidate::{self, CallIds, Said};
 use super::reply::{self, Candidate, Reply};
 use super::{fault, logprobs, usage};
 use crate::chat::event::{Delta, Event};
-use crate::chat::request::Signature;
+use crate::chat::request::{MOST_CHOICES, Signature};
 use crate::chat::response::Finish;
 use crate::fault::Fault;
 use crate::form;
@@ -131,6 +132,9 @@ impl Stream {
 
     fn candidate(&mut self, candidate: Candidate<'_>, out: &mut Vec<Event>) -> Result<(), serde_json::Error> {
         let choice = candidate.index.unwrap_or(0);
+        if self.choices.len() >= MOST_CHOICES && !self.choices.contains_key(&choice) {
+            return Err(serde_json::Error::custom("more candidates than can be asked for"));
+        }
         let seen = self.choices.entry(choice).or_default();
         let ids = self.ids.get_or_insert_default();
         for raw in candidate.parts() {

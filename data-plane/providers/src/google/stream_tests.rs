@@ -168,3 +168,16 @@ proptest! {
         std::hint::black_box(read(&damaged).0);
     }
 }
+
+#[test]
+fn more_candidates_than_can_be_asked_for_are_no_answer() {
+    let chunk = |count: usize| {
+        let candidates: Vec<_> =
+            (0..count).map(|index| format!(r#"{{"index":{index},"content":{{"parts":[{{"text":"x"}}]}}}}"#)).collect();
+        format!(r#"{{"candidates":[{}]}}"#, candidates.join(","))
+    };
+    assert!(read(&sse(&[&chunk(MOST_CHOICES)])).1.is_ok());
+    assert!(read(&sse(&[&chunk(MOST_CHOICES + 1)])).1.is_err());
+    let later = r#"{"candidates":[{"index":9999,"content":{}}]}"#;
+    assert!(read(&sse(&[&chunk(MOST_CHOICES), later])).1.is_err());
+}

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::thoughts::{ExtraContent, Places, Written as Detail};
 use super::{labels, usage};
 use crate::chat::event::{Delta, Event};
-use crate::chat::request::{Maker, Signature};
+use crate::chat::request::{MOST_CHOICES, Maker, Signature};
 use crate::chat::response::Finish;
 use crate::exchange::Stamp;
 
@@ -92,10 +92,14 @@ impl ChunkWriter {
         self.choices.iter().position(|choice| choice.index == index)
     }
 
-    /// Where in the list the choice is, after its role has been said. `has_text`: whether it begins with text.
-    fn begin(&mut self, index: u32, has_text: bool) -> usize {
+    /// Where in the list the choice is, after its role has been said. `has_text`: whether it begins with text. `None` for one more than any request
+    /// can ask for, of which nothing is said.
+    fn begin(&mut self, index: u32, has_text: bool) -> Option<usize> {
         if let Some(at) = self.begun(index) {
-            return at;
+            return Some(at);
+        }
+        if self.choices.len() >= MOST_CHOICES {
+            return None;
         }
         let content = Some(has_text.then_some(""));
         self.chunk(index, &Piece { role: Some("assistant"), content, refusal: Some(None), ..Piece::default() });
@@ -106,7 +110,7 @@ impl ChunkWriter {
             has_calls: false,
             bare: Vec::new(),
         });
-        self.choices.len() - 1
+        self.choices.len().checked_sub(1)
     }
 
     fn delta(&mut self, index: u32, delta: &Delta) {
@@ -122,7 +126,7 @@ impl ChunkWriter {
             Delta::Arguments { fragment, .. } if fragment.is_empty() => return,
             _ => {}
         }
-        let at = self.begin(index, matches!(delta, Delta::Text(_) | Delta::Refusal(_)));
+        let Some(at) = self.begin(index, matches!(delta, Delta::Text(_) | Delta::Refusal(_))) else { return };
         let Some(choice) = self.choices.get_mut(at) else { return };
         if let Delta::Logprobs(logprobs) = delta {
             let piece = Piece::default();
@@ -133,7 +137,7 @@ impl ChunkWriter {
     }
 
     fn finish(&mut self, index: u32, finish: &Finish) {
-        let at = self.begin(index, true);
+        let Some(at) = self.begin(index, true) else { return };
         let Some(choice) = self.choices.get_mut(at) else { return };
         let (bare, has_calls) = (std::mem::take(&mut choice.bare), choice.has_calls);
         for call in bare {

@@ -11,7 +11,7 @@ use crate::openai::completion::tests::any_parts;
 use crate::sse::Splitter;
 
 fn stamp() -> Stamp {
-    Stamp { id: "made".to_owned(), created: 7, model: "asked".to_owned() }
+    Stamp { id: "made".to_owned(), created: 7, model: "asked".to_owned(), most_input: None }
 }
 
 /// The data of each event of a stream.
@@ -212,4 +212,16 @@ proptest! {
         }
         prop_assert_eq!(joined, message);
     }
+}
+
+#[test]
+fn no_more_choices_are_written_than_can_be_asked_for() {
+    let text = |choice| Event::Delta { choice, delta: Delta::Text("x".to_owned()) };
+    let finish = |choice| Event::Finish { choice, finish: Finish::Stop };
+    let most = u32::try_from(MOST_CHOICES).unwrap();
+    let events = (0..most + 9).flat_map(|choice| [text(choice), finish(choice)]).collect();
+    let mut begun: Vec<_> =
+        choices(&stream(events, false)).iter().filter_map(|choices| choices[0]["index"].as_u64()).collect();
+    begun.dedup();
+    assert!(begun.into_iter().eq(0..u64::from(most)));
 }

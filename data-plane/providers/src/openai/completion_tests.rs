@@ -12,7 +12,7 @@ use crate::chat::response::Finish;
 use crate::openai::conversation;
 
 fn stamp() -> Stamp {
-    Stamp { id: "made".to_owned(), created: 7, model: "asked".to_owned() }
+    Stamp { id: "made".to_owned(), created: 7, model: "asked".to_owned(), most_input: None }
 }
 
 fn response(parts: Vec<Part<'static>>, finish: Finish) -> Response<'static> {

@@ -277,13 +277,12 @@ pub fn write(answer: &Response, encoding: Encoding, stamp: &Stamp) -> Bytes {
         index,
         embedding: Vector::of(vector, encoding),
     });
-    let input = answer.usage.map(|usage| usage.input_total());
+    let counted = answer.usage.map(|usage| usage.input_total());
     let written = Written {
         object: "list",
         data: data.collect(),
         model: labels::model(&answer.model, stamp),
-        // Clients want the member; nobody counts what is not known.
-        usage: WrittenUsage { prompt_tokens: input.unwrap_or(0), total_tokens: input.unwrap_or(0) },
+        usage: WrittenUsage::of(counted, stamp),
     };
     // Serialising strings and numbers does not fail.
     Bytes::from(serde_json::to_vec(&written).unwrap_or_default())
@@ -301,6 +300,16 @@ struct Written<'a> {
 struct WrittenUsage {
     prompt_tokens: u64,
     total_tokens: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    estimated: bool,
+}
+
+impl WrittenUsage {
+    /// Clients want the member. Where the provider does not count, it holds what is charged, and says that nobody counted it.
+    fn of(counted: Option<u64>, stamp: &Stamp) -> Self {
+        let tokens = counted.or(stamp.most_input).unwrap_or(0);
+        Self { prompt_tokens: tokens, total_tokens: tokens, estimated: counted.is_none() }
+    }
 }
 
 #[derive(Serialize)]

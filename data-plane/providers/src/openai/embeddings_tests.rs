@@ -120,6 +120,13 @@ fn answers_are_written_as_numbers_or_as_openais_libraries_ask() {
         "data": [{ "object": "embedding", "index": 0, "embedding": [0.1, -2.0] }, { "object": "embedding", "index": 1, "embedding": [1.0, 0.0] }],
     });
     assert_eq!(numbers, expected);
+    let uncounted = Response { usage: None, ..answer.clone() };
+    let stamp_of = |most_input| Stamp { most_input, ..stamp.clone() };
+    for (most_input, tokens) in [(Some(9), 9), (None, 0)] {
+        let written: Value =
+            serde_json::from_slice(&write(&uncounted, Encoding::Float, &stamp_of(most_input))).unwrap();
+        assert_eq!(written["usage"], json!({ "prompt_tokens": tokens, "total_tokens": tokens, "estimated": true }));
+    }
     let encoded = written(Encoding::Base64)["data"][0]["embedding"].as_str().unwrap().to_owned();
     let bytes = STANDARD.decode(encoded).unwrap();
     let decoded: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();

@@ -8,14 +8,13 @@ use super::content::{self, CACHE_MARK, ContentSummary};
 use super::echo::{echo, resembles};
 use super::fields::{FIELDS, UNSHOWN};
 use super::request::{ChatRequest, IntField, StreamOptions, tier_named};
+use crate::chat::request::MOST_CHOICES;
 use crate::json::{Cursor, JsonError, Kind, Text};
 use crate::refusal::RequestError;
 use crate::tally;
 
 /// Longest model name accepted, in bytes.
 pub(super) const MAX_MODEL_BYTES: usize = 256;
-/// Most choices that one request may ask for, as at the provider.
-const MAX_CHOICES: u64 = 128;
 
 pub(super) struct Scanner<'a> {
     cursor: Cursor<'a>,
@@ -119,7 +118,7 @@ impl<'a> Scanner<'a> {
                 Ok(())
             }
             "n" => {
-                self.found.n = self.positive(name, MAX_CHOICES)?.0.map_or(1, |field| field.value);
+                self.found.n = self.positive(name, MOST_CHOICES as u64)?.0.map_or(1, |field| field.value);
                 Ok(())
             }
             "service_tier" => self.service_tier(),

@@ -60,7 +60,7 @@ fn destination(at: usize, limit: Option<u64>) -> Destination<'static> {
 }
 
 fn stamp() -> Stamp {
-    Stamp { id: "1".to_owned(), created: 1, model: "m".to_owned() }
+    Stamp { id: "1".to_owned(), created: 1, model: "m".to_owned(), most_input: None }
 }
 
 fn assert_sound_refusal(input: usize, refusal: &RequestError) {

@@ -63,7 +63,7 @@ fn send(asked: &str, destination: &str) -> Result<(Outgoing, Exchange), RequestE
 }
 
 fn stamp() -> Stamp {
-    Stamp { id: "chatcmpl-stamp".to_owned(), created: 1_790_000_000, model: "m".to_owned() }
+    Stamp { id: "chatcmpl-stamp".to_owned(), created: 1_790_000_000, model: "m".to_owned(), most_input: None }
 }
 
 /// What goes over the wire and what the client is told to be ignored, or why nothing goes.
