@@ -18,6 +18,8 @@ pub enum FaultKind {
     Dead,
     /// The request is at fault; no credential would help.
     ClientError,
+    /// The credential's account has no such model, or nobody has. Another one may serve.
+    NoModel,
     /// The provider failed.
     ServerError,
     /// The model ended without an answer that anybody could use. The same request may get one.

@@ -48,7 +48,7 @@ use self::moment::Moment;
 use self::outlook::{later_of, look, probes, soonest};
 use self::registry::{GateAt, Registry};
 use self::selection::Eligible;
-pub use self::turn::{Blame, Turn};
+pub use self::turn::{Blame, Served, Turn};
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 

@@ -15,6 +15,7 @@ use super::Pools;
 use super::gate::{Condition, Entry};
 use super::headroom::Sent;
 use super::members::{Candidate, Member, Pool};
+use super::moment::Moment;
 use super::registry::{GateAt, LastRefusal, Registry};
 
 /// What was learned about credentials from the attempts at one request. What a provider denies the request and not the credential would otherwise shut
@@ -23,6 +24,61 @@ use super::registry::{GateAt, LastRefusal, Registry};
 pub struct Blame {
     /// The right of a credential to a family of models was shut.
     has_denied_a_right: bool,
+    /// How many credentials were said to have no such model.
+    lacking: usize,
+    /// The first of them.
+    first_lacking: Option<Served>,
+}
+
+impl Blame {
+    /// Whether two credentials were said to have no such model: then there is none.
+    #[must_use]
+    pub const fn is_no_model(&self) -> bool {
+        self.lacking > 1
+    }
+
+    /// Another credential serves the model: who was said not to have it has not.
+    pub fn is_served(&mut self) {
+        if let Some(served) = self.first_lacking.take() {
+            served.shut((Member::RIGHT, CooldownClass::Dead), None, NO_MODEL.into());
+        }
+    }
+}
+
+/// A credential whose turn is over because it was served, or not refused.
+pub struct Served {
+    pools: Pools,
+    pool: Arc<Pool>,
+    index: usize,
+    entries: [Entry; Member::GATES],
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl Served {
+    /// The provider says in the midst of its answer that it failed: nothing that this request could still be spared, but others can.
+    pub fn failed_later(&self, fault: &Fault) {
+        if let Some(gate) = blamed(fault) {
+            self.shut(gate, fault.retry_after, code_of(fault));
+        }
+    }
+
+    fn shut(&self, (place, class): (usize, CooldownClass), asked: Option<Duration>, code: Arc<str>) {
+        let (now, wall) = (self.pools.now(), self.pools.wall());
+        let member = &self.pool.members[self.index];
+        let gate = (member.gates[place], self.entries[place]);
+        let mut registry = self.pools.registry();
+        let shut = refuse(&mut registry, member, gate, (class, asked), now);
+        registry.refusals.insert(member.candidate.credential.id, LastRefusal { class, code, at: wall });
+        drop(registry);
+        if let Some(before) = shut {
+            self.pools.cooled(&self.pool, self.index, (gate.0, class), before);
+        }
+    }
 }
 
 /// A request's turn at a credential.
@@ -111,14 +167,15 @@ impl Turn {
         self.is_answered = true;
     }
 
-    /// The provider serves it.
-    pub fn passed(mut self) {
+    /// The provider serves it. What it says later, within its answer, can still be told.
+    pub fn passed(mut self) -> Served {
         self.end(|entries, gates, registry| {
             for (gate, entry) in gates.iter().zip(entries) {
                 registry.gate(*gate).passed(*entry);
             }
         });
         self.pools.passed_at(self.member());
+        Served { pools: self.pools.clone(), pool: Arc::clone(&self.pool), index: self.index, entries: self.entries }
     }
 
     /// The provider failed it. `blame` is what attempts at the same request have said before.
@@ -127,7 +184,13 @@ impl Turn {
             // What a second credential says in the same words may be said of the request.
             Some((Member::RIGHT, _)) if std::mem::replace(&mut blame.has_denied_a_right, true) => {}
             Some(gate) => self.refused(gate, fault.retry_after, code_of(fault)),
-            None if matches!(fault.kind, FaultKind::ClientError | FaultKind::NoAnswer) => self.passed(),
+            None if matches!(fault.kind, FaultKind::ClientError | FaultKind::NoAnswer) => drop(self.passed()),
+            // Only that another credential serves the model shows that it was said of this one, and not of the model.
+            None if fault.kind == FaultKind::NoModel => {
+                let served = self.passed();
+                blame.lacking += 1;
+                blame.first_lacking.get_or_insert(served);
+            }
             // Of anything else nobody knows whose fault it was.
             None => {}
         }
@@ -141,22 +204,14 @@ impl Turn {
     fn refused(&mut self, (place, class): (usize, CooldownClass), asked: Option<Duration>, code: Arc<str>) {
         let pools = self.pools.clone();
         let now = pools.now();
-        let mut first = None;
-        let limit = self.member().limit;
-        let credential = self.member().candidate.credential.id;
+        let mut shut = None;
+        let pool = Arc::clone(&self.pool);
+        let member = &pool.members[self.index];
         let refusal = LastRefusal { class, code, at: pools.wall() };
         self.end(|entries, gates, registry| {
             for (at, (gate, entry)) in gates.iter().zip(entries).enumerate() {
                 if at == place {
-                    let chance = registry.chance.draw();
-                    let stands = registry.gate(*gate);
-                    // One that was well in between is refused anew.
-                    let is_well = stands.condition(now) == Condition::Healthy;
-                    let before = if is_well { None } else { stands.shut_last_for() };
-                    if stands.refused(*entry, (class, asked), now, chance) {
-                        first = Some((*gate, before));
-                    }
-                    registry.mark_active(*gate);
+                    shut = refuse(registry, member, (*gate, *entry), (class, asked), now);
                 } else if class == CooldownClass::Throttled {
                     // Who counts knows the credential and has room for it.
                     registry.gate(*gate).passed(*entry);
@@ -164,13 +219,10 @@ impl Turn {
                     registry.gate(*gate).unknown(*entry, now);
                 }
             }
-            if class == CooldownClass::Throttled && first.is_some() {
-                registry.limit(limit).refused(now);
-            }
-            registry.refusals.insert(credential, refusal);
+            registry.refusals.insert(member.candidate.credential.id, refusal);
         });
-        if let Some((gate, before)) = first {
-            pools.cooled(&self.pool, self.index, (gate, class), before);
+        if let Some(before) = shut {
+            pools.cooled(&self.pool, self.index, (member.gates[place], class), before);
         }
     }
 
@@ -198,6 +250,30 @@ impl Drop for Turn {
     }
 }
 
+/// Why and for how long a gate was shut before.
+type Before = Option<(CooldownClass, Duration)>;
+
+/// Shuts a gate. Answers with what it was shut for before if this is a new cooldown, and not more of one that stands.
+fn refuse(
+    registry: &mut Registry,
+    member: &Member,
+    (gate, entry): (GateAt, Entry),
+    (class, asked): (CooldownClass, Option<Duration>),
+    now: Moment,
+) -> Option<Before> {
+    let chance = registry.chance.draw();
+    let stands = registry.gate(gate);
+    // One that was well in between is refused anew.
+    let is_well = stands.condition(now) == Condition::Healthy;
+    let before = if is_well { None } else { stands.shut_last_for() };
+    let is_new = stands.refused(entry, (class, asked), now, chance);
+    registry.mark_active(gate);
+    if is_new && class == CooldownClass::Throttled {
+        registry.limit(member.limit).refused(now);
+    }
+    is_new.then_some(before)
+}
+
 /// Which gate a fault shuts, and why; `None` for a fault that no credential is to blame for.
 fn blamed(fault: &Fault) -> Option<(usize, CooldownClass)> {
     match fault.kind {
@@ -211,7 +287,11 @@ fn blamed(fault: &Fault) -> Option<(usize, CooldownClass)> {
         // Without the right to one model a credential may have that to others.
         FaultKind::Dead if fault.status == Some(403) => Some((Member::RIGHT, CooldownClass::Dead)),
         FaultKind::Dead => Some((Member::CREDENTIAL, CooldownClass::Dead)),
-        FaultKind::ClientError | FaultKind::ServerError | FaultKind::NoAnswer | FaultKind::Ambiguous => None,
+        FaultKind::ClientError
+        | FaultKind::NoModel
+        | FaultKind::ServerError
+        | FaultKind::NoAnswer
+        | FaultKind::Ambiguous => None,
     }
 }
 
@@ -220,6 +300,8 @@ const A_DAY: Duration = Duration::from_secs(25 * 3_600);
 
 /// The word for a host without a connection, where a provider's code would stand.
 const UNREACHABLE: &str = "unreachable";
+/// The word for a model that other credentials have.
+const NO_MODEL: &str = "model_not_found";
 
 fn code_of(fault: &Fault) -> Arc<str> {
     match (fault.code.as_ref().or(fault.error_type.as_ref()), fault.status) {

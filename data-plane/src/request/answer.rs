@@ -16,6 +16,7 @@ use super::authorize::Permit;
 use super::receive::Head;
 use super::relay::Relay;
 use super::reservation::Terms;
+use crate::pool::Served;
 use crate::rate_headers::RateHeaders;
 use crate::rejection::Rejection;
 
@@ -188,6 +189,15 @@ impl Answer {
 }
 
 impl Answer {
+    /// The same, of this credential: what a stream of it still meets is told to the pool.
+    #[must_use]
+    pub fn served_by(mut self, served: Served) -> Self {
+        if let AnswerBody::Stream(relay) = self.response.body_mut() {
+            relay.served_by(served);
+        }
+        self
+    }
+
     /// The same, saying how many attempts it took, and which place of the pool it came from.
     #[must_use]
     pub fn after(mut self, attempts: u16, slot: &str) -> Self {

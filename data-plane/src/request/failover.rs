@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use keyforge_providers::fault::FaultKind;
 use keyforge_providers::patch::Pieces;
 use tokio::time::Instant;
 
@@ -103,8 +104,8 @@ impl Failover {
             let slot = turn.slot().to_owned();
             let failed = match outcome {
                 Outcome::Answered(answer) => {
-                    turn.passed();
-                    return answer.after(self.number(), &slot);
+                    self.blame.is_served();
+                    return answer.served_by(turn.passed()).after(self.number(), &slot);
                 }
                 Outcome::Failed(failed) => failed,
             };
@@ -184,6 +185,8 @@ impl Failover {
             return None;
         }
         match &failed.fault {
+            // What a second credential lacks as well is not tried with a third.
+            Some(fault) if fault.kind == FaultKind::NoModel && self.blame.is_no_model() => None,
             Some(fault) if is_refusal(fault) => Some("refused"),
             None if was_not_sent(failed) => Some("not_connected"),
             Some(_) | None => None,

@@ -38,6 +38,14 @@ const SERVED: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconne
     {\"id\":\"x\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\
     \"message\":{\"role\":\"assistant\",\"content\":\"Hello\"},\"finish_reason\":\"stop\"}],\
     \"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15}}";
+const NO_MODEL: &str = "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n\
+    {\"error\":{\"message\":\"The model `m` does not exist or you do not have access to it.\",\
+    \"type\":\"invalid_request_error\",\"param\":null,\"code\":\"model_not_found\"}}";
+/// A word, and then what a limit that was met on the way is told by.
+const THROTTLED_MIDWAY: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+    data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\
+    \"delta\":{\"role\":\"assistant\",\"content\":\"Hel\"},\"finish_reason\":null}]}\n\n\
+    data: {\"error\":{\"message\":\"Too fast.\",\"type\":\"rate_limit_error\",\"code\":\"rate_limit_exceeded\"}}\n\n";
 /// Tokens of output that a request asks for.
 const OUTPUT: u64 = 100;
 
@@ -120,6 +128,10 @@ impl Bench {
 
     /// A request whose client waits for so many seconds.
     fn ask(&self, seconds: &str) -> JoinHandle<Result<Answer, Rejection>> {
+        self.ask_for(body(OUTPUT), seconds)
+    }
+
+    fn ask_for(&self, body: serde_json::Value, seconds: &str) -> JoinHandle<Result<Answer, Rejection>> {
         let plane = Arc::clone(&self.node.plane);
         let permit = permit_for(&self.node, 1, "m").unwrap();
         let (parts, ()) =
@@ -128,7 +140,6 @@ impl Bench {
         let id = RequestId::generate_at(plane.clock.now()).unwrap();
         let head = Arc::new(Head { parts, peer, id, started: 0, dialect: Dialect::ChatCompletions });
         self.node.plane.shutdown.spawn("request", async move {
-            let body = body(OUTPUT);
             let wanted = wanted(&body);
             let bound = bound(&permit, &wanted)?;
             let reservation = reserve(&plane, &permit, &head, bound).await?;
@@ -161,6 +172,19 @@ impl Bench {
             }
             turn.passed();
         }
+    }
+
+    /// The credentials that serve fifty turns, by what agents know them by.
+    async fn serving(&self) -> Vec<String> {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let need = bound(&permit_for(&self.node, 1, "m").unwrap(), &wanted(&body(OUTPUT))).unwrap().need();
+            let asking = Asking { key: key_id(1), need, tried: &[], patience: Duration::ZERO };
+            let Ok(turn) = self.node.plane.pools.turn(&self.pool(), asking).await else { break };
+            seen.insert(turn.slot().to_owned());
+            turn.passed();
+        }
+        seen.into_iter().collect()
     }
 
     /// The next request that comes to a host.
@@ -306,4 +330,52 @@ async fn what_an_earlier_attempt_may_have_cost_is_told_and_one_that_cannot_hold_
         assert_eq!(header("x-keyforge-budget-remaining-usd"), NanoUsd::new(limit - cost).decimal());
         assert!(bench.asked.try_recv().is_err());
     }
+}
+
+fn slot(answer: &Answer) -> String {
+    answer.response.headers()["x-keyforge-pool-slot"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_credential_that_lacks_a_model_which_another_serves_is_not_asked_for_it_again() {
+    let mut bench = Bench::with_quota().await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(NO_MODEL).unwrap();
+    bench.asked().await.send(SERVED).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    assert_eq!(
+        (told(&answer).0, &answer.response.headers()["x-keyforge-attempts"]),
+        (200, &http::HeaderValue::from(2))
+    );
+    assert_eq!(bench.serving().await, [slot(&answer)]);
+}
+
+#[tokio::test]
+async fn a_model_that_two_credentials_lack_is_not_there_and_neither_is_to_blame() {
+    let mut bench = Bench::with_quota().await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(NO_MODEL).unwrap();
+    bench.asked().await.send(NO_MODEL).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    assert_eq!(told(&answer), (404, "upstream_refused"));
+    assert_eq!(bench.serving().await.len(), 2);
+    assert!(bench.asked.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_limit_that_is_met_within_a_stream_is_kept_from_the_next_request_and_from_no_byte_of_this_one() {
+    let mut bench = Bench::with_quota().await;
+    let mut streamed = body(OUTPUT);
+    streamed["stream"] = true.into();
+    let asking = bench.ask_for(streamed, "20");
+    bench.asked().await.send(THROTTLED_MIDWAY).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    let met = slot(&answer);
+    assert_eq!(bench.serving().await.len(), 2, "nothing is known yet");
+    let got = http_body_util::BodyExt::collect(answer.response.into_body()).await.unwrap().to_bytes();
+    let got = std::str::from_utf8(&got).unwrap();
+    assert!(got.contains("Hel") && got.contains("rate_limit_error") && !got.contains("[DONE]"), "{got}");
+    assert!(bench.asked.try_recv().is_err(), "no other attempt after the first byte");
+    let serving = bench.serving().await;
+    assert!(serving.len() == 1 && !serving.contains(&met), "{serving:?}");
 }

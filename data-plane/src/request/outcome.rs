@@ -54,7 +54,7 @@ pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
             Rejection::PoolExhausted { retry_after: fault.retry_after.unwrap_or(Duration::from_secs(1)) }
         }
         FaultKind::Closed | FaultKind::Dead => Rejection::NoCredential(permit.model().provider.to_string()),
-        FaultKind::ClientError => Rejection::UpstreamRefused {
+        FaultKind::ClientError | FaultKind::NoModel => Rejection::UpstreamRefused {
             status: fault.status.filter(|status| (400..500).contains(status)).unwrap_or(400),
             code: fault.code.clone(),
             param: fault.param.clone(),
@@ -71,7 +71,7 @@ pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
 #[must_use]
 pub const fn is_refusal(fault: &Fault) -> bool {
     match fault.kind {
-        FaultKind::Throttled | FaultKind::Overloaded | FaultKind::Closed | FaultKind::Dead => true,
+        FaultKind::Throttled | FaultKind::Overloaded | FaultKind::Closed | FaultKind::Dead | FaultKind::NoModel => true,
         FaultKind::ClientError | FaultKind::ServerError | FaultKind::NoAnswer | FaultKind::Ambiguous => false,
     }
 }

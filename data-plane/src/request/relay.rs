@@ -28,6 +28,7 @@ use super::outcome::{Failed, Stood, charge_for, rejection_for};
 use super::receive::Head;
 use super::settle::{Charge, Commitment, Ending};
 use crate::plane::Plane;
+use crate::pool::Served;
 use crate::rejection::Rejection;
 use crate::replica::running::Place;
 
@@ -72,6 +73,8 @@ struct LiveStream {
     dialect: Dialect,
     feed: Option<Feed>,
     commitment: Option<Commitment>,
+    /// Whose answer it is, once the client gets it.
+    served: Option<Served>,
     gone: ClientGone,
     queue: VecDeque<Bytes>,
     /// Whether what was held beyond the input that the provider reported was let go.
@@ -103,6 +106,13 @@ impl Relay {
         }
     }
 
+    /// It is this credential's answer. An error within it comes too late for its own client, who has seen a part, and in time for others.
+    pub fn served_by(&mut self, served: Served) {
+        if let Some(stream) = &mut self.0 {
+            stream.served = Some(served);
+        }
+    }
+
     /// Waits for the first content: an error that comes before it is still an error status.
     pub async fn start(plane: &Arc<Plane>, head: &Head, body: Incoming, running: Running) -> Started {
         let Running { permit, commitment, reader, gone, deadline } = running;
@@ -115,6 +125,7 @@ impl Relay {
             dialect: head.dialect,
             feed: Some(Feed::new(body, reader, plane.body_digests, times, most)),
             commitment: Some(commitment),
+            served: None,
             gone,
             queue: VecDeque::new(),
             input_known: false,
@@ -271,6 +282,9 @@ impl LiveStream {
     }
 
     fn failed(&mut self, failure: &Failure, rejection: &Rejection) -> Ending {
+        if let (Failure::Refused(fault), Some(served)) = (failure, &self.served) {
+            served.failed_later(fault);
+        }
         let charge = match (failure, self.known()) {
             (_, Charge::Known(usage)) => Charge::Known(usage),
             (Failure::Refused(fault), _) => charge_for(fault, self.stood()),

@@ -77,6 +77,7 @@ pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fa
     } else if status == 429 && fault.kind == FaultKind::Throttled {
         throttled(&mut fault, headers, now);
     } else if status == 404 && fault.error_type.as_deref() == Some("not_found_error") && said.begins("model:") {
+        fault.kind = FaultKind::NoModel;
         fault.code = Some("model_not_found".to_owned());
     }
     // A field of this API is none that the client wrote.

@@ -106,8 +106,9 @@ fn an_account_that_may_not_spend_more_is_closed() {
 #[test]
 fn a_model_that_does_not_exist_has_the_code_that_clients_know() {
     let missing = fault(404, &[], &error("not_found_error", "model: claude-nope"));
-    assert_eq!((missing.kind, missing.code.as_deref()), (FaultKind::ClientError, Some("model_not_found")));
-    assert_eq!(fault(404, &[], &error("not_found_error", "file not there")).code, None);
+    assert_eq!((missing.kind, missing.code.as_deref()), (FaultKind::NoModel, Some("model_not_found")));
+    let other = fault(404, &[], &error("not_found_error", "file not there"));
+    assert_eq!((other.kind, other.code), (FaultKind::ClientError, None));
 }
 
 #[test]

@@ -44,7 +44,9 @@ pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fa
         FaultKind::Overloaded | FaultKind::ServerError | FaultKind::Closed => {
             said.wait().or_else(|| in_header(headers))
         }
-        FaultKind::Dead | FaultKind::ClientError | FaultKind::NoAnswer | FaultKind::Ambiguous => None,
+        FaultKind::Dead | FaultKind::ClientError | FaultKind::NoModel | FaultKind::NoAnswer | FaultKind::Ambiguous => {
+            None
+        }
     };
     let otherwise = format!("the provider answered with status {status}");
     Fault { retry_after, ..said.fault(kind, Some(status), false, otherwise) }
@@ -177,8 +179,7 @@ impl Said {
             (Some(message), _) => redact::message(&without_projects(message)),
             (None, _) => otherwise,
         };
-        let is_model = kind == FaultKind::ClientError && status == Some(404) && self.mentions(&["model"]);
-        let code = if is_model { Some("model_not_found".to_owned()) } else { self.reason };
+        let code = if kind == FaultKind::NoModel { Some("model_not_found".to_owned()) } else { self.reason };
         // The field that Google may name is one of its own API, which the client did not write.
         Fault {
             kind,
@@ -212,6 +213,7 @@ fn classify(status: u16, said: &Said) -> FaultKind {
         408 | 499 | 504 | 522..=524 => FaultKind::Ambiguous,
         429 if said.is_daily() || said.mentions(&SPENT) => FaultKind::Closed,
         429 => FaultKind::Throttled,
+        404 if said.mentions(&["model"]) => FaultKind::NoModel,
         400..=498 => FaultKind::ClientError,
         503 | 529 => FaultKind::Overloaded,
         _ => FaultKind::ServerError,

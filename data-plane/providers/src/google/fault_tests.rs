@@ -126,10 +126,10 @@ fn statuses_and_details_tell_whose_fault_it_is() {
 }
 
 #[test]
-fn a_model_that_is_not_there_is_the_requests_fault() {
+fn a_model_that_is_not_there_has_the_code_that_clients_know() {
     let body = error(404, "NOT_FOUND", "models/gemini-9 is not found for API version v1beta", json!([]));
     let fault = fault(404, &body);
-    assert_eq!((fault.kind, fault.code.as_deref()), (FaultKind::ClientError, Some("model_not_found")));
+    assert_eq!((fault.kind, fault.code.as_deref()), (FaultKind::NoModel, Some("model_not_found")));
 }
 
 #[test]

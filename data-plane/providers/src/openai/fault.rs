@@ -30,6 +30,9 @@ const DEAD: [&str; 7] =
 /// The same of a 403: it may do this with other models. Neither depends on what a request says.
 const DENIED: [&str; 2] = ["model_not_found", "missing_scope"];
 
+/// Parts of codes and types that mean: this account has no such model, as at OpenAI, Together, Mistral and Azure.
+const NO_MODEL: [&str; 4] = ["model_not_found", "model_not_available", "invalid_model", "deploymentnotfound"];
+
 /// Reads a response whose status is not a success.
 #[must_use]
 pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fault {
@@ -180,6 +183,7 @@ fn classify(status: u16, said: &Said) -> FaultKind {
         429 if said.is_too_large() => FaultKind::ClientError,
         429 => FaultKind::Throttled,
         498 | 503 | 529 => FaultKind::Overloaded,
+        400 | 404 if said.mentions(&NO_MODEL) => FaultKind::NoModel,
         400..=497 => FaultKind::ClientError,
         _ if said.mentions(&["overloaded"]) => FaultKind::Overloaded,
         _ => FaultKind::ServerError,

@@ -269,7 +269,8 @@ fn recorded_failures_say_whose_fault_they_are() {
         let fault =
             fault::read(exchange.status, &exchange.headers, exchange.response.as_bytes(), Timestamp::from_millis(0));
         let expected = match exchange.status {
-            400 | 404 => FaultKind::ClientError,
+            400 => FaultKind::ClientError,
+            404 => FaultKind::NoModel,
             401 => FaultKind::Dead,
             429 if exchange.name.contains("should-not-retry") => FaultKind::ClientError,
             429 => FaultKind::Throttled,

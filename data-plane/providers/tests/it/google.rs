@@ -298,7 +298,7 @@ fn failures_are_classified() {
             429 => (&[FaultKind::Throttled, FaultKind::Closed], true),
             400 => (&[FaultKind::ClientError, FaultKind::Dead], false),
             401 | 403 => (&[FaultKind::Dead], false),
-            404 => (&[FaultKind::ClientError], false),
+            404 => (&[FaultKind::NoModel], false),
             503 => (&[FaultKind::Overloaded], fault.retry_after.is_some()),
             _ => (&[FaultKind::ServerError, FaultKind::Ambiguous], fault.retry_after.is_some()),
         };

@@ -284,7 +284,8 @@ fn recorded_failures_are_classified() {
         let fault =
             fault::read(exchange.status, &exchange.headers, exchange.response.as_bytes(), Timestamp::from_millis(0));
         let kinds: &[FaultKind] = match exchange.status {
-            400 | 404 | 413 | 422 => &[FaultKind::ClientError],
+            400 | 413 | 422 => &[FaultKind::ClientError],
+            404 => &[FaultKind::NoModel],
             401 | 403 => &[FaultKind::Dead],
             408 => &[FaultKind::Ambiguous],
             429 => &[FaultKind::Throttled, FaultKind::ClientError],
