@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use keyforge_shared::clock::Timestamp;
 
+use crate::credible::MAX_COUNT;
+
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dimension {
@@ -33,12 +35,9 @@ pub struct Window {
 
 /// The longest period that providers limit by. A reset beyond it is taken for nonsense.
 const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
-/// Counts above this are taken for nonsense: the largest whole number that every JSON parser agrees on, 2^53.
-const MAX_COUNT: u64 = 1 << 53;
-
 impl Window {
     /// A window, unless its counts are absurd; without its reset, if that is.
-    pub(crate) fn sound(
+    fn sound(
         dimension: Dimension,
         limit: u64,
         remaining: u64,
@@ -51,12 +50,23 @@ impl Window {
     }
 }
 
-/// A header's text.
-pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+/// The windows that headers tell of. `header` names one by what it says, `limit`, `remaining` or `reset`, and by a name of `names`; `reset` reads
+/// when all is there again. A window that is absurd is left out.
+pub(crate) fn windows(
+    headers: &HeaderMap,
+    now: Timestamp,
+    names: &[(&str, Dimension)],
+    header: impl Fn(&str, &str) -> String,
+    reset: impl Fn(&str) -> Option<Timestamp>,
+) -> Vec<Window> {
+    let window = |(name, dimension): &(&str, Dimension)| {
+        let text = |what| text(headers, &header(what, name));
+        let count = |what| text(what)?.parse().ok();
+        Window::sound(*dimension, count("limit")?, count("remaining")?, text("reset").and_then(&reset), now)
+    };
+    names.iter().filter_map(window).collect()
 }
 
-/// A header's whole number.
-pub(crate) fn count(headers: &HeaderMap, name: &str) -> Option<u64> {
-    text(headers, name)?.parse().ok()
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
 }

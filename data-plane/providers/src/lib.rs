@@ -14,6 +14,7 @@
 //! * [`headroom`]: what is left of an account's limits
 //! * [`redact`]: what identifies an account, taken out of a text
 //! * [`bound`]: the most input tokens that a request can be billed, by what is known of the host ([`metering`])
+//! * `credible`: what is believed of counts and kept of names
 //! * [`picture`] and `sound`: how large and how long media are, from their first bytes
 //! * [`openai`]: chat completions: request scan and rewrite, answer, stream, faults, and to and from the hub form
 //! * [`anthropic`] and [`google`]: from and to the hub form, and their faults
@@ -21,6 +22,7 @@
 pub mod anthropic;
 pub mod bound;
 pub mod chat;
+mod credible;
 pub mod dialect;
 pub mod embeddings;
 pub mod exchange;

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use keyforge_shared::clock::Timestamp;
 
-use crate::headroom::{Dimension, Window, count, text};
+use crate::headroom::{Dimension, Window, windows};
 
 /// The limits by their names in headers.
 const NAMES: [(&str, Dimension); 4] = [
@@ -16,14 +16,11 @@ const NAMES: [(&str, Dimension); 4] = [
 /// Reads the limits. One that is absurd is left out; so is a reset that is past, as the year 1970 that refusals give.
 #[must_use]
 pub fn read(headers: &HeaderMap, now: Timestamp) -> Vec<Window> {
-    let window = |(name, dimension): &(&str, Dimension)| {
-        let of = |what: &str| format!("anthropic-ratelimit-{name}-{what}");
-        let (limit, remaining) = (count(headers, &of("limit"))?, count(headers, &of("remaining"))?);
-        let reset = text(headers, &of("reset")).and_then(|time| time.parse::<jiff::Timestamp>().ok());
-        let reset = reset.map(|reset| Timestamp::from_millis(reset.as_millisecond()));
-        Window::sound(*dimension, limit, remaining, reset, now)
-    };
-    NAMES.iter().filter_map(window).collect()
+    let header = |what: &str, name: &str| format!("anthropic-ratelimit-{name}-{what}");
+    windows(headers, now, &NAMES, header, |time| {
+        let reset: jiff::Timestamp = time.parse().ok()?;
+        Some(Timestamp::from_millis(reset.as_millisecond()))
+    })
 }
 
 #[cfg(test)]

@@ -290,3 +290,7 @@ fn refuse(turn: &Turn<'_>, what: &str) -> RequestError {
     let field = format!("messages[{}]", turn.at);
     RequestError { message: format!("`{field}` {what}"), field: Some(field) }
 }
+
+#[cfg(test)]
+#[path = "messages_tests.rs"]
+mod tests;

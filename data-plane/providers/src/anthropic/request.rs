@@ -157,4 +157,4 @@ fn value(number: &Number) -> f64 {
 
 #[cfg(test)]
 #[path = "request_tests.rs"]
-mod tests;
+pub(super) mod tests;

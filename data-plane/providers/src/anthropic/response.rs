@@ -9,12 +9,10 @@ use super::usage::Counts;
 use super::{fault, finish, signature};
 use crate::chat::request::{Content, Maker, Part, ToolCall};
 use crate::chat::response::{Choice, Response};
+use crate::credible::brief;
 use crate::form;
 use crate::refusal::NotAnAnswer;
 use crate::translate::{Memo, Wrapped};
-
-/// Longest id and model name that are kept.
-const MAX_NAME_BYTES: usize = 128;
 
 /// Members are looked at one by one: what is not understood of one does not spoil the others.
 #[derive(Deserialize)]
@@ -171,8 +169,7 @@ fn string(value: Option<&RawValue>) -> Option<Cow<'_, str>> {
 }
 
 pub(super) fn name(value: Option<&RawValue>) -> String {
-    let name = string(value).unwrap_or_default();
-    name[..name.floor_char_boundary(MAX_NAME_BYTES)].to_owned()
+    brief(&string(value).unwrap_or_default()).to_owned()
 }
 
 #[cfg(test)]

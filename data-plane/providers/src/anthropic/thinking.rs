@@ -107,3 +107,7 @@ pub(super) fn is_own_thought(part: &Part<'_>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[path = "thinking_tests.rs"]
+mod tests;

@@ -142,3 +142,7 @@ fn write_choice<'r>(choice: Option<&'r ToolChoice<'r>>, disable_parallel_tool_us
         Some(ToolChoice::Named(name)) => wire::Choice::Tool { name: Cow::Borrowed(name), disable_parallel_tool_use },
     })
 }
+
+#[cfg(test)]
+#[path = "tools_tests.rs"]
+mod tests;

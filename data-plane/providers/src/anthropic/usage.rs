@@ -6,8 +6,7 @@
 use keyforge_shared::usage::{ServiceTier, Usage};
 use serde::Deserialize;
 
-/// Counts above this are taken for nonsense: the largest whole number that every JSON parser agrees on, 2^53.
-const MAX_COUNT: u64 = 1 << 53;
+use crate::credible::MAX_COUNT;
 
 /// A present member of the wrong type fails the whole.
 #[derive(Deserialize)]

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::credible::brief;
+
 /// Reads an object. What is derived for structs would take a list of their members as well.
 pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     let is_object = text.trim_ascii_start().starts_with('{');
@@ -22,14 +24,9 @@ pub(super) struct Reply<'a> {
     pub(super) response_id: Option<String>,
 }
 
-/// Longest id and model name that are kept: each chunk of a stream repeats them.
-const MAX_NAME_BYTES: usize = 128;
-
 /// A name as far as it is kept; empty for none.
 fn name(given: Option<String>) -> String {
-    let mut name = given.unwrap_or_default();
-    name.truncate(name.floor_char_boundary(MAX_NAME_BYTES));
-    name
+    given.map(|name| brief(&name).to_owned()).unwrap_or_default()
 }
 
 impl Reply<'_> {

@@ -5,10 +5,8 @@
 use keyforge_shared::usage::{ServiceTier, Usage};
 use serde::Deserialize;
 
+use crate::credible::MAX_COUNT;
 use crate::openai::usage as chat;
-
-/// Counts above this are taken for nonsense: the largest whole number that every JSON parser agrees on, 2^53.
-const MAX_COUNT: u64 = 1 << 53;
 
 /// The object. A present member of the wrong type fails the whole.
 #[derive(Deserialize)]

@@ -168,4 +168,4 @@ fn stop<'a>(cursor: &mut Cursor<'a>, room: &mut Room) -> Result<Vec<Cow<'a, str>
 
 #[cfg(test)]
 #[path = "conversation_tests.rs"]
-mod tests;
+pub(super) mod tests;

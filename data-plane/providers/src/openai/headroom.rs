@@ -7,7 +7,7 @@ use http::HeaderMap;
 use keyforge_shared::clock::Timestamp;
 
 use super::retry;
-use crate::headroom::{Dimension, Window, count, text};
+use crate::headroom::{Dimension, Window, windows};
 
 /// The limits by their names in headers.
 const NAMES: [(&str, Dimension); 4] = [
@@ -20,13 +20,8 @@ const NAMES: [(&str, Dimension); 4] = [
 /// Reads the limits. One that is absurd is left out.
 #[must_use]
 pub fn read(headers: &HeaderMap, now: Timestamp) -> Vec<Window> {
-    let window = |(name, dimension): &(&str, Dimension)| {
-        let of = |what: &str| format!("x-ratelimit-{what}-{name}");
-        let (limit, remaining) = (count(headers, &of("limit"))?, count(headers, &of("remaining"))?);
-        let reset = text(headers, &of("reset")).and_then(retry::duration).map(|wait| now.saturating_add(wait));
-        Window::sound(*dimension, limit, remaining, reset, now)
-    };
-    NAMES.iter().filter_map(window).collect()
+    let header = |what: &str, name: &str| format!("x-ratelimit-{what}-{name}");
+    windows(headers, now, &NAMES, header, |wait| Some(now.saturating_add(retry::duration(wait)?)))
 }
 
 #[cfg(test)]

@@ -189,3 +189,7 @@ fn json_schema<'a>(cursor: &mut Cursor<'a>) -> Result<Format<'a>, Wrong> {
     })?;
     Ok(Format::JsonSchema { name: called, description, schema, strict })
 }
+
+#[cfg(test)]
+#[path = "offer_tests.rs"]
+mod tests;

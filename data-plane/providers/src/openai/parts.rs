@@ -321,3 +321,7 @@ fn rest(text: Cow<'_, str>, from: usize) -> Cow<'_, str> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;

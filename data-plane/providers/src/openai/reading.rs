@@ -3,6 +3,7 @@
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::usage;
+use crate::credible::brief;
 use crate::json::{Cursor, JsonError, Kind, Text};
 
 /// What has been read so far; of a member that comes again, the last that is not null counts.
@@ -14,13 +15,6 @@ pub(super) struct Reading {
     pub(super) model: Option<String>,
     /// The class of service that was billed.
     pub(super) tier: Option<ServiceTier>,
-}
-
-/// Most bytes of a model's name that are kept: it is written down with every request.
-const MAX_MODEL_BYTES: usize = 128;
-
-fn brief(name: &str) -> &str {
-    &name[..name.floor_char_boundary(MAX_MODEL_BYTES)]
 }
 
 impl Reading {

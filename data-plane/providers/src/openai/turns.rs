@@ -245,3 +245,7 @@ fn litellm_signature<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Signature<'a>
     })?;
     Ok(signature)
 }
+
+#[cfg(test)]
+#[path = "turns_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ mod entry_points;
 mod golden;
 #[cfg(test)]
 mod google;
+mod google_requests;
 #[cfg(test)]
 mod money;
 #[cfg(test)]

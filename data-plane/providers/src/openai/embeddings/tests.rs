@@ -1,10 +1,17 @@
 //! Embeddings: what is accepted, bounded, passed on and written.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use keyforge_shared::usage::Usage;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::bound::{InputBound, embedding_bound};
+use crate::embeddings::{Input, Response};
+use crate::exchange::Stamp;
 use crate::metering;
+use crate::refusal::NotAnAnswer;
 
 fn scanned(body: Value) -> EmbeddingsRequest {
     scan(body.to_string().as_bytes()).unwrap()
