@@ -52,7 +52,7 @@ use crate::publish::hub::Hub;
 use crate::publish::secrets::Secrets;
 use crate::publish::session::Publisher;
 use crate::publish::standings::Standings;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, partitions};
 
 /// How often the nodes that are there are noted: often within [`SILENCE`](crate::ledger::signs::SILENCE).
 const NOTE_EVERY: Duration = Duration::from_mins(1);
@@ -141,8 +141,11 @@ pub async fn start(
     clock: Arc<dyn Clock>,
 ) -> Result<ControlPlane, StartError> {
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
-    let store = Store::open(&config.data_dir, Arc::clone(&clock)).await?;
+    let store = Store::open_configured(&config.data_dir, config.database.as_ref(), Arc::clone(&clock)).await?;
     let parts = assemble(&config, store, &shutdown, telemetry, clock).await?;
+    if parts.store.is_shared() {
+        keep_up(&parts, &shutdown);
+    }
     let listener = accept::bind(config.listen)?;
     let addr = listener.local_addr().map_err(StartError::Address)?;
     let routes = routes(&parts, &shutdown)?;
@@ -178,7 +181,7 @@ async fn assemble(
     clock: Arc<dyn Clock>,
 ) -> Result<Parts, StartError> {
     let opened = deployment::open(&store, &config.data_dir, &config.vault_key, Arc::clone(&clock)).await?;
-    let fleet_token = FleetToken::load(&config.data_dir)?;
+    let fleet_token = FleetToken::load(&config.data_dir, opened.is_new || !store.is_shared())?;
     let (hub, fleet) = (Hub::new(opened.state), Fleet::new(Arc::clone(&clock)));
     metrics::register(&telemetry.meter(), &hub, &fleet);
     let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), Arc::clone(fleet_token.secret()));
@@ -199,6 +202,24 @@ async fn hear_of(ledger: Ledger, fleet: Fleet) {
             tracing::warn!(%error, "nodes that are there could not be noted: what they hold may be taken for spent until they ask for more");
         }
     }
+}
+
+/// Keeps up with what others do to a shared database, and its tables ahead of time.
+fn keep_up(parts: &Parts, shutdown: &Shutdown) {
+    let (admin, drain) = (parts.admin.clone(), shutdown.drain_started());
+    drop(shutdown.spawn_critical("follow", async move {
+        tokio::select! {
+            () = admin.follow() => {}
+            () = drain => {}
+        }
+    }));
+    let (store, drain) = (parts.store.clone(), shutdown.drain_started());
+    drop(shutdown.spawn("partitions", async move {
+        tokio::select! {
+            () = partitions::keep_ahead(&store) => {}
+            () = drain => {}
+        }
+    }));
 }
 
 fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {

@@ -6,6 +6,10 @@
 //! vault_key = "file:/etc/keyforge/vault.key"   # default: vault.key in data_dir, made at the first start
 //! allow_plaintext = false                      # needed to listen beyond this host without [tls]
 //!
+//! [database]                                   # without it: SQLite in data_dir
+//! url = "postgres://keyforge@db.internal/keyforge"
+//! password = "file:/etc/keyforge/database.password"
+//!
 //! [tls]
 //! certificates = "/etc/keyforge/tls.crt"
 //! key = "/etc/keyforge/tls.key"
@@ -18,6 +22,8 @@
 //! sample_ratio = 1.0
 //! ```
 
+mod database;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +32,8 @@ use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
 use serde::Deserialize;
 
 use crate::vault::KekSource;
+
+pub use database::{DatabaseConfig, RawDatabase};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
 const VAULT_KEY_FILE: &str = "vault.key";
@@ -40,6 +48,7 @@ struct Raw {
     #[serde(default)]
     allow_plaintext: bool,
     tls: Option<RawTls>,
+    database: Option<RawDatabase>,
     #[serde(default)]
     telemetry: RawTelemetry,
 }
@@ -63,7 +72,7 @@ pub struct TlsFiles {
 /// What the control plane is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where everything is kept.
+    /// Where everything is kept, or with a database elsewhere the secrets that belong to it.
     pub data_dir: PathBuf,
     /// Where gRPC is served; port 0 takes any free one.
     pub listen: SocketAddr,
@@ -71,6 +80,8 @@ pub struct Config {
     pub vault_key: KekSource,
     /// How connections are encrypted; `None` in the clear.
     pub tls: Option<TlsFiles>,
+    /// The database; `None` for SQLite in the data directory.
+    pub database: Option<DatabaseConfig>,
 }
 
 impl Config {
@@ -79,7 +90,7 @@ impl Config {
     pub fn local(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
         let data_dir = data_dir.into();
         let vault_key = KekSource::File(data_dir.join(VAULT_KEY_FILE));
-        Self { data_dir, listen, vault_key, tls: None }
+        Self { data_dir, listen, vault_key, tls: None, database: None }
     }
 
     /// Reads and checks a file. Telemetry is apart, because it is started first and once per process.
@@ -115,8 +126,9 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
     };
     let telemetry = raw.telemetry.checked(SERVICE_NAME, &mut problems);
     let tls = raw.tls.map(|RawTls { certificates, key }| TlsFiles { certificates, key });
+    let database = raw.database.and_then(|database| database.checked(&mut problems));
     let data_dir = raw.data_dir;
-    let config = listen.zip(vault_key).map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls });
+    let config = listen.zip(vault_key).map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls, database });
     problems.finish(config.map(|config| (config, telemetry)))
 }
 
@@ -156,6 +168,22 @@ mod tests {
         );
         for field in ["data_dir", "listen", "telemetry.otlp_headers.a"] {
             assert!(error.contains(field), "{field} in {error}");
+        }
+    }
+
+    #[test]
+    fn database_is_checked_and_its_password_is_a_reference() {
+        let (config, _) = parse("data_dir = \"/d\"\n[database]\nurl = \"postgres://kf@db/kf\"\npassword = \"env:PW\"").unwrap();
+        let database = config.database.unwrap();
+        assert_eq!((database.host.as_str(), database.password), ("db", Some(SecretRef::Env("PW".to_owned()))));
+        for (table, words) in [
+            ("url = \"postgres://kf:pw@db/kf\"", "database.url"),
+            ("url = \"postgres://kf@db/kf\"\npassword = \"pw\"", "given by reference"),
+            ("url = \"postgres://kf@db/kf\"\nconnections = 1", "database.connections"),
+            ("url = \"postgres://kf@db/kf\"\nsslmode = \"disable\"", "sslmode"),
+        ] {
+            let error = refused(&format!("data_dir = \"/d\"\n[database]\n{table}"));
+            assert!(error.contains(words), "{error}");
         }
     }
 

@@ -24,7 +24,7 @@ use crate::catalog::{self, CatalogError};
 use crate::store::deployment::{self, Deployment};
 use crate::store::operators::{self, Operator};
 use crate::store::workspaces::{self, StoredWorkspace};
-use crate::store::{Store, StoreError, credentials, keys, models};
+use crate::store::{Store, StoreError, credentials, keys, locks, models};
 use crate::vault::{Kek, KekError, KekSource, Vault, VaultError};
 
 /// Name of the file in the data directory that the first operator's token is written to.
@@ -68,6 +68,8 @@ pub enum OpenError {
 pub struct Opened {
     /// Its id.
     pub id: DeploymentId,
+    /// Whether it was made just now.
+    pub is_new: bool,
     /// Its vault.
     pub vault: Arc<Vault>,
     /// Its chains.
@@ -86,26 +88,38 @@ pub struct Opened {
 /// [`OpenError`]; its message says what to do.
 pub async fn open(store: &Store, data_dir: &Path, kek: &KekSource, clock: Arc<dyn Clock>) -> Result<Opened, OpenError> {
     let found = deployment::get(&mut *store.read().await?).await?;
-    let kek = Kek::load(kek, found.is_some())?;
-    let is_new = found.is_none();
-    let (deployment, vault, root) = match found {
+    let loaded = Kek::load(kek, found.is_some())?;
+    let (vault, audit, is_new) = match found {
         Some(deployment) => {
-            let vault = Vault::new(kek, deployment.id);
-            vault.check(&deployment.vault_check)?;
-            let root = vault.open_audit_root(&deployment.audit_root)?;
-            (deployment, vault, root)
+            let (vault, audit) = recognise(loaded, &deployment, clock)?;
+            (vault, audit, false)
         }
-        None => prepare(kek, store)?,
+        None => {
+            let (deployment, vault, root) = prepare(loaded, store)?;
+            let audit = Audit::new(root, deployment.id, deployment.admin_chain, Arc::clone(&clock));
+            match create(store, &audit, &deployment, &data_dir.join(OPERATOR_TOKEN_FILE)).await? {
+                None => (vault, audit, true),
+                // Another control plane was first; it has the same vault key, or this one is refused.
+                Some(first) => {
+                    let (vault, audit) = recognise(Kek::load(kek, true)?, &first, clock)?;
+                    (vault, audit, false)
+                }
+            }
+        }
     };
-    let audit = Audit::new(root, deployment.id, deployment.admin_chain, clock);
-    if is_new {
-        create(store, &audit, &deployment, &data_dir.join(OPERATOR_TOKEN_FILE)).await?;
-    }
     let (deployment, operators, state) = load(store).await?;
     let seal = StateSeal::new(&audit, &operators);
     let sum = seal.sum(&state);
     seal.check(&deployment, sum)?;
-    Ok(Opened { id: deployment.id, vault: Arc::new(vault), audit: Arc::new(audit), state, seal, sum })
+    Ok(Opened { id: deployment.id, is_new, vault: Arc::new(vault), audit: Arc::new(audit), state, seal, sum })
+}
+
+/// Vault and chains of a deployment that is there.
+fn recognise(kek: Kek, deployment: &Deployment, clock: Arc<dyn Clock>) -> Result<(Vault, Audit), OpenError> {
+    let vault = Vault::new(kek, deployment.id);
+    vault.check(&deployment.vault_check)?;
+    let root = vault.open_audit_root(&deployment.audit_root)?;
+    Ok((vault, Audit::new(root, deployment.id, deployment.admin_chain, clock)))
 }
 
 fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenError> {
@@ -126,7 +140,13 @@ fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenE
     Ok((deployment, vault, root))
 }
 
-async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_file: &Path) -> Result<(), OpenError> {
+/// Writes a new deployment. Gives the one that is there when somebody else was first.
+async fn create(
+    store: &Store,
+    audit: &Audit,
+    deployment: &Deployment,
+    token_file: &Path,
+) -> Result<Option<Deployment>, OpenError> {
     let token = token::generate(TokenKind::Operator).map_err(|_| OpenError::Random)?;
     let operator = Operator {
         id: OperatorId::generate().map_err(|_| OpenError::Random)?,
@@ -142,6 +162,10 @@ async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_fil
     let seal = StateSeal::new(audit, std::slice::from_ref(&operator));
     let state_seal = seal.seal(deployment.revision, seal.sum(&state)).to_vec();
     let mut tx = store.write().await?;
+    locks::deployment(&mut tx).await?;
+    if let Some(first) = deployment::get(&mut tx).await? {
+        return Ok(Some(first));
+    }
     deployment::insert(&mut tx, &Deployment { state_seal, ..deployment.clone() }).await?;
     operators::insert(&mut tx, &operator).await?;
     workspaces::insert(&mut tx, &workspace).await?;
@@ -165,7 +189,7 @@ async fn create(store: &Store, audit: &Audit, deployment: &Deployment, token_fil
     write_token(token_file, &token)?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(deployment = %deployment.id, token_file = %token_file.display(), "a new deployment was made");
-    Ok(())
+    Ok(None)
 }
 
 /// The workspace that keys belong to when none is named.

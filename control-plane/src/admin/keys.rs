@@ -15,8 +15,8 @@ use super::key_update::KeyMask;
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
-use crate::store::StoreError;
 use crate::store::keys::{self, After, StoredKey};
+use crate::store::{StoreError, overspent};
 
 /// Model patterns of one policy: each is tried on every request.
 const MAX_PATTERNS: usize = 256;
@@ -183,8 +183,9 @@ impl Admin {
             target: id.to_string(),
         };
         self.attempt(&call, async {
-            let (edit, before) = self.edit_key(id).await?;
-            if before.record.status != KeyStatus::Active {
+            let (mut edit, before) = self.edit_key(id).await?;
+            // Another control plane may have been first, and an operator may have unfrozen the key since.
+            if before.record.status != KeyStatus::Active || !overspent::is_noted(edit.connection(), id).await? {
                 return Ok(());
             }
             let mut after = before.clone();

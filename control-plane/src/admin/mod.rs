@@ -7,6 +7,7 @@
 pub mod credentials;
 pub mod deployment;
 mod error;
+mod follow;
 pub mod key_update;
 pub mod keys;
 pub mod models;
@@ -26,12 +27,12 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::OperatorId;
 use keyforge_shared::state::{Change, State};
 use keyforge_shared::state_seal::SealSum;
-use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::store::sql::Conn;
 use crate::audit::{AdminAct, Audit};
 use crate::publish::hub::Hub;
-use crate::store::{Store, StoreError, Tx, deployment as stored_deployment};
+use crate::store::{Store, StoreError, Tx, deployment as stored_deployment, locks, state_changes};
 use crate::vault::Vault;
 
 use state_seal::StateSeal;
@@ -104,7 +105,7 @@ impl Call {
 
 /// A mutation under way: a transaction, and the right to publish what it changes. Dropping it undoes it.
 struct Edit {
-    tx: Tx<'static>,
+    tx: Tx,
     turn: OwnedMutexGuard<SealSum>,
     held: u64,
     now: Timestamp,
@@ -116,7 +117,7 @@ impl Edit {
         self.held + 1
     }
 
-    fn connection(&mut self) -> &mut SqliteConnection {
+    fn connection(&mut self) -> &mut Conn {
         &mut self.tx
     }
 }
@@ -204,10 +205,12 @@ impl Admin {
         Ok(tx.commit().await.map_err(StoreError::from)?)
     }
 
-    /// Begins a mutation; one at a time.
+    /// Begins a mutation; one at a time, also over all control planes that share the database.
     async fn edit(&self) -> Result<Edit, AdminError> {
-        let turn = Arc::clone(&self.inner.turn).lock_owned().await;
-        let tx = self.inner.store.write().await?;
+        let mut turn = Arc::clone(&self.inner.turn).lock_owned().await;
+        let mut tx = self.inner.store.write().await?;
+        locks::state(&mut tx).await?;
+        self.catch_up(&mut tx, &mut turn).await?;
         Ok(Edit { tx, turn, held: self.inner.hub.revision(), now: self.inner.store.now() })
     }
 
@@ -235,6 +238,7 @@ impl Admin {
         if !changes.is_empty() {
             let seal = parts.seal.seal(edit.revision(), sum);
             stored_deployment::advance_revision(edit.connection(), held, &seal).await?;
+            state_changes::insert(edit.connection(), &follow::row(held, &changes, &seal)?).await?;
         }
         self.inner.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
         let hub = self.inner.hub.clone();
@@ -248,8 +252,8 @@ impl Admin {
             drop(turn);
             Ok::<(), sqlx::Error>(())
         });
-        let committed = committing.await.map_err(|_| AdminError::Interrupted)?;
-        Ok(committed.map_err(StoreError::from)?)
+        let committed = committing.await.map_err(|_| AdminError::Interrupted)?.map_err(StoreError::from);
+        committed.map_err(|error| if error.is_passing() { AdminError::Interrupted } else { error.into() })
     }
 }
 

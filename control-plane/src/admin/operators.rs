@@ -24,7 +24,11 @@ impl Admin {
         method: &'static str,
     ) -> Result<Caller, AdminError> {
         match self.operator(token) {
-            Ok(operator) => Ok(Caller { operator, peer: peer.to_owned() }),
+            Ok(operator) => {
+                // What an operator did at another control plane is the case here, too.
+                self.refresh().await?;
+                Ok(Caller { operator, peer: peer.to_owned() })
+            }
             Err(error) => {
                 self.note_stranger(peer, method, &error).await;
                 Err(error)

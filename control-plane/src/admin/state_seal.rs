@@ -51,13 +51,18 @@ impl StateSeal {
         self.key.seal(revision, sum, &self.operators_digest)
     }
 
+    /// Whether `stored` is the seal of the state with this sum at `revision`.
+    #[must_use]
+    pub fn holds(&self, revision: u64, sum: SealSum, stored: &[u8]) -> bool {
+        self.key.holds(stored, revision, sum, &self.operators_digest)
+    }
+
     /// Refuses a state that is not the one that was sealed.
     ///
     /// # Errors
     /// [`OpenError::StateChanged`].
     pub fn check(&self, deployment: &Deployment, sum: SealSum) -> Result<(), OpenError> {
-        let holds = self.key.holds(&deployment.state_seal, deployment.revision, sum, &self.operators_digest);
-        if holds { Ok(()) } else { Err(OpenError::StateChanged) }
+        if self.holds(deployment.revision, sum, &deployment.state_seal) { Ok(()) } else { Err(OpenError::StateChanged) }
     }
 
     /// The operator whose token has this digest.

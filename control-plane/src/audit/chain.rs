@@ -5,9 +5,9 @@
 use keyforge_shared::audit::chain::{ChainKey, Entry, head_seal};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::ChainId;
-use sqlx::SqliteConnection;
 
 use super::{Audit, AuditError};
+use crate::store::sql::Conn;
 use crate::store::chains::{self, Head};
 use crate::store::entries::{self, NewEntry, Origin};
 
@@ -41,37 +41,37 @@ impl Tail {
         }
     }
 
-    /// Seals the new head and writes it.
-    pub(super) async fn save(mut self, conn: &mut SqliteConnection) -> Result<(), AuditError> {
+    /// The new head under its seal, to be written with the entries.
+    pub(super) fn sealed(mut self) -> Head {
         self.head.seal = head_seal(&self.key, self.head.chain, self.head.seq, &self.head.hash);
-        Ok(chains::set_head(conn, &self.head).await?)
+        self.head
     }
 }
 
 impl Audit {
-    /// Opens a chain for extension; `None` when there is no such chain.
-    pub(super) async fn tail(&self, conn: &mut SqliteConnection, chain: ChainId) -> Result<Option<Tail>, AuditError> {
-        let Some(head) = chains::head(conn, chain).await? else { return Ok(None) };
-        let key = self.chain_key(chain);
+    /// Opens chains for extension, which nobody else extends until the transaction ends. Those that do not exist are left out.
+    pub(super) async fn tails(&self, conn: &mut Conn, chains: &[ChainId]) -> Result<Vec<Tail>, AuditError> {
+        let heads = chains::heads(conn, chains).await?;
+        heads.into_iter().map(|head| self.tail(head)).collect()
+    }
+
+    fn tail(&self, head: Head) -> Result<Tail, AuditError> {
+        let (chain, key) = (head.chain, self.chain_key(head.chain));
         if head_seal(&key, chain, head.seq, &head.hash) != head.seal {
             tracing::error!(%chain, seq = head.seq, "the head of an audit chain was tampered with; nothing is chained to it");
             return Err(AuditError::Tampered(chain));
         }
         // The wall clock may step back; a chain's time never does.
         let now = self.clock.now().max(head.time);
-        Ok(Some(Tail { key, head, now }))
+        Ok(Tail { key, head, now })
     }
 
     /// Chains one record that the control plane itself wrote.
-    pub(super) async fn append(
-        &self,
-        conn: &mut SqliteConnection,
-        chain: ChainId,
-        record: Vec<u8>,
-    ) -> Result<(), AuditError> {
-        let mut tail = self.tail(conn, chain).await?.ok_or(AuditError::UnknownChain(chain))?;
+    pub(super) async fn append(&self, conn: &mut Conn, chain: ChainId, record: Vec<u8>) -> Result<(), AuditError> {
+        let mut tails = self.tails(conn, &[chain]).await?;
+        let mut tail = tails.pop().ok_or(AuditError::UnknownChain(chain))?;
         let entry = tail.link(record, None);
         entries::insert(conn, vec![entry]).await?;
-        tail.save(conn).await
+        Ok(chains::set_heads(conn, &[tail.sealed()]).await?)
     }
 }

@@ -6,8 +6,8 @@
 
 use keyforge_shared::audit::admin::{AdminOutcome, AdminRecord};
 use keyforge_shared::id::{BootId, KeyId};
-use sqlx::SqliteConnection;
 
+use crate::store::sql::Conn;
 use crate::store::boots::{self, Stocktaking};
 use crate::store::{StoreError, deployment, keys};
 
@@ -38,7 +38,7 @@ const NAMED: usize = 20;
 ///
 /// A watermark says how far a life has shipped, and a declared gap names what comes after it. So all up to it is chained, gap or not.
 pub(super) async fn boot_after(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     after: &[u8],
 ) -> Result<Option<(Vec<u8>, String)>, StoreError> {
     let found = boots::stocktaking_after(conn, after).await?;
@@ -80,7 +80,7 @@ pub(super) struct Acts {
 
 impl Acts {
     /// Takes an act of administration. Of a key that it made, only that it is there is looked up: chains of keys are checked for every key.
-    pub(super) async fn add(&mut self, conn: &mut SqliteConnection, act: &AdminRecord) -> Result<(), StoreError> {
+    pub(super) async fn add(&mut self, conn: &mut Conn, act: &AdminRecord) -> Result<(), StoreError> {
         if act.outcome != AdminOutcome::Done {
             return Ok(());
         }
@@ -101,7 +101,7 @@ impl Acts {
     }
 
     /// What is wrong, once all acts were taken; empty when nothing is.
-    pub(super) async fn fault(&self, conn: &mut SqliteConnection) -> Result<String, StoreError> {
+    pub(super) async fn fault(&self, conn: &mut Conn) -> Result<String, StoreError> {
         Ok(self.fault_at(deployment::revision(conn).await?))
     }
 

@@ -9,10 +9,11 @@ use keyforge_shared::audit::record::Record;
 use keyforge_shared::id::{BootId, ChainId, NodeId, RequestId};
 use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
-use sqlx::SqliteConnection;
 
 use super::intake::IntakeError;
 use super::{Audit, AuditError};
+use crate::store::sql::Conn;
+use crate::store::locks::{self, Hold};
 use crate::store::{Store, StoreError, boots, chains, entries, epochs, ledger};
 
 /// How far back a repeated report is looked for. One that comes later than that is recorded twice, which says nothing false.
@@ -39,10 +40,15 @@ impl Audit {
     ) -> Result<(), IntakeError> {
         let mut tx = store.write().await?;
         let now = self.clock.now();
-        boots::insert(&mut tx, boot, node, now).await?;
-        let known = boots::get(&mut tx, boot).await?.filter(|known| known.node == node);
-        let known = known.ok_or(IntakeError::ForeignBoot(boot))?;
-        for (chain, missing) in self.attribute(&mut tx, boot, requests).await? {
+        locks::life(&mut tx, boot, Hold::Alone).await?;
+        let known = boots::hold(&mut tx, boot, node, now).await?;
+        if known.node != node {
+            return Err(IntakeError::ForeignBoot(boot));
+        }
+        let mut missing: Vec<_> = self.attribute(&mut tx, boot, requests).await?.into_iter().collect();
+        // In the order in which everybody takes chains.
+        missing.sort_unstable_by_key(|(chain, _)| (*chain == self.admin_chain, *chain));
+        for (chain, missing) in missing {
             let record = GapRecord {
                 deployment: self.deployment,
                 chain,
@@ -65,7 +71,7 @@ impl Audit {
 
     async fn attribute(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         boot: BootId,
         requests: &[RequestId],
     ) -> Result<BTreeMap<ChainId, Missing>, AuditError> {
@@ -95,7 +101,7 @@ impl Audit {
 }
 
 /// Whether the chain already ends with, or nearly with, the same statement.
-async fn is_recorded(conn: &mut SqliteConnection, record: &GapRecord) -> Result<bool, StoreError> {
+async fn is_recorded(conn: &mut Conn, record: &GapRecord) -> Result<bool, StoreError> {
     let recent = entries::before(conn, record.chain, i64::MAX, REPEATS).await?;
     Ok(recent.iter().any(|row| match Record::decode(&row.record) {
         Ok(Record::Gap(before)) => GapRecord { at: record.at, charged: record.charged, ..before } == *record,

@@ -5,20 +5,21 @@
 //! number; nothing after it is chained either, and nothing is ever dropped. A key whose request cost more than its bound is noted in the same
 //! transaction as one to be frozen, so that neither a crash nor a hang-up after the commit can lose that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use keyforge_shared::audit::canonical::DecodeError;
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord};
 use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId};
-use sqlx::SqliteConnection;
 
 use super::chain::Tail;
 use super::{Audit, AuditError};
+use crate::store::sql::Conn;
 use crate::ledger::settle;
 use crate::store::entries::{self, NewEntry, Origin};
 use crate::store::usage::{self, DayUsage, UsageSums};
-use crate::store::{Store, StoreError, boots, overspent};
+use crate::store::locks::{self, Hold};
+use crate::store::{Store, StoreError, boots, chains, keys, overspent};
 
 /// Why a batch was refused. Nothing of it was chained.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +108,11 @@ impl Intake {
     ) -> Result<u64, IntakeError> {
         let shipped = self.decode(node, boot, first_seq, records)?;
         let mut tx = self.store.write().await?;
-        boots::insert(&mut tx, boot, node, self.audit.clock.now()).await?;
-        let known = boots::get(&mut tx, boot).await?.filter(|known| known.node == node);
-        let watermark = known.ok_or(IntakeError::ForeignBoot(boot))?.watermark;
+        let known = boots::hold(&mut tx, boot, node, self.audit.clock.now()).await?;
+        if known.node != node {
+            return Err(IntakeError::ForeignBoot(boot));
+        }
+        let watermark = known.watermark;
         if first_seq > watermark + 1 || first_seq == 0 {
             return Err(IntakeError::Sequence { first: first_seq, due: watermark + 1 });
         }
@@ -151,26 +154,31 @@ impl Intake {
             .collect()
     }
 
-    async fn chain(&self, conn: &mut SqliteConnection, fresh: Vec<Shipped>) -> Result<(), IntakeError> {
-        let mut tails: HashMap<ChainId, (Tail, KeyId)> = HashMap::new();
+    /// The chains of these records open for extension, each with its key. Their books are held with them.
+    async fn tails(&self, conn: &mut Conn, fresh: &[Shipped]) -> Result<HashMap<ChainId, (Tail, KeyId)>, IntakeError> {
+        let chains: BTreeSet<ChainId> = fresh.iter().map(|shipped| shipped.record.chain).collect();
+        let chains: Vec<ChainId> = chains.into_iter().collect();
+        let workspaces = keys::workspaces_of(conn, &chains).await?;
+        locks::workspaces(conn, &workspaces, Hold::Shared).await?;
+        let tails = self.audit.tails(conn, &chains).await?;
+        let owned = tails.into_iter().filter_map(|tail| Some((tail.head().chain, (tail.head().key?, tail))));
+        Ok(owned.map(|(chain, (key, tail))| (chain, (tail, key))).collect())
+    }
+
+    async fn chain(&self, conn: &mut Conn, fresh: Vec<Shipped>) -> Result<(), IntakeError> {
+        let mut tails = self.tails(conn, &fresh).await?;
         let mut linked: Vec<NewEntry> = Vec::with_capacity(fresh.len());
         let mut charged: Vec<(KeyId, RequestRecord)> = Vec::with_capacity(fresh.len());
         for Shipped { record, bytes } in fresh {
             let (chain, seq) = (record.chain, record.node_seq);
-            if let std::collections::hash_map::Entry::Vacant(vacant) = tails.entry(chain) {
-                let tail = self.audit.tail(conn, chain).await?;
-                let owned = tail.and_then(|tail| tail.head().key.map(|key| (tail, key)));
-                vacant.insert(owned.ok_or(IntakeError::UnknownChain { seq, chain })?);
-            }
-            let Some((tail, key)) = tails.get_mut(&chain) else { continue };
+            let (tail, key) = tails.get_mut(&chain).ok_or(IntakeError::UnknownChain { seq, chain })?;
             let origin = Origin { node: record.node, boot: record.boot, node_seq: seq };
             linked.push(tail.link(bytes, Some(origin)));
             charged.push((*key, record));
         }
         entries::insert(conn, linked).await?;
-        for (tail, _) in tails.into_values() {
-            tail.save(conn).await?;
-        }
+        let heads: Vec<_> = tails.into_values().map(|(tail, _)| tail.sealed()).collect();
+        chains::set_heads(conn, &heads).await?;
         usage::add(conn, &sums_by_day(&charged)).await?;
         settle::from_records(conn, &charged).await?;
         for (key, record) in charged.iter().filter(|(_, record)| record.flags.has(Flags::BOUND_EXCEEDED)) {
@@ -182,7 +190,7 @@ impl Intake {
 
 /// Leaves the records above the watermark, after proving that those below it are the ones that were chained.
 async fn skip_chained(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     boot: BootId,
     watermark: u64,
     mut shipped: Vec<Shipped>,

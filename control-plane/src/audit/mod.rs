@@ -19,8 +19,8 @@ use keyforge_shared::clock::Clock;
 use keyforge_shared::id::{ChainId, DeploymentId, KeyId, OperatorId, RequestId};
 use keyforge_shared::secret::Key256;
 use keyforge_shared::state_seal::SealKey;
-use sqlx::SqliteConnection;
 
+use crate::store::sql::Conn;
 use crate::store::StoreError;
 use crate::store::chains::{self, NewChain};
 
@@ -107,7 +107,7 @@ impl Audit {
     /// [`AuditError::Store`], also when the chain exists.
     pub async fn create_chain(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         chain: ChainId,
         key: Option<KeyId>,
         policy_digest: [u8; 32],
@@ -134,7 +134,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditError`]; the caller must then undo the act.
-    pub async fn append_admin(&self, conn: &mut SqliteConnection, act: AdminAct) -> Result<(), AuditError> {
+    pub async fn append_admin(&self, conn: &mut Conn, act: AdminAct) -> Result<(), AuditError> {
         let at = self.clock.now();
         let record = AdminRecord {
             deployment: self.deployment,

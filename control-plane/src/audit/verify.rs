@@ -9,13 +9,13 @@ use keyforge_shared::audit::chain::{Broken, ChainKey, Entry, Fault, Hash, Verifi
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId};
-use sqlx::SqliteConnection;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Audit;
 use super::completeness::{self, Acts};
+use crate::store::sql::Conn;
 use crate::ledger::evidence::Tally;
 use crate::store::chains::{self, StoredChain, Stray};
 use crate::store::entries::{self, StoredEntry};
@@ -124,7 +124,7 @@ impl Verification {
         }
     }
 
-    async fn strays(&self, conn: &mut SqliteConnection) -> Result<VecDeque<Verdict>, StoreError> {
+    async fn strays(&self, conn: &mut Conn) -> Result<VecDeque<Verdict>, StoreError> {
         let mut verdicts = VecDeque::new();
         let admin = self.audit.admin_chain();
         if chains::chain(conn, admin.as_bytes()).await?.is_none() {
@@ -160,7 +160,7 @@ fn name(chain: &[u8]) -> String {
 }
 
 impl Audit {
-    async fn verify_chain(&self, conn: &mut SqliteConnection, stored: &StoredChain) -> Result<Verdict, StoreError> {
+    async fn verify_chain(&self, conn: &mut Conn, stored: &StoredChain) -> Result<Verdict, StoreError> {
         let key = stored.key_id.as_ref().or(stored.owner.as_ref()).map_or_else(String::new, |key| format!("vk_{key}"));
         let mut found = Found::default();
         let mut verdict =
@@ -189,7 +189,7 @@ impl Audit {
 
     async fn walk(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         stored: &StoredChain,
         found: &mut Found,
     ) -> Result<Result<u64, Broken>, StoreError> {

@@ -155,6 +155,11 @@ fn invalid(error: ConvertError) -> Status {
 
 fn refused(error: LedgerError) -> Status {
     let code = match &error {
+        LedgerError::Store(error) if error.is_passing() => {
+            tracing::warn!(%error, "the ledger failed: the database is away");
+            Code::Unavailable
+        }
+        LedgerError::History(error) if error.is_passing() => Code::Unavailable,
         LedgerError::Store(_) | LedgerError::History(_) => {
             tracing::error!(%error, "the ledger failed");
             Code::Internal

@@ -99,6 +99,7 @@ fn refused(error: IntakeError) -> Status {
     tracing::error!(%error, "audit records were not chained");
     let code = match &error {
         IntakeError::Audit(AuditError::Tampered(_)) => Code::DataLoss,
+        IntakeError::Audit(AuditError::Store(error)) if error.is_passing() => Code::Unavailable,
         IntakeError::Audit(_) => Code::Internal,
         IntakeError::Sequence { .. } => Code::FailedPrecondition,
         IntakeError::ForeignBoot(_) => Code::PermissionDenied,

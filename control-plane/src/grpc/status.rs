@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::admin::AdminError;
+use crate::audit::AuditError;
 
 impl From<AdminError> for Status {
     fn from(error: AdminError) -> Self {
@@ -13,6 +14,10 @@ impl From<AdminError> for Status {
             AdminError::Exists(_) => Code::AlreadyExists,
             AdminError::Precondition(_) => Code::FailedPrecondition,
             AdminError::Interrupted => Code::Aborted,
+            AdminError::Store(error) | AdminError::Audit(AuditError::Store(error)) if error.is_passing() => {
+                tracing::warn!(%error, "administration failed: the database is away");
+                Code::Unavailable
+            }
             AdminError::Store(_) | AdminError::Vault(_) | AdminError::Audit(_) | AdminError::Random => {
                 tracing::error!(%error, "administration failed");
                 Code::Internal

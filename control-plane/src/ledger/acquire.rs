@@ -6,13 +6,14 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, KeyId, LifeId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Scope};
 use keyforge_shared::period::{Calendar, Period};
-use sqlx::SqliteConnection;
 
 use super::signs::expected_since;
 use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_of, limited};
+use crate::store::sql::Conn;
 use crate::store::epochs;
 use crate::store::ledger::{self, Books};
-use crate::store::{StoreError, boot_signs, boots};
+use crate::store::locks::{self, Hold};
+use crate::store::{StoreError, boot_signs, boots, chains, keys};
 
 /// A grant is at least this many times what is needed now, so that a burst does not ask for each request.
 const NEEDS_PER_GRANT: u64 = 4;
@@ -110,6 +111,7 @@ impl Ledger {
     async fn try_acquire(&self, ask: &Acquire) -> Result<Step, LedgerError> {
         let now = self.clock.now();
         let mut tx = self.store.write().await?;
+        hold(&mut tx, ask).await?;
         let (key, workspace) = limited(&mut tx, ask.key).await?;
         if !is_active(&key, now) {
             return Err(LedgerError::NotActive(ask.key));
@@ -140,8 +142,20 @@ impl Ledger {
     }
 }
 
+/// Holds everything that the decision is about, until the transaction ends.
+async fn hold(conn: &mut Conn, ask: &Acquire) -> Result<(), StoreError> {
+    locks::life(conn, ask.boot, Hold::Shared).await?;
+    if ask.wants.iter().any(|want| want.counter.scope == Scope::Workspace) {
+        // What a key's chain and workspace are never changes, so that they can be looked up before.
+        let chain = chains::chain_of_key(conn, ask.key).await?;
+        let workspace = keys::workspaces_of(conn, chain.as_slice()).await?;
+        locks::workspaces(conn, &workspace, Hold::Alone).await?;
+    }
+    locks::books(conn, &[ask.key]).await
+}
+
 /// Enters the boot into the epoch of the life. Gives the epoch, and the serial of this answer.
-async fn join(conn: &mut SqliteConnection, ask: &Acquire, now: Timestamp) -> Result<(u32, u64), LedgerError> {
+async fn join(conn: &mut Conn, ask: &Acquire, now: Timestamp) -> Result<(u32, u64), LedgerError> {
     if boots::is_over(conn, ask.boot).await? {
         return Err(LedgerError::BootOver(ask.boot));
     }
@@ -167,7 +181,7 @@ fn present_period(calendar: &Calendar, counter: &CounterId, now: Timestamp) -> O
 
 /// Grants a slice, and says whether it covers what is needed. `None` when `budget` did not suffice to read what was used before.
 async fn grant(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     epoch: u32,
     (due, now): (&Due, Timestamp),
     budget: &mut u32,

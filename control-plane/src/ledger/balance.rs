@@ -5,10 +5,10 @@ use keyforge_shared::id::{KeyId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Touched, shared, touched};
 use keyforge_shared::period::Calendar;
 use keyforge_shared::state::{KeyRecord, WorkspaceRecord};
-use sqlx::SqliteConnection;
 
 use super::signs::expected_since;
 use super::{Ledger, LedgerError, limited};
+use crate::store::sql::Conn;
 use crate::store::{StoreError, keys, ledger, workspaces};
 
 /// Stands for the keys of a workspace that has none: no key has this id, so there is nothing in its books.
@@ -78,7 +78,7 @@ impl Ledger {
 }
 
 /// Sums over all keys of the limit.
-async fn balance(conn: &mut SqliteConnection, touched: &Touched, now: Timestamp) -> Result<Balance, LedgerError> {
+async fn balance(conn: &mut Conn, touched: &Touched, now: Timestamp) -> Result<Balance, LedgerError> {
     let sums = ledger::sums(conn, &touched.counter, None, expected_since(now)).await?;
     Ok(Balance {
         counter: touched.counter,

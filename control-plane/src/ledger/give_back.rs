@@ -5,6 +5,7 @@ use keyforge_shared::limit::CounterId;
 
 use super::{Ledger, LedgerError};
 use crate::store::ledger::{self, Books};
+use crate::store::locks::{self, Hold};
 use crate::store::{StoreError, boots, epochs};
 
 /// A life's new ceilings. Its books must have lowered their own before this is said, and must never apply an answer up to `serial` afterwards.
@@ -35,6 +36,8 @@ impl Ledger {
     pub async fn give_back(&self, given: &GiveBack) -> Result<(), LedgerError> {
         let GiveBack { key, life, epoch, .. } = *given;
         let mut tx = self.store.write().await?;
+        locks::life(&mut tx, given.boot, Hold::Shared).await?;
+        locks::books(&mut tx, &[key]).await?;
         if boots::is_over(&mut tx, given.boot).await? {
             return Err(LedgerError::BootOver(given.boot));
         }

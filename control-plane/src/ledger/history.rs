@@ -21,11 +21,12 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::{Calendar, CivilDay, Window};
-use sqlx::SqliteConnection;
 
 use super::evidence::{Tally, decode};
+use crate::store::sql::Conn;
 use crate::store::entries::{self, End};
 use crate::store::ledger::{self, Books, Settlement};
+use crate::store::locks::{self, Hold};
 use crate::store::{Store, StoreError};
 
 /// How far a node's clock may be ahead, so that a record of a period is chained before it begins.
@@ -75,7 +76,7 @@ impl History {
     }
 
     /// Finds what was chained since, once all that was due is read.
-    async fn look(&mut self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn look(&mut self, conn: &mut Conn) -> Result<(), StoreError> {
         for End { key, chain, zone, seq, t_cp } in entries::ends(conn, &self.counter).await? {
             let after = self.read.get(&key).copied().unwrap_or(0);
             if seq <= after {
@@ -93,7 +94,7 @@ impl History {
     }
 
     /// Reads one page of what is due, of at most `most` entries. Returns how many it read.
-    async fn page(&mut self, conn: &mut SqliteConnection, most: u32) -> Result<u32, StoreError> {
+    async fn page(&mut self, conn: &mut Conn, most: u32) -> Result<u32, StoreError> {
         let Some(due) = self.due.last_mut() else { return Ok(0) };
         let size = due.page.min(most).max(1);
         let rows = entries::between(conn, due.chain, (due.after, due.before), size).await?;
@@ -120,7 +121,7 @@ impl History {
     }
 
     /// Reads what is due and takes it from `budget`. False when that did not suffice.
-    async fn read_within(&mut self, conn: &mut SqliteConnection, budget: &mut u32) -> Result<bool, StoreError> {
+    async fn read_within(&mut self, conn: &mut Conn, budget: &mut u32) -> Result<bool, StoreError> {
         while !self.due.is_empty() {
             if *budget == 0 {
                 return Ok(false);
@@ -131,7 +132,7 @@ impl History {
     }
 
     /// Settles what was read, so that the counter is known.
-    async fn settle(self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn settle(self, conn: &mut Conn) -> Result<(), StoreError> {
         let mut before = Vec::new();
         for (key, tally) in &self.tallies {
             let counter = CounterId { key: *key, ..self.counter };
@@ -147,7 +148,7 @@ impl History {
 /// When the counter becomes known by this, all that its period's entries say is settled first: of the key, or of all keys of the workspace. What is
 /// read for that is taken from `budget`; `None` when it did not suffice, and then nothing may be committed.
 pub(super) async fn begin_books(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     counter: &CounterId,
     epoch: u32,
     budget: &mut u32,
@@ -167,7 +168,7 @@ pub(super) async fn begin_books(
 }
 
 /// Makes a counter known that has a long history.
-async fn make_known(store: &Store, reading: Reading, counter: CounterId) -> Result<(), StoreError> {
+async fn make_known(store: &Store, reading: Reading, counter: CounterId, owner: Owner) -> Result<(), StoreError> {
     let mut history = History::of(counter);
     history.look(&mut *store.read().await?).await?;
     let mut budget = reading.in_write;
@@ -176,6 +177,7 @@ async fn make_known(store: &Store, reading: Reading, counter: CounterId) -> Resu
             history.page(&mut *store.read().await?, reading.page).await?;
         }
         let mut tx = store.write().await?;
+        hold(&mut tx, &counter, owner).await?;
         if ledger::is_known(&mut tx, &counter).await? {
             return Ok(());
         }
@@ -190,6 +192,14 @@ async fn make_known(store: &Store, reading: Reading, counter: CounterId) -> Resu
         // Entries come faster than they are read: a longer transaction the next time, so that this ends.
         budget = budget.saturating_mul(2);
     }
+}
+
+/// Nobody chains entries of the limit's keys, or makes books of it, until the transaction ends.
+async fn hold(conn: &mut Conn, counter: &CounterId, owner: Owner) -> Result<(), StoreError> {
+    if let Owner::Workspace(workspace) = owner {
+        locks::workspaces(conn, &[workspace], Hold::Alone).await?;
+    }
+    locks::books(conn, &[counter.key]).await
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -251,9 +261,10 @@ impl Histories {
         }
         // It holds what it leaves only weakly: nothing may keep the store open when the runtime drops it half done.
         let (ended, store, reading) = (Ended(Arc::downgrade(&self.under_way), limit), self.store.clone(), self.reading);
+        let owner = limit.0;
         let work = async move {
             let _ended = ended;
-            make_known(&store, reading, counter).await.map_err(Arc::new)
+            make_known(&store, reading, counter, owner).await.map_err(Arc::new)
         };
         let work = work.boxed().shared();
         under_way.insert(limit, work.clone());

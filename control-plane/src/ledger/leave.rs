@@ -3,9 +3,10 @@
 //! Nobody leaves before all its records are chained. So when an epoch has no member left, everything that was spent of it is settled.
 
 use keyforge_shared::id::{BootId, KeyId};
-use sqlx::SqliteConnection;
 
 use super::{Ledger, LedgerError};
+use crate::store::sql::Conn;
+use crate::store::locks::{self, Hold};
 use crate::store::{StoreError, boots, epochs};
 
 /// A boot's place in an epoch, as the boot knows it.
@@ -32,6 +33,8 @@ impl Ledger {
         if !may_leave(&mut tx, boot, last_seq).await? {
             return Ok(0);
         }
+        let keys: Vec<KeyId> = memberships.iter().map(|membership| membership.key).collect();
+        locks::books(&mut tx, &keys).await?;
         let mut closed = 0;
         for Membership { key, epoch, serial } in memberships {
             if epochs::leave(&mut tx, *key, *epoch, boot, *serial).await? {
@@ -50,11 +53,15 @@ impl Ledger {
     pub async fn close_boot(&self, boot: BootId, last_seq: u64) -> Result<u64, LedgerError> {
         let now = self.clock.now();
         let mut tx = self.store.write().await?;
+        locks::life(&mut tx, boot, Hold::Alone).await?;
         if !may_leave(&mut tx, boot, last_seq).await? {
             return Ok(0);
         }
+        let memberships = epochs::of_boot(&mut tx, boot).await?;
+        let keys: Vec<KeyId> = memberships.iter().map(|(key, _)| *key).collect();
+        locks::books(&mut tx, &keys).await?;
         let mut closed = 0;
-        for (key, epoch) in epochs::of_boot(&mut tx, boot).await? {
+        for (key, epoch) in memberships {
             epochs::leave(&mut tx, key, epoch, boot, u64::MAX).await?;
             closed += u64::from(epochs::close_if_left(&mut tx, key, epoch, now).await?);
         }
@@ -65,7 +72,7 @@ impl Ledger {
 }
 
 /// Whether everything that the boot spent is known. False when it never will be.
-async fn may_leave(conn: &mut SqliteConnection, boot: BootId, last_seq: u64) -> Result<bool, LedgerError> {
+async fn may_leave(conn: &mut Conn, boot: BootId, last_seq: u64) -> Result<bool, LedgerError> {
     let known = boots::get(conn, boot).await?;
     if known.is_some_and(|known| known.lost_at.is_some()) {
         tracing::warn!(%boot, "records of this boot are lost, so what its epochs were granted stays written off");

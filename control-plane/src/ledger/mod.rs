@@ -53,9 +53,9 @@ use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{BootId, KeyId, LifeId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
-use sqlx::SqliteConnection;
 
 use self::history::Histories;
+use crate::store::sql::Conn;
 use crate::store::{Store, StoreError, keys, workspaces};
 
 pub use acquire::{Acquire, Grant, Granted, Want};
@@ -150,7 +150,7 @@ impl Ledger {
 }
 
 /// A key and its workspace: everything that limits it.
-async fn limited(conn: &mut SqliteConnection, key: KeyId) -> Result<(KeyRecord, WorkspaceRecord), LedgerError> {
+async fn limited(conn: &mut Conn, key: KeyId) -> Result<(KeyRecord, WorkspaceRecord), LedgerError> {
     let key = keys::get(conn, key).await?.ok_or(LedgerError::UnknownKey(key))?.record;
     let workspace = workspaces::get(conn, key.workspace).await?.ok_or(StoreError::Corrupt("workspace_id"))?.record;
     Ok((key, workspace))

@@ -10,9 +10,9 @@ use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::Window;
-use sqlx::SqliteConnection;
 
 use super::evidence::Tally;
+use crate::store::sql::Conn;
 use crate::store::StoreError;
 use crate::store::ledger::{self, Settlement};
 
@@ -20,7 +20,7 @@ use crate::store::ledger::{self, Settlement};
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn from_records(conn: &mut SqliteConnection, records: &[(KeyId, RequestRecord)]) -> Result<(), StoreError> {
+pub async fn from_records(conn: &mut Conn, records: &[(KeyId, RequestRecord)]) -> Result<(), StoreError> {
     let mut tallies: HashMap<KeyId, Tally> = HashMap::new();
     for (key, record) in records {
         tallies.entry(*key).or_default().add(record);

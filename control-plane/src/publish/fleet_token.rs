@@ -25,6 +25,12 @@ pub enum FleetTokenError {
         "{0} does not hold a fleet token (kff_...): remove the file, start again, and give the nodes the new token"
     )]
     Format(String),
+    /// There is none, but nodes may have one.
+    #[error(
+        "{0} is missing, but this deployment has other control planes, and nodes that know their token: copy the file from the data \
+         directory of another control plane (mode 0600)"
+    )]
+    Missing(String),
     /// The operating system gave no randomness.
     #[error("no randomness available for a fleet token")]
     Random,
@@ -38,13 +44,16 @@ pub struct FleetToken {
 }
 
 impl FleetToken {
-    /// Reads the token in `data_dir`, or makes one.
+    /// Reads the token in `data_dir`, or makes one if that may be.
     ///
     /// # Errors
     /// [`FleetTokenError`].
-    pub fn load(data_dir: &Path) -> Result<Self, FleetTokenError> {
+    pub fn load(data_dir: &Path, may_make: bool) -> Result<Self, FleetTokenError> {
         let path = data_dir.join(FLEET_TOKEN_FILE);
         if let Ok(false) = path.try_exists() {
+            if !may_make {
+                return Err(FleetTokenError::Missing(path.display().to_string()));
+            }
             let token = token::generate(TokenKind::Fleet).map_err(|_| FleetTokenError::Random)?;
             let mut line = Zeroizing::new(String::with_capacity(token.len() + 1));
             line.push_str(&token);
@@ -78,12 +87,14 @@ mod tests {
     #[test]
     fn token_is_made_once_and_only_itself_is_accepted() {
         let directory = tempfile::tempdir().unwrap();
-        let token = FleetToken::load(directory.path()).ok().unwrap();
-        let again = FleetToken::load(directory.path()).ok().unwrap();
+        let missing = FleetToken::load(directory.path(), false).err().unwrap().to_string();
+        assert!(missing.contains("copy the file"), "{missing}");
+        let token = FleetToken::load(directory.path(), true).ok().unwrap();
+        let again = FleetToken::load(directory.path(), false).ok().unwrap();
         assert!(again.accepts(token.secret().expose()));
         assert!(!again.accepts(b"") && !again.accepts(&token.secret().expose()[1..]));
         private_file::replace(&directory.path().join(FLEET_TOKEN_FILE), b"guess me\n").unwrap();
-        let error = FleetToken::load(directory.path()).err().unwrap().to_string();
+        let error = FleetToken::load(directory.path(), true).err().unwrap().to_string();
         assert!(error.contains(FLEET_TOKEN_FILE) && !error.contains("guess me"), "{error}");
     }
 }

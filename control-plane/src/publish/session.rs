@@ -244,7 +244,10 @@ impl Sender<'_> {
     async fn send_secrets(&self, credentials: Vec<CredentialId>) -> Result<(), End> {
         let secrets = self.sealer.seal(credentials).await.map_err(|error| {
             tracing::error!(%error, "secrets cannot be read");
-            End::Refused(Status::internal("secrets cannot be read; the control plane's log says why"))
+            End::Refused(match error.is_passing() {
+                true => Status::unavailable("secrets cannot be read: the database is away; connect again"),
+                false => Status::internal("secrets cannot be read; the control plane's log says why"),
+            })
         })?;
         for secret in secrets {
             self.send(ToNode::Secret(secret)).await?;

@@ -2,16 +2,16 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::BootId;
-use sqlx::SqliteConnection;
 
 use super::StoreError;
+use super::sql::{self, Conn};
 
 /// Notes that a boot was heard of.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn note(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn note(conn: &mut Conn, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
+    sql::query(
         "INSERT INTO boot_signs (boot_id, heard_at) VALUES ($1, $2) \
          ON CONFLICT (boot_id) DO UPDATE SET heard_at = excluded.heard_at WHERE boot_signs.heard_at < excluded.heard_at",
     )
@@ -26,8 +26,8 @@ pub async fn note(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> 
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn forget(conn: &mut SqliteConnection, since: Timestamp) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn forget(conn: &mut Conn, since: Timestamp) -> Result<(), StoreError> {
+    sql::query(
         "DELETE FROM boot_signs WHERE heard_at < $1 \
          AND NOT EXISTS (SELECT 1 FROM epoch_members WHERE epoch_members.boot_id = boot_signs.boot_id)",
     )

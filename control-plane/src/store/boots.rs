@@ -2,9 +2,8 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, NodeId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Engine, Row};
 use super::{StoreError, column};
 
 /// How far a boot has shipped.
@@ -22,12 +21,12 @@ pub struct Boot {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn get(conn: &mut SqliteConnection, boot: BootId) -> Result<Option<Boot>, StoreError> {
-    let row = sqlx::query("SELECT node_id, watermark, lost_at FROM boots WHERE boot_id = ?")
+pub async fn get(conn: &mut Conn, boot: BootId) -> Result<Option<Boot>, StoreError> {
+    let row = sql::query("SELECT node_id, watermark, lost_at FROM boots WHERE boot_id = $1")
         .bind(boot.as_bytes().as_slice())
         .fetch_optional(conn)
         .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         Ok(Boot {
             node: column::bytes(row, "node_id", NodeId::from_slice)?,
             watermark: column::unsigned(row, "watermark")?,
@@ -41,9 +40,9 @@ pub async fn get(conn: &mut SqliteConnection, boot: BootId) -> Result<Option<Boo
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn insert(conn: &mut SqliteConnection, boot: BootId, node: NodeId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO boots (boot_id, node_id, first_seen, watermark) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+async fn insert(conn: &mut Conn, boot: BootId, node: NodeId, now: Timestamp) -> Result<(), StoreError> {
+    sql::query(
+        "INSERT INTO boots (boot_id, node_id, first_seen, watermark) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING",
     )
     .bind(boot.as_bytes().as_slice())
     .bind(node.as_bytes().as_slice())
@@ -53,12 +52,25 @@ pub async fn insert(conn: &mut SqliteConnection, boot: BootId, node: NodeId, now
     Ok(())
 }
 
+/// Makes a boot known, if it is not, and holds its row, so that nobody else chains records of it at the same time.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn hold(conn: &mut Conn, boot: BootId, node: NodeId, now: Timestamp) -> Result<Boot, StoreError> {
+    insert(conn, boot, node, now).await?;
+    if let Engine::Postgres(connection) = conn.engine() {
+        let held = sqlx::query("SELECT 1 FROM boots WHERE boot_id = $1 FOR UPDATE").bind(boot.as_bytes().as_slice());
+        held.execute(connection).await?;
+    }
+    get(conn, boot).await?.ok_or(StoreError::Corrupt("boots"))
+}
+
 /// Moves a boot's watermark.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn set_watermark(conn: &mut SqliteConnection, boot: BootId, watermark: u64) -> Result<(), StoreError> {
-    sqlx::query("UPDATE boots SET watermark = ? WHERE boot_id = ?")
+pub async fn set_watermark(conn: &mut Conn, boot: BootId, watermark: u64) -> Result<(), StoreError> {
+    sql::query("UPDATE boots SET watermark = $1 WHERE boot_id = $2")
         .bind(column::signed(watermark, "watermark")?)
         .bind(boot.as_bytes().as_slice())
         .execute(conn)
@@ -70,8 +82,8 @@ pub async fn set_watermark(conn: &mut SqliteConnection, boot: BootId, watermark:
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn declare_lost(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query("UPDATE boots SET lost_at = ? WHERE boot_id = ? AND lost_at IS NULL")
+pub async fn declare_lost(conn: &mut Conn, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
+    sql::query("UPDATE boots SET lost_at = $1 WHERE boot_id = $2 AND lost_at IS NULL")
         .bind(now.nanos())
         .bind(boot.as_bytes().as_slice())
         .execute(conn)
@@ -83,8 +95,8 @@ pub async fn declare_lost(conn: &mut SqliteConnection, boot: BootId, now: Timest
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn close(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO closed_boots (boot_id, closed_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
+pub async fn close(conn: &mut Conn, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
+    sql::query("INSERT INTO closed_boots (boot_id, closed_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(boot.as_bytes().as_slice())
         .bind(now.nanos())
         .execute(conn)
@@ -96,12 +108,12 @@ pub async fn close(conn: &mut SqliteConnection, boot: BootId, now: Timestamp) ->
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn is_over(conn: &mut SqliteConnection, boot: BootId) -> Result<bool, StoreError> {
-    let over = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM closed_boots WHERE boot_id = ?1) \
-             OR EXISTS (SELECT 1 FROM boots WHERE boot_id = ?1 AND lost_at IS NOT NULL)",
+pub async fn is_over(conn: &mut Conn, boot: BootId) -> Result<bool, StoreError> {
+    let over = sql::query(
+        "SELECT EXISTS (SELECT 1 FROM closed_boots WHERE boot_id = $1) \
+             OR EXISTS (SELECT 1 FROM boots WHERE boot_id = $1 AND lost_at IS NOT NULL)",
     );
-    Ok(over.bind(boot.as_bytes().as_slice()).fetch_one(conn).await?)
+    Ok(over.bind(boot.as_bytes().as_slice()).fetch_one(conn).await?.try_get(0)?)
 }
 
 /// What is stored of a boot's records that should be 1 to its watermark, each once.
@@ -121,26 +133,29 @@ pub struct Stocktaking {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn stocktaking_after(conn: &mut SqliteConnection, after: &[u8]) -> Result<Option<Stocktaking>, StoreError> {
+pub async fn stocktaking_after(conn: &mut Conn, after: &[u8]) -> Result<Option<Stocktaking>, StoreError> {
     // Each half is one step in an index, so the walk costs as much as there are boots.
-    let next: Option<Vec<u8>> = sqlx::query_scalar(
-        "SELECT min(boot_id) FROM (SELECT min(boot_id) AS boot_id FROM boots WHERE boot_id > ?1 \
-         UNION ALL SELECT min(boot_id) FROM entries WHERE boot_id IS NOT NULL AND boot_id > ?1)",
+    let next: Option<Vec<u8>> = sql::query(
+        "SELECT boot_id FROM (SELECT boot_id FROM (SELECT boot_id FROM boots WHERE boot_id > $1 ORDER BY boot_id LIMIT 1) AS known \
+         UNION ALL SELECT boot_id FROM (SELECT boot_id FROM entries WHERE boot_id IS NOT NULL AND boot_id > $1 \
+             ORDER BY boot_id LIMIT 1) AS named) AS next ORDER BY boot_id LIMIT 1",
     )
     .bind(after)
-    .fetch_one(&mut *conn)
+    .fetch_value(conn)
     .await?;
     let Some(boot) = next else { return Ok(None) };
-    let counts = sqlx::query_as(
-        "SELECT (SELECT watermark FROM boots WHERE boot_id = ?1), (SELECT count(*) FROM entries WHERE boot_id = ?1)",
+    let counts = sql::query(
+        "SELECT (SELECT watermark FROM boots WHERE boot_id = $1), (SELECT count(*) FROM entries WHERE boot_id = $1)",
     );
-    let (watermark, entries) = counts.bind(boot.as_slice()).fetch_one(&mut *conn).await?;
+    let counts = counts.bind(boot.as_slice()).fetch_one(conn).await?;
+    let (watermark, entries) = (counts.try_get(0)?, counts.try_get(1)?);
     // Read off the index in order; a number of its own kind (NULL, text) is astray, too.
-    let astray = sqlx::query_as(
+    let astray = sql::query(
         "SELECT place, coalesce(node_seq, 0) FROM \
-         (SELECT node_seq, row_number() OVER (ORDER BY node_seq) AS place FROM entries WHERE boot_id = ?) \
-         WHERE node_seq IS NOT place LIMIT 1",
+         (SELECT node_seq, row_number() OVER (ORDER BY node_seq) AS place FROM entries WHERE boot_id = $1) AS numbered \
+         WHERE node_seq IS DISTINCT FROM place LIMIT 1",
     );
-    let first_astray = astray.bind(boot.as_slice()).fetch_optional(conn).await?;
+    let astray = astray.bind(boot.as_slice()).fetch_optional(conn).await?;
+    let first_astray = astray.map(|row| Ok::<_, StoreError>((row.try_get(0)?, row.try_get(1)?))).transpose()?;
     Ok(Some(Stocktaking { boot, watermark, entries, first_astray }))
 }

@@ -2,14 +2,11 @@
 //!
 //! What is read back for verification comes raw, column by column, because the verifier must not trust any of it.
 
-use std::sync::{Arc, LazyLock};
-
 use keyforge_shared::audit::chain::Hash;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Engine, Row};
 use super::{StoreError, column};
 
 /// A chain that begins.
@@ -32,10 +29,10 @@ pub struct NewChain {
 ///
 /// # Errors
 /// [`StoreError::Database`], also when the chain exists.
-pub async fn insert_chain(conn: &mut SqliteConnection, new: &NewChain) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn insert_chain(conn: &mut Conn, new: &NewChain) -> Result<(), StoreError> {
+    sql::query(
         "INSERT INTO chains (chain_id, key_id, genesis, genesis_hash, head_seq, head_hash, head_seal, head_time) \
-         VALUES (?1, ?2, ?3, ?4, 0, ?4, ?5, ?6)",
+         VALUES ($1, $2, $3, $4, 0, $4, $5, $6)",
     )
     .bind(new.chain.as_bytes().as_slice())
     .bind(new.key.as_ref().map(KeyId::as_str))
@@ -65,42 +62,82 @@ pub struct Head {
     pub time: Timestamp,
 }
 
-/// Reads a chain's head; `None` when there is no such chain.
+/// Reads the heads of chains, and holds them, so that nobody else extends these chains before the transaction ends. Chains that do not exist are
+/// left out.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn head(conn: &mut SqliteConnection, chain: ChainId) -> Result<Option<Head>, StoreError> {
-    let row = sqlx::query("SELECT key_id, head_seq, head_hash, head_seal, head_time FROM chains WHERE chain_id = ?")
-        .bind(chain.as_bytes().as_slice())
-        .fetch_optional(conn)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
+pub async fn heads(conn: &mut Conn, chains: &[ChainId]) -> Result<Vec<Head>, StoreError> {
+    if let Engine::Postgres(connection) = conn.engine() {
+        let chains: Vec<&[u8]> = chains.iter().map(|chain| chain.as_bytes().as_slice()).collect();
+        // In one order for everybody, the administrators' chain last.
+        let rows = sqlx::query(
+            "SELECT chain_id, key_id, head_seq, head_hash, head_seal, head_time FROM chains WHERE chain_id = ANY($1) \
+             ORDER BY key_id IS NULL, chain_id FOR UPDATE",
+        );
+        let rows = rows.bind(chains).fetch_all(connection).await?;
+        return rows.into_iter().map(|row| head(&Row::Postgres(row))).collect();
+    }
+    let mut heads = Vec::with_capacity(chains.len());
+    for chain in chains {
+        let row = sql::query(
+            "SELECT chain_id, key_id, head_seq, head_hash, head_seal, head_time FROM chains WHERE chain_id = $1",
+        );
+        if let Some(row) = row.bind(chain.as_bytes().as_slice()).fetch_optional(conn).await? {
+            heads.push(head(&row)?);
+        }
+    }
+    Ok(heads)
+}
+
+fn head(row: &Row) -> Result<Head, StoreError> {
     let key = row.try_get::<Option<&str>, _>("key_id")?;
-    Ok(Some(Head {
-        chain,
+    Ok(Head {
+        chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
         key: key
             .map(|text| KeyId::from_ascii(text.as_bytes()).map_err(|_| StoreError::Corrupt("key_id")))
             .transpose()?,
-        seq: column::unsigned(&row, "head_seq")?,
-        hash: column::bytes32(&row, "head_hash")?,
-        seal: column::bytes32(&row, "head_seal")?,
-        time: column::time(&row, "head_time")?,
-    }))
+        seq: column::unsigned(row, "head_seq")?,
+        hash: column::bytes32(row, "head_hash")?,
+        seal: column::bytes32(row, "head_seal")?,
+        time: column::time(row, "head_time")?,
+    })
 }
 
-/// Moves a chain's head.
+/// Moves the heads of chains, which [`heads`] gave in this transaction.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn set_head(conn: &mut SqliteConnection, head: &Head) -> Result<(), StoreError> {
-    sqlx::query("UPDATE chains SET head_seq = ?, head_hash = ?, head_seal = ?, head_time = ? WHERE chain_id = ?")
-        .bind(column::signed(head.seq, "seq")?)
-        .bind(head.hash.as_slice())
-        .bind(head.seal.as_slice())
-        .bind(head.time.nanos())
-        .bind(head.chain.as_bytes().as_slice())
-        .execute(conn)
+pub async fn set_heads(conn: &mut Conn, heads: &[Head]) -> Result<(), StoreError> {
+    if let Engine::Postgres(connection) = conn.engine() {
+        let seqs = heads.iter().map(|head| column::signed(head.seq, "seq")).collect::<Result<Vec<_>, _>>()?;
+        sqlx::query(
+            "UPDATE chains SET head_seq = moved.seq, head_hash = moved.hash, head_seal = moved.seal, head_time = moved.at \
+             FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bigint[]) AS moved (chain, seq, hash, seal, at) \
+             WHERE chain_id = moved.chain",
+        )
+        .bind(heads.iter().map(|head| head.chain.as_bytes().as_slice()).collect::<Vec<_>>())
+        .bind(seqs)
+        .bind(heads.iter().map(|head| head.hash.as_slice()).collect::<Vec<_>>())
+        .bind(heads.iter().map(|head| head.seal.as_slice()).collect::<Vec<_>>())
+        .bind(heads.iter().map(|head| head.time.nanos()).collect::<Vec<_>>())
+        .execute(connection)
         .await?;
+        return Ok(());
+    }
+    for head in heads {
+        let update = sql::query(
+            "UPDATE chains SET head_seq = $1, head_hash = $2, head_seal = $3, head_time = $4 WHERE chain_id = $5",
+        );
+        update
+            .bind(column::signed(head.seq, "seq")?)
+            .bind(head.hash.as_slice())
+            .bind(head.seal.as_slice())
+            .bind(head.time.nanos())
+            .bind(head.chain.as_bytes().as_slice())
+            .execute(conn)
+            .await?;
+    }
     Ok(())
 }
 
@@ -127,10 +164,11 @@ pub struct StoredChain {
     pub owner: Option<String>,
 }
 
-const CHAIN_COLUMNS: &str = "SELECT chains.chain_id, chains.key_id, genesis, genesis_hash, head_seq, head_hash, head_seal, head_time, \
-     virtual_keys.key_id AS owner FROM chains LEFT JOIN virtual_keys ON virtual_keys.chain_id = chains.chain_id ";
+const CHAIN: &str = "SELECT chains.chain_id, chains.key_id, genesis, genesis_hash, head_seq, head_hash, head_seal, head_time, \
+     virtual_keys.key_id AS owner FROM chains LEFT JOIN virtual_keys ON virtual_keys.chain_id = chains.chain_id \
+     WHERE chains.chain_id = $1";
 
-fn stored_chain(row: &SqliteRow) -> Result<StoredChain, StoreError> {
+fn stored_chain(row: &Row) -> Result<StoredChain, StoreError> {
     Ok(StoredChain {
         chain_id: row.try_get(0)?,
         key_id: row.try_get(1)?,
@@ -148,9 +186,8 @@ fn stored_chain(row: &SqliteRow) -> Result<StoredChain, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn chain(conn: &mut SqliteConnection, chain: &[u8]) -> Result<Option<StoredChain>, StoreError> {
-    static SQL: LazyLock<Arc<str>> = LazyLock::new(|| format!("{CHAIN_COLUMNS} WHERE chains.chain_id = ?").into());
-    let row = sqlx::query(AssertSqlSafe(SQL.clone())).bind(chain).fetch_optional(conn).await?;
+pub async fn chain(conn: &mut Conn, chain: &[u8]) -> Result<Option<StoredChain>, StoreError> {
+    let row = sql::query(CHAIN).bind(chain).fetch_optional(conn).await?;
     row.as_ref().map(stored_chain).transpose()
 }
 
@@ -158,17 +195,17 @@ pub async fn chain(conn: &mut SqliteConnection, chain: &[u8]) -> Result<Option<S
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn chain_after(conn: &mut SqliteConnection, after: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-    let next = sqlx::query_scalar("SELECT chain_id FROM chains WHERE chain_id > ? ORDER BY chain_id LIMIT 1");
-    Ok(next.bind(after).fetch_optional(conn).await?)
+pub async fn chain_after(conn: &mut Conn, after: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    let next = sql::query("SELECT chain_id FROM chains WHERE chain_id > $1 ORDER BY chain_id LIMIT 1");
+    Ok(next.bind(after).fetch_value(conn).await?)
 }
 
 /// The chain of a virtual key, as the key names it; `None` when there is no such key.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn chain_of_key(conn: &mut SqliteConnection, key: KeyId) -> Result<Option<ChainId>, StoreError> {
-    let row = sqlx::query("SELECT chain_id FROM virtual_keys WHERE key_id = ?").bind(key.as_str()).fetch_optional(conn);
+pub async fn chain_of_key(conn: &mut Conn, key: KeyId) -> Result<Option<ChainId>, StoreError> {
+    let row = sql::query("SELECT chain_id FROM virtual_keys WHERE key_id = $1").bind(key.as_str()).fetch_optional(conn);
     row.await?.as_ref().map(|row| column::bytes(row, "chain_id", ChainId::from_slice)).transpose()
 }
 
@@ -184,16 +221,16 @@ pub enum Stray {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn strays(conn: &mut SqliteConnection, limit: u32) -> Result<Vec<Stray>, StoreError> {
-    let keys = sqlx::query_as(
-        "SELECT chain_id, key_id FROM virtual_keys WHERE chain_id NOT IN (SELECT chain_id FROM chains) ORDER BY 1 LIMIT ?",
+pub async fn strays(conn: &mut Conn, limit: u32) -> Result<Vec<Stray>, StoreError> {
+    let keys = sql::query(
+        "SELECT chain_id, key_id FROM virtual_keys WHERE chain_id NOT IN (SELECT chain_id FROM chains) ORDER BY 1 LIMIT $1",
     );
-    let keys: Vec<(Vec<u8>, String)> = keys.bind(limit).fetch_all(&mut *conn).await?;
-    let entries = sqlx::query_as(
+    let keys = keys.bind(limit).fetch_all(conn).await?;
+    let entries = sql::query(
         "SELECT chain_id, min(seq) FROM entries WHERE chain_id NOT IN (SELECT chain_id FROM chains) \
-         GROUP BY chain_id ORDER BY 1 LIMIT ?",
+         GROUP BY chain_id ORDER BY 1 LIMIT $1",
     );
-    let entries: Vec<(Vec<u8>, i64)> = entries.bind(limit).fetch_all(conn).await?;
-    let keys = keys.into_iter().map(|(chain, key)| Stray::Key(chain, key));
-    Ok(keys.chain(entries.into_iter().map(|(chain, seq)| Stray::Entries(chain, seq))).collect())
+    let entries = entries.bind(limit).fetch_all(conn).await?;
+    let keys = keys.iter().map(|row| Ok(Stray::Key(row.try_get(0)?, row.try_get(1)?)));
+    keys.chain(entries.iter().map(|row| Ok(Stray::Entries(row.try_get(0)?, row.try_get(1)?)))).collect()
 }

@@ -3,10 +3,9 @@
 //! Reading a value back never guesses: what no type has is [`StoreError::Corrupt`], with the column's name.
 
 use keyforge_shared::clock::Timestamp;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::StoreError;
+use super::sql::Row;
 
 /// An unsigned number as the database keeps it.
 ///
@@ -20,15 +19,27 @@ pub fn signed(value: u64, what: &'static str) -> Result<i64, StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] when it is negative; [`StoreError::Database`] when the column is missing or of another type.
-pub fn unsigned(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
+pub fn unsigned(row: &Row, column: &'static str) -> Result<u64, StoreError> {
     u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt(column))
+}
+
+/// A condition out of a column that holds it as 0 or 1.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when it is another number; [`StoreError::Database`] when the column is missing or of another type.
+pub fn flag(row: &Row, column: &'static str) -> Result<bool, StoreError> {
+    match row.try_get::<i64, _>(column)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(StoreError::Corrupt(column)),
+    }
 }
 
 /// A number of 32 bits out of a column.
 ///
 /// # Errors
 /// As [`unsigned`].
-pub fn unsigned32(row: &SqliteRow, column: &'static str) -> Result<u32, StoreError> {
+pub fn unsigned32(row: &Row, column: &'static str) -> Result<u32, StoreError> {
     u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt(column))
 }
 
@@ -36,7 +47,7 @@ pub fn unsigned32(row: &SqliteRow, column: &'static str) -> Result<u32, StoreErr
 ///
 /// # Errors
 /// [`StoreError::Database`] when the column is missing or of another type.
-pub fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
+pub fn time(row: &Row, column: &'static str) -> Result<Timestamp, StoreError> {
     Ok(Timestamp::from_nanos(row.try_get(column)?))
 }
 
@@ -45,7 +56,7 @@ pub fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreErr
 /// # Errors
 /// [`StoreError::Corrupt`] when `parse` refuses; [`StoreError::Database`] when the column is missing or of another type.
 pub fn bytes<T>(
-    row: &SqliteRow,
+    row: &Row,
     column: &'static str,
     parse: impl FnOnce(&[u8]) -> Option<T>,
 ) -> Result<T, StoreError> {
@@ -56,7 +67,7 @@ pub fn bytes<T>(
 ///
 /// # Errors
 /// As [`bytes`].
-pub fn bytes32(row: &SqliteRow, column: &'static str) -> Result<[u8; 32], StoreError> {
+pub fn bytes32(row: &Row, column: &'static str) -> Result<[u8; 32], StoreError> {
     bytes(row, column, |stored| stored.try_into().ok())
 }
 
@@ -64,6 +75,6 @@ pub fn bytes32(row: &SqliteRow, column: &'static str) -> Result<[u8; 32], StoreE
 ///
 /// # Errors
 /// As [`bytes`].
-pub fn word<T>(row: &SqliteRow, column: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, StoreError> {
+pub fn word<T>(row: &Row, column: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, StoreError> {
     parse(row.try_get::<&str, _>(column)?).ok_or(StoreError::Corrupt(column))
 }

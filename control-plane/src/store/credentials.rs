@@ -4,9 +4,8 @@ use keyforge_shared::catalog::ProviderName;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::CredentialId;
 use keyforge_shared::state::CredentialRecord;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Row};
 use super::{StoreError, column};
 use crate::vault::Sealed;
 
@@ -32,16 +31,16 @@ pub struct After {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn insert(connection: &mut SqliteConnection, credential: &StoredCredential) -> Result<(), StoreError> {
+pub async fn insert(connection: &mut Conn, credential: &StoredCredential) -> Result<(), StoreError> {
     let record = &credential.record;
-    sqlx::query(
+    sql::query(
         "INSERT INTO credentials (pool, base_url, limit_group, enabled, secret_version, weight, credential_id, provider, \
-         created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(record.pool.as_str())
     .bind(record.base_url.as_str())
     .bind(record.limit_group.as_str())
-    .bind(record.enabled)
+    .bind(i64::from(record.enabled))
     .bind(i64::from(record.secret_version))
     .bind(i64::from(record.weight))
     .bind(record.id.as_bytes().as_slice())
@@ -56,15 +55,15 @@ pub async fn insert(connection: &mut SqliteConnection, credential: &StoredCreden
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn update(connection: &mut SqliteConnection, record: &CredentialRecord) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE credentials SET pool = ?, base_url = ?, limit_group = ?, enabled = ?, secret_version = ?, weight = ? \
-         WHERE credential_id = ?",
+pub async fn update(connection: &mut Conn, record: &CredentialRecord) -> Result<(), StoreError> {
+    sql::query(
+        "UPDATE credentials SET pool = $1, base_url = $2, limit_group = $3, enabled = $4, secret_version = $5, weight = $6 \
+         WHERE credential_id = $7",
     )
     .bind(record.pool.as_str())
     .bind(record.base_url.as_str())
     .bind(record.limit_group.as_str())
-    .bind(record.enabled)
+    .bind(i64::from(record.enabled))
     .bind(i64::from(record.secret_version))
     .bind(i64::from(record.weight))
     .bind(record.id.as_bytes().as_slice())
@@ -77,11 +76,11 @@ pub async fn update(connection: &mut SqliteConnection, record: &CredentialRecord
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn remove(connection: &mut SqliteConnection, id: CredentialId) -> Result<(), StoreError> {
+pub async fn remove(connection: &mut Conn, id: CredentialId) -> Result<(), StoreError> {
     for delete in
-        ["DELETE FROM vault_records WHERE credential_id = ?", "DELETE FROM credentials WHERE credential_id = ?"]
+        ["DELETE FROM vault_records WHERE credential_id = $1", "DELETE FROM credentials WHERE credential_id = $1"]
     {
-        sqlx::query(delete).bind(id.as_bytes().as_slice()).execute(&mut *connection).await?;
+        sql::query(delete).bind(id.as_bytes().as_slice()).execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -90,8 +89,8 @@ pub async fn remove(connection: &mut SqliteConnection, id: CredentialId) -> Resu
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn get(connection: &mut SqliteConnection, id: CredentialId) -> Result<Option<StoredCredential>, StoreError> {
-    let row = sqlx::query("SELECT * FROM credentials WHERE credential_id = ?")
+pub async fn get(connection: &mut Conn, id: CredentialId) -> Result<Option<StoredCredential>, StoreError> {
+    let row = sql::query("SELECT * FROM credentials WHERE credential_id = $1")
         .bind(id.as_bytes().as_slice())
         .fetch_optional(connection)
         .await?;
@@ -103,15 +102,15 @@ pub async fn get(connection: &mut SqliteConnection, id: CredentialId) -> Result<
 /// # Errors
 /// [`StoreError`].
 pub async fn page(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     after: Option<After>,
     count: u32,
 ) -> Result<Vec<StoredCredential>, StoreError> {
     let (created_at, id) =
         after.map_or((i64::MAX, Vec::new()), |after| (after.created_at.nanos(), after.id.as_bytes().to_vec()));
-    let rows = sqlx::query(
-        "SELECT * FROM credentials WHERE created_at < ? OR (created_at = ? AND credential_id < ?) \
-         ORDER BY created_at DESC, credential_id DESC LIMIT ?",
+    let rows = sql::query(
+        "SELECT * FROM credentials WHERE created_at < $1 OR (created_at = $2 AND credential_id < $3) \
+         ORDER BY created_at DESC, credential_id DESC LIMIT $4",
     )
     .bind(created_at)
     .bind(created_at)
@@ -126,8 +125,8 @@ pub async fn page(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<CredentialRecord>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM credentials").fetch_all(connection).await?;
+pub async fn all(connection: &mut Conn) -> Result<Vec<CredentialRecord>, StoreError> {
+    let rows = sql::query("SELECT * FROM credentials").fetch_all(connection).await?;
     rows.iter().map(|row| Ok(read(row)?.record)).collect()
 }
 
@@ -136,14 +135,14 @@ pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<CredentialReco
 /// # Errors
 /// [`StoreError`]; also when there is no such credential.
 pub async fn put_secret(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     id: CredentialId,
     version: u32,
     sealed: &Sealed,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO vault_records (credential_id, secret_version, kek_term, sealed_key, sealed_secret) \
-         VALUES (?, ?, ?, ?, ?) \
+         VALUES ($1, $2, $3, $4, $5) \
          ON CONFLICT (credential_id) DO UPDATE SET secret_version = excluded.secret_version, \
          kek_term = excluded.kek_term, sealed_key = excluded.sealed_key, sealed_secret = excluded.sealed_secret",
     )
@@ -161,8 +160,8 @@ pub async fn put_secret(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn secret(connection: &mut SqliteConnection, id: CredentialId) -> Result<Option<(u32, Sealed)>, StoreError> {
-    let row = sqlx::query("SELECT * FROM vault_records WHERE credential_id = ?")
+pub async fn secret(connection: &mut Conn, id: CredentialId) -> Result<Option<(u32, Sealed)>, StoreError> {
+    let row = sql::query("SELECT * FROM vault_records WHERE credential_id = $1")
         .bind(id.as_bytes().as_slice())
         .fetch_optional(connection)
         .await?;
@@ -175,7 +174,7 @@ pub async fn secret(connection: &mut SqliteConnection, id: CredentialId) -> Resu
     Ok(Some((column::unsigned32(&row, "secret_version")?, sealed)))
 }
 
-fn read(row: &SqliteRow) -> Result<StoredCredential, StoreError> {
+fn read(row: &Row) -> Result<StoredCredential, StoreError> {
     let record = CredentialRecord {
         id: column::bytes(row, "credential_id", CredentialId::from_slice)?,
         provider: ProviderName(row.try_get("provider")?),
@@ -183,7 +182,7 @@ fn read(row: &SqliteRow) -> Result<StoredCredential, StoreError> {
         base_url: row.try_get("base_url")?,
         limit_group: row.try_get("limit_group")?,
         secret_version: column::unsigned32(row, "secret_version")?,
-        enabled: row.try_get("enabled")?,
+        enabled: column::flag(row, "enabled")?,
         weight: column::unsigned32(row, "weight")?,
     };
     Ok(StoredCredential { record, created_at: column::time(row, "created_at")? })

@@ -2,8 +2,8 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, DeploymentId};
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn};
 use super::{StoreError, column};
 
 /// The installation.
@@ -29,8 +29,8 @@ pub struct Deployment {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn get(connection: &mut SqliteConnection) -> Result<Option<Deployment>, StoreError> {
-    let row = sqlx::query("SELECT * FROM deployment WHERE singleton = 1").fetch_optional(connection).await?;
+pub async fn get(connection: &mut Conn) -> Result<Option<Deployment>, StoreError> {
+    let row = sql::query("SELECT * FROM deployment WHERE singleton = 1").fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Deployment {
         id: column::bytes(&row, "deployment_id", DeploymentId::from_slice)?,
@@ -47,19 +47,19 @@ pub async fn get(connection: &mut SqliteConnection) -> Result<Option<Deployment>
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn revision(connection: &mut SqliteConnection) -> Result<Option<i64>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT revision FROM deployment WHERE singleton = 1").fetch_optional(connection).await?)
+pub async fn revision(connection: &mut Conn) -> Result<Option<i64>, StoreError> {
+    Ok(sql::query("SELECT revision FROM deployment WHERE singleton = 1").fetch_value(connection).await?)
 }
 
 /// Writes the row of a new installation.
 ///
 /// # Errors
 /// [`StoreError`]; also when there is one already.
-pub async fn insert(connection: &mut SqliteConnection, deployment: &Deployment) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn insert(connection: &mut Conn, deployment: &Deployment) -> Result<(), StoreError> {
+    sql::query(
         "INSERT INTO deployment \
          (singleton, deployment_id, created_at, revision, state_seal, vault_check, audit_root, admin_chain_id) \
-         VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES (1, $1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(deployment.id.as_bytes().as_slice())
     .bind(deployment.created_at.nanos())
@@ -78,12 +78,12 @@ pub async fn insert(connection: &mut SqliteConnection, deployment: &Deployment) 
 /// # Errors
 /// [`StoreError::Corrupt`] when the database is at another revision.
 pub async fn advance_revision(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     revision: u64,
     seal: &[u8; 32],
 ) -> Result<(), StoreError> {
     let held = column::signed(revision, "the revision")?;
-    let update = "UPDATE deployment SET revision = revision + 1, state_seal = ? WHERE singleton = 1 AND revision = ?";
-    let result = sqlx::query(update).bind(seal.as_slice()).bind(held).execute(connection).await?;
-    if result.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Corrupt("revision")) }
+    let update = "UPDATE deployment SET revision = revision + 1, state_seal = $1 WHERE singleton = 1 AND revision = $2";
+    let moved = sql::query(update).bind(seal.as_slice()).bind(held).execute(connection).await?;
+    if moved == 1 { Ok(()) } else { Err(StoreError::Corrupt("revision")) }
 }

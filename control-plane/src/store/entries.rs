@@ -9,10 +9,12 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId, RequestId};
 use keyforge_shared::limit::{CounterId, Scope};
 use keyforge_shared::period::ZoneName;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqliteConnection};
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{Arguments as _, AssertSqlSafe};
 
-use super::{StoreError, column};
+use super::sql::{self, Conn, Engine, Row};
+use super::{StoreError, column, partitions};
 
 /// Which record of which boot an entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,16 @@ static INSERTS: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| {
 ///
 /// # Errors
 /// [`StoreError::Database`], also when a record of a boot is chained already.
-pub async fn insert(conn: &mut SqliteConnection, entries: Vec<NewEntry>) -> Result<(), StoreError> {
+pub async fn insert(conn: &mut Conn, entries: Vec<NewEntry>) -> Result<(), StoreError> {
+    partitions::make_for(conn, entries.iter().map(|entry| entry.t_cp)).await?;
+    match conn.engine() {
+        Engine::Sqlite(connection) => insert_in_chunks(connection, entries).await,
+        Engine::Postgres(connection) => insert_as_columns(connection, entries).await,
+    }
+}
+
+/// As rows of constants, which is what SQLite reads fastest.
+async fn insert_in_chunks(connection: &mut SqliteConnection, entries: Vec<NewEntry>) -> Result<(), StoreError> {
     let mut entries = entries.into_iter();
     while entries.len() > 0 {
         let Some(size) = CHUNKS.iter().position(|rows| *rows <= entries.len()) else { break };
@@ -71,8 +82,39 @@ pub async fn insert(conn: &mut SqliteConnection, entries: Vec<NewEntry>) -> Resu
         for entry in entries.by_ref().take(CHUNKS[size]) {
             bind(&mut arguments, entry)?;
         }
-        sqlx::query_with(AssertSqlSafe(INSERTS[size].clone()), arguments).execute(&mut *conn).await?;
+        sqlx::query_with(AssertSqlSafe(INSERTS[size].clone()), arguments).execute(&mut *connection).await?;
     }
+    Ok(())
+}
+
+/// As one list per column: one statement and one plan for any number of entries.
+async fn insert_as_columns(connection: &mut PgConnection, entries: Vec<NewEntry>) -> Result<(), StoreError> {
+    let node_seq = |entry: &NewEntry| entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose();
+    let seqs: Vec<i64> = entries.iter().map(|entry| column::signed(entry.seq, "seq")).collect::<Result<_, _>>()?;
+    let node_seqs: Vec<Option<i64>> = entries.iter().map(node_seq).collect::<Result<_, _>>()?;
+    let origins: Vec<Option<Origin>> = entries.iter().map(|entry| entry.origin).collect();
+    let chains: Vec<&[u8]> = entries.iter().map(|entry| entry.chain.as_bytes().as_slice()).collect();
+    let nodes: Vec<Option<&[u8]>> = origins.iter().map(|it| it.as_ref().map(|it| it.node.as_bytes().as_slice())).collect();
+    let boots: Vec<Option<&[u8]>> = origins.iter().map(|it| it.as_ref().map(|it| it.boot.as_bytes().as_slice())).collect();
+    let times: Vec<i64> = entries.iter().map(|entry| entry.t_cp.nanos()).collect();
+    let epochs: Vec<i64> = entries.iter().map(|entry| i64::from(entry.key_epoch)).collect();
+    let records: Vec<&[u8]> = entries.iter().map(|entry| entry.record.as_slice()).collect();
+    let hashes: Vec<&[u8]> = entries.iter().map(|entry| entry.hash.as_slice()).collect();
+    sqlx::query(
+        "INSERT INTO entries (chain_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash) \
+         SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $9::bytea[])",
+    )
+    .bind(chains)
+    .bind(seqs)
+    .bind(nodes)
+    .bind(boots)
+    .bind(node_seqs)
+    .bind(times)
+    .bind(epochs)
+    .bind(records)
+    .bind(hashes)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -116,7 +158,7 @@ pub struct StoredEntry {
     pub hash: Vec<u8>,
 }
 
-fn stored(row: &SqliteRow) -> Result<StoredEntry, StoreError> {
+fn stored(row: &Row) -> Result<StoredEntry, StoreError> {
     Ok(StoredEntry {
         entry_id: row.try_get(0)?,
         seq: row.try_get(1)?,
@@ -135,14 +177,14 @@ fn stored(row: &SqliteRow) -> Result<StoredEntry, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn after(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     chain: &[u8],
     (seq, entry_id): (i64, i64),
     limit: u32,
 ) -> Result<Vec<StoredEntry>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT entry_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash FROM entries \
-         WHERE chain_id = ? AND (seq, entry_id) > (?, ?) ORDER BY seq, entry_id LIMIT ?",
+         WHERE chain_id = $1 AND (seq, entry_id) > ($2, $3) ORDER BY seq, entry_id LIMIT $4",
     )
     .bind(chain)
     .bind(seq)
@@ -158,7 +200,7 @@ pub async fn after(
 /// # Errors
 /// [`StoreError`].
 pub async fn before(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     chain: ChainId,
     seq: i64,
     limit: u32,
@@ -171,14 +213,14 @@ pub async fn before(
 /// # Errors
 /// [`StoreError`].
 pub async fn between(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     chain: ChainId,
     (after, before): (i64, i64),
     limit: u32,
 ) -> Result<Vec<StoredEntry>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT entry_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash FROM entries \
-         WHERE chain_id = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+         WHERE chain_id = $1 AND seq > $2 AND seq < $3 ORDER BY seq DESC LIMIT $4",
     )
     .bind(chain.as_bytes().as_slice())
     .bind(after)
@@ -205,15 +247,29 @@ pub struct End {
 }
 
 macro_rules! ends_of {
-    ($keys:literal) => {
+    ($zone:literal, $last:literal, $keys:literal) => {
         concat!(
-            "SELECT owner.key_id AS key_id, owner.chain_id AS chain_id, owner.policy ->> '$.time_zone' AS zone, \
-                 last.seq AS seq, last.t_cp AS t_cp \
-             FROM virtual_keys AS owner JOIN entries AS last ON last.entry_id = \
-                 (SELECT entry_id FROM entries WHERE entries.chain_id = owner.chain_id ORDER BY seq DESC LIMIT 1) \
-             WHERE ",
+            "SELECT owner.key_id AS key_id, owner.chain_id AS chain_id, ", $zone, " AS zone, last.seq AS seq, last.t_cp AS t_cp \
+             FROM virtual_keys AS owner JOIN ", $last, " WHERE ", $keys
+        )
+    };
+    (sqlite, $keys:literal) => {
+        ends_of!(
+            "owner.policy ->> '$.time_zone'",
+            "entries AS last ON last.entry_id = \
+                 (SELECT entry_id FROM entries WHERE entries.chain_id = owner.chain_id ORDER BY seq DESC LIMIT 1)",
             $keys
         )
+    };
+    (postgres, $keys:literal) => {
+        ends_of!(
+            "owner.policy::json ->> 'time_zone'",
+            "LATERAL (SELECT seq, t_cp FROM entries WHERE entries.chain_id = owner.chain_id ORDER BY seq DESC LIMIT 1) AS last ON true",
+            $keys
+        )
+    };
+    ($keys:literal) => {
+        (ends_of!(sqlite, $keys), ends_of!(postgres, $keys))
     };
 }
 
@@ -221,15 +277,16 @@ macro_rules! ends_of {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn ends(conn: &mut SqliteConnection, counter: &CounterId) -> Result<Vec<End>, StoreError> {
-    let sql = match counter.scope {
-        Scope::Key => ends_of!("owner.key_id = ?"),
+pub async fn ends(conn: &mut Conn, counter: &CounterId) -> Result<Vec<End>, StoreError> {
+    let (in_sqlite, in_postgres) = match counter.scope {
+        Scope::Key => ends_of!("owner.key_id = $1"),
         Scope::Workspace => {
-            ends_of!("owner.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = ?)")
+            ends_of!("owner.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = $1)")
         }
     };
-    let rows = sqlx::query(sql).bind(counter.key.as_str()).fetch_all(conn).await?;
-    let read = |row: &SqliteRow| {
+    let sql = conn.either(in_sqlite, in_postgres);
+    let rows = sql::query(sql).bind(counter.key.as_str()).fetch_all(conn).await?;
+    let read = |row: &Row| {
         let zone: Option<&str> = row.try_get("zone")?;
         Ok(End {
             key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
@@ -247,13 +304,13 @@ pub async fn ends(conn: &mut SqliteConnection, counter: &CounterId) -> Result<Ve
 /// # Errors
 /// [`StoreError`].
 pub async fn of_boot(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     boot: BootId,
     first: u64,
     last: u64,
 ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT node_seq, record FROM entries WHERE boot_id = ? AND node_seq BETWEEN ? AND ? ORDER BY node_seq",
+    let rows = sql::query(
+        "SELECT node_seq, record FROM entries WHERE boot_id = $1 AND node_seq BETWEEN $2 AND $3 ORDER BY node_seq",
     )
     .bind(boot.as_bytes().as_slice())
     .bind(column::signed(first, "node_seq")?)
@@ -268,16 +325,18 @@ pub async fn of_boot(
 /// # Errors
 /// [`StoreError`].
 pub async fn chains_of_requests(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     boot: BootId,
     requests: &[RequestId],
 ) -> Result<Vec<(RequestId, ChainId)>, StoreError> {
     let wanted: Vec<String> = requests.iter().map(|id| id.to_string().trim_start_matches("req_").to_owned()).collect();
     // A request record holds its request id at the fixed offset 77; SQL counts from 1.
-    let rows = sqlx::query(
+    let rows = sql::query(conn.either(
         "SELECT DISTINCT substr(record, 78, 16) AS request_id, chain_id FROM entries \
-         WHERE boot_id = ? AND substr(record, 78, 16) IN (SELECT unhex(value) FROM json_each(?))",
-    )
+         WHERE boot_id = $1 AND substr(record, 78, 16) IN (SELECT unhex(value) FROM json_each($2))",
+        "SELECT DISTINCT substr(record, 78, 16) AS request_id, chain_id FROM entries \
+         WHERE boot_id = $1 AND substr(record, 78, 16) IN (SELECT decode(value, 'hex') FROM json_array_elements_text($2::json))",
+    ))
     .bind(boot.as_bytes().as_slice())
     .bind(serde_json::to_string(&wanted).map_err(|_| StoreError::Range("requests"))?)
     .fetch_all(conn)

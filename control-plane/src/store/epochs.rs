@@ -5,9 +5,8 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, KeyId, LifeId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Row, sum_up_to_most};
 use super::{StoreError, column};
 
 /// One life of a key's books.
@@ -23,13 +22,13 @@ pub struct Epoch {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn of_life(conn: &mut SqliteConnection, key: KeyId, life: LifeId) -> Result<Option<Epoch>, StoreError> {
-    let row = sqlx::query("SELECT epoch, state FROM epochs WHERE key_id = ? AND life_id = ?")
+pub async fn of_life(conn: &mut Conn, key: KeyId, life: LifeId) -> Result<Option<Epoch>, StoreError> {
+    let row = sql::query("SELECT epoch, state FROM epochs WHERE key_id = $1 AND life_id = $2")
         .bind(key.as_str())
         .bind(life.as_bytes().as_slice())
         .fetch_optional(conn)
         .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let open = row.try_get::<&str, _>("state")? == "open";
         Ok(Epoch { epoch: column::unsigned32(row, "epoch")?, open })
     };
@@ -40,10 +39,10 @@ pub async fn of_life(conn: &mut SqliteConnection, key: KeyId, life: LifeId) -> R
 ///
 /// # Errors
 /// [`StoreError::Database`], also when the life has an epoch already.
-pub async fn open(conn: &mut SqliteConnection, key: KeyId, life: LifeId, now: Timestamp) -> Result<u32, StoreError> {
-    let row = sqlx::query(
+pub async fn open(conn: &mut Conn, key: KeyId, life: LifeId, now: Timestamp) -> Result<u32, StoreError> {
+    let row = sql::query(
         "INSERT INTO epochs (key_id, epoch, life_id, state, opened_at) \
-         SELECT ?1, 1 + coalesce(max(epoch), 0), ?2, 'open', ?3 FROM epochs WHERE key_id = ?1 RETURNING epoch",
+         SELECT $1, 1 + coalesce(max(epoch), 0), $2, 'open', $3 FROM epochs WHERE key_id = $1 RETURNING epoch",
     )
     .bind(key.as_str())
     .bind(life.as_bytes().as_slice())
@@ -58,14 +57,14 @@ pub async fn open(conn: &mut SqliteConnection, key: KeyId, life: LifeId, now: Ti
 /// # Errors
 /// [`StoreError::Database`], also when there is no such epoch.
 pub async fn next_serial(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     key: KeyId,
     epoch: u32,
     with_grants: bool,
 ) -> Result<u64, StoreError> {
-    let row = sqlx::query(
-        "UPDATE epochs SET serial = serial + 1, granted_serial = CASE WHEN ?3 THEN serial + 1 ELSE granted_serial END \
-         WHERE key_id = ?1 AND epoch = ?2 RETURNING serial",
+    let row = sql::query(
+        "UPDATE epochs SET serial = serial + 1, granted_serial = CASE WHEN $3 THEN serial + 1 ELSE granted_serial END \
+         WHERE key_id = $1 AND epoch = $2 RETURNING serial",
     )
     .bind(key.as_str())
     .bind(epoch)
@@ -79,16 +78,16 @@ pub async fn next_serial(
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn take_return(conn: &mut SqliteConnection, key: KeyId, epoch: u32, serial: u64) -> Result<bool, StoreError> {
-    let done = sqlx::query(
-        "UPDATE epochs SET serial = serial + 1 WHERE key_id = ?1 AND epoch = ?2 AND ?3 BETWEEN granted_serial AND serial",
+pub async fn take_return(conn: &mut Conn, key: KeyId, epoch: u32, serial: u64) -> Result<bool, StoreError> {
+    let done = sql::query(
+        "UPDATE epochs SET serial = serial + 1 WHERE key_id = $1 AND epoch = $2 AND $3 BETWEEN granted_serial AND serial",
     )
     .bind(key.as_str())
     .bind(epoch)
     .bind(saturated(serial))
     .execute(conn)
     .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(done > 0)
 }
 
 /// Makes `boot` a member of an epoch, or renews its membership, with the serial of the answer that tells it so.
@@ -96,15 +95,15 @@ pub async fn take_return(conn: &mut SqliteConnection, key: KeyId, epoch: u32, se
 /// # Errors
 /// [`StoreError`].
 pub async fn join(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     key: KeyId,
     epoch: u32,
     boot: BootId,
     serial: u64,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO epoch_members (key_id, epoch, boot_id, serial) VALUES (?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET serial = excluded.serial",
+    sql::query(
+        "INSERT INTO epoch_members (key_id, epoch, boot_id, serial) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (key_id, epoch, boot_id) DO UPDATE SET serial = excluded.serial",
     )
     .bind(key.as_str())
     .bind(epoch)
@@ -120,32 +119,32 @@ pub async fn join(
 /// # Errors
 /// [`StoreError`].
 pub async fn leave(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     key: KeyId,
     epoch: u32,
     boot: BootId,
     serial: u64,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query("DELETE FROM epoch_members WHERE key_id = ? AND epoch = ? AND boot_id = ? AND serial <= ?")
+    let done = sql::query("DELETE FROM epoch_members WHERE key_id = $1 AND epoch = $2 AND boot_id = $3 AND serial <= $4")
         .bind(key.as_str())
         .bind(epoch)
         .bind(boot.as_bytes().as_slice())
         .bind(saturated(serial))
         .execute(conn)
         .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(done > 0)
 }
 
 /// The epochs that a boot is a member of, over all keys. All are open.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn of_boot(conn: &mut SqliteConnection, boot: BootId) -> Result<Vec<(KeyId, u32)>, StoreError> {
-    let rows = sqlx::query("SELECT key_id, epoch FROM epoch_members WHERE boot_id = ? ORDER BY key_id, epoch")
+pub async fn of_boot(conn: &mut Conn, boot: BootId) -> Result<Vec<(KeyId, u32)>, StoreError> {
+    let rows = sql::query("SELECT key_id, epoch FROM epoch_members WHERE boot_id = $1 ORDER BY key_id, epoch")
         .bind(boot.as_bytes().as_slice())
         .fetch_all(conn)
         .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let key = column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?;
         Ok((key, column::unsigned32(row, "epoch")?))
     };
@@ -157,32 +156,35 @@ pub async fn of_boot(conn: &mut SqliteConnection, boot: BootId) -> Result<Vec<(K
 /// # Errors
 /// [`StoreError`].
 pub async fn close_if_left(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     key: KeyId,
     epoch: u32,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query(
-        "UPDATE epochs SET state = 'closed', closed_at = ?3 WHERE key_id = ?1 AND epoch = ?2 AND state = 'open' \
-             AND NOT EXISTS (SELECT 1 FROM epoch_members WHERE key_id = ?1 AND epoch = ?2)",
+    let done = sql::query(
+        "UPDATE epochs SET state = 'closed', closed_at = $3 WHERE key_id = $1 AND epoch = $2 AND state = 'open' \
+             AND NOT EXISTS (SELECT 1 FROM epoch_members WHERE key_id = $1 AND epoch = $2)",
     )
     .bind(key.as_str())
     .bind(epoch)
     .bind(now.nanos())
     .execute(&mut *conn)
     .await?;
-    if done.rows_affected() == 0 {
+    if done == 0 {
         return Ok(false);
     }
     let fold = [
-        "INSERT INTO grants (key_id, scope, dimension, window, first_day, epoch, workspace_id, before, granted, settled) \
-         SELECT key_id, scope, dimension, window, first_day, 0, workspace_id, 0, 0, settled \
-         FROM grants WHERE key_id = ?1 AND epoch = ?2 \
-         ON CONFLICT DO UPDATE SET settled = min(9223372036854775807, settled + excluded.settled)",
-        "DELETE FROM grants WHERE key_id = ?1 AND epoch = ?2",
+        concat!(
+            "INSERT INTO grants (key_id, scope, dimension, \"window\", first_day, epoch, workspace_id, before, granted, settled) \
+             SELECT key_id, scope, dimension, \"window\", first_day, 0, workspace_id, 0, 0, settled \
+             FROM grants WHERE key_id = $1 AND epoch = $2 \
+             ON CONFLICT (key_id, scope, dimension, \"window\", first_day, epoch) DO UPDATE SET ",
+            sum_up_to_most!("grants", "settled")
+        ),
+        "DELETE FROM grants WHERE key_id = $1 AND epoch = $2",
     ];
     for statement in fold {
-        sqlx::query(statement).bind(key.as_str()).bind(epoch).execute(&mut *conn).await?;
+        sql::query(statement).bind(key.as_str()).bind(epoch).execute(&mut *conn).await?;
     }
     Ok(true)
 }

@@ -5,9 +5,8 @@ use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{KeyRecord, KeyStatus};
 use keyforge_shared::token::TokenDigest;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Engine, Row};
 use super::{StoreError, column};
 
 /// A virtual key with its history.
@@ -36,11 +35,11 @@ pub struct After {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn insert(connection: &mut SqliteConnection, key: &StoredKey) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreError> {
+    sql::query(
         "INSERT INTO virtual_keys (name, status, policy, revoked_at, revision, key_id, token_digest, chain_id, workspace_id, \
              created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
@@ -61,9 +60,9 @@ pub async fn insert(connection: &mut SqliteConnection, key: &StoredKey) -> Resul
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn update(connection: &mut SqliteConnection, key: &StoredKey) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE virtual_keys SET name = ?, status = ?, policy = ?, revoked_at = ?, revision = ? WHERE key_id = ?",
+pub async fn update(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreError> {
+    sql::query(
+        "UPDATE virtual_keys SET name = $1, status = $2, policy = $3, revoked_at = $4, revision = $5 WHERE key_id = $6",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
@@ -80,9 +79,9 @@ pub async fn update(connection: &mut SqliteConnection, key: &StoredKey) -> Resul
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn get(connection: &mut SqliteConnection, id: KeyId) -> Result<Option<StoredKey>, StoreError> {
+pub async fn get(connection: &mut Conn, id: KeyId) -> Result<Option<StoredKey>, StoreError> {
     let row =
-        sqlx::query("SELECT * FROM virtual_keys WHERE key_id = ?").bind(id.as_str()).fetch_optional(connection).await?;
+        sql::query("SELECT * FROM virtual_keys WHERE key_id = $1").bind(id.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(read).transpose()
 }
 
@@ -90,18 +89,18 @@ pub async fn get(connection: &mut SqliteConnection, id: KeyId) -> Result<Option<
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn exists(connection: &mut SqliteConnection, id: KeyId) -> Result<bool, StoreError> {
-    let exists = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM virtual_keys WHERE key_id = ?)");
-    Ok(exists.bind(id.as_str()).fetch_one(connection).await?)
+pub async fn exists(connection: &mut Conn, id: KeyId) -> Result<bool, StoreError> {
+    let exists = sql::query("SELECT EXISTS (SELECT 1 FROM virtual_keys WHERE key_id = $1)");
+    Ok(exists.bind(id.as_str()).fetch_one(connection).await?.try_get(0)?)
 }
 
 /// How many keys belong to a workspace, and how many of those are revoked.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn count_in(connection: &mut SqliteConnection, workspace: WorkspaceId) -> Result<(u64, u64), StoreError> {
-    let row = sqlx::query(
-        "SELECT count(*) AS keys, coalesce(sum(status = 'revoked'), 0) AS revoked FROM virtual_keys WHERE workspace_id = ?",
+pub async fn count_in(connection: &mut Conn, workspace: WorkspaceId) -> Result<(u64, u64), StoreError> {
+    let row = sql::query(
+        "SELECT count(*) AS keys, count(*) FILTER (WHERE status = 'revoked') AS revoked FROM virtual_keys WHERE workspace_id = $1",
     )
     .bind(workspace.as_bytes().as_slice())
     .fetch_one(connection)
@@ -114,17 +113,33 @@ pub async fn count_in(connection: &mut SqliteConnection, workspace: WorkspaceId)
 /// # Errors
 /// [`StoreError`].
 pub async fn one_per_time_zone(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     workspace: WorkspaceId,
 ) -> Result<Vec<KeyRecord>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(connection.either(
         "SELECT * FROM virtual_keys WHERE key_id IN \
-         (SELECT min(key_id) FROM virtual_keys WHERE workspace_id = ? GROUP BY json_extract(policy, '$.time_zone'))",
-    )
+         (SELECT min(key_id) FROM virtual_keys WHERE workspace_id = $1 GROUP BY policy ->> '$.time_zone')",
+        "SELECT * FROM virtual_keys WHERE key_id IN \
+         (SELECT min(key_id) FROM virtual_keys WHERE workspace_id = $1 GROUP BY policy::json ->> 'time_zone')",
+    ))
     .bind(workspace.as_bytes().as_slice())
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok(read(row)?.record)).collect()
+}
+
+/// The workspaces of the keys that have these chains, each once. A key's workspace never changes.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn workspaces_of(connection: &mut Conn, chains: &[ChainId]) -> Result<Vec<WorkspaceId>, StoreError> {
+    let Engine::Postgres(connection) = connection.engine() else {
+        return Ok(Vec::new());
+    };
+    let chains: Vec<&[u8]> = chains.iter().map(|chain| chain.as_bytes().as_slice()).collect();
+    let select = sqlx::query("SELECT DISTINCT workspace_id FROM virtual_keys WHERE chain_id = ANY($1)").bind(chains);
+    let rows = select.fetch_all(connection).await?.into_iter().map(Row::Postgres);
+    rows.map(|row| column::bytes(&row, "workspace_id", WorkspaceId::from_slice)).collect()
 }
 
 /// Up to `count` keys, newest first, from `after` on.
@@ -132,16 +147,16 @@ pub async fn one_per_time_zone(
 /// # Errors
 /// [`StoreError`].
 pub async fn page(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     after: Option<After>,
     count: u32,
 ) -> Result<Vec<StoredKey>, StoreError> {
     // Text compares by bytes, so that every text is below this one.
     let (created_at, id) =
         after.map_or((i64::MAX, "~".to_owned()), |after| (after.created_at.nanos(), after.id.as_str().to_owned()));
-    let rows = sqlx::query(
-        "SELECT * FROM virtual_keys WHERE created_at < ? OR (created_at = ? AND key_id < ?) \
-         ORDER BY created_at DESC, key_id DESC LIMIT ?",
+    let rows = sql::query(
+        "SELECT * FROM virtual_keys WHERE created_at < $1 OR (created_at = $2 AND key_id < $3) \
+         ORDER BY created_at DESC, key_id DESC LIMIT $4",
     )
     .bind(created_at)
     .bind(created_at)
@@ -156,12 +171,12 @@ pub async fn page(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRecord>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM virtual_keys").fetch_all(connection).await?;
+pub async fn all(connection: &mut Conn) -> Result<Vec<KeyRecord>, StoreError> {
+    let rows = sql::query("SELECT * FROM virtual_keys").fetch_all(connection).await?;
     rows.iter().map(|row| Ok(read(row)?.record)).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<StoredKey, StoreError> {
+fn read(row: &Row) -> Result<StoredKey, StoreError> {
     let revoked_at: Option<i64> = row.try_get("revoked_at")?;
     let record = KeyRecord {
         id: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,

@@ -7,9 +7,8 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::{CivilDay, Window};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Row, sum_up_to_most};
 use super::{StoreError, column};
 
 /// A counter's books in one epoch.
@@ -40,10 +39,10 @@ impl Books {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn books(conn: &mut SqliteConnection, counter: &CounterId, epoch: u32) -> Result<Option<Books>, StoreError> {
-    let row = sqlx::query(
+pub async fn books(conn: &mut Conn, counter: &CounterId, epoch: u32) -> Result<Option<Books>, StoreError> {
+    let row = sql::query(
         "SELECT before, granted, settled FROM grants \
-         WHERE key_id = ? AND scope = ? AND dimension = ? AND window = ? AND first_day = ? AND epoch = ?",
+         WHERE key_id = $1 AND scope = $2 AND dimension = $3 AND \"window\" = $4 AND first_day = $5 AND epoch = $6",
     )
     .bind(counter.key.as_str())
     .bind(counter.scope.as_str())
@@ -56,7 +55,7 @@ pub async fn books(conn: &mut SqliteConnection, counter: &CounterId, epoch: u32)
     row.as_ref().map(read_books).transpose()
 }
 
-fn read_books(row: &SqliteRow) -> Result<Books, StoreError> {
+fn read_books(row: &Row) -> Result<Books, StoreError> {
     Ok(Books {
         before: column::unsigned(row, "before")?,
         granted: column::unsigned(row, "granted")?,
@@ -69,16 +68,16 @@ fn read_books(row: &SqliteRow) -> Result<Books, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn set_books(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     counter: &CounterId,
     epoch: u32,
     books: Books,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO grants (key_id, scope, dimension, window, first_day, epoch, workspace_id, before, granted, settled) \
-         SELECT key_id, ?2, ?3, ?4, ?5, ?6, CASE ?2 WHEN 'workspace' THEN workspace_id END, ?7, ?8, ?9 \
-         FROM virtual_keys WHERE key_id = ?1 \
-         ON CONFLICT DO UPDATE SET before = excluded.before, granted = excluded.granted, settled = excluded.settled",
+    sql::query(
+        "INSERT INTO grants (key_id, scope, dimension, \"window\", first_day, epoch, workspace_id, before, granted, settled) \
+         SELECT key_id, $2, $3, $4, $5, $6, CASE $2 WHEN 'workspace' THEN workspace_id END, $7, $8, $9 \
+         FROM virtual_keys WHERE key_id = $1 \
+         ON CONFLICT (key_id, scope, dimension, \"window\", first_day, epoch) DO UPDATE SET before = excluded.before, granted = excluded.granted, settled = excluded.settled",
     )
     .bind(counter.key.as_str())
     .bind(counter.scope.as_str())
@@ -100,15 +99,15 @@ macro_rules! of_limit {
         match $scope {
             Scope::Key => concat!(
                 $select,
-                " FROM grants AS books WHERE books.key_id = ?1 AND books.scope = 'key' AND books.dimension = ?2 \
-                 AND books.window = ?3 AND books.first_day = ?4",
+                " FROM grants AS books WHERE books.key_id = $1 AND books.scope = 'key' AND books.dimension = $2 \
+                 AND books.\"window\" = $3 AND books.first_day = $4",
                 $and
             ),
             Scope::Workspace => concat!(
                 $select,
                 " FROM grants AS books \
-                 WHERE books.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = ?1) \
-                 AND books.dimension = ?2 AND books.window = ?3 AND books.first_day = ?4",
+                 WHERE books.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = $1) \
+                 AND books.dimension = $2 AND books.\"window\" = $3 AND books.first_day = $4",
                 $and
             ),
         }
@@ -133,8 +132,8 @@ macro_rules! reachable {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn is_known(conn: &mut SqliteConnection, counter: &CounterId) -> Result<bool, StoreError> {
-    let found = sqlx::query(of_limit!(counter.scope, "SELECT 1", " LIMIT 1"))
+pub async fn is_known(conn: &mut Conn, counter: &CounterId) -> Result<bool, StoreError> {
+    let found = sql::query(of_limit!(counter.scope, "SELECT 1", " LIMIT 1"))
         .bind(counter.key.as_str())
         .bind(counter.dimension.as_str())
         .bind(counter.window.as_str())
@@ -169,21 +168,21 @@ impl Sums {
 /// # Errors
 /// [`StoreError`].
 pub async fn sums(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     counter: &CounterId,
     except: Option<u32>,
     heard_since: Timestamp,
 ) -> Result<Sums, StoreError> {
-    let row = sqlx::query(of_limit!(
+    let row = sql::query(of_limit!(
         counter.scope,
         concat!(
-            "SELECT coalesce(sum(min(settled, 9007199254740992)), 0) AS settled, \
-             coalesce(sum(CASE WHEN epoch > 0 THEN max(granted - settled, 0) END), 0) AS outstanding, \
-             coalesce(sum(CASE WHEN epoch > 0 AND granted > settled AND ",
-            reachable!(" AND sign.heard_at >= ?6"),
-            " THEN granted - settled END), 0) AS expected"
+            "SELECT CAST(coalesce(sum(CASE WHEN settled < 9007199254740992 THEN settled ELSE 9007199254740992 END), 0) AS BIGINT) AS settled, \
+             CAST(coalesce(sum(CASE WHEN epoch > 0 AND granted > settled THEN granted - settled END), 0) AS BIGINT) AS outstanding, \
+             CAST(coalesce(sum(CASE WHEN epoch > 0 AND granted > settled AND ",
+            reachable!(" AND sign.heard_at >= $6"),
+            " THEN granted - settled END), 0) AS BIGINT) AS expected"
         ),
-        " AND NOT (books.key_id = ?1 AND books.epoch = ?5)"
+        " AND NOT (books.key_id = $1 AND books.epoch = $5)"
     ))
     .bind(counter.key.as_str())
     .bind(counter.dimension.as_str())
@@ -217,15 +216,15 @@ pub struct Holder {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn holders(conn: &mut SqliteConnection, counter: &CounterId, most: u32) -> Result<Vec<Holder>, StoreError> {
-    let rows = sqlx::query(of_limit!(
+pub async fn holders(conn: &mut Conn, counter: &CounterId, most: u32) -> Result<Vec<Holder>, StoreError> {
+    let rows = sql::query(of_limit!(
         counter.scope,
         "SELECT books.key_id AS key_id, books.epoch AS epoch, books.granted - books.settled AS unsettled, \
              (SELECT life_id FROM epochs WHERE epochs.key_id = books.key_id AND epochs.epoch = books.epoch) AS life_id",
         concat!(
-            " AND books.epoch > 0 AND books.key_id <> ?1 AND books.granted > books.settled AND ",
+            " AND books.epoch > 0 AND books.key_id <> $1 AND books.granted > books.settled AND ",
             reachable!(""),
-            " ORDER BY unsettled DESC, key_id LIMIT ?5"
+            " ORDER BY unsettled DESC, key_id LIMIT $5"
         )
     ))
     .bind(counter.key.as_str())
@@ -235,7 +234,7 @@ pub async fn holders(conn: &mut SqliteConnection, counter: &CounterId, most: u32
     .bind(most)
     .fetch_all(conn)
     .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         Ok(Holder {
             key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
             life: column::bytes(row, "life_id", LifeId::from_slice)?,
@@ -262,7 +261,7 @@ pub struct Settlement {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn settle(conn: &mut SqliteConnection, settlements: &[Settlement]) -> Result<(), StoreError> {
+pub async fn settle(conn: &mut Conn, settlements: &[Settlement]) -> Result<(), StoreError> {
     let rows: Vec<_> = settlements
         .iter()
         .map(|row| {
@@ -272,43 +271,68 @@ pub async fn settle(conn: &mut SqliteConnection, settlements: &[Settlement]) -> 
             (name, row.epoch, amount)
         })
         .collect();
-    sqlx::query(
-        "WITH given AS MATERIALIZED (SELECT value ->> '$[0][0]' AS key_id, value ->> '$[0][1]' AS scope, \
-             value ->> '$[0][2]' AS dimension, value ->> '$[0][3]' AS window, value ->> '$[0][4]' AS first_day, \
-             value ->> 1 AS epoch, value ->> 2 AS amount FROM json_each(?)) \
-         INSERT INTO grants (key_id, scope, dimension, window, first_day, epoch, workspace_id, before, granted, settled) \
-         SELECT given.key_id, given.scope, given.dimension, given.window, given.first_day, coalesce(epochs.epoch, 0), \
-             CASE given.scope WHEN 'workspace' THEN owner.workspace_id END, amount, amount, amount \
-         FROM given JOIN virtual_keys AS owner ON owner.key_id = given.key_id \
-             LEFT JOIN epochs ON epochs.key_id = given.key_id AND epochs.epoch = given.epoch AND epochs.state = 'open' \
-         WHERE CASE given.scope \
-             WHEN 'key' THEN EXISTS (SELECT 1 FROM grants AS books WHERE books.key_id = given.key_id AND books.scope = 'key' \
-                 AND books.dimension = given.dimension AND books.window = given.window AND books.first_day = given.first_day) \
-             ELSE EXISTS (SELECT 1 FROM grants AS books WHERE books.workspace_id = owner.workspace_id \
-                 AND books.dimension = given.dimension AND books.window = given.window AND books.first_day = given.first_day) END \
-         ON CONFLICT DO UPDATE SET settled = min(9223372036854775807, settled + excluded.settled)",
-    )
-    .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("settlements"))?)
-    .execute(conn)
-    .await?;
+    sql::query(conn.either(SETTLE_IN_SQLITE, SETTLE_IN_POSTGRES))
+        .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("settlements"))?)
+        .execute(conn)
+        .await?;
     Ok(())
 }
+
+/// What is given, joined with the epoch that it counts in, for counters that are known.
+macro_rules! settle {
+    ($given:literal, $amount:literal, $grouped:literal) => {
+        concat!(
+            "WITH given AS MATERIALIZED (",
+            $given,
+            "), due AS (SELECT given.key_id, given.scope, given.dimension, given.\"window\", given.first_day, \
+                 coalesce(epochs.epoch, 0) AS epoch, CASE given.scope WHEN 'workspace' THEN owner.workspace_id END AS workspace_id, amount \
+             FROM given JOIN virtual_keys AS owner ON owner.key_id = given.key_id \
+                 LEFT JOIN epochs ON epochs.key_id = given.key_id AND epochs.epoch = given.epoch AND epochs.state = 'open' \
+             WHERE CASE given.scope \
+                 WHEN 'key' THEN EXISTS (SELECT 1 FROM grants AS books WHERE books.key_id = given.key_id AND books.scope = 'key' \
+                     AND books.dimension = given.dimension AND books.\"window\" = given.\"window\" AND books.first_day = given.first_day) \
+                 ELSE EXISTS (SELECT 1 FROM grants AS books WHERE books.workspace_id = owner.workspace_id \
+                     AND books.dimension = given.dimension AND books.\"window\" = given.\"window\" AND books.first_day = given.first_day) END) \
+             INSERT INTO grants (key_id, scope, dimension, \"window\", first_day, epoch, workspace_id, before, granted, settled) \
+             SELECT key_id, scope, dimension, \"window\", first_day, epoch, workspace_id, ",
+            $amount, ", ", $amount, ", ", $amount, " FROM due WHERE true ", $grouped,
+            " ON CONFLICT (key_id, scope, dimension, \"window\", first_day, epoch) DO UPDATE SET ",
+            sum_up_to_most!("grants", "settled")
+        )
+    };
+}
+
+const SETTLE_IN_SQLITE: &str = settle!(
+    "SELECT value ->> '$[0][0]' AS key_id, value ->> '$[0][1]' AS scope, value ->> '$[0][2]' AS dimension, value ->> '$[0][3]' AS \"window\", \
+     value ->> '$[0][4]' AS first_day, value ->> 1 AS epoch, value ->> 2 AS amount FROM json_each($1)",
+    "amount",
+    ""
+);
+
+/// One statement must not touch a row twice here, so what several epochs settle in one row is summed first.
+const SETTLE_IN_POSTGRES: &str = settle!(
+    "SELECT value #>> '{0,0}' AS key_id, value #>> '{0,1}' AS scope, value #>> '{0,2}' AS dimension, value #>> '{0,3}' AS \"window\", \
+     (value #>> '{0,4}')::bigint AS first_day, (value #>> '{1}')::bigint AS epoch, (value #>> '{2}')::bigint AS amount \
+     FROM json_array_elements($1::json)",
+    "least(sum(amount), 9223372036854775807)::bigint",
+    "GROUP BY key_id, scope, dimension, \"window\", first_day, epoch, workspace_id"
+);
 
 /// All books of a key, by epoch; those of epoch 0 count for good.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] also when books of a workspace's limit are kept for another workspace than the key's; [`StoreError::Database`].
-pub async fn all_books(conn: &mut SqliteConnection, key: KeyId) -> Result<Vec<(CounterId, u32, Books)>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT scope, dimension, window, first_day, epoch, before, granted, settled, \
-             scope = 'key' OR grants.workspace_id IS virtual_keys.workspace_id AS in_place \
-         FROM grants JOIN virtual_keys USING (key_id) WHERE key_id = ? \
-         ORDER BY epoch, scope, dimension, window, first_day",
+pub async fn all_books(conn: &mut Conn, key: KeyId) -> Result<Vec<(CounterId, u32, Books)>, StoreError> {
+    let rows = sql::query(
+        "SELECT scope, dimension, \"window\", first_day, epoch, before, granted, settled, \
+             (scope = 'key' OR grants.workspace_id IS NOT DISTINCT FROM virtual_keys.workspace_id) AS in_place \
+         FROM grants JOIN virtual_keys USING (key_id) WHERE key_id = $1 \
+         ORDER BY epoch, scope, dimension, \"window\", first_day",
     )
     .bind(key.as_str())
     .fetch_all(conn)
     .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         if !row.try_get::<bool, _>("in_place")? {
             return Err(StoreError::Corrupt("workspace_id"));
         }

@@ -1,18 +1,26 @@
-//! Brings the schema to this version's, one transaction per step, and refuses to touch a database whose schema has another history.
+//! Brings the schema to this version's, one transaction per step, and refuses to touch a database whose schema has another history. Steps have the same
+//! numbers in both kinds of database; PostgreSQL begins with step 4. There they run under an advisory lock, so that control planes that start at
+//! the same time wait for each other.
 //!
 //! The steps are compiled in; their checksums are stored with them, so that an edited step is noticed at start.
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{SqlSafeStr as _, SqliteConnection};
+use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const STEPS: [(i64, &str, &str); 4] = [
+const SQLITE: [(i64, &str, &str); 5] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
-    (4, "boot_signs", include_str!("../../migrations/sqlite/0004_boot_signs.sql")),
+    (4, "state_changes", include_str!("../../migrations/sqlite/0004_state_changes.sql")),
+    (5, "boot_signs", include_str!("../../migrations/sqlite/0005_boot_signs.sql")),
+];
+/// The steps in PostgreSQL.
+const POSTGRES: [(i64, &str, &str); 2] = [
+    (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
+    (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
 ];
 
 /// Why the schema is not this version's.
@@ -43,13 +51,21 @@ pub enum MigrationError {
     },
 }
 
-/// Applies the steps that are missing.
-pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let steps = STEPS.map(|(version, name, sql)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    let migrator = Migrator::with_migrations(steps.into());
-    migrator.run_direct(None, connection, false).await.map_err(|error| typed(error).into())
+/// Applies the steps that are missing in SQLite.
+pub(super) async fn sqlite(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    migrator(&SQLITE).run_direct(None, connection, false).await.map_err(|error| typed(error).into())
+}
+
+/// Applies the steps that are missing in PostgreSQL.
+pub(super) async fn postgres(connection: &mut PgConnection) -> Result<(), StoreError> {
+    migrator(&POSTGRES).run_direct(None, connection, false).await.map_err(|error| typed(error).into())
+}
+
+fn migrator(steps: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let step = |(version, name, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(*version, (*name).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(steps.iter().map(step).collect())
 }
 
 fn typed(error: MigrateError) -> MigrationError {
@@ -71,10 +87,10 @@ mod tests {
 
     async fn refused(tamper: &'static str) -> MigrationError {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        run(&mut connection).await.unwrap();
-        run(&mut connection).await.unwrap();
+        sqlite(&mut connection).await.unwrap();
+        sqlite(&mut connection).await.unwrap();
         sqlx::query(tamper).execute(&mut connection).await.unwrap();
-        match run(&mut connection).await {
+        match sqlite(&mut connection).await {
             Err(StoreError::Migration(error)) => error,
             other => panic!("{other:?}"),
         }
@@ -83,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_workspaces_keys_are_found_by_an_index() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        run(&mut connection).await.unwrap();
+        sqlite(&mut connection).await.unwrap();
         let plan = "EXPLAIN QUERY PLAN SELECT count(*) FROM virtual_keys WHERE workspace_id = x'00'";
         let plan: (i64, i64, i64, String) = sqlx::query_as(plan).fetch_one(&mut connection).await.unwrap();
         assert!(plan.3.contains("virtual_keys_by_workspace"), "{}", plan.3);

@@ -1,8 +1,9 @@
-//! The store: one SQLite database in the control plane's data directory, and the only files that speak SQL.
+//! The store: one SQLite database in the control plane's data directory, or a PostgreSQL database that several control planes share; and the only
+//! files that speak SQL.
 //!
-//! Writes go through one connection, one transaction at a time; reads have connections of their own and see the last commit. A commit is on
-//! disk when it returns (WAL with `synchronous = FULL`). One process at a time owns a data directory, by a lock on `control-plane.lock`.
-//! Functions on single nouns live in the files named after them, and take the connection of whoever decides on the transaction.
+//! A commit is on disk when it returns. In SQLite writes go through one connection, one transaction at a time; in PostgreSQL a transaction
+//! takes the [`locks`] of what it decides about. Reads see one consistent state. One process at a time owns a data directory, by a lock on
+//! `control-plane.lock`. Functions on single nouns live in the files named after them, and take the connection of whoever decides on the transaction.
 
 pub mod boot_signs;
 pub mod boots;
@@ -14,39 +15,40 @@ pub mod entries;
 pub mod epochs;
 pub mod keys;
 pub mod ledger;
+pub mod listen;
+pub mod locks;
 mod migrate;
 pub mod models;
 pub mod operators;
 pub mod overspent;
+pub mod partitions;
+mod postgres;
+pub mod sql;
+mod sqlite;
+pub mod state_changes;
 pub mod usage;
 pub mod workspaces;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyforge_runtime::private_file::{self, PrivateFileError};
 use keyforge_shared::clock::{Clock, Timestamp};
-use sqlx::ConnectOptions;
-use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use self::partitions::Made;
+use self::postgres::Postgres;
+use self::sqlite::Sqlite;
+use crate::config::DatabaseConfig;
 
 pub use migrate::MigrationError;
-
-/// A transaction. Dropping it undoes it.
-pub type Tx<'a> = sqlx::Transaction<'a, Sqlite>;
+pub use sql::Tx;
 
 /// Name of the database in the data directory.
 pub const DATABASE_FILE: &str = "control-plane.db";
 /// Name of the file whose lock says that a process owns the data directory.
 pub const LOCK_FILE: &str = "control-plane.lock";
-
-const READERS: u32 = 4;
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// SQLite's result code for a file that is not a database.
-const SQLITE_NOTADB: &str = "26";
 
 /// Why the store cannot be opened, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,12 @@ pub enum StoreError {
     /// The database refused, for example because the disk is full.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// The password of the database cannot be used.
+    #[error("database.password cannot be used: {0}")]
+    Password(String),
+    /// The server is too old.
+    #[error("the PostgreSQL server is of version {0}: version 15 or a later one is needed")]
+    OldServer(i32),
     /// A stored value is none that its type has: the database was changed by something else.
     #[error("the database holds an impossible value in {0}: it was changed by another program, restore a backup")]
     Corrupt(&'static str),
@@ -89,11 +97,15 @@ pub struct Store {
 }
 
 struct Inner {
-    writer: SqlitePool,
-    reader: SqlitePool,
+    database: Database,
     clock: Arc<dyn Clock>,
     /// Held for as long as the store is open; the operating system lets go of it when the process dies, however it dies.
     _lock: File,
+}
+
+enum Database {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 impl Store {
@@ -102,33 +114,62 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: the directory cannot be used, belongs to another process, or holds a database of another kind or version.
     pub async fn open(directory: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        private_file::private_dir(directory)?;
-        let lock = lock(directory)?;
-        let path = directory.join(DATABASE_FILE);
-        // SQLite would make it readable for everyone, and its write-ahead log takes the mode of the database.
-        let create = || OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        create().map_err(|source| StoreError::Lock { path: path.clone(), source })?;
-        let named = |error| if is_not_a_database(&error) { StoreError::NotADatabase(path.clone()) } else { error };
-        let writer = pool(1, &path, false).await.map_err(StoreError::from).map_err(named)?;
-        migrate::run(&mut *writer.acquire().await?).await.map_err(named)?;
-        let reader = pool(READERS, &path, true).await?;
-        Ok(Self { inner: Arc::new(Inner { writer, reader, clock, _lock: lock }) })
+        Self::open_configured(directory, None, clock).await
     }
 
-    /// Begins a transaction that may write. It waits its turn: there is one at a time.
+    /// Opens what is configured: a PostgreSQL database, or without one the database in `directory`. Its schema is brought up to date.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; the server cannot be reached, or is too old.
+    pub async fn open_configured(
+        directory: &Path,
+        database: Option<&DatabaseConfig>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        private_file::private_dir(directory)?;
+        let lock = lock(directory)?;
+        let database = match database {
+            None => Database::Sqlite(Sqlite::open(directory).await?),
+            Some(config) => Database::Postgres(Postgres::open(config).await?),
+        };
+        let store = Self { inner: Arc::new(Inner { database, clock, _lock: lock }) };
+        partitions::make_ahead(&store).await?;
+        Ok(store)
+    }
+
+    /// Begins a transaction that may write. In SQLite it waits its turn: there is one at a time.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn write(&self) -> Result<Tx<'static>, StoreError> {
-        Ok(self.inner.writer.begin_with("BEGIN IMMEDIATE").await?)
+    pub async fn write(&self) -> Result<Tx, StoreError> {
+        match &self.inner.database {
+            Database::Sqlite(database) => database.write().await,
+            Database::Postgres(database) => database.write().await,
+        }
     }
 
     /// Begins a transaction that reads one consistent state and cannot write.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn read(&self) -> Result<Tx<'static>, StoreError> {
-        Ok(self.inner.reader.begin_with("BEGIN DEFERRED").await?)
+    pub async fn read(&self) -> Result<Tx, StoreError> {
+        match &self.inner.database {
+            Database::Sqlite(database) => database.read().await,
+            Database::Postgres(database) => database.read().await,
+        }
+    }
+
+    /// Whether other control planes may write as well.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.inner.database, Database::Postgres(_))
+    }
+
+    fn partitions(&self) -> Option<&Made> {
+        match &self.inner.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(database) => Some(&database.made),
+        }
     }
 
     /// The store's wall clock.
@@ -137,31 +178,13 @@ impl Store {
         self.inner.clock.now()
     }
 
-    /// Closes all connections, which folds the write-ahead log back into the database.
+    /// Closes all connections. In SQLite that folds the write-ahead log back into the database.
     pub async fn close(&self) {
-        self.inner.reader.close().await;
-        self.inner.writer.close().await;
+        match &self.inner.database {
+            Database::Sqlite(database) => database.close().await,
+            Database::Postgres(database) => database.close().await,
+        }
     }
-}
-
-async fn pool(connections: u32, path: &Path, read_only: bool) -> Result<SqlitePool, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(!read_only)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-        .pragma("secure_delete", "ON")
-        .pragma("query_only", if read_only { "ON" } else { "OFF" })
-        .disable_statement_logging();
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(options)
-        .await
 }
 
 fn lock(directory: &Path) -> Result<File, StoreError> {
@@ -175,18 +198,30 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn is_not_a_database(error: &StoreError) -> bool {
-    let cause = match error {
-        StoreError::Database(error) | StoreError::Migration(MigrationError::Failed { source: error, .. }) => error,
-        StoreError::Directory(_)
-        | StoreError::Locked(_)
-        | StoreError::Lock { .. }
-        | StoreError::NotADatabase(_)
-        | StoreError::Migration(_)
-        | StoreError::Corrupt(_)
-        | StoreError::Range(_) => return false,
-    };
-    cause.as_database_error().and_then(|error| error.code()).as_deref() == Some(SQLITE_NOTADB)
+impl StoreError {
+    /// Whether the database cannot be reached, or gave this transaction up in favour of another: nothing was done, and the same may succeed later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Database(error) => is_passing(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        // A connection that broke in the middle of a message, or as the server went down.
+        sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => true,
+        // Classes of SQLSTATE: connection, resources, intervention of an operator; a serialization failure, a deadlock, a lock that was not got.
+        sqlx::Error::Database(error) => error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some_and(|error| {
+            let code = error.code();
+            ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+                || ["40001", "40P01", "55P03", "57014", "25P03"].contains(&code)
+        }),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -236,12 +271,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = open(&directory.path().join("data")).await.unwrap();
         let insert = "INSERT INTO models (name, model) VALUES ('m', '{}')";
-        assert!(sqlx::query(insert).execute(&mut *store.read().await.unwrap()).await.is_err());
-        sqlx::query(insert).execute(&mut *store.write().await.unwrap()).await.unwrap();
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM models")
-            .fetch_one(&mut *store.read().await.unwrap())
-            .await
-            .unwrap();
-        assert_eq!(count, 0);
+        assert!(sql::query(insert).execute(&mut store.read().await.unwrap()).await.is_err());
+        sql::query(insert).execute(&mut store.write().await.unwrap()).await.unwrap();
+        let count = sql::query("SELECT count(*) FROM models").fetch_value::<i64>(&mut store.read().await.unwrap());
+        assert_eq!(count.await.unwrap(), Some(0));
     }
 }

@@ -1,19 +1,18 @@
 //! The model catalogue, each entry as JSON.
 
 use keyforge_shared::catalog::Model;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
+use super::sql::{self, Conn, Row};
 use super::{StoreError, column};
 
 /// Creates or replaces an entry.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn put(connection: &mut SqliteConnection, model: &Model) -> Result<(), StoreError> {
+pub async fn put(connection: &mut Conn, model: &Model) -> Result<(), StoreError> {
     let text = serde_json::to_string(model).map_err(|_| StoreError::Range("the model"))?;
-    sqlx::query(
-        "INSERT INTO models (name, model) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET model = excluded.model",
+    sql::query(
+        "INSERT INTO models (name, model) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET model = excluded.model",
     )
     .bind(model.name.as_str())
     .bind(text)
@@ -26,8 +25,8 @@ pub async fn put(connection: &mut SqliteConnection, model: &Model) -> Result<(),
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn remove(connection: &mut SqliteConnection, name: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM models WHERE name = ?").bind(name).execute(connection).await?;
+pub async fn remove(connection: &mut Conn, name: &str) -> Result<(), StoreError> {
+    sql::query("DELETE FROM models WHERE name = $1").bind(name).execute(connection).await?;
     Ok(())
 }
 
@@ -35,8 +34,8 @@ pub async fn remove(connection: &mut SqliteConnection, name: &str) -> Result<(),
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn get(connection: &mut SqliteConnection, name: &str) -> Result<Option<Model>, StoreError> {
-    let row = sqlx::query("SELECT model FROM models WHERE name = ?").bind(name).fetch_optional(connection).await?;
+pub async fn get(connection: &mut Conn, name: &str) -> Result<Option<Model>, StoreError> {
+    let row = sql::query("SELECT model FROM models WHERE name = $1").bind(name).fetch_optional(connection).await?;
     row.as_ref().map(read).transpose()
 }
 
@@ -44,8 +43,8 @@ pub async fn get(connection: &mut SqliteConnection, name: &str) -> Result<Option
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn page(connection: &mut SqliteConnection, after: &str, count: u32) -> Result<Vec<Model>, StoreError> {
-    let rows = sqlx::query("SELECT model FROM models WHERE name > ? ORDER BY name LIMIT ?")
+pub async fn page(connection: &mut Conn, after: &str, count: u32) -> Result<Vec<Model>, StoreError> {
+    let rows = sql::query("SELECT model FROM models WHERE name > $1 ORDER BY name LIMIT $2")
         .bind(after)
         .bind(i64::from(count))
         .fetch_all(connection)
@@ -57,11 +56,11 @@ pub async fn page(connection: &mut SqliteConnection, after: &str, count: u32) ->
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<Model>, StoreError> {
-    let rows = sqlx::query("SELECT model FROM models ORDER BY name").fetch_all(connection).await?;
+pub async fn all(connection: &mut Conn) -> Result<Vec<Model>, StoreError> {
+    let rows = sql::query("SELECT model FROM models ORDER BY name").fetch_all(connection).await?;
     rows.iter().map(read).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<Model, StoreError> {
+fn read(row: &Row) -> Result<Model, StoreError> {
     column::word(row, "model", |text| serde_json::from_str(text).ok())
 }

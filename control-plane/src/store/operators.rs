@@ -5,8 +5,8 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::OperatorId;
 use keyforge_shared::token::TokenDigest;
 use sha2::{Digest as _, Sha256};
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn};
 use super::{StoreError, column};
 
 /// An operator.
@@ -26,8 +26,8 @@ pub struct Operator {
 ///
 /// # Errors
 /// [`StoreError`]; also when name or digest exist.
-pub async fn insert(connection: &mut SqliteConnection, operator: &Operator) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO operators (operator_id, name, token_digest, created_at) VALUES (?, ?, ?, ?)")
+pub async fn insert(connection: &mut Conn, operator: &Operator) -> Result<(), StoreError> {
+    sql::query("INSERT INTO operators (operator_id, name, token_digest, created_at) VALUES ($1, $2, $3, $4)")
         .bind(operator.id.as_bytes().as_slice())
         .bind(operator.name.as_str())
         .bind(operator.digest.0.as_slice())
@@ -41,9 +41,9 @@ pub async fn insert(connection: &mut SqliteConnection, operator: &Operator) -> R
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<Operator>, StoreError> {
+pub async fn all(connection: &mut Conn) -> Result<Vec<Operator>, StoreError> {
     let select = "SELECT operator_id, name, token_digest, created_at FROM operators ORDER BY operator_id";
-    let rows = sqlx::query(select).fetch_all(connection).await?;
+    let rows = sql::query(select).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             Ok(Operator {

@@ -1,9 +1,8 @@
 //! Keys that are still to be frozen, because a request of theirs cost more than its bound. Noted with that request's entry, gone with the freeze.
 
 use keyforge_shared::id::{KeyId, RequestId};
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
+use super::sql::{self, Conn, Row};
 use super::{StoreError, column};
 
 /// Notes that a key is to be frozen, because `request` cost more than its bound. A key that is frozen or revoked already needs no note, and the
@@ -11,11 +10,14 @@ use super::{StoreError, column};
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn note(conn: &mut SqliteConnection, key: KeyId, request: RequestId) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn note(conn: &mut Conn, key: KeyId, request: RequestId) -> Result<(), StoreError> {
+    // A freeze that is under way is waited for: a note after it would freeze again what an operator has unfrozen.
+    sql::query(conn.either(
         "INSERT INTO overspent (key_id, request_id) \
-         SELECT key_id, ? FROM virtual_keys WHERE key_id = ? AND status = 'active' ON CONFLICT DO NOTHING",
-    )
+         SELECT key_id, $1 FROM virtual_keys WHERE key_id = $2 AND status = 'active' ON CONFLICT DO NOTHING",
+        "INSERT INTO overspent (key_id, request_id) \
+         SELECT key_id, $1 FROM virtual_keys WHERE key_id = $2 AND status = 'active' FOR SHARE ON CONFLICT DO NOTHING",
+    ))
     .bind(request.as_bytes().as_slice())
     .bind(key.as_str())
     .execute(conn)
@@ -23,13 +25,22 @@ pub async fn note(conn: &mut SqliteConnection, key: KeyId, request: RequestId) -
     Ok(())
 }
 
+/// Whether a key is still to be frozen.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_noted(conn: &mut Conn, key: KeyId) -> Result<bool, StoreError> {
+    let noted = sql::query("SELECT EXISTS (SELECT 1 FROM overspent WHERE key_id = $1)").bind(key.as_str());
+    Ok(noted.fetch_one(conn).await?.try_get(0)?)
+}
+
 /// The keys that are still to be frozen, each with the request that cost more than its bound.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn noted(conn: &mut SqliteConnection) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
-    let rows = sqlx::query("SELECT key_id, request_id FROM overspent ORDER BY key_id").fetch_all(conn).await?;
-    let read = |row: &SqliteRow| {
+pub async fn noted(conn: &mut Conn) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
+    let rows = sql::query("SELECT key_id, request_id FROM overspent ORDER BY key_id").fetch_all(conn).await?;
+    let read = |row: &Row| {
         let key = column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?;
         Ok((key, column::bytes(row, "request_id", RequestId::from_slice)?))
     };

@@ -2,12 +2,13 @@
 //!
 //! They are a convenience for reports and can be recomputed from the chains; no decision is made on them. Sums stop at 2^63 - 1.
 
+use std::collections::BTreeMap;
+
 use keyforge_shared::id::KeyId;
 use keyforge_shared::period::CivilDay;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
 use super::StoreError;
+use super::sql::{self, Conn, Row, sum_up_to_most};
 
 /// What requests used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,36 +85,50 @@ pub struct DayUsage {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn add(conn: &mut SqliteConnection, usage: &[DayUsage]) -> Result<(), StoreError> {
-    let rows: Vec<_> = usage
-        .iter()
-        .map(|row| {
-            // Nodes say the day. One that no calendar has would not be found again by its name.
-            let day = CivilDay::from_number(row.day).number();
-            (row.key.as_str(), day, &row.model, row.sums.fields().map(|sum| sum.min(i64::MAX.unsigned_abs())))
-        })
+pub async fn add(conn: &mut Conn, usage: &[DayUsage]) -> Result<(), StoreError> {
+    // Nodes say day and model. A day that no calendar has would not be found again by its name, and not every database keeps a text with a NUL.
+    let mut sums: BTreeMap<(&str, u32, String), UsageSums> = BTreeMap::new();
+    for row in usage {
+        let day = CivilDay::from_number(row.day).number();
+        let sum = sums.entry((row.key.as_str(), day, row.model.replace('\0', "\u{fffd}"))).or_default();
+        *sum = sum.plus(&row.sums);
+    }
+    let rows: Vec<_> = sums
+        .into_iter()
+        .map(|(name, sums)| (name, sums.fields().map(|sum| sum.min(i64::MAX.unsigned_abs()))))
         .collect();
-    sqlx::query(
-        "INSERT INTO usage_by_day (key_id, day, model, requests, refused, input_tokens, cache_read_tokens, \
-             cache_write_tokens, output_tokens, reasoning_tokens, cost) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> '$[3][0]', value ->> '$[3][1]', value ->> '$[3][2]', \
-             value ->> '$[3][3]', value ->> '$[3][4]', value ->> '$[3][5]', value ->> '$[3][6]', value ->> '$[3][7]' \
-         FROM json_each(?) WHERE true \
-         ON CONFLICT DO UPDATE SET \
-             requests = min(9223372036854775807, requests + excluded.requests), \
-             refused = min(9223372036854775807, refused + excluded.refused), \
-             input_tokens = min(9223372036854775807, input_tokens + excluded.input_tokens), \
-             cache_read_tokens = min(9223372036854775807, cache_read_tokens + excluded.cache_read_tokens), \
-             cache_write_tokens = min(9223372036854775807, cache_write_tokens + excluded.cache_write_tokens), \
-             output_tokens = min(9223372036854775807, output_tokens + excluded.output_tokens), \
-             reasoning_tokens = min(9223372036854775807, reasoning_tokens + excluded.reasoning_tokens), \
-             cost = min(9223372036854775807, cost + excluded.cost)",
-    )
-    .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("usage"))?)
-    .execute(conn)
-    .await?;
+    sql::query(conn.either(ADD_IN_SQLITE, ADD_IN_POSTGRES))
+        .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("usage"))?)
+        .execute(conn)
+        .await?;
     Ok(())
 }
+
+macro_rules! add {
+    ($($given:literal),*) => {
+        concat!(
+            "INSERT INTO usage_by_day (key_id, day, model, requests, refused, input_tokens, cache_read_tokens, \
+                 cache_write_tokens, output_tokens, reasoning_tokens, cost) SELECT ",
+            $($given,)*
+            " WHERE true ON CONFLICT (key_id, day, model) DO UPDATE SET ",
+            sum_up_to_most!("usage_by_day", "requests"), ", ", sum_up_to_most!("usage_by_day", "refused"), ", ",
+            sum_up_to_most!("usage_by_day", "input_tokens"), ", ", sum_up_to_most!("usage_by_day", "cache_read_tokens"), ", ",
+            sum_up_to_most!("usage_by_day", "cache_write_tokens"), ", ", sum_up_to_most!("usage_by_day", "output_tokens"), ", ",
+            sum_up_to_most!("usage_by_day", "reasoning_tokens"), ", ", sum_up_to_most!("usage_by_day", "cost")
+        )
+    };
+}
+
+const ADD_IN_SQLITE: &str = add!(
+    "value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', \
+     value ->> '$[1][3]', value ->> '$[1][4]', value ->> '$[1][5]', value ->> '$[1][6]', value ->> '$[1][7]' FROM json_each($1)"
+);
+
+const ADD_IN_POSTGRES: &str = add!(
+    "value #>> '{0,0}', (value #>> '{0,1}')::bigint, value #>> '{0,2}', (value #>> '{1,0}')::bigint, (value #>> '{1,1}')::bigint, \
+     (value #>> '{1,2}')::bigint, (value #>> '{1,3}')::bigint, (value #>> '{1,4}')::bigint, (value #>> '{1,5}')::bigint, \
+     (value #>> '{1,6}')::bigint, (value #>> '{1,7}')::bigint FROM json_array_elements($1::json)"
+);
 
 /// What the rows of a report are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,11 +161,12 @@ pub struct UsageQuery {
 macro_rules! grouped_by {
     ($group:literal) => {
         concat!(
-            "SELECT CAST(", $group, " AS TEXT) AS name, sum(requests), sum(refused), sum(input_tokens), \
-                 sum(cache_read_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost) \
+            "SELECT CAST(", $group, " AS TEXT) AS name, CAST(sum(requests) AS BIGINT), CAST(sum(refused) AS BIGINT), \
+                 CAST(sum(input_tokens) AS BIGINT), CAST(sum(cache_read_tokens) AS BIGINT), CAST(sum(cache_write_tokens) AS BIGINT), \
+                 CAST(sum(output_tokens) AS BIGINT), CAST(sum(reasoning_tokens) AS BIGINT), CAST(sum(cost) AS BIGINT) \
              FROM usage_by_day \
-             WHERE (?1 IS NULL OR key_id = ?1) AND (?2 IS NULL OR day >= ?2) AND (?3 IS NULL OR day < ?3) AND (?4 IS NULL OR ", $group, " > ?4) \
-             GROUP BY ", $group, " ORDER BY ", $group, " LIMIT ?5"
+             WHERE ($1 IS NULL OR key_id = $1) AND ($2 IS NULL OR day >= $2) AND ($3 IS NULL OR day < $3) AND ($4 IS NULL OR ", $group, " > $4) \
+             GROUP BY ", $group, " ORDER BY ", $group, " LIMIT $5"
         )
     };
 }
@@ -159,14 +175,14 @@ macro_rules! grouped_by {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn query(conn: &mut SqliteConnection, query: &UsageQuery) -> Result<Vec<(String, UsageSums)>, StoreError> {
+pub async fn query(conn: &mut Conn, query: &UsageQuery) -> Result<Vec<(String, UsageSums)>, StoreError> {
     let sql = match query.grouping {
         Grouping::Key => grouped_by!("key_id"),
         Grouping::Model => grouped_by!("model"),
         Grouping::Day => grouped_by!("day"),
     };
     let day = |text: &str| text.parse::<CivilDay>().ok().map(CivilDay::number);
-    let statement = sqlx::query(sql)
+    let statement = sql::query(sql)
         .bind(query.key.as_ref().map(KeyId::as_str))
         .bind(query.from_day.map(CivilDay::number))
         .bind(query.until_day.map(CivilDay::number));
@@ -179,7 +195,7 @@ pub async fn query(conn: &mut SqliteConnection, query: &UsageQuery) -> Result<Ve
     rows.iter().map(|row| group(row, query.grouping)).collect()
 }
 
-fn group(row: &SqliteRow, grouping: Grouping) -> Result<(String, UsageSums), StoreError> {
+fn group(row: &Row, grouping: Grouping) -> Result<(String, UsageSums), StoreError> {
     let name: String = row.try_get("name")?;
     let mut fields = [0; 8];
     for (index, field) in fields.iter_mut().enumerate() {

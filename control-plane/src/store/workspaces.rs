@@ -4,9 +4,8 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::WorkspaceId;
 use keyforge_shared::state::WorkspaceRecord;
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
+use super::sql::{self, Conn, Row};
 use super::{StoreError, column};
 
 /// A workspace with its history.
@@ -24,10 +23,10 @@ pub struct StoredWorkspace {
 ///
 /// # Errors
 /// [`StoreError`]; also when there is one of this name.
-pub async fn insert(connection: &mut SqliteConnection, workspace: &StoredWorkspace) -> Result<(), StoreError> {
-    sqlx::query(
+pub async fn insert(connection: &mut Conn, workspace: &StoredWorkspace) -> Result<(), StoreError> {
+    sql::query(
         "INSERT INTO workspaces (request_limits, spend_limits, revision, workspace_id, name, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(limits_text(&workspace.record.request_limits)?)
     .bind(limits_text(&workspace.record.spend_limits)?)
@@ -44,9 +43,9 @@ pub async fn insert(connection: &mut SqliteConnection, workspace: &StoredWorkspa
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn update(connection: &mut SqliteConnection, workspace: &StoredWorkspace) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE workspaces SET name = ?, request_limits = ?, spend_limits = ?, revision = ? WHERE workspace_id = ?",
+pub async fn update(connection: &mut Conn, workspace: &StoredWorkspace) -> Result<(), StoreError> {
+    sql::query(
+        "UPDATE workspaces SET name = $1, request_limits = $2, spend_limits = $3, revision = $4 WHERE workspace_id = $5",
     )
     .bind(workspace.record.name.as_str())
     .bind(limits_text(&workspace.record.request_limits)?)
@@ -62,8 +61,8 @@ pub async fn update(connection: &mut SqliteConnection, workspace: &StoredWorkspa
 ///
 /// # Errors
 /// [`StoreError`]; also when a key belongs to it.
-pub async fn delete(connection: &mut SqliteConnection, id: WorkspaceId) -> Result<(), StoreError> {
-    let delete = sqlx::query("DELETE FROM workspaces WHERE workspace_id = ?");
+pub async fn delete(connection: &mut Conn, id: WorkspaceId) -> Result<(), StoreError> {
+    let delete = sql::query("DELETE FROM workspaces WHERE workspace_id = $1");
     delete.bind(id.as_bytes().as_slice()).execute(connection).await?;
     Ok(())
 }
@@ -72,8 +71,8 @@ pub async fn delete(connection: &mut SqliteConnection, id: WorkspaceId) -> Resul
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn get(connection: &mut SqliteConnection, id: WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-    let row = sqlx::query("SELECT * FROM workspaces WHERE workspace_id = ?")
+pub async fn get(connection: &mut Conn, id: WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+    let row = sql::query("SELECT * FROM workspaces WHERE workspace_id = $1")
         .bind(id.as_bytes().as_slice())
         .fetch_optional(connection)
         .await?;
@@ -85,11 +84,11 @@ pub async fn get(connection: &mut SqliteConnection, id: WorkspaceId) -> Result<O
 /// # Errors
 /// [`StoreError`].
 pub async fn list(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     after: &str,
     count: u32,
 ) -> Result<Vec<StoredWorkspace>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM workspaces WHERE name > ? ORDER BY name LIMIT ?")
+    let rows = sql::query("SELECT * FROM workspaces WHERE name > $1 ORDER BY name LIMIT $2")
         .bind(after)
         .bind(i64::from(count))
         .fetch_all(connection)
@@ -101,12 +100,12 @@ pub async fn list(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<WorkspaceRecord>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM workspaces").fetch_all(connection).await?;
+pub async fn all(connection: &mut Conn) -> Result<Vec<WorkspaceRecord>, StoreError> {
+    let rows = sql::query("SELECT * FROM workspaces").fetch_all(connection).await?;
     rows.iter().map(|row| Ok(read(row)?.record)).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<StoredWorkspace, StoreError> {
+fn read(row: &Row) -> Result<StoredWorkspace, StoreError> {
     let record = WorkspaceRecord {
         id: column::bytes(row, "workspace_id", WorkspaceId::from_slice)?,
         name: row.try_get("name")?,

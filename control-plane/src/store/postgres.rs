@@ -1,0 +1,119 @@
+//! PostgreSQL: a database that several control planes share.
+//!
+//! A commit is on the server's disk when it returns, whatever the server's defaults are. A connection that broke is replaced; what was under way on it
+//! fails and was undone. What a control plane that died held is let go by the server as soon as it notices, within half a minute.
+
+use std::time::Duration;
+
+use keyforge_runtime::config::SecretError;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use super::partitions::Made;
+use super::sql::Tx;
+use super::{StoreError, migrate};
+use crate::config::DatabaseConfig;
+
+/// How long a caller waits for a connection. Nodes ask again, elsewhere if they can.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that was idle for so long is asked whether it still works before it is used.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// Channel on which a control plane is told that another one moved the replicated state.
+pub(super) const CHANNEL: &str = "keyforge_state";
+/// The oldest server that is supported, as it numbers itself.
+const OLDEST: i32 = 150_000;
+
+/// Connections to a server.
+pub(super) struct Postgres {
+    pool: PgPool,
+    pub(super) made: Made,
+}
+
+impl Postgres {
+    /// Connects, and brings the schema up to date, one control plane at a time.
+    pub(super) async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(config.connections)
+            .min_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(None)
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > IDLE_CHECK {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_with(options(config)?)
+            .await?;
+        let mut connection = pool.acquire().await?;
+        let version: i32 =
+            sqlx::query_scalar("SELECT current_setting('server_version_num')::int").fetch_one(&mut *connection).await?;
+        if version < OLDEST {
+            return Err(StoreError::OldServer(version / 10_000));
+        }
+        let is_durable: bool =
+            sqlx::query_scalar("SELECT current_setting('fsync')::bool").fetch_one(&mut *connection).await?;
+        if !is_durable {
+            tracing::warn!("the PostgreSQL server runs with fsync = off: a crash of its host loses or breaks what was committed");
+        }
+        migrate::postgres(&mut connection).await?;
+        drop(connection);
+        Ok(Self { pool, made: Made::default() })
+    }
+
+    pub(super) async fn write(&self) -> Result<Tx, StoreError> {
+        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        Ok(Tx::in_postgres(tx, self.made.clone()))
+    }
+
+    pub(super) async fn read(&self) -> Result<Tx, StoreError> {
+        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(Tx::in_postgres(tx, self.made.clone()))
+    }
+
+    /// A connection of its own that hears what others tell.
+    pub(super) async fn listen(&self) -> Result<PgListener, StoreError> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.ignore_pool_close_event(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// How to connect. Every value is set here, so that no variable of the environment changes any.
+fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> {
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .host(&config.host)
+        .port(config.port)
+        .username(&config.user)
+        .database(&config.name)
+        .application_name("keyforge-control-plane")
+        .ssl_mode(if config.is_local() { PgSslMode::Disable } else { PgSslMode::VerifyFull })
+        .disable_statement_logging()
+        .options([
+            ("synchronous_commit", "on"),
+            ("lock_timeout", "10s"),
+            ("idle_in_transaction_session_timeout", "30s"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            ("jit", "off"),
+        ]);
+    if let Some(file) = &config.ca_file {
+        options = options.ssl_root_cert(file);
+    }
+    let password = config.password.as_ref().map(|reference| reference.resolve()).transpose();
+    let password = password.map_err(|error: SecretError| StoreError::Password(error.to_string()))?;
+    if let Some(password) = password {
+        let text = std::str::from_utf8(password.expose());
+        options = options.password(text.map_err(|_| StoreError::Password("it is not UTF-8".to_owned()))?);
+    }
+    Ok(options)
+}

@@ -1,0 +1,54 @@
+//! The newest changes of the replicated state as rows, one per revision, for control planes that follow.
+
+use super::sql::{self, Conn, Engine};
+use super::{StoreError, column, postgres};
+
+/// Revisions that are kept. Who is further behind loads the whole state.
+const KEPT: i64 = 10_000;
+
+/// The changes that led to a revision.
+pub struct StateChange {
+    /// The revision.
+    pub revision: u64,
+    /// The changes, as nodes are told them.
+    pub changes: Vec<u8>,
+    /// The seal of the state at that revision.
+    pub state_seal: Vec<u8>,
+}
+
+/// Writes the changes that lead to the next revision, and tells those who listen once this transaction is committed.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn insert(conn: &mut Conn, change: &StateChange) -> Result<(), StoreError> {
+    let revision = column::signed(change.revision, "the revision")?;
+    sql::query("INSERT INTO state_changes (revision, changes, state_seal) VALUES ($1, $2, $3)")
+        .bind(revision)
+        .bind(change.changes.as_slice())
+        .bind(change.state_seal.as_slice())
+        .execute(conn)
+        .await?;
+    let old = sql::query("DELETE FROM state_changes WHERE revision <= $1").bind(revision.saturating_sub(KEPT));
+    old.execute(conn).await?;
+    if let Engine::Postgres(connection) = conn.engine() {
+        sqlx::query("SELECT pg_notify($1, '')").bind(postgres::CHANNEL).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// The changes after a revision, in order, as far as they are kept.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn after(conn: &mut Conn, revision: u64) -> Result<Vec<StateChange>, StoreError> {
+    let select = "SELECT revision, changes, state_seal FROM state_changes WHERE revision > $1 ORDER BY revision";
+    let rows = sql::query(select).bind(column::signed(revision, "the revision")?).fetch_all(conn).await?;
+    let read = |row: &sql::Row| {
+        Ok(StateChange {
+            revision: column::unsigned(row, "revision")?,
+            changes: row.try_get("changes")?,
+            state_seal: row.try_get("state_seal")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
