@@ -7,10 +7,12 @@
 //! * [`load`]: closed loop, fixed rate, streams; latency histogram; CPU and memory of processes;
 //! * [`compare`]: interleaved rounds over direct, nginx and KeyForge, and the table they make;
 //! * [`shared_counters`]: what it costs to count in Redis instead of in a node's memory;
+//! * [`postgres`]: real PostgreSQL servers for tests and measurements;
 //! * [`cli`]: the commands of the binary.
 
 pub mod cli;
 pub mod compare;
 pub mod load;
+pub mod postgres;
 pub mod provider;
 pub mod shared_counters;

@@ -273,7 +273,8 @@ mod tests {
         let insert = "INSERT INTO models (name, model) VALUES ('m', '{}')";
         assert!(sql::query(insert).execute(&mut store.read().await.unwrap()).await.is_err());
         sql::query(insert).execute(&mut store.write().await.unwrap()).await.unwrap();
-        let count = sql::query("SELECT count(*) FROM models").fetch_value::<i64>(&mut store.read().await.unwrap());
+        let mut read = store.read().await.unwrap();
+        let count = sql::query("SELECT count(*) FROM models").fetch_value::<i64>(&mut read);
         assert_eq!(count.await.unwrap(), Some(0));
     }
 }

@@ -22,26 +22,28 @@ pub struct StateChange {
 /// [`StoreError`].
 pub async fn insert(conn: &mut Conn, change: &StateChange) -> Result<(), StoreError> {
     let revision = column::signed(change.revision, "the revision")?;
+    // None is kept of a future that was undone, as by a backup.
+    let of_no_use = sql::query("DELETE FROM state_changes WHERE revision <= $1 OR revision >= $2");
+    of_no_use.bind(revision.saturating_sub(KEPT)).bind(revision).execute(conn).await?;
     sql::query("INSERT INTO state_changes (revision, changes, state_seal) VALUES ($1, $2, $3)")
         .bind(revision)
         .bind(change.changes.as_slice())
         .bind(change.state_seal.as_slice())
         .execute(conn)
         .await?;
-    let old = sql::query("DELETE FROM state_changes WHERE revision <= $1").bind(revision.saturating_sub(KEPT));
-    old.execute(conn).await?;
     if let Engine::Postgres(connection) = conn.engine() {
         sqlx::query("SELECT pg_notify($1, '')").bind(postgres::CHANNEL).execute(connection).await?;
     }
     Ok(())
 }
 
-/// The changes after a revision, in order, as far as they are kept.
+/// The changes after a revision up to that of the deployment, in order, as far as they are kept.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn after(conn: &mut Conn, revision: u64) -> Result<Vec<StateChange>, StoreError> {
-    let select = "SELECT revision, changes, state_seal FROM state_changes WHERE revision > $1 ORDER BY revision";
+    let select = "SELECT state_changes.revision, changes, state_changes.state_seal FROM state_changes \
+                  JOIN deployment ON state_changes.revision <= deployment.revision WHERE state_changes.revision > $1 ORDER BY 1";
     let rows = sql::query(select).bind(column::signed(revision, "the revision")?).fetch_all(conn).await?;
     let read = |row: &sql::Row| {
         Ok(StateChange {

@@ -1,5 +1,6 @@
 //! Grants, intake, chains and usage as nodes and operators call them, over a real socket.
 
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_proto::admin::v1::chain_selector::Chain;
@@ -16,6 +17,7 @@ use keyforge_shared::period::Calendar;
 use prost_types::FieldMask;
 use tonic::Code;
 
+use crate::stores;
 use crate::plane::{Authorized, Plane, database};
 
 const BOOT: [u8; 16] = [7; 16];
@@ -50,9 +52,9 @@ async fn capped_key(plane: &Plane) -> String {
 
 async fn records(plane: &Plane, key: &str, epoch: u32, count: u64) -> Vec<Vec<u8>> {
     let mut database = database(plane.directory.path()).await;
-    let select = "SELECT deployment_id, chain_id FROM deployment, virtual_keys WHERE key_id = ?";
-    let found = sqlx::query_as::<_, (Vec<u8>, Vec<u8>)>(select).bind(key.trim_start_matches("vk_").to_owned());
-    let (deployment, chain) = found.fetch_one(&mut database).await.unwrap();
+    let select = "SELECT deployment_id, chain_id FROM deployment, virtual_keys WHERE key_id = $1";
+    let found = sql::query(select).bind(key.trim_start_matches("vk_")).fetch_one(&mut database).await.unwrap();
+    let (deployment, chain): (Vec<u8>, Vec<u8>) = (found.try_get(0).unwrap(), found.try_get(1).unwrap());
     let now = SystemClock.now();
     let record = |node_seq| RequestRecord {
         deployment: DeploymentId::from_slice(&deployment).unwrap(),
@@ -204,7 +206,7 @@ async fn a_chain_that_was_tampered_with_under_a_running_control_plane_is_named()
     clients.intake.ship_records(ship(records(&plane, &key, 1, 3).await)).await.unwrap();
     let mut database = database(plane.directory.path()).await;
     let forge = "UPDATE entries SET t_cp = t_cp + 1 WHERE seq = 2 AND boot_id IS NOT NULL";
-    sqlx::query(forge).execute(&mut database).await.unwrap();
+    sql::query(forge).execute(&mut database).await.unwrap();
     let verdicts = verdicts(&mut clients.audit).await;
     let bad: Vec<_> = verdicts.iter().filter(|verdict| !verdict.fault.is_empty()).collect();
     assert_eq!(bad.len(), 1, "{verdicts:?}");
@@ -288,11 +290,10 @@ async fn a_key_that_overspent_is_frozen_although_the_first_try_failed_and_stays_
     };
     let mut database = database(plane.directory.path()).await;
     // As a crash, or a caller who hangs up, between the commit of the records and the freeze.
-    let prevent = "CREATE TRIGGER prevent BEFORE UPDATE ON virtual_keys BEGIN SELECT raise(ABORT, 'not now'); END";
-    sqlx::query(prevent).execute(&mut database).await.unwrap();
+    stores::prevent_updates_of_keys(&mut database).await;
     assert_eq!(clients.intake.ship_records(shipped.clone()).await.unwrap().into_inner().watermark, 1);
     assert_eq!(status().await, admin::KeyStatus::Active);
-    sqlx::query("DROP TRIGGER prevent").execute(&mut database).await.unwrap();
+    stores::allow_updates_of_keys(&mut database).await;
     assert_eq!(clients.intake.ship_records(shipped.clone()).await.unwrap().into_inner().watermark, 1);
     assert_eq!(status().await, admin::KeyStatus::Frozen);
     let thaw = admin::UpdateKeyRequest {

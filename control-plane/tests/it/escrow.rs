@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyforge_control_plane::ledger::{Acquire, GiveBack, Granted, Ledger, LedgerError, Membership, Reading, Want};
-use keyforge_control_plane::store::{boots, ledger as rows};
+use keyforge_control_plane::store::{boots, ledger as rows, sql};
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::clock::{Clock as _, Timestamp};
 
@@ -566,13 +566,14 @@ impl World {
             assert!(sums.settled <= truth + before, "{counter:?}: {sums:?}, but {truth} is spent or held");
             assert!(sums.expected <= sums.outstanding, "{sums:?}");
         }
-        let open: Vec<(String, u32)> = sqlx::query_as(
+        let open = sql::query(
             "SELECT key_id, epoch FROM epochs WHERE (state = 'open') <> EXISTS \
              (SELECT 1 FROM epoch_members WHERE epoch_members.key_id = epochs.key_id AND epoch_members.epoch = epochs.epoch)",
         )
-        .fetch_all(&mut *tx)
+        .fetch_all(&mut tx)
         .await
         .unwrap();
+        let open: Vec<(String, i64)> = open.iter().map(|row| (row.try_get(0).unwrap(), row.try_get(1).unwrap())).collect();
         assert!(open.is_empty(), "open without a member, or closed with one: {open:?}");
     }
 

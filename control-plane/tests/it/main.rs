@@ -16,6 +16,7 @@ mod plane;
 mod rig;
 mod signs;
 mod start;
+mod stores;
 mod stream;
 mod tampering;
 mod workspace_limits;

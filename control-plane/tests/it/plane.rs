@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyforge_control_plane::app::{self, ControlPlane, StartError};
 use keyforge_control_plane::config::Config;
+use keyforge_control_plane::store::sql::{self, Conn};
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
@@ -18,13 +19,14 @@ use keyforge_runtime::telemetry::{Telemetry, TelemetryConfig};
 use keyforge_shared::audit::admin::AdminRecord;
 use keyforge_shared::clock::SystemClock;
 use keyforge_shared::secret::SecretBytes;
-use sqlx::Connection as _;
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+
+use crate::stores;
 
 pub const CANARY: &str = "sk-canary-4711-not-to-be-seen-anywhere";
 
@@ -55,7 +57,8 @@ pub struct Plane {
 pub async fn start_in(directory: &Path) -> Result<(ControlPlane, Shutdown), StartError> {
     let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("test")).unwrap();
     let shutdown = Shutdown::new();
-    let config = Config::local(directory.join("data"), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut config = Config::local(directory.join("data"), SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.database = stores::database_of(directory);
     let running = app::start(config, shutdown.clone(), &telemetry, Arc::new(SystemClock)).await?;
     Ok((running, shutdown))
 }
@@ -133,17 +136,16 @@ impl Plane {
 
     pub async fn revision(&self) -> u64 {
         let mut database = database(self.directory.path()).await;
-        let revision: i64 =
-            sqlx::query_scalar("SELECT revision FROM deployment").fetch_one(&mut database).await.unwrap();
-        u64::try_from(revision).unwrap()
+        let revision = sql::query("SELECT revision FROM deployment").fetch_value::<i64>(&mut database).await.unwrap();
+        u64::try_from(revision.unwrap()).unwrap()
     }
 
     /// The administrators' chain, read beside the running control plane.
     pub async fn admin_entries(&self) -> Vec<AdminRecord> {
         let mut database = database(self.directory.path()).await;
         let select = "SELECT record FROM entries JOIN deployment ON chain_id = admin_chain_id ORDER BY seq";
-        let records: Vec<Vec<u8>> = sqlx::query_scalar(select).fetch_all(&mut database).await.unwrap();
-        records.iter().map(|record| AdminRecord::decode(record).unwrap()).collect()
+        let rows = sql::query(select).fetch_all(&mut database).await.unwrap();
+        rows.iter().map(|row| AdminRecord::decode(row.try_get(0).unwrap()).unwrap()).collect()
     }
 
     pub async fn last_entry(&self) -> AdminRecord {
@@ -151,7 +153,6 @@ impl Plane {
     }
 }
 
-pub async fn database(directory: &Path) -> sqlx::SqliteConnection {
-    let path = directory.join("data/control-plane.db");
-    sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap()
+pub async fn database(directory: &Path) -> Conn {
+    stores::connect(directory).await
 }

@@ -20,6 +20,8 @@ use keyforge_shared::secret::Key256;
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
 
+use crate::stores;
+
 pub const DEPLOYMENT: DeploymentId = DeploymentId::from_bytes([1; 16]);
 pub const ADMIN_CHAIN: ChainId = ChainId::from_bytes([0xad; 16]);
 pub const NODE: NodeId = NodeId::from_bytes([2; 16]);
@@ -34,7 +36,7 @@ pub struct Rig {
     pub audit: Arc<Audit>,
     pub ledger: Ledger,
     pub intake: Intake,
-    _directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
 }
 
 #[derive(Clone, Copy)]
@@ -43,11 +45,24 @@ pub struct Key {
     pub chain: ChainId,
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        stores::forget(self.directory.path());
+    }
+}
+
 impl Rig {
     pub async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same, with a directory that may say which database is to be used.
+    pub async fn start_in(directory: tempfile::TempDir) -> Self {
         let clock = Arc::new(ManualClock::at(START));
-        let store = Store::open(&directory.path().join("data"), clock.clone()).await.unwrap();
+        let database = stores::database_of(directory.path());
+        let data = directory.path().join("data");
+        let store = Store::open_configured(&data, database.as_ref(), clock.clone()).await.unwrap();
+        drop(stores::connect(directory.path()).await);
         let audit = Arc::new(Audit::new(Key256::new([7; 32]), DEPLOYMENT, ADMIN_CHAIN, clock.clone()));
         let mut tx = store.write().await.unwrap();
         audit.create_chain(&mut tx, ADMIN_CHAIN, None, [0; 32]).await.unwrap();
@@ -58,7 +73,7 @@ impl Rig {
             store,
             clock,
             audit,
-            _directory: directory,
+            directory,
         };
         rig.workspace(HOME, "default", &Policy::default()).await;
         rig
@@ -189,10 +204,9 @@ impl Rig {
     /// Runs SQL as somebody would who has the database file and not the audit root key.
     pub async fn tamper(&self, sql: &'static str) -> u64 {
         let mut tx = self.store.write().await.unwrap();
-        sqlx::query("PRAGMA defer_foreign_keys = ON").execute(&mut *tx).await.unwrap();
-        let done = sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        let touched = stores::tamper(&mut tx, sql).await;
         tx.commit().await.unwrap();
-        done.rows_affected()
+        touched
     }
 }
 

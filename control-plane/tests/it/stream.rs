@@ -21,20 +21,20 @@ use crate::plane::{CANARY, Plane};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node that follows the stream with the same state machine as a real one.
-struct Node {
+pub struct Node {
     id: NodeId,
     boot: BootId,
     fleet_token: SecretBytes,
     outbound: mpsc::Sender<fleet::NodeMessage>,
     inbound: Streaming<fleet::ControlMessage>,
-    state: State,
+    pub state: State,
     secrets: HashMap<CredentialId, fleet::SealedSecret>,
     snapshots: usize,
     heartbeats: usize,
 }
 
 impl Node {
-    async fn connect(plane: &Plane, id: u8, boot: u8, state: State) -> Self {
+    pub async fn connect(plane: &Plane, id: u8, boot: u8, state: State) -> Self {
         let (outbound, receiver) = mpsc::channel(16);
         let held = state.revision() > 0;
         let hello = fleet::Hello {
@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Follows the stream until the state is at `revision`, and acknowledges it.
-    async fn follow_to(&mut self, revision: u64) {
+    pub async fn follow_to(&mut self, revision: u64) {
         let mut resources = Vec::new();
         while self.state.revision() < revision {
             match self.receive().await.unwrap() {

@@ -8,6 +8,7 @@ use std::path::Path;
 use keyforge_control_plane::admin::deployment::OpenError;
 use keyforge_control_plane::app::StartError;
 use keyforge_control_plane::ledger::{Acquire, Want};
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_shared::id::{LifeId, RequestId};
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::plane::{CANARY, Plane, database, start_in};
+use crate::stores;
 use crate::rig::{ADMIN_CHAIN, Key, NODE, Rig, boot, spend_per};
 
 fn mask(path: &str) -> Option<FieldMask> {
@@ -53,13 +55,13 @@ fn copy(from: &TempDir) -> TempDir {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.path().join("data").join(entry.file_name())).unwrap();
     }
+    stores::copy_database(from, to.path());
     to
 }
 
 async fn tamper(directory: &Path, sql: &'static str) -> u64 {
     let mut database = database(directory).await;
-    sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut database).await.unwrap();
-    sqlx::query(sql).execute(&mut database).await.unwrap().rows_affected()
+    stores::tamper(&mut database, sql).await
 }
 
 async fn assert_refused(directory: &Path, what: &str) {
@@ -122,6 +124,7 @@ async fn changed_workspaces_keys_models_credentials_and_operators_are_refused_at
         let directory = copy(&original);
         assert!(tamper(directory.path(), sql).await > 0, "{sql}");
         assert_refused(directory.path(), sql).await;
+        stores::forget(directory.path());
     }
     Plane::start_again(copy(&original)).await.stop().await;
 }
@@ -253,7 +256,7 @@ async fn operator_who_was_inserted_under_a_running_control_plane_is_a_stranger()
     let plane = Plane::start().await;
     let token = token::generate(TokenKind::Operator).unwrap();
     let mut database = database(plane.directory.path()).await;
-    let insert = sqlx::query("INSERT INTO operators VALUES (zeroblob(16), 'me, too', ?, 0)");
+    let insert = sql::query("INSERT INTO operators VALUES (zeroblob(16), 'me, too', $1, 0)");
     insert.bind(token::digest(token.as_bytes()).0.to_vec()).execute(&mut database).await.unwrap();
     drop(database);
     let (channel, bearer) = plane.with(Some(&token));

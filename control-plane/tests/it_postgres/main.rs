@@ -1,0 +1,44 @@
+//! The tests of the control plane once more, on a real PostgreSQL server: the files are those of `tests/it`.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper that cannot go on fails the test")]
+
+mod beside;
+mod failure;
+mod replicas;
+
+#[path = "../it/audit.rs"]
+mod audit;
+#[path = "../it/auth.rs"]
+mod auth;
+#[path = "../it/books.rs"]
+mod books;
+#[path = "../it/credentials.rs"]
+mod credentials;
+#[path = "../it/escrow.rs"]
+mod escrow;
+#[path = "../it/history.rs"]
+mod history;
+#[path = "../it/intake.rs"]
+mod intake;
+#[path = "../it/keys.rs"]
+mod keys;
+#[path = "../it/ledger.rs"]
+mod ledger;
+#[path = "../it/models.rs"]
+mod models;
+#[path = "../it/plane.rs"]
+mod plane;
+#[path = "../it/rig.rs"]
+mod rig;
+#[path = "../it/start.rs"]
+mod start;
+#[path = "../it/stores.rs"]
+mod stores;
+#[path = "../it/stream.rs"]
+mod stream;
+#[path = "../it/tampering.rs"]
+mod tampering;
+#[path = "../it/workspace_limits.rs"]
+mod workspace_limits;
+#[path = "../it/workspaces.rs"]
+mod workspaces;
