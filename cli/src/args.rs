@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, usage, workspace,
+    audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, move_database, usage,
+    workspace,
 };
 
 /// An AI-agent credential gateway: agents hold virtual keys with limits, real provider keys stay in the vault.
@@ -31,6 +32,8 @@ pub enum Command {
     LocalCluster(local_cluster::LocalClusterArgs),
     /// Run the control plane.
     ControlPlane(control_plane::ControlPlaneArgs),
+    /// Move what a control plane keeps in SQLite to PostgreSQL.
+    MoveDatabase(move_database::MoveDatabaseArgs),
     /// Run a node.
     DataPlane(data_plane::DataPlaneArgs),
     /// Virtual keys: what agents hold, and what it lets them do.

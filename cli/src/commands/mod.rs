@@ -11,6 +11,7 @@ pub mod import;
 pub mod key;
 pub mod local_cluster;
 pub mod model;
+pub mod move_database;
 mod period_limits;
 mod process;
 pub mod usage;
@@ -35,6 +36,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => Box::pin(dev::run(args)).await,
         Command::LocalCluster(args) => Box::pin(local_cluster::run(args)).await,
         Command::ControlPlane(args) => Box::pin(control_plane::run(args)).await,
+        Command::MoveDatabase(args) => Box::pin(move_database::run(args)).await,
         Command::DataPlane(args) => Box::pin(data_plane::run(args)).await,
         Command::Key(args) => Box::pin(key::run(args)).await,
         Command::Workspace(args) => Box::pin(workspace::run(args)).await,

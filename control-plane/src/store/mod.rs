@@ -23,6 +23,7 @@ pub mod operators;
 pub mod overspent;
 pub mod partitions;
 mod postgres;
+pub mod relocate;
 pub mod sql;
 mod sqlite;
 pub mod state_changes;
@@ -47,6 +48,8 @@ pub use sql::Tx;
 
 /// Name of the database in the data directory.
 pub const DATABASE_FILE: &str = "control-plane.db";
+/// Name that the database has once it was moved to PostgreSQL.
+pub const MOVED_FILE: &str = "control-plane.db.moved";
 /// Name of the file whose lock says that a process owns the data directory.
 pub const LOCK_FILE: &str = "control-plane.lock";
 
@@ -76,6 +79,18 @@ pub enum StoreError {
     /// The database refused, for example because the disk is full.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// A database is configured, but the installation is still in the data directory.
+    #[error(
+        "{} holds an installation, but [database] names another place: move it there with `keyforge move-database --config FILE`, or move \
+         that file away to begin anew without any keys", .0.display()
+    )]
+    NotMoved(PathBuf),
+    /// The installation was moved, but no database is configured.
+    #[error(
+        "the installation was moved to PostgreSQL and what is left of it is {}: name that database in [database], or move this file \
+         away to begin anew without any keys", .0.display()
+    )]
+    Moved(PathBuf),
     /// The password of the database cannot be used.
     #[error("database.password cannot be used: {0}")]
     Password(String),
@@ -128,6 +143,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         private_file::private_dir(directory)?;
         let lock = lock(directory)?;
+        unless_another(directory, database.is_some())?;
         let database = match database {
             None => Database::Sqlite(Sqlite::open(directory).await?),
             Some(config) => Database::Postgres(Postgres::open(config).await?),
@@ -184,6 +200,16 @@ impl Store {
             Database::Sqlite(database) => database.close().await,
             Database::Postgres(database) => database.close().await,
         }
+    }
+}
+
+/// Refuses to begin anew where an installation is kept in the other kind of database.
+fn unless_another(directory: &Path, is_shared: bool) -> Result<(), StoreError> {
+    let (here, moved) = (directory.join(DATABASE_FILE), directory.join(MOVED_FILE));
+    match (is_shared, here.exists(), moved.exists()) {
+        (true, true, _) => Err(StoreError::NotMoved(here)),
+        (false, false, true) => Err(StoreError::Moved(moved)),
+        _ => Ok(()),
     }
 }
 
@@ -255,6 +281,22 @@ mod tests {
         let error = open(&path).await.err().unwrap();
         assert!(matches!(error, StoreError::NotADatabase(_)), "{error}");
         assert_eq!(std::fs::read_to_string(path.join(DATABASE_FILE)).unwrap(), text);
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_anew_beside_an_installation_in_the_other_kind_of_database() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        open(&path).await.unwrap().close().await;
+        let elsewhere = DatabaseConfig::local("postgres://kf@127.0.0.1:1/kf").unwrap();
+        let shared = async || Store::open_configured(&path, Some(&elsewhere), Arc::new(SystemClock)).await.err().unwrap();
+        let error = shared().await;
+        assert!(matches!(error, StoreError::NotMoved(_)), "{error}");
+        std::fs::rename(path.join(DATABASE_FILE), path.join(MOVED_FILE)).unwrap();
+        let error = open(&path).await.err().unwrap();
+        assert!(matches!(error, StoreError::Moved(_)), "{error}");
+        let error = shared().await;
+        assert!(error.is_passing(), "it asks the server then: {error}");
     }
 
     #[tokio::test]

@@ -24,14 +24,14 @@ const BOOT: [u8; 16] = [7; 16];
 const NODE: [u8; 16] = [8; 16];
 const LIFE: [u8; 16] = [9; 16];
 
-struct Clients {
-    grants: GrantServiceClient<Authorized>,
-    intake: AuditIntakeServiceClient<Authorized>,
-    audit: AuditServiceClient<Authorized>,
-    usage: UsageServiceClient<Authorized>,
+pub struct Clients {
+    pub grants: GrantServiceClient<Authorized>,
+    pub intake: AuditIntakeServiceClient<Authorized>,
+    pub audit: AuditServiceClient<Authorized>,
+    pub usage: UsageServiceClient<Authorized>,
 }
 
-fn clients(plane: &Plane, fleet: Option<&str>, operator: Option<&str>) -> Clients {
+pub fn clients(plane: &Plane, fleet: Option<&str>, operator: Option<&str>) -> Clients {
     let (channel, bearer) = plane.with(fleet);
     let (admin_channel, admin_bearer) = plane.with(operator);
     Clients {
@@ -43,14 +43,14 @@ fn clients(plane: &Plane, fleet: Option<&str>, operator: Option<&str>) -> Client
 }
 
 /// A key that may spend a dollar in its whole life.
-async fn capped_key(plane: &Plane) -> String {
+pub async fn capped_key(plane: &Plane) -> String {
     let limit = admin::SpendLimit { nano_usd: 1_000_000_000, window: admin::Window::Total.into() };
     let policy = admin::Policy { spend_limits: vec![limit], ..Default::default() };
     let request = admin::CreateKeyRequest { name: "capped".to_owned(), policy: Some(policy), ..Default::default() };
     plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap().id
 }
 
-async fn records(plane: &Plane, key: &str, epoch: u32, count: u64) -> Vec<Vec<u8>> {
+pub async fn records(plane: &Plane, key: &str, epoch: u32, count: u64) -> Vec<Vec<u8>> {
     let mut database = database(plane.directory.path()).await;
     let select = "SELECT deployment_id, chain_id FROM deployment, virtual_keys WHERE key_id = $1";
     let found = sql::query(select).bind(key.trim_start_matches("vk_")).fetch_one(&mut database).await.unwrap();
@@ -90,7 +90,7 @@ async fn records(plane: &Plane, key: &str, epoch: u32, count: u64) -> Vec<Vec<u8
     (1..=count).map(|seq| record(seq).encode()).collect()
 }
 
-fn ask(key: &str, amount: u64) -> fleet::AcquireGrantsRequest {
+pub fn ask(key: &str, amount: u64) -> fleet::AcquireGrantsRequest {
     let counter = fleet::Counter {
         scope: fleet::Scope::Key.into(),
         dimension: fleet::Dimension::Spend.into(),
@@ -105,11 +105,11 @@ fn ask(key: &str, amount: u64) -> fleet::AcquireGrantsRequest {
     }
 }
 
-fn ship(records: Vec<Vec<u8>>) -> fleet::ShipRecordsRequest {
+pub fn ship(records: Vec<Vec<u8>>) -> fleet::ShipRecordsRequest {
     fleet::ShipRecordsRequest { node_id: NODE.to_vec(), boot_id: BOOT.to_vec(), first_seq: 1, records }
 }
 
-async fn verdicts(audit: &mut AuditServiceClient<Authorized>) -> Vec<admin::ChainVerdict> {
+pub async fn verdicts(audit: &mut AuditServiceClient<Authorized>) -> Vec<admin::ChainVerdict> {
     let mut stream = audit.verify_chains(admin::VerifyChainsRequest { chain: None }).await.unwrap().into_inner();
     let mut verdicts = Vec::new();
     while let Some(verdict) = stream.message().await.unwrap() {

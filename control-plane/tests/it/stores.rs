@@ -13,6 +13,9 @@ use tempfile::TempDir;
 /// Where a directory says which database it uses.
 pub const URL_FILE: &str = "database.url";
 
+/// Says that a directory keeps to SQLite, whatever the tests run on.
+pub const SQLITE_FILE: &str = "sqlite";
+
 /// What SQLite has and tampering needs.
 const LIKE_SQLITE: [&str; 3] = [
     "CREATE FUNCTION zeroblob(bytes integer) RETURNS bytea LANGUAGE sql AS $$ SELECT decode(repeat('00', bytes), 'hex') $$",
@@ -29,7 +32,7 @@ pub fn on_postgres() -> bool {
 
 /// The database of a test's directory, made for the first one who asks; `None` on SQLite.
 pub fn database_of(directory: &Path) -> Option<DatabaseConfig> {
-    on_postgres().then(|| {
+    (on_postgres() && !directory.join(SQLITE_FILE).exists()).then(|| {
         let file = directory.join(URL_FILE);
         if !file.exists() {
             fs::write(&file, shared().unwrap().database().unwrap()).unwrap();
@@ -40,7 +43,7 @@ pub fn database_of(directory: &Path) -> Option<DatabaseConfig> {
 
 /// A connection past the control plane, for which no row must belong to another.
 pub async fn connect(directory: &Path) -> Conn {
-    if !on_postgres() {
+    if !on_postgres() || directory.join(SQLITE_FILE).exists() {
         let path = directory.join("data/control-plane.db");
         return sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap().into();
     }

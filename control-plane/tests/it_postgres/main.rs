@@ -4,6 +4,7 @@
 
 mod beside;
 mod failure;
+mod relocation;
 mod replicas;
 
 #[path = "../it/audit.rs"]
