@@ -4,16 +4,18 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     "keyforge/admin/v1/policy.proto",
     "keyforge/admin/v1/keys.proto",
     "keyforge/admin/v1/workspaces.proto",
     "keyforge/admin/v1/credentials.proto",
     "keyforge/admin/v1/models.proto",
+    "keyforge/admin/v1/nodes.proto",
     "keyforge/admin/v1/audit.proto",
     "keyforge/admin/v1/usage.proto",
     "keyforge/fleet/v1/state.proto",
     "keyforge/fleet/v1/grants.proto",
+    "keyforge/fleet/v1/nodes.proto",
     "keyforge/fleet/v1/audit.proto",
 ];
 

@@ -9,7 +9,7 @@ pub mod convert;
 
 /// What operators call.
 pub mod admin {
-    /// `keyforge.admin.v1`: keys, credentials, models, audit, usage.
+    /// `keyforge.admin.v1`: keys, credentials, models, nodes, audit, usage.
     #[expect(
         missing_docs,
         clippy::allow_attributes,
@@ -23,7 +23,7 @@ pub mod admin {
 
 /// What nodes call.
 pub mod fleet {
-    /// `keyforge.fleet.v1`: state stream, grants, audit intake.
+    /// `keyforge.fleet.v1`: enrollment, state stream, grants, audit intake.
     #[expect(
         missing_docs,
         clippy::allow_attributes,

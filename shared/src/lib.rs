@@ -2,7 +2,7 @@
 //!
 //! Everything here is pure: no sockets, no database, no runtime. In reading order:
 //!
-//! * [`id`], [`name`], [`token`], [`secret`], [`clock`]: ids, names that people give, virtual key tokens, secrets, time
+//! * [`id`], [`identity`], [`name`], [`token`], [`secret`], [`clock`]: ids, names in certificates, names that people give, virtual key tokens, secrets, time
 //! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
 //! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod clock;
 pub mod fleet_seal;
 pub mod id;
+pub mod identity;
 pub mod limit;
 pub mod money;
 pub mod name;

@@ -4,7 +4,7 @@
 //! checksum (CRC-32 over everything before it) lets scanners and the gateway reject look-alikes without a look-up. Only the SHA-256 digest
 //! of a token is ever stored: a 256-bit random secret cannot be guessed, so a slow hash would only slow down ourselves.
 //!
-//! Operators and the fleet hold tokens of the same shape with other prefixes ([`TokenKind`]), so that none can be taken for another.
+//! Operators, the fleet and machines that are to join it hold tokens of the same shape with other prefixes ([`TokenKind`]), so that none can be taken for another.
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -32,6 +32,8 @@ pub enum TokenKind {
     Operator,
     /// The nodes of a deployment together: `kff_`.
     Fleet,
+    /// A machine that is to become a node, once: `kfj_`.
+    Join,
 }
 
 impl TokenKind {
@@ -42,6 +44,7 @@ impl TokenKind {
             Self::VirtualKey => "vk_",
             Self::Operator => "kfo_",
             Self::Fleet => "kff_",
+            Self::Join => "kfj_",
         }
     }
 }
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn tokens_of_different_kinds_are_never_taken_for_each_other() {
-        let kinds = [TokenKind::VirtualKey, TokenKind::Operator, TokenKind::Fleet];
+        let kinds = [TokenKind::VirtualKey, TokenKind::Operator, TokenKind::Fleet, TokenKind::Join];
         for kind in kinds {
             let token = generate(kind).unwrap();
             for other in kinds {
