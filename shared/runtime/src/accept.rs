@@ -20,6 +20,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -38,11 +39,37 @@ const BACKLOG: u32 = 1024;
 const ACCEPT_RETRY_BASE: Duration = Duration::from_millis(10);
 const ACCEPT_RETRY_CAP: Duration = Duration::from_secs(1);
 
+/// Who is at the other end of a connection, as far as the connection itself says.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its network address.
+    pub address: SocketAddr,
+    /// How the connection is protected.
+    pub transport: Transport,
+}
+
+/// How a connection is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Not at all.
+    Cleartext,
+    /// By TLS.
+    Tls {
+        /// The certificate that the client proved to hold, if it was asked for one and has one. Its chain was verified in the handshake.
+        certificate: Option<CertificateDer<'static>>,
+    },
+}
+
+/// Hears of clients whose certificates were refused in the handshake: where from, and why.
+pub type OnRefusedCertificate = Arc<dyn Fn(SocketAddr, &rustls::Error) + Send + Sync>;
+
 /// Limits and transport of one listener.
 #[derive(Clone)]
 pub struct AcceptOptions {
     /// TLS with ALPN; `None` is cleartext, where HTTP/2 is spoken to clients that know it in advance.
     pub tls: Option<TlsAcceptor>,
+    /// Hears of clients' certificates that were refused. It is called on the connection's task and must not wait.
+    pub on_refused_certificate: Option<OnRefusedCertificate>,
     /// How long a TLS handshake, the first request's head, and each later HTTP/1.1 head may take. Since HTTP/1.1 does
     /// not tell waiting from idling, an idle HTTP/1.1 connection is closed after this time, too.
     pub header_read_timeout: Duration,
@@ -69,6 +96,7 @@ impl Default for AcceptOptions {
     fn default() -> Self {
         Self {
             tls: None,
+            on_refused_certificate: None,
             header_read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
@@ -125,29 +153,29 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// Serves clones of one service until the drain; see [`serve_with`].
 pub async fn serve<S, B>(listener: TcpListener, options: AcceptOptions, service: S, shutdown: Shutdown)
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    serve_with(listener, options, move |_peer| service.clone(), shutdown).await;
+    serve_with(listener, options, move |_peer: &Peer| service.clone(), shutdown).await;
 }
 
-/// Serves connections until the drain, each with a service made for its peer's address.
+/// Serves connections until the drain, each with a service made for its peer once the TLS handshake, if any, has said who that is.
 ///
 /// Returns when it stops accepting; connections then still finish as tasks of `shutdown`, which
 /// [`Shutdown::drained`] waits for. On the force they are cut.
 pub async fn serve_with<M, S, B>(listener: TcpListener, options: AcceptOptions, make_service: M, shutdown: Shutdown)
 where
-    M: Fn(SocketAddr) -> S,
+    M: Fn(&Peer) -> S + Send + Sync + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let options = Arc::new(options);
+    let (options, make_service) = (Arc::new(options), Arc::new(make_service));
     let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut retry = Backoff::new(ACCEPT_RETRY_BASE, ACCEPT_RETRY_CAP);
     let mut drain = pin!(shutdown.drain_started());
@@ -159,10 +187,10 @@ where
         };
         let Some((stream, peer, slot)) = accepted else { return };
         let connection = Connection::new(Arc::clone(&options), shutdown.clone());
-        let service = make_service(peer);
+        let make_service = Arc::clone(&make_service);
         drop(shutdown.spawn("connection", async move {
             prepare(&stream, connection.options());
-            connection.serve(stream, service).await;
+            connection.serve(stream, peer, &*make_service).await;
             drop(slot);
         }));
     }

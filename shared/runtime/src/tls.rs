@@ -1,7 +1,12 @@
 //! TLS configurations: one cryptography provider (ring), chosen here and passed explicitly, so that no dependency's
 //! feature flags can change it behind our back.
 //!
-//! Certificates and keys are PEM files. Errors name the file and never quote its contents.
+//! Certificates and keys are PEM files. Errors name the file and never quote its contents. [`reload`] reads them again when they change;
+//! [`mutual`] is TLS between the processes of a deployment, and [`peer`] what their certificates say.
+
+pub mod mutual;
+pub mod peer;
+pub mod reload;
 
 use std::fs;
 use std::io;
@@ -10,9 +15,11 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::pki_types::{CertificateDer, pem};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
+
+use reload::ReloadingCertificate;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
@@ -59,21 +66,16 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
 }
 
-/// A server that presents the chain in `certificates` (leaf first) and speaks HTTP/2 and HTTP/1.1 by ALPN.
+/// A server that presents what `certificate` holds at the moment and speaks HTTP/2 and HTTP/1.1 by ALPN.
 ///
 /// # Errors
-/// A file cannot be read or parsed, or the key does not belong to the certificate.
-pub fn server_config(certificates: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = read_certificates(certificates)?;
-    let key_pem = read(key)?;
-    let private_key =
-        PrivateKeyDer::from_pem_slice(&key_pem).map_err(|cause| TlsError::Pem { path: key.to_owned(), cause })?;
+/// The provider does not support the protocol versions.
+pub fn server_config(certificate: Arc<ReloadingCertificate>) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Provider)?
         .with_no_client_auth()
-        .with_single_cert(chain, private_key)
-        .map_err(|cause| TlsError::Unusable { path: certificates.to_owned(), cause })?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -130,7 +132,7 @@ mod tests {
         fs::write(&empty, "not a certificate\n").unwrap();
         let error = client_config(Some(&empty)).unwrap_err().to_string();
         assert!(error.contains("empty.pem holds no certificate"), "{error}");
-        let error = server_config(Path::new("/no/such.pem"), &empty).unwrap_err().to_string();
+        let error = ReloadingCertificate::load(Path::new("/no/such.pem"), &empty).unwrap_err().to_string();
         assert!(error.starts_with("cannot read /no/such.pem: "), "{error}");
     }
 

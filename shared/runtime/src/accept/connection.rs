@@ -4,6 +4,8 @@
 //! handshake, the choice of the HTTP version, or the head itself. So is one whose peer has stopped reading.
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use super::shield::Shield;
 use super::write_timeout::WriteTimeout;
-use super::{AcceptOptions, BoxError};
+use super::{AcceptOptions, BoxError, Peer, Transport};
 use crate::shutdown::Shutdown;
 
 /// The smallest buffer that hyper accepts, in bytes.
@@ -46,8 +48,9 @@ impl Connection {
         &self.options
     }
 
-    pub(super) async fn serve<S, B>(self, stream: TcpStream, service: S)
+    pub(super) async fn serve<M, S, B>(self, stream: TcpStream, address: SocketAddr, make_service: &M)
     where
+        M: Fn(&Peer) -> S,
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,
@@ -56,6 +59,7 @@ impl Connection {
     {
         let stream = WriteTimeout::new(stream, self.options.write_timeout);
         let Some(tls) = &self.options.tls else {
+            let service = make_service(&Peer { address, transport: Transport::Cleartext });
             return self.serve_http(stream, service).await;
         };
         let handshake = tokio::select! {
@@ -64,9 +68,27 @@ impl Connection {
             () = self.shutdown.drain_started() => return,
         };
         match handshake {
-            Ok(Ok(stream)) => self.serve_http(stream, service).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let certificate = certificates.map(|certificate| certificate.clone().into_owned());
+                let service = make_service(&Peer { address, transport: Transport::Tls { certificate } });
+                self.serve_http(stream, service).await;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                self.tell_if_refused(address, &error);
+            }
             Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    /// A certificate that does not hold is told apart from a handshake that failed otherwise, as those of scanners do all day.
+    fn tell_if_refused(&self, address: SocketAddr, error: &io::Error) {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        if let (Some(told), Some(cause @ rustls::Error::InvalidCertificate(_))) =
+            (&self.options.on_refused_certificate, cause)
+        {
+            told(address, cause);
         }
     }
 

@@ -167,8 +167,9 @@ async fn service_is_made_for_its_peer() {
     let shutdown = Shutdown::new();
     let listener = accept::bind(any_port()).unwrap();
     let address = listener.local_addr().unwrap();
-    let make = |peer: std::net::SocketAddr| {
-        service_fn(move |_request| async move { Ok::<_, std::convert::Infallible>(text(peer.to_string())) })
+    let make = |peer: &accept::Peer| {
+        let address = peer.address;
+        service_fn(move |_request| async move { Ok::<_, std::convert::Infallible>(text(address.to_string())) })
     };
     let serving = accept::serve_with(listener, AcceptOptions::default(), make, shutdown.clone());
     drop(shutdown.spawn("listener", serving));
