@@ -8,44 +8,47 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
-use hyper::service::Service;
-use hyper_util::service::TowerToHyperService;
 use keyforge_proto::DESCRIPTORS;
 use keyforge_proto::admin::v1::audit_service_server::AuditServiceServer;
 use keyforge_proto::admin::v1::credential_service_server::CredentialServiceServer;
 use keyforge_proto::admin::v1::key_service_server::KeyServiceServer;
 use keyforge_proto::admin::v1::model_service_server::ModelServiceServer;
+use keyforge_proto::admin::v1::node_service_server::NodeServiceServer as AdminNodeServiceServer;
 use keyforge_proto::admin::v1::usage_service_server::UsageServiceServer;
 use keyforge_proto::admin::v1::workspace_service_server::WorkspaceServiceServer;
 use keyforge_proto::fleet::v1::audit_intake_service_server::AuditIntakeServiceServer;
+use keyforge_proto::fleet::v1::enrollment_service_server::EnrollmentServiceServer;
 use keyforge_proto::fleet::v1::grant_service_server::GrantServiceServer;
+use keyforge_proto::fleet::v1::node_service_server::NodeServiceServer;
 use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
-use keyforge_runtime::accept::{self, AcceptOptions, BindError};
+use keyforge_runtime::accept::BindError;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_runtime::telemetry::Telemetry;
-use keyforge_runtime::tls::{self, TlsError};
+use keyforge_runtime::tls::TlsError;
+use keyforge_runtime::tls::peer::Fingerprint;
 use keyforge_shared::clock::Clock;
 use tonic::service::Routes;
-use tonic::transport::server::TcpConnectInfo;
 
 use crate::admin::Admin;
 use crate::admin::deployment::{self, OPERATOR_TOKEN_FILE, OpenError};
 use crate::audit::Audit;
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, DEFAULT_CERTIFICATE_LIFE};
 use crate::grpc::audit::AuditApi;
-use crate::grpc::auth::FleetAuth;
+use crate::grpc::auth::NodeGate;
 use crate::grpc::credentials::CredentialApi;
 use crate::grpc::grants::GrantApi;
 use crate::grpc::intake::IntakeApi;
 use crate::grpc::keys::KeyApi;
 use crate::grpc::models::ModelApi;
+use crate::grpc::nodes::{CertificateApi, EnrollmentApi, NodeApi};
 use crate::grpc::state::StateApi;
 use crate::grpc::usage::UsageApi;
 use crate::grpc::workspaces::WorkspaceApi;
 use crate::ledger::Ledger;
-use crate::metrics;
+use crate::listeners;
+use crate::metrics::{self, RefusedNodes};
+use crate::nodes::authority::{Authority, AuthorityError};
+use crate::nodes::{NodeParts, Nodes};
 use crate::publish::fleet::Fleet;
 use crate::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken, FleetTokenError};
 use crate::publish::hub::Hub;
@@ -69,6 +72,9 @@ pub enum StartError {
     /// There is no fleet token.
     #[error(transparent)]
     FleetToken(#[from] FleetTokenError),
+    /// There is no authority for the nodes.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -86,6 +92,8 @@ pub enum StartError {
 /// A running control plane.
 pub struct ControlPlane {
     addr: SocketAddr,
+    tls_addr: Option<SocketAddr>,
+    fingerprint: Fingerprint,
     data_dir: PathBuf,
     admin: Admin,
     fleet: Fleet,
@@ -93,10 +101,22 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Where gRPC is served.
+    /// Where gRPC is served in the clear.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where gRPC is served over TLS, if it is.
+    #[must_use]
+    pub const fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_addr
+    }
+
+    /// What nodes and operators pin.
+    #[must_use]
+    pub const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// Where the first operator's token was written to.
@@ -140,14 +160,11 @@ pub async fn start(
     telemetry: &Telemetry,
     clock: Arc<dyn Clock>,
 ) -> Result<ControlPlane, StartError> {
-    let tls = config.tls.as_ref().map(acceptor).transpose()?;
     let store = Store::open_configured(&config.data_dir, config.database.as_ref(), Arc::clone(&clock)).await?;
-    let parts = assemble(&config, store, &shutdown, telemetry, clock).await?;
+    let parts = assemble(&config, store, &shutdown, telemetry, Arc::clone(&clock)).await?;
     if parts.store.is_shared() {
         keep_up(&parts, &shutdown);
     }
-    let listener = accept::bind(config.listen)?;
-    let addr = listener.local_addr().map_err(StartError::Address)?;
     let routes = routes(&parts, &shutdown)?;
     let (signs, drain) = (hear_of(parts.ledger.clone(), parts.publisher.fleet.clone()), shutdown.drain_started());
     drop(shutdown.spawn_background("signs of life", async move {
@@ -156,12 +173,14 @@ pub async fn start(
             () = drain => {}
         }
     }));
-    let options = AcceptOptions { tls, ..AcceptOptions::default() };
-    let service = move |peer| WithPeer { routes: TowerToHyperService::new(routes.clone()), local: addr, peer };
-    drop(shutdown.spawn_critical("grpc", accept::serve_with(listener, options, service, shutdown.clone())));
-    tracing::info!(%addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
-    let Parts { admin, publisher, store, .. } = parts;
-    Ok(ControlPlane { addr, data_dir: config.data_dir, admin, fleet: publisher.fleet, store })
+    parts.gate.nodes().follow_removals(&shutdown);
+    let Parts { admin, publisher, store, gate, authority, .. } = parts;
+    let fingerprint = authority.fingerprint();
+    let over_tls = |tls| listeners::over_tls(tls, authority, (routes.clone(), gate), clock, &shutdown);
+    let tls_addr = config.tls.as_ref().map(over_tls).transpose()?;
+    let addr = listeners::in_the_clear(config.listen, routes, &shutdown)?;
+    tracing::info!(%addr, ?tls_addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
+    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir: config.data_dir, admin, fleet: publisher.fleet, store })
 }
 
 struct Parts {
@@ -170,7 +189,8 @@ struct Parts {
     ledger: Ledger,
     admin: Admin,
     publisher: Publisher,
-    fleet_auth: FleetAuth,
+    authority: Arc<Authority>,
+    gate: NodeGate,
 }
 
 async fn assemble(
@@ -184,13 +204,24 @@ async fn assemble(
     let fleet_token = FleetToken::load(&config.data_dir, opened.is_new || !store.is_shared())?;
     let (hub, fleet) = (Hub::new(opened.state), Fleet::new(Arc::clone(&clock)));
     metrics::register(&telemetry.meter(), &hub, &fleet);
-    let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), Arc::clone(fleet_token.secret()));
+    let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), fleet_token.secret());
+    let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
+    let authority = Arc::new(authority);
     let audit = opened.audit;
     let sealed = (opened.seal, opened.sum);
     let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
+    let nodes = Nodes::new(NodeParts {
+        store: store.clone(),
+        authority: Arc::clone(&authority),
+        seal: audit.row_seal_key(),
+        fleet_token,
+        clock: Arc::clone(&clock),
+        certificate_life: config.tls.map_or(DEFAULT_CERTIFICATE_LIFE, |tls| tls.certificate_life),
+    });
+    let gate = NodeGate::new(nodes, admin.clone(), RefusedNodes::new(&telemetry.meter()));
     let publisher = Publisher { hub, fleet, secrets, deployment: opened.id, clock };
-    Ok(Parts { store, audit, ledger, admin, publisher, fleet_auth: FleetAuth::new(fleet_token) })
+    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate })
 }
 
 /// Keeps note of the boots that are there.
@@ -233,12 +264,15 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         drain.await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     }));
-    let Parts { store, audit, ledger, admin, publisher, fleet_auth } = parts;
+    let Parts { store, audit, ledger, admin, publisher, gate, .. } = parts;
+    let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
     let standings = Standings::new(Arc::clone(&publisher.clock));
-    let state = StateApi::new(publisher.clone(), standings.clone(), shutdown.clone());
-    let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone());
+    let state = StateApi::new(publisher.clone(), standings.clone(), gate.clone(), shutdown.clone());
+    let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
+    let node_api = NodeApi::new(admin.clone(), nodes.clone(), publisher.fleet.clone(), publisher.hub.clone());
+    let certificates = CertificateApi::new(admin.clone(), nodes.clone());
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
@@ -247,31 +281,11 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))
         .add_service(AuditServiceServer::new(audit_api))
         .add_service(UsageServiceServer::new(usage))
-        .add_service(StateServiceServer::with_interceptor(state, fleet_auth.clone()))
-        .add_service(GrantServiceServer::with_interceptor(GrantApi::new(ledger.clone()), fleet_auth.clone()))
-        .add_service(AuditIntakeServiceServer::with_interceptor(intake, fleet_auth.clone()))
+        .add_service(AdminNodeServiceServer::new(node_api))
+        .add_service(EnrollmentServiceServer::new(EnrollmentApi::new(admin.clone(), nodes.clone())))
+        .add_service(gate.guard(NodeServiceServer::new(certificates)))
+        .add_service(gate.guard(StateServiceServer::new(state)))
+        .add_service(gate.guard(GrantServiceServer::new(GrantApi::new(ledger.clone(), gate.clone()))))
+        .add_service(gate.guard(AuditIntakeServiceServer::new(intake)))
         .prepare())
-}
-
-fn acceptor(files: &TlsFiles) -> Result<tokio_rustls::TlsAcceptor, TlsError> {
-    Ok(tls::server_config(&files.certificates, &files.key)?.into())
-}
-
-/// Tells the services whose connection a request came on.
-struct WithPeer {
-    routes: TowerToHyperService<Routes>,
-    local: SocketAddr,
-    peer: SocketAddr,
-}
-
-impl Service<Request<Incoming>> for WithPeer {
-    type Response = <TowerToHyperService<Routes> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Routes> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Routes> as Service<Request<Incoming>>>::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let info = TcpConnectInfo { local_addr: Some(self.local), remote_addr: Some(self.peer) };
-        request.extensions_mut().insert(info);
-        self.routes.call(request)
-    }
 }

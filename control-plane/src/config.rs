@@ -4,15 +4,15 @@
 //! data_dir = "/var/lib/keyforge"
 //! listen = "127.0.0.1:7070"
 //! vault_key = "file:/etc/keyforge/vault.key"   # default: vault.key in data_dir, made at the first start
-//! allow_plaintext = false                      # needed to listen beyond this host without [tls]
+//! allow_plaintext = false                      # needed for `listen` beyond this host, where nothing is encrypted
 //!
 //! [database]                                   # without it: SQLite in data_dir
 //! url = "postgres://keyforge@db.internal/keyforge"
 //! password = "file:/etc/keyforge/database.password"
 //!
-//! [tls]
-//! certificates = "/etc/keyforge/tls.crt"
-//! key = "/etc/keyforge/tls.key"
+//! [tls]                                        # for nodes and operators on other hosts
+//! listen = "0.0.0.0:7443"
+//! certificate_seconds = 86400                  # how long nodes' certificates are good
 //!
 //! [telemetry]
 //! log_format = "json"                          # text, json
@@ -26,6 +26,7 @@ mod database;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
 use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
@@ -36,6 +37,10 @@ use crate::vault::KekSource;
 pub use database::{DatabaseConfig, RawDatabase};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
+/// How long certificates are good unless configured otherwise.
+pub const DEFAULT_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
+const MIN_CERTIFICATE_LIFE: Duration = Duration::from_secs(3);
+const MAX_CERTIFICATE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 const VAULT_KEY_FILE: &str = "vault.key";
 const SERVICE_NAME: &str = "keyforge-control-plane";
 
@@ -56,17 +61,17 @@ struct Raw {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTls {
-    certificates: PathBuf,
-    key: PathBuf,
+    listen: String,
+    certificate_seconds: Option<u64>,
 }
 
-/// A certificate chain and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The chain, leaf first.
-    pub certificates: PathBuf,
-    /// The key.
-    pub key: PathBuf,
+/// gRPC over TLS, under the deployment's own authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsListener {
+    /// Where; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// How long certificates of nodes and of this control plane are good. They are renewed at two thirds of it.
+    pub certificate_life: Duration,
 }
 
 /// What the control plane is started with.
@@ -74,12 +79,12 @@ pub struct TlsFiles {
 pub struct Config {
     /// Where everything is kept, or with a database elsewhere the secrets that belong to it.
     pub data_dir: PathBuf,
-    /// Where gRPC is served; port 0 takes any free one.
+    /// Where gRPC is served in the clear; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Where the vault key is kept.
     pub vault_key: KekSource,
-    /// How connections are encrypted; `None` in the clear.
-    pub tls: Option<TlsFiles>,
+    /// Where it is served over TLS; `None` for nowhere.
+    pub tls: Option<TlsListener>,
     /// The database; `None` for SQLite in the data directory.
     pub database: Option<DatabaseConfig>,
 }
@@ -109,9 +114,9 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
     let reachable = listen.is_some_and(|address| !address.ip().is_loopback());
     problems.require(
         "listen",
-        !reachable || raw.tls.is_some() || raw.allow_plaintext,
-        "beyond this host operators' tokens would travel in the clear: add a [tls] section, or set allow_plaintext = true if something \
-         else encrypts the way here",
+        !reachable || raw.allow_plaintext,
+        "beyond this host tokens and provider keys would travel in the clear: listen there with [tls] listen, and here on a loopback \
+         address; or set allow_plaintext = true if something else encrypts the way here",
     );
     let vault_key = match raw.vault_key.map(KekSource::from_reference) {
         None => Some(KekSource::File(raw.data_dir.join(VAULT_KEY_FILE))),
@@ -125,11 +130,19 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
         }
     };
     let telemetry = raw.telemetry.checked(SERVICE_NAME, &mut problems);
-    let tls = raw.tls.map(|RawTls { certificates, key }| TlsFiles { certificates, key });
+    let tls = raw.tls.and_then(|tls| tls_listener(&tls, &mut problems));
     let database = raw.database.and_then(|database| database.checked(&mut problems));
     let data_dir = raw.data_dir;
     let config = listen.zip(vault_key).map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls, database });
     problems.finish(config.map(|config| (config, telemetry)))
+}
+
+fn tls_listener(raw: &RawTls, problems: &mut Problems) -> Option<TlsListener> {
+    let listen = problems.address("tls.listen", &raw.listen);
+    let certificate_life = raw.certificate_seconds.map_or(DEFAULT_CERTIFICATE_LIFE, Duration::from_secs);
+    let range = MIN_CERTIFICATE_LIFE..=MAX_CERTIFICATE_LIFE;
+    problems.require("tls.certificate_seconds", range.contains(&certificate_life), "from 3 to 604800, which is a week");
+    listen.map(|listen| TlsListener { listen, certificate_life })
 }
 
 #[cfg(test)]
@@ -157,8 +170,15 @@ mod tests {
         let error = refused(open);
         assert!(error.contains("listen: ") && error.contains("allow_plaintext = true"), "{error}");
         assert!(parse(&format!("{open}allow_plaintext = true")).is_ok());
-        let (config, _) = parse(&format!("{open}[tls]\ncertificates = \"/c\"\nkey = \"/k\"")).unwrap();
-        assert_eq!(config.tls.unwrap().key, PathBuf::from("/k"));
+        let tls = "[tls]\nlisten = \"0.0.0.0:7443\"\n";
+        assert!(refused(&format!("{open}{tls}")).contains("listen: "), "it would still be open");
+        let (config, _) = parse(&format!("data_dir = \"/data\"\n{tls}")).unwrap();
+        let listener = config.tls.unwrap();
+        assert_eq!((listener.listen.port(), listener.certificate_life), (7443, DEFAULT_CERTIFICATE_LIFE));
+        for seconds in [0, 2, 604_801] {
+            let error = refused(&format!("data_dir = \"/data\"\n{tls}certificate_seconds = {seconds}"));
+            assert!(error.contains("tls.certificate_seconds"), "{error}");
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //! * [`catalog`]: the models that are known without anyone adding them
 //! * [`admin`]: every mutation: authorize, validate, commit, publish
 //! * [`ledger`], [`audit`]: what may be spent, what was, and the chained proof of it
+//! * [`nodes`]: who is a node, by which certificate, and until when
 //! * [`publish`]: the replicated state on its way to the nodes
-//! * [`grpc`]: decode, call, encode
+//! * [`grpc`]: decode, call, encode; `listeners`: in the clear for this host, over TLS for others
 
 pub mod admin;
 pub mod app;
@@ -18,7 +19,9 @@ pub mod catalog;
 pub mod config;
 pub mod grpc;
 pub mod ledger;
-mod metrics;
+mod listeners;
+pub mod metrics;
+pub mod nodes;
 pub mod publish;
 pub mod store;
 pub mod vault;

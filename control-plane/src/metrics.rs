@@ -1,9 +1,28 @@
 //! What the control plane measures. Names live here and nowhere else.
 
-use opentelemetry::metrics::Meter;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter};
 
 use crate::publish::fleet::{Fleet, NodeSeen};
 use crate::publish::hub::Hub;
+
+/// Counts who was refused that wanted to be taken for a node. Clones share the count.
+#[derive(Clone)]
+pub struct RefusedNodes(Counter<u64>);
+
+impl RefusedNodes {
+    /// Registers the count.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        let description = "Connections and calls refused to callers that are no node, or not the node that they speak for, by reason";
+        Self(meter.u64_counter("keyforge.nodes.refused").with_description(description).build())
+    }
+
+    /// One more, for a reason out of a closed list.
+    pub fn count(&self, reason: &'static str) {
+        self.0.add(1, &[KeyValue::new("keyforge.reason", reason)]);
+    }
+}
 
 /// Registers what is read when somebody asks.
 pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet) {

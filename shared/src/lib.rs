@@ -7,7 +7,7 @@
 //! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
 //! * [`seal`], [`fleet_seal`]: authenticated encryption of secrets, at rest and on their way to a node
-//! * [`state_seal`]: the seal of the replicated state where it is stored
+//! * [`state_seal`], [`row_seal`]: the seals of the replicated state, and of rows beside it, where they are stored
 //! * [`audit`]: the entry encoding and the per-key HMAC chain
 
 pub mod audit;
@@ -22,6 +22,7 @@ pub mod name;
 pub mod period;
 pub mod policy;
 pub mod provider;
+pub mod row_seal;
 pub mod seal;
 pub mod secret;
 pub mod state;

@@ -36,6 +36,9 @@ pub enum AdminError {
     /// The vault failed.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// A certificate could not be made.
+    #[error("{0}")]
+    Certificate(String),
     /// The chain could not be extended.
     #[error(transparent)]
     Audit(#[from] AuditError),

@@ -11,6 +11,7 @@ mod follow;
 pub mod key_update;
 pub mod keys;
 pub mod models;
+pub mod nodes;
 pub mod operators;
 pub mod page;
 pub mod state_seal;

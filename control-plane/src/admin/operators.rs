@@ -37,12 +37,18 @@ impl Admin {
     }
 
     async fn note_stranger(&self, peer: &str, method: &'static str, error: &AdminError) {
-        let Some(unrecorded) = self.inner.strangers.admit(self.inner.store.now()) else { return };
         let operator = OperatorId::from_bytes([0; 16]);
         let call = Call { operator, peer: peer.to_owned(), method, target: String::new() };
+        self.note_stranger_call(call, &error.to_string()).await;
+    }
+
+    /// Records a call of somebody who is nobody here, or counts it in the next entry.
+    pub(super) async fn note_stranger_call(&self, call: Call, why: &str) {
+        let Some(unrecorded) = self.inner.strangers.admit(self.inner.store.now()) else { return };
+        let method = call.method;
         let detail = match unrecorded {
-            0 => error.to_string(),
-            _ => format!("{error} (and {unrecorded} refused calls before this one that were too many to record)"),
+            0 => why.to_owned(),
+            _ => format!("{why} (and {unrecorded} refused calls before this one that were too many to record)"),
         };
         if let Err(error) = self.append(call.act(AdminOutcome::Denied, detail)).await {
             tracing::error!(method, %error, "a refused call could not be recorded");

@@ -17,6 +17,7 @@ use keyforge_shared::audit::admin::{AdminOutcome, AdminRecord};
 use keyforge_shared::audit::chain::{ChainKey, Genesis, head_seal};
 use keyforge_shared::clock::Clock;
 use keyforge_shared::id::{ChainId, DeploymentId, KeyId, OperatorId, RequestId};
+use keyforge_shared::row_seal::RowSealKey;
 use keyforge_shared::secret::Key256;
 use keyforge_shared::state_seal::SealKey;
 
@@ -94,6 +95,12 @@ impl Audit {
     #[must_use]
     pub fn state_seal_key(&self) -> SealKey {
         SealKey::derive(&self.root, self.deployment)
+    }
+
+    /// The key that seals rows beside the replicated state, derived from the same root.
+    #[must_use]
+    pub fn row_seal_key(&self) -> RowSealKey {
+        RowSealKey::derive(&self.root, self.deployment)
     }
 
     fn chain_key(&self, chain: ChainId) -> ChainKey {

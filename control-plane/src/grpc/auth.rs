@@ -1,12 +1,25 @@
-//! Who calls: operators prove themselves with `kfo_` tokens, nodes with the fleet's `kff_` token, both as `authorization: Bearer`.
+//! Who calls: operators prove themselves with `kfo_` tokens as `authorization: Bearer`; nodes with their certificates, or, on a connection in the
+//! clear, with the fleet's `kff_` token.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use keyforge_proto::convert::ConvertError;
+use keyforge_runtime::accept::Transport;
+use keyforge_shared::id::{BootId, NodeId};
 use keyforge_shared::secret::SecretBytes;
-use tonic::service::Interceptor;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
+use tower_service::Service;
 
 use crate::admin::{Admin, AdminError, Caller};
-use crate::publish::fleet_token::FleetToken;
+use crate::metrics::RefusedNodes;
+use crate::nodes::refusal::Refusal;
+use crate::nodes::{FleetCaller, Nodes};
 
 /// The operator who makes a call. A call without one is refused and recorded.
 ///
@@ -39,29 +52,157 @@ pub async fn decoded<T>(
     }
 }
 
-/// Lets only nodes pass.
+/// Lets only nodes pass to a service: each call is admitted anew, before the service sees it, and carries its [`FleetCaller`].
 #[derive(Clone)]
-pub struct FleetAuth(FleetToken);
+pub struct NodesOnly<S> {
+    inner: S,
+    gate: NodeGate,
+}
 
-impl FleetAuth {
-    /// Lets those pass that present `token`.
+/// Refuses and records who is no node. Clones share it.
+#[derive(Clone)]
+pub struct NodeGate {
+    nodes: Nodes,
+    admin: Admin,
+    refused: RefusedNodes,
+}
+
+impl NodeGate {
+    /// Lets `nodes` pass; whom it refuses is recorded by `admin` and counted in `refused`.
     #[must_use]
-    pub const fn new(token: FleetToken) -> Self {
-        Self(token)
+    pub const fn new(nodes: Nodes, admin: Admin, refused: RefusedNodes) -> Self {
+        Self { nodes, admin, refused }
+    }
+
+    /// Guards a service.
+    pub fn guard<S>(&self, inner: S) -> NodesOnly<S> {
+        NodesOnly { inner, gate: self.clone() }
+    }
+
+    /// Refuses a caller that speaks for another node, or for a boot of another node.
+    ///
+    /// # Errors
+    /// What the caller is told.
+    pub async fn check<T>(
+        &self,
+        request: &Request<T>,
+        node: Option<NodeId>,
+        boot: Option<BootId>,
+    ) -> Result<(), Status> {
+        let caller = caller(request)?;
+        match self.find_out(&caller, node, boot).await {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(self.refuse(&refusal, &peer(request), "fleet/Call").await),
+        }
+    }
+
+    /// The same, for a caller that is known already.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn find_out(
+        &self,
+        caller: &FleetCaller,
+        node: Option<NodeId>,
+        boot: Option<BootId>,
+    ) -> Result<(), Refusal> {
+        if let Some(node) = node {
+            self.nodes.speaks_for(caller, node).await?;
+        }
+        match boot {
+            Some(boot) => self.nodes.speaks_for_boot(caller, boot, node).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Who is to be asked about nodes.
+    #[must_use]
+    pub const fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Records a refusal, as an entry or counted in the next one, and gives what the caller is told.
+    pub async fn refuse(&self, refusal: &Refusal, peer: &str, method: &'static str) -> Status {
+        self.refused.count(refusal.word());
+        tracing::warn!(peer, method, reason = %refusal, "a caller of the fleet's services was refused");
+        if !matches!(refusal, Refusal::Store(_)) {
+            self.admin.note_refused_node(peer, method, refusal.target(), &refusal.to_string()).await;
+        }
+        refusal.status()
+    }
+
+    /// Records that a certificate was refused in the handshake.
+    pub async fn refused_certificate(&self, peer: &str, reason: &str) {
+        self.refused.count("handshake");
+        tracing::warn!(peer, reason, "a certificate was refused in the handshake");
+        self.admin.note_refused_node(peer, "fleet/Connect", String::new(), reason).await;
     }
 }
 
-impl Interceptor for FleetAuth {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        if bearer(&request).is_some_and(|token| self.0.accepts(token)) {
-            return Ok(request);
-        }
-        tracing::warn!(peer = peer(&request), "a call to the fleet's services without the fleet token was refused");
-        Err(Status::unauthenticated(
-            "not a node of this fleet: send the metadata `authorization: Bearer kff_...` with the token in fleet.token of the control \
-             plane's data directory",
-        ))
+impl<S> Service<http::Request<Body>> for NodesOnly<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
     }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // The one that said that it is ready takes the call; the clone is asked again.
+        let clone = self.inner.clone();
+        let (mut inner, gate) = (std::mem::replace(&mut self.inner, clone), self.gate.clone());
+        Box::pin(async move {
+            let transport = request.extensions().get::<Transport>().cloned().unwrap_or(Transport::Cleartext);
+            let token = request.headers().get("authorization").and_then(|value| bearer_in(value.as_bytes()));
+            let token = token.map(|token| SecretBytes::new(token.to_vec()));
+            match gate.nodes.admit(&transport, token.as_ref().map(SecretBytes::expose)).await {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    inner.call(request).await
+                }
+                Err(refusal) => {
+                    let info = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+                    let peer = info.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+                    Ok(gate.refuse(&refusal, &peer, method_of(request.uri().path())).await.into_http())
+                }
+            }
+        })
+    }
+}
+
+impl<S: NamedService> NamedService for NodesOnly<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+/// Calls of the fleet's services as entries name them.
+const METHODS: [(&str, &str); 9] = [
+    ("StateService/Subscribe", "fleet/Subscribe"),
+    ("StateService/ReportCredentials", "fleet/ReportCredentials"),
+    ("GrantService/AcquireGrants", "fleet/AcquireGrants"),
+    ("GrantService/ReturnGrants", "fleet/ReturnGrants"),
+    ("GrantService/LeaveEpochs", "fleet/LeaveEpochs"),
+    ("GrantService/CloseBoot", "fleet/CloseBoot"),
+    ("AuditIntakeService/ShipRecords", "fleet/ShipRecords"),
+    ("AuditIntakeService/ReportGap", "fleet/ReportGap"),
+    ("NodeService/RenewCertificate", "nodes/RenewCertificate"),
+];
+
+fn method_of(path: &str) -> &'static str {
+    METHODS.iter().find(|(end, _)| path.ends_with(end)).map_or("fleet/Call", |(_, method)| method)
+}
+
+/// Who a call was admitted as.
+///
+/// # Errors
+/// `INTERNAL` when the service is not guarded by [`NodesOnly`].
+pub fn caller<T>(request: &Request<T>) -> Result<FleetCaller, Status> {
+    let caller = request.extensions().get::<FleetCaller>().copied();
+    caller.ok_or_else(|| Status::internal("the caller was not asked who it is"))
 }
 
 impl From<ConvertError> for AdminError {
@@ -71,11 +212,15 @@ impl From<ConvertError> for AdminError {
 }
 
 fn bearer<T>(request: &Request<T>) -> Option<&[u8]> {
-    let value = request.metadata().get("authorization")?.as_encoded_bytes();
+    bearer_in(request.metadata().get("authorization")?.as_encoded_bytes())
+}
+
+fn bearer_in(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-fn peer<T>(request: &Request<T>) -> String {
+/// Where a call came from.
+pub fn peer<T>(request: &Request<T>) -> String {
     request.remote_addr().map_or_else(|| "unknown".to_owned(), |address| address.to_string())
 }

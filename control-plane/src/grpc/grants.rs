@@ -7,6 +7,7 @@ use keyforge_shared::id::{BootId, KeyId, LifeId};
 use keyforge_shared::limit::CounterId;
 use tonic::{Code, Request, Response, Status};
 
+use super::auth::NodeGate;
 use crate::ledger::{Acquire, GiveBack, Grant, Granted, Holder, Ledger, LedgerError, Membership, Want};
 
 /// Counters in one call: each scope, dimension and window in the present period, the one before and the next.
@@ -17,13 +18,14 @@ const MOST_MEMBERSHIPS: usize = 1_000;
 /// Serves the ledger to nodes.
 pub struct GrantApi {
     ledger: Ledger,
+    gate: NodeGate,
 }
 
 impl GrantApi {
-    /// Serves what `ledger` grants.
+    /// Serves what `ledger` grants to those whom `gate` lets pass.
     #[must_use]
-    pub const fn new(ledger: Ledger) -> Self {
-        Self { ledger }
+    pub const fn new(ledger: Ledger, gate: NodeGate) -> Self {
+        Self { ledger, gate }
     }
 }
 
@@ -33,7 +35,8 @@ impl GrantService for GrantApi {
         &self,
         request: Request<proto::AcquireGrantsRequest>,
     ) -> Result<Response<proto::AcquireGrantsResponse>, Status> {
-        let ask = acquire(&request.into_inner()).map_err(invalid)?;
+        let ask = acquire(request.get_ref()).map_err(invalid)?;
+        self.gate.check(&request, None, Some(ask.boot)).await?;
         let granted = self.ledger.acquire(&ask).await.map_err(refused)?;
         Ok(Response::new(answer(&granted)))
     }
@@ -42,7 +45,8 @@ impl GrantService for GrantApi {
         &self,
         request: Request<proto::ReturnGrantsRequest>,
     ) -> Result<Response<proto::ReturnGrantsResponse>, Status> {
-        let given = give_back(&request.into_inner()).map_err(invalid)?;
+        let given = give_back(request.get_ref()).map_err(invalid)?;
+        self.gate.check(&request, None, Some(given.boot)).await?;
         self.ledger.give_back(&given).await.map_err(refused)?;
         Ok(Response::new(proto::ReturnGrantsResponse {}))
     }
@@ -51,8 +55,9 @@ impl GrantService for GrantApi {
         &self,
         request: Request<proto::LeaveEpochsRequest>,
     ) -> Result<Response<proto::LeaveEpochsResponse>, Status> {
+        let boot = id(&request.get_ref().boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
+        self.gate.check(&request, None, Some(boot)).await?;
         let request = request.into_inner();
-        let boot = id(&request.boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
         let memberships = memberships(&request.memberships).map_err(invalid)?;
         let epochs_closed = self.ledger.leave(boot, request.last_seq, &memberships).await.map_err(refused)?;
         Ok(Response::new(proto::LeaveEpochsResponse { epochs_closed }))
@@ -62,8 +67,9 @@ impl GrantService for GrantApi {
         &self,
         request: Request<proto::CloseBootRequest>,
     ) -> Result<Response<proto::CloseBootResponse>, Status> {
+        let boot = id(&request.get_ref().boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
+        self.gate.check(&request, None, Some(boot)).await?;
         let request = request.into_inner();
-        let boot = id(&request.boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
         let epochs_closed = self.ledger.close_boot(boot, request.last_seq).await.map_err(refused)?;
         Ok(Response::new(proto::CloseBootResponse { epochs_closed }))
     }

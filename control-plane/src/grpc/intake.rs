@@ -9,6 +9,7 @@ use keyforge_shared::id::{BootId, KeyId, NodeId, RequestId};
 use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
+use super::auth::NodeGate;
 use crate::admin::Admin;
 use crate::audit::intake::{Intake, IntakeError};
 use crate::audit::{Audit, AuditError};
@@ -20,17 +21,18 @@ pub struct IntakeApi {
     audit: Arc<Audit>,
     intake: Intake,
     admin: Admin,
+    gate: NodeGate,
     /// Held while noted keys are frozen: a second look at the notes comes after the freeze that took them away, so that it cannot freeze a key
     /// again which an operator has unfrozen in between.
     freezing: Mutex<()>,
 }
 
 impl IntakeApi {
-    /// Chains with `audit` in `store`; keys that must not go on are frozen by `admin`.
+    /// Chains with `audit` in `store` what those ship whom `gate` lets pass; keys that must not go on are frozen by `admin`.
     #[must_use]
-    pub fn new(store: Store, audit: Arc<Audit>, admin: Admin) -> Self {
+    pub fn new(store: Store, audit: Arc<Audit>, admin: Admin, gate: NodeGate) -> Self {
         let intake = Intake::new(store.clone(), Arc::clone(&audit));
-        Self { store, audit, intake, admin, freezing: Mutex::default() }
+        Self { store, audit, intake, admin, gate, freezing: Mutex::default() }
     }
 
     /// Freezes every key that is noted as one that overspent.
@@ -64,8 +66,9 @@ impl AuditIntakeService for IntakeApi {
         &self,
         request: Request<proto::ShipRecordsRequest>,
     ) -> Result<Response<proto::ShipRecordsResponse>, Status> {
+        let (node, boot) = life(&request.get_ref().node_id, &request.get_ref().boot_id).map_err(invalid)?;
+        self.gate.check(&request, Some(node), Some(boot)).await?;
         let request = request.into_inner();
-        let (node, boot) = life(&request.node_id, &request.boot_id).map_err(invalid)?;
         let watermark = self.intake.ship(node, boot, request.first_seq, request.records).await.map_err(refused)?;
         if let Err(error) = self.freeze_overspent().await {
             // The records are chained all the same, and that is what the node asks for.
@@ -78,8 +81,9 @@ impl AuditIntakeService for IntakeApi {
         &self,
         request: Request<proto::ReportGapRequest>,
     ) -> Result<Response<proto::ReportGapResponse>, Status> {
+        let (node, boot) = life(&request.get_ref().node_id, &request.get_ref().boot_id).map_err(invalid)?;
+        self.gate.check(&request, Some(node), Some(boot)).await?;
         let request = request.into_inner();
-        let (node, boot) = life(&request.node_id, &request.boot_id).map_err(invalid)?;
         let requests: Result<Vec<_>, _> =
             request.request_ids.iter().map(|bytes| id(bytes, "request_ids", RequestId::from_slice)).collect();
         self.audit.report_gap(&self.store, node, boot, &requests.map_err(invalid)?).await.map_err(refused)?;

@@ -8,6 +8,7 @@ mod ids;
 pub mod intake;
 pub mod keys;
 pub mod models;
+pub mod nodes;
 mod recorded;
 pub mod state;
 mod status;

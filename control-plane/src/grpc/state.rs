@@ -1,14 +1,18 @@
 //! `keyforge.fleet.v1.StateService`: one session per node's stream.
 
-use keyforge_proto::convert;
+use keyforge_proto::convert::{self, ConvertError};
 use keyforge_proto::fleet::v1 as proto;
+use keyforge_proto::fleet::v1::node_message::Message as FromNode;
 use keyforge_proto::fleet::v1::state_service_server::StateService;
 use keyforge_runtime::shutdown::Shutdown;
-use keyforge_shared::id::NodeId;
+use keyforge_shared::id::{BootId, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::auth::{NodeGate, caller, peer};
+use crate::nodes::FleetCaller;
 use crate::publish::session::{self, Publisher};
 use crate::publish::standings::Standings;
 
@@ -19,15 +23,40 @@ const OUTBOUND: usize = 16;
 pub struct StateApi {
     publisher: Publisher,
     standings: Standings,
+    gate: NodeGate,
     shutdown: Shutdown,
 }
 
 impl StateApi {
-    /// Serves what `publisher` holds, until the drain, and takes in what nodes say of credentials.
+    /// Serves what `publisher` holds to those whom `gate` lets pass, until the drain, and takes in what they say of credentials.
     #[must_use]
-    pub const fn new(publisher: Publisher, standings: Standings, shutdown: Shutdown) -> Self {
-        Self { publisher, standings, shutdown }
+    pub const fn new(publisher: Publisher, standings: Standings, gate: NodeGate, shutdown: Shutdown) -> Self {
+        Self { publisher, standings, gate, shutdown }
     }
+}
+
+/// What a node says, its hello only if it is entitled to it.
+fn entitled(
+    inbound: Streaming<proto::NodeMessage>,
+    caller: FleetCaller,
+    peer: String,
+    gate: NodeGate,
+) -> impl Stream<Item = Result<proto::NodeMessage, Status>> + Send {
+    inbound.then(move |message| {
+        let (gate, peer) = (gate.clone(), peer.clone());
+        async move {
+            let message = message?;
+            if let Some(FromNode::Hello(hello)) = &message.message {
+                let invalid = |error: ConvertError| Status::invalid_argument(error.within("hello").to_string());
+                let node = convert::id(&hello.node_id, "node_id", NodeId::from_slice).map_err(invalid)?;
+                let boot = convert::id(&hello.boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
+                if let Err(refusal) = gate.find_out(&caller, Some(node), Some(boot)).await {
+                    return Err(gate.refuse(&refusal, &peer, "fleet/Subscribe").await);
+                }
+            }
+            Ok(message)
+        }
+    })
 }
 
 #[tonic::async_trait]
@@ -39,10 +68,19 @@ impl StateService for StateApi {
         request: Request<Streaming<proto::NodeMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
-        let (publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
+        let (caller, peer, gate) = (caller(&request)?, peer(&request), self.gate.clone());
+        let (mut publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
+        if matches!(caller, FleetCaller::Node { .. }) {
+            publisher.secrets = publisher.secrets.for_joined();
+        }
+        let inbound = Box::pin(entitled(request.into_inner(), caller, peer.clone(), gate.clone()));
         drop(self.shutdown.spawn("node session", async move {
             tokio::select! {
-                () = session::run(publisher, request.into_inner(), outbound.clone()) => {}
+                () = session::run(publisher, inbound, outbound.clone()) => {}
+                refusal = gate.nodes().ended(&caller) => {
+                    // Whatever waited to be sent to it is given up with the session; a node that does not read need not be told.
+                    drop(outbound.try_send(Err(gate.refuse(&refusal, &peer, "fleet/Subscribe").await)));
+                }
                 () = drain => {
                     // A node that does not read is cut off with its connection; it need not be told.
                     drop(outbound.try_send(Err(Status::unavailable("the control plane is stopping: connect again"))));
@@ -56,10 +94,10 @@ impl StateService for StateApi {
         &self,
         request: Request<proto::ReportCredentialsRequest>,
     ) -> Result<Response<proto::ReportCredentialsResponse>, Status> {
-        let proto::ReportCredentialsRequest { node_id, credentials, .. } = request.into_inner();
-        let node = convert::id(&node_id, "node_id", NodeId::from_slice);
+        let node = convert::id(&request.get_ref().node_id, "node_id", NodeId::from_slice);
         let node = node.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.standings.report(node, credentials);
+        self.gate.check(&request, Some(node), None).await?;
+        self.standings.report(node, request.into_inner().credentials);
         Ok(Response::new(proto::ReportCredentialsResponse {}))
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use keyforge_proto::fleet::v1 as proto;
-use keyforge_shared::fleet_seal;
+use keyforge_shared::fleet_seal::{Binding, BootPublicKey, SharedToken};
 use keyforge_shared::id::{BootId, CredentialId, NodeId};
-use keyforge_shared::seal;
-use keyforge_shared::secret::{Key256, SecretBytes};
+use keyforge_shared::seal::SealError;
+use keyforge_shared::secret::SecretBytes;
 
 use crate::store::{Store, StoreError, credentials};
 use crate::vault::{Place, Vault};
@@ -16,13 +16,14 @@ use crate::vault::{Place, Vault};
 pub struct Secrets {
     store: Store,
     vault: Arc<Vault>,
-    fleet_token: Arc<SecretBytes>,
+    /// What nodes without a certificate have in common with the control plane.
+    token: Option<Arc<SharedToken>>,
 }
 
 /// Seals secrets for one life of one node.
 pub struct Sealer {
     secrets: Secrets,
-    key: Key256,
+    key: BootPublicKey,
     node: NodeId,
     boot: BootId,
 }
@@ -30,14 +31,20 @@ pub struct Sealer {
 impl Secrets {
     /// Secrets out of `vault`, for nodes that hold `fleet_token`.
     #[must_use]
-    pub const fn new(store: Store, vault: Arc<Vault>, fleet_token: Arc<SecretBytes>) -> Self {
-        Self { store, vault, fleet_token }
+    pub fn new(store: Store, vault: Arc<Vault>, fleet_token: &SecretBytes) -> Self {
+        Self { store, vault, token: Some(Arc::new(SharedToken::of(fleet_token))) }
     }
 
-    /// Seals for one life of one node.
+    /// The same for nodes that have joined: their certificate has told who they are, and they know no token.
     #[must_use]
-    pub fn sealer(&self, node: NodeId, boot: BootId) -> Sealer {
-        Sealer { secrets: self.clone(), key: fleet_seal::seal_key(&self.fleet_token, boot), node, boot }
+    pub fn for_joined(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// Seals to the `key` of one life of one node.
+    #[must_use]
+    pub fn sealer(&self, node: NodeId, boot: BootId, key: BootPublicKey) -> Sealer {
+        Sealer { secrets: self.clone(), key, node, boot }
     }
 }
 
@@ -72,12 +79,12 @@ impl Sealer {
         credential: CredentialId,
         version: u32,
         secret: &SecretBytes,
-    ) -> Result<proto::SealedSecret, seal::SealError> {
-        let associated = fleet_seal::associated_data(self.node, self.boot, credential, version);
+    ) -> Result<proto::SealedSecret, SealError> {
+        let binding = Binding { node: self.node, boot: self.boot, credential, secret_version: version };
         Ok(proto::SealedSecret {
             credential_id: credential.as_bytes().to_vec(),
             secret_version: version,
-            sealed: seal::seal(&self.key, &associated, secret.expose())?,
+            sealed: self.key.seal(&binding, self.secrets.token.as_deref(), secret)?,
         })
     }
 }

@@ -13,6 +13,7 @@ use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::control_message::Message as ToNode;
 use keyforge_proto::fleet::v1::node_message::Message as FromNode;
 use keyforge_shared::clock::Clock;
+use keyforge_shared::fleet_seal::BootPublicKey;
 use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
 use keyforge_shared::state::{Change, Delta, Resource, SetHash};
 use prost::Message as _;
@@ -80,6 +81,7 @@ struct Hello {
     set_hash: Option<SetHash>,
     version: String,
     region: String,
+    seal_key: BootPublicKey,
 }
 
 async fn hello<I>(inbound: &mut I) -> Result<Hello, Status>
@@ -113,6 +115,7 @@ fn decode(hello: proto::Hello) -> Result<Hello, ConvertError> {
         set_hash,
         version: hello.version,
         region: hello.region,
+        seal_key: convert::id(&hello.seal_key, "seal_key", BootPublicKey::from_slice)?,
     })
 }
 
@@ -122,7 +125,7 @@ where
 {
     let (node, boot) = (hello.node, hello.boot);
     let presence = publisher.fleet.join(node, boot, &hello.version, &hello.region);
-    let sender = Sender { publisher, sealer: publisher.secrets.sealer(node, boot), outbound };
+    let sender = Sender { publisher, sealer: publisher.secrets.sealer(node, boot, hello.seal_key), outbound };
     let (start, subscription) = publisher.hub.subscribe(hello.revision, hello.set_hash);
     tracing::info!(%node, %boot, revision = hello.revision, region = hello.region, "a node joined");
     let sending = pin!(sender.send_all(start, &subscription));
@@ -272,6 +275,7 @@ fn credential(resource: &Resource) -> Option<CredentialId> {
 mod tests {
     use keyforge_shared::catalog::{Model, Operation, ProviderName};
     use keyforge_shared::clock::SystemClock;
+    use keyforge_shared::fleet_seal::BootKey;
     use keyforge_shared::secret::{Key256, SecretBytes};
     use keyforge_shared::state::State;
     use tokio_stream::wrappers::ReceiverStream;
@@ -299,7 +303,7 @@ mod tests {
         let store = Store::open(&directory.join("data"), Arc::clone(&clock)).await.unwrap();
         let deployment = DeploymentId::from_bytes([1; 16]);
         let vault = Arc::new(Vault::new(Kek::new(Key256::new([1; 32]), "test"), deployment));
-        let secrets = Secrets::new(store, vault, Arc::new(SecretBytes::new(b"token".to_vec())));
+        let secrets = Secrets::new(store, vault, &SecretBytes::new(b"token".to_vec()));
         Publisher { hub: Hub::new(state), fleet: Fleet::new(Arc::clone(&clock)), secrets, deployment, clock }
     }
 
@@ -333,7 +337,8 @@ mod tests {
     /// A node that has said hello, with room for one message on its way.
     async fn join(publisher: &Publisher) -> (Follower, mpsc::Sender<Result<proto::NodeMessage, Status>>) {
         let (to_control, from_node) = mpsc::channel(1);
-        let hello = proto::Hello { node_id: vec![1; 16], boot_id: vec![1; 16], ..Default::default() };
+        let seal_key = BootKey::generate().unwrap().public().to_bytes();
+        let hello = proto::Hello { node_id: vec![1; 16], boot_id: vec![1; 16], seal_key, ..Default::default() };
         to_control.send(Ok(proto::NodeMessage { message: Some(FromNode::Hello(hello)) })).await.unwrap();
         let (outbound, messages) = mpsc::channel(1);
         let session = run(publisher.clone(), ReceiverStream::new(from_node), outbound);

@@ -10,17 +10,19 @@ use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const SQLITE: [(i64, &str, &str); 5] = [
+const SQLITE: [(i64, &str, &str); 6] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
     (4, "state_changes", include_str!("../../migrations/sqlite/0004_state_changes.sql")),
     (5, "boot_signs", include_str!("../../migrations/sqlite/0005_boot_signs.sql")),
+    (6, "nodes", include_str!("../../migrations/sqlite/0006_nodes.sql")),
 ];
 /// The steps in PostgreSQL.
-const POSTGRES: [(i64, &str, &str); 2] = [
+const POSTGRES: [(i64, &str, &str); 3] = [
     (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
     (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
+    (6, "nodes", include_str!("../../migrations/postgres/0006_nodes.sql")),
 ];
 
 /// Why the schema is not this version's.

@@ -19,6 +19,7 @@ pub mod listen;
 pub mod locks;
 mod migrate;
 pub mod models;
+pub mod nodes;
 pub mod operators;
 pub mod overspent;
 pub mod partitions;

@@ -69,6 +69,12 @@ impl<'a> Place<'a> {
         Self { table: "vault_records", record: id.as_bytes(), version }
     }
 
+    /// The private key of the nodes' authority, whose certificate has this SHA-256 digest.
+    #[must_use]
+    pub const fn authority(certificate_digest: &'a [u8; 32]) -> Self {
+        Self { table: "node_authority", record: certificate_digest, version: 1 }
+    }
+
     const fn deployment() -> Self {
         Self { table: "deployment", record: &[], version: 1 }
     }

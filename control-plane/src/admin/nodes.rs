@@ -1,0 +1,243 @@
+//! Nodes: tokens to join with, joining, renewal, removal. What nodes are refused is an entry as well, or counted in the next one.
+
+use std::time::Duration;
+
+use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{NodeId, OperatorId};
+use keyforge_shared::name;
+use keyforge_shared::token::{self, TokenKind};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{Admin, AdminError, Call, Caller};
+use crate::nodes::authority::{AuthorityError, Issued, ProvenKey};
+use crate::nodes::{JOIN_TOKENS, NODES, Nodes, sealed_node};
+use crate::store::StoreError;
+use crate::store::nodes::{self, JoinToken, Node};
+
+const DEFAULT_TTL: u64 = 3_600;
+const MAX_TTL: u64 = 7 * 24 * 3_600;
+
+/// What the holder of a join token that does not admit is told, whatever is wrong with it.
+const NOT_ADMITTED: &str =
+    "the join token does not admit: it was used, has expired, or was mistyped; `keyforge node token create` makes another";
+
+/// A token that was just made. It is shown once and kept nowhere.
+pub struct NewJoinToken {
+    /// The token itself.
+    pub token: Zeroizing<String>,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
+impl Admin {
+    /// Makes a token with which one node may join, once, within `ttl_seconds` (0 for an hour).
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] with every problem.
+    pub async fn create_join_token(
+        &self,
+        caller: &Caller,
+        nodes: &Nodes,
+        name: &str,
+        ttl_seconds: u64,
+    ) -> Result<NewJoinToken, AdminError> {
+        let call = Call::new(caller, "nodes/CreateJoinToken", name.chars().take(64).collect::<String>());
+        self.attempt(&call, async {
+            let mut problems = Vec::new();
+            if let (false, Err(error)) = (name.is_empty(), name::check(name)) {
+                problems.push(format!("name: {error}"));
+            }
+            if ttl_seconds > MAX_TTL {
+                problems.push(format!("ttl_seconds: at most {MAX_TTL}, which is a week"));
+            }
+            AdminError::unless_valid(&problems)?;
+            let ttl = if ttl_seconds == 0 { DEFAULT_TTL } else { ttl_seconds };
+            let token = token::generate(TokenKind::Join).map_err(|_| AdminError::Random)?;
+            let mut edit = self.edit().await?;
+            let expires_at = edit.now.saturating_add(Duration::from_secs(ttl));
+            let new = JoinToken {
+                digest: token::digest(token.as_bytes()),
+                name: name.to_owned(),
+                created_by: caller.operator(),
+                created_at: edit.now,
+                expires_at,
+                used_at: None,
+            };
+            let seal = nodes.seal().seal(JOIN_TOKENS, &new.canonical());
+            nodes::insert_token(edit.connection(), &new, &seal).await?;
+            let detail = json!({ "expires_at": expires_at.rfc3339() }).to_string();
+            self.commit(edit, &call, detail, Vec::new()).await?;
+            Ok(NewJoinToken { token, expires_at })
+        })
+        .await
+    }
+
+    /// Makes the bearer of `token` a node: a new one, or `wanted`, which served without a certificate until now.
+    ///
+    /// # Errors
+    /// [`AdminError::Unauthenticated`] in the same words whatever is wrong with the token; the entry says what it is.
+    pub async fn join_node(
+        &self,
+        nodes: &Nodes,
+        peer: &str,
+        (token, wanted): (&[u8], Option<NodeId>),
+        key: &ProvenKey,
+    ) -> Result<Issued, AdminError> {
+        let outcome = self.try_join(nodes, peer, (token, wanted), key).await;
+        match outcome {
+            Ok(issued) => Ok(issued),
+            Err(NotJoined::Refused(why)) => {
+                let target = wanted.map_or_else(String::new, |node| node.to_string());
+                self.note_refused_node(peer, "nodes/Join", target, &why).await;
+                Err(AdminError::Unauthenticated(NOT_ADMITTED))
+            }
+            Err(NotJoined::Failed(error)) => {
+                let call = Call { peer: peer.to_owned(), ..unknown_caller("nodes/Join", String::new()) };
+                Err(self.note_failure(&call, error).await)
+            }
+        }
+    }
+
+    async fn try_join(
+        &self,
+        nodes: &Nodes,
+        peer: &str,
+        (token, wanted): (&[u8], Option<NodeId>),
+        key: &ProvenKey,
+    ) -> Result<Issued, NotJoined> {
+        let refused = |why: &str| NotJoined::Refused(why.to_owned());
+        let digest = token::digest_of(TokenKind::Join, token).ok_or_else(|| refused("that is no join token"))?;
+        let mut edit = self.edit().await?;
+        let found = nodes::token(edit.connection(), &digest).await?;
+        let (found, seal) = found.ok_or_else(|| refused("the join token is not known here"))?;
+        if !nodes.seal().holds(&seal, JOIN_TOKENS, &found.canonical()) {
+            return Err(StoreError::Corrupt(JOIN_TOKENS).into());
+        }
+        if found.used_at.is_some() {
+            return Err(refused("the join token was used before"));
+        }
+        if found.expires_at <= edit.now {
+            return Err(refused("the join token has expired"));
+        }
+        let node = match wanted {
+            Some(wanted) if nodes::get(edit.connection(), wanted).await?.is_some() => {
+                return Err(refused("the id that the node wants is that of a node which has joined"));
+            }
+            Some(wanted) => wanted,
+            None => NodeId::generate().map_err(|_| AdminError::Random)?,
+        };
+        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
+        let now = edit.now;
+        if !nodes::use_token(edit.connection(), &digest, node, now).await? {
+            return Err(refused("the join token was used before"));
+        }
+        let new = Node {
+            id: node,
+            name: found.name,
+            joined_at: now,
+            removed_at: None,
+            certificate_serial: issued.serial.clone(),
+            certificate_expires_at: issued.expires_at,
+        };
+        nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
+        // The entry names the operator whose token it was.
+        let call = Call {
+            operator: found.created_by,
+            peer: peer.to_owned(),
+            method: "nodes/Join",
+            target: node.to_string(),
+        };
+        let detail = json!({ "name": new.name, "certificate": hex::encode(&issued.serial) }).to_string();
+        self.commit(edit, &call, detail, Vec::new()).await?;
+        Ok(issued)
+    }
+
+    /// Gives a node that was admitted another certificate, for another key.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it cannot be made or kept.
+    pub async fn renew_node(&self, nodes: &Nodes, node: NodeId, key: &ProvenKey) -> Result<Issued, AdminError> {
+        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
+        let mut tx = self.inner.store.write().await?;
+        // It may have been removed since it was admitted.
+        let found = nodes::get(&mut tx, node).await?.ok_or_else(|| AdminError::not_found("node", node))?;
+        if sealed_node(nodes.seal(), found.0, &found.1)?.removed_at.is_some() {
+            return Err(AdminError::Precondition("this node was removed".to_owned()));
+        }
+        nodes::renew(&mut tx, node, &issued.serial, issued.expires_at).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        tracing::info!(%node, serial = hex::encode(&issued.serial), "a node's certificate was renewed");
+        Ok(issued)
+    }
+
+    /// Every node that ever joined, in that order.
+    ///
+    /// # Errors
+    /// [`AdminError::Store`].
+    pub async fn list_nodes(&self, caller: &Caller) -> Result<Vec<Node>, AdminError> {
+        let call = Call::new(caller, "nodes/List", "");
+        self.look(&call, async { Ok(nodes::all(&mut *self.inner.store.read().await?).await?) }).await
+    }
+
+    /// Ends a node: from the moment of the commit it is refused, and its streams are cut. Removing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`].
+    pub async fn remove_node(&self, caller: &Caller, nodes: &Nodes, node: NodeId) -> Result<Node, AdminError> {
+        let call = Call::new(caller, "nodes/Remove", node);
+        let removed = self.attempt(&call, async {
+            let mut edit = self.edit().await?;
+            let found = nodes::get(edit.connection(), node).await?;
+            let (stored, seal) = found.ok_or_else(|| AdminError::not_found("node", node))?;
+            let before = sealed_node(nodes.seal(), stored, &seal)?;
+            let now = edit.now;
+            let after = Node { removed_at: Some(before.removed_at.unwrap_or(now)), ..before };
+            let seal = nodes.seal().seal(NODES, &after.canonical());
+            nodes::remove(edit.connection(), node, after.removed_at.unwrap_or(now), &seal).await?;
+            let detail = json!({ "name": after.name, "certificate": hex::encode(&after.certificate_serial) }).to_string();
+            self.commit(edit, &call, detail, Vec::new()).await?;
+            Ok(after)
+        });
+        let removed = removed.await?;
+        nodes.tell_removed(node);
+        Ok(removed)
+    }
+
+    /// Records that somebody was refused who wanted to be taken for a node, as an entry or counted in the next one.
+    pub async fn note_refused_node(&self, peer: &str, method: &'static str, target: String, why: &str) {
+        let call = Call { peer: peer.to_owned(), ..unknown_caller(method, target) };
+        self.note_stranger_call(call, why).await;
+    }
+}
+
+const fn unknown_caller(method: &'static str, target: String) -> Call {
+    Call { operator: OperatorId::from_bytes([0; 16]), peer: String::new(), method, target }
+}
+
+/// Why somebody did not become a node.
+enum NotJoined {
+    /// The token or the id does not admit.
+    Refused(String),
+    /// Something else failed.
+    Failed(AdminError),
+}
+
+impl<E: Into<AdminError>> From<E> for NotJoined {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<AuthorityError> for AdminError {
+    fn from(error: AuthorityError) -> Self {
+        match error {
+            AuthorityError::Store(error) => Self::Store(error),
+            AuthorityError::Vault(error) => Self::Vault(error),
+            AuthorityError::Request => Self::Invalid(error.to_string()),
+            AuthorityError::Random => Self::Random,
+            AuthorityError::Exchanged | AuthorityError::Certificate(_) => Self::Certificate(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The services about nodes: `keyforge.admin.v1.NodeService` for operators, `keyforge.fleet.v1.EnrollmentService` for machines that are to join,
+//! and `keyforge.fleet.v1.NodeService` for those that have.
+
+use std::collections::HashMap;
+
+use keyforge_proto::admin::v1 as admin_proto;
+use keyforge_proto::admin::v1::node_service_server::NodeService as AdminNodeService;
+use keyforge_proto::convert::{ConvertError, id, parsed};
+use keyforge_proto::fleet::v1 as proto;
+use keyforge_proto::fleet::v1::enrollment_service_server::EnrollmentService;
+use keyforge_proto::fleet::v1::node_service_server::NodeService;
+use keyforge_runtime::accept::Transport;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::NodeId;
+use keyforge_shared::secret::SecretBytes;
+use tonic::{Request, Response, Status};
+
+use super::auth::{caller, decoded, operator, peer};
+use super::recorded::recorded;
+use crate::admin::{Admin, AdminError};
+use crate::nodes::authority::{Authority, ProvenKey};
+use crate::nodes::{FleetCaller, Nodes};
+use crate::publish::fleet::{Fleet, NodeSeen};
+use crate::publish::hub::Hub;
+use crate::store::nodes::Node;
+
+/// Longest signing request, in bytes: one for a P-256 key has some hundreds.
+const MAX_REQUEST: usize = 8 * 1024;
+
+/// Serves operators.
+pub struct NodeApi {
+    admin: Admin,
+    nodes: Nodes,
+    fleet: Fleet,
+    hub: Hub,
+}
+
+impl NodeApi {
+    /// Serves what `admin` does with `nodes`, beside what `fleet` has heard of them.
+    #[must_use]
+    pub const fn new(admin: Admin, nodes: Nodes, fleet: Fleet, hub: Hub) -> Self {
+        Self { admin, nodes, fleet, hub }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminNodeService for NodeApi {
+    async fn create_join_token(
+        &self,
+        request: Request<admin_proto::CreateJoinTokenRequest>,
+    ) -> Result<Response<admin_proto::CreateJoinTokenResponse>, Status> {
+        let caller = operator(&self.admin, &request, "nodes/CreateJoinToken").await?;
+        let admin_proto::CreateJoinTokenRequest { name, ttl_seconds } = request.into_inner();
+        let made = self.admin.create_join_token(&caller, &self.nodes, &name, ttl_seconds).await?;
+        Ok(Response::new(admin_proto::CreateJoinTokenResponse {
+            token: made.token.to_string(),
+            expires_at_ms: made.expires_at.millis(),
+            authority: Some(authority(self.nodes.authority())),
+        }))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<admin_proto::ListNodesRequest>,
+    ) -> Result<Response<admin_proto::ListNodesResponse>, Status> {
+        let caller = operator(&self.admin, &request, "nodes/List").await?;
+        let joined = self.admin.list_nodes(&caller).await?;
+        let mut seen: HashMap<NodeId, NodeSeen> = self.fleet.nodes().into_iter().collect();
+        let mut nodes: Vec<_> = joined.into_iter().map(|node| shown(&node, seen.remove(&node.id))).collect();
+        let mut others: Vec<_> = seen.into_iter().collect();
+        others.sort_by_key(|(id, _)| *id);
+        nodes.extend(others.into_iter().map(|(id, seen)| with_seen(id, Some(seen))));
+        Ok(Response::new(admin_proto::ListNodesResponse { nodes, revision: self.hub.revision() }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<admin_proto::RemoveNodeRequest>,
+    ) -> Result<Response<admin_proto::Node>, Status> {
+        let caller = operator(&self.admin, &request, "nodes/Remove").await?;
+        let text = request.into_inner().id;
+        let node = parsed(&text, "id").map_err(AdminError::from);
+        let node = decoded(&self.admin, &caller, "nodes/Remove", "", node).await?;
+        let removed = self.admin.remove_node(&caller, &self.nodes, node).await?;
+        let seen = self.fleet.nodes().into_iter().find(|(id, _)| *id == node).map(|(_, seen)| seen);
+        Ok(Response::new(shown(&removed, seen)))
+    }
+
+    async fn get_authority(
+        &self,
+        request: Request<admin_proto::GetAuthorityRequest>,
+    ) -> Result<Response<admin_proto::Authority>, Status> {
+        let caller = operator(&self.admin, &request, "nodes/GetAuthority").await?;
+        let answer = Ok(authority(self.nodes.authority()));
+        Ok(Response::new(recorded(&self.admin, &caller, "nodes/GetAuthority", "", answer).await?))
+    }
+}
+
+fn authority(authority: &Authority) -> admin_proto::Authority {
+    admin_proto::Authority { fingerprint: authority.fingerprint().to_string(), certificate: authority.pem() }
+}
+
+fn shown(node: &Node, seen: Option<NodeSeen>) -> admin_proto::Node {
+    admin_proto::Node {
+        name: node.name.clone(),
+        joined_at_ms: node.joined_at.millis(),
+        certificate_expires_at_ms: node.certificate_expires_at.millis(),
+        removed_at_ms: node.removed_at.map_or(0, Timestamp::millis),
+        ..with_seen(node.id, seen)
+    }
+}
+
+fn with_seen(id: NodeId, seen: Option<NodeSeen>) -> admin_proto::Node {
+    let id = id.to_string();
+    match seen {
+        Some(seen) => admin_proto::Node {
+            id,
+            connected: seen.streams > 0,
+            acked_revision: seen.acked_revision,
+            last_seen_ms: seen.last_seen.millis(),
+            version: seen.version,
+            region: seen.region,
+            ..Default::default()
+        },
+        None => admin_proto::Node { id, ..Default::default() },
+    }
+}
+
+/// Serves machines that are to become nodes.
+pub struct EnrollmentApi {
+    admin: Admin,
+    nodes: Nodes,
+}
+
+impl EnrollmentApi {
+    /// Lets them join `nodes`.
+    #[must_use]
+    pub const fn new(admin: Admin, nodes: Nodes) -> Self {
+        Self { admin, nodes }
+    }
+}
+
+#[tonic::async_trait]
+impl EnrollmentService for EnrollmentApi {
+    async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::JoinResponse>, Status> {
+        let protected = matches!(request.extensions().get::<Transport>(), Some(Transport::Tls { .. }));
+        if !protected {
+            return Err(Status::failed_precondition(
+                "join over TLS: the control plane's [tls] listen address, with https://",
+            ));
+        }
+        let peer = peer(&request);
+        let proto::JoinRequest { token, signing_request, node_id } = request.into_inner();
+        let token = SecretBytes::new(token.into_bytes());
+        let wanted = if node_id.is_empty() {
+            None
+        } else {
+            Some(id(&node_id, "node_id", NodeId::from_slice).map_err(invalid)?)
+        };
+        let key = proven(&signing_request)?;
+        let issued = self.admin.join_node(&self.nodes, &peer, (token.expose(), wanted), &key).await?;
+        Ok(Response::new(proto::JoinResponse {
+            certificate: issued.certificate.to_vec(),
+            authority: self.nodes.authority().certificate().to_vec(),
+        }))
+    }
+}
+
+/// Serves nodes.
+pub struct CertificateApi {
+    admin: Admin,
+    nodes: Nodes,
+}
+
+impl CertificateApi {
+    /// Renews the certificates of `nodes`.
+    #[must_use]
+    pub const fn new(admin: Admin, nodes: Nodes) -> Self {
+        Self { admin, nodes }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for CertificateApi {
+    async fn renew_certificate(
+        &self,
+        request: Request<proto::RenewCertificateRequest>,
+    ) -> Result<Response<proto::RenewCertificateResponse>, Status> {
+        let FleetCaller::Node { node, .. } = caller(&request)? else {
+            return Err(Status::failed_precondition("only a node that has joined has a certificate to renew"));
+        };
+        let key = proven(&request.into_inner().signing_request)?;
+        let issued = self.admin.renew_node(&self.nodes, node, &key).await?;
+        Ok(Response::new(proto::RenewCertificateResponse { certificate: issued.certificate.to_vec() }))
+    }
+}
+
+fn proven(request: &[u8]) -> Result<ProvenKey, Status> {
+    if request.len() > MAX_REQUEST {
+        return Err(Status::invalid_argument(format!("signing_request: at most {MAX_REQUEST} bytes")));
+    }
+    ProvenKey::of_request(request).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn invalid(error: ConvertError) -> Status {
+    Status::invalid_argument(error.to_string())
+}

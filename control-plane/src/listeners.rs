@@ -1,0 +1,98 @@
+//! The two ways in: gRPC in the clear, for this host, and gRPC over TLS under the deployment's own authority, for everybody else.
+//!
+//! Both lead to the same services. Each request carries how its connection is protected and whose certificate it showed, and the services decide.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use keyforge_runtime::accept::{self, AcceptOptions, Peer, Transport};
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_runtime::tls::mutual;
+use keyforge_shared::clock::Clock;
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
+
+use crate::app::StartError;
+use crate::config::TlsListener;
+use crate::grpc::auth::NodeGate;
+use crate::nodes::authority::Authority;
+use crate::nodes::server_certificate::ServerCertificate;
+
+/// Refused certificates that may wait to be recorded; more of them are a flood, and counted by none.
+const REFUSED: usize = 64;
+
+/// Serves gRPC in the clear, and says where.
+///
+/// # Errors
+/// [`StartError`] when the address cannot be listened on.
+pub fn in_the_clear(listen: SocketAddr, routes: Routes, shutdown: &Shutdown) -> Result<SocketAddr, StartError> {
+    serve("grpc", listen, AcceptOptions::default(), routes, shutdown)
+}
+
+/// Serves gRPC over TLS, and says where. Certificates that are refused in the handshake are recorded by `gate`.
+///
+/// # Errors
+/// [`StartError`] when there is no certificate, or the address cannot be listened on.
+pub fn over_tls(
+    config: &TlsListener,
+    authority: Arc<Authority>,
+    (routes, gate): (Routes, NodeGate),
+    clock: Arc<dyn Clock>,
+    shutdown: &Shutdown,
+) -> Result<SocketAddr, StartError> {
+    let certificate = ServerCertificate::new(Arc::clone(&authority), config.certificate_life)?;
+    certificate.rotate(Arc::clone(&clock), shutdown);
+    let tls = mutual::server(authority.certificate(), certificate, clock)?;
+    let (told, mut heard) = mpsc::channel::<(SocketAddr, String)>(REFUSED);
+    drop(shutdown.spawn_background("refused_certificates", async move {
+        while let Some((peer, reason)) = heard.recv().await {
+            gate.refused_certificate(&peer.to_string(), &reason).await;
+        }
+    }));
+    let options = AcceptOptions {
+        tls: Some(tls.into()),
+        on_refused_certificate: Some(Arc::new(move |peer, error| drop(told.try_send((peer, error.to_string()))))),
+        ..AcceptOptions::default()
+    };
+    serve("grpc_tls", config.listen, options, routes, shutdown)
+}
+
+fn serve(
+    name: &'static str,
+    listen: SocketAddr,
+    options: AcceptOptions,
+    routes: Routes,
+    shutdown: &Shutdown,
+) -> Result<SocketAddr, StartError> {
+    let listener = accept::bind(listen)?;
+    let local = listener.local_addr().map_err(StartError::Address)?;
+    let routes = TowerToHyperService::new(routes);
+    let service = move |peer: &Peer| WithPeer { routes: routes.clone(), local, peer: peer.clone() };
+    drop(shutdown.spawn_critical(name, accept::serve_with(listener, options, service, shutdown.clone())));
+    Ok(local)
+}
+
+/// Tells the services whose connection a request came on.
+struct WithPeer {
+    routes: TowerToHyperService<Routes>,
+    local: SocketAddr,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for WithPeer {
+    type Response = <TowerToHyperService<Routes> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Routes> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Routes> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let info = TcpConnectInfo { local_addr: Some(self.local), remote_addr: Some(self.peer.address) };
+        request.extensions_mut().insert(info);
+        request.extensions_mut().insert::<Transport>(self.peer.transport.clone());
+        self.routes.call(request)
+    }
+}

@@ -1,0 +1,297 @@
+//! Nodes: who is one, what its certificate entitles it to, and when that ends.
+//!
+//! * [`authority`] certifies; [`server_certificate`] is what this control plane itself presents
+//! * [`Nodes::admit`] is asked on every call, and looks into the store each time: a node that was removed a moment ago is refused
+//! * [`Nodes::ended`] ends a stream that was admitted, as soon as its node is removed or its certificate has expired
+//! * [`refusal`]: why a caller is no node, what it is told, and what is recorded
+//!
+//! On a connection in the clear, which the listener accepts on this host or by explicit leave only, the fleet token admits in place of a
+//! certificate. Whoever presents it may speak for any node that never joined, and for none that did.
+
+pub mod authority;
+pub mod refusal;
+pub mod server_certificate;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use keyforge_runtime::accept::Transport;
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_runtime::tls::peer::NamedCertificate;
+use keyforge_shared::clock::{Clock, Timestamp};
+use keyforge_shared::id::{BootId, NodeId};
+use keyforge_shared::identity::Role;
+use keyforge_shared::row_seal::RowSealKey;
+use tokio::sync::broadcast;
+
+use crate::publish::fleet_token::FleetToken;
+use crate::store::{Store, StoreError, nodes};
+use authority::Authority;
+use refusal::Refusal;
+
+/// Table names in seals.
+pub(crate) const NODES: &str = "nodes";
+pub(crate) const JOIN_TOKENS: &str = "node_join_tokens";
+
+/// Removals that a stream may lag behind before it looks into the store itself.
+const REMOVALS: usize = 64;
+/// How often the store is asked for removals by other control planes.
+const POLL: Duration = Duration::from_millis(500);
+/// How far back it is asked: longer than clocks of control planes differ.
+const LOOK_BACK: Duration = Duration::from_secs(3600);
+/// How often a stream's certificate is compared with the clock.
+const EXPIRY_LOOK: Duration = Duration::from_secs(1);
+/// Boots remembered with their nodes.
+const MAX_BOOTS: usize = 100_000;
+
+/// A caller of the fleet's services that was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FleetCaller {
+    /// Presented the fleet token on a connection in the clear: some node that has not joined.
+    Token,
+    /// Holds a certificate.
+    Node {
+        /// Which node.
+        node: NodeId,
+        /// Until when the certificate is good.
+        expires_at: Timestamp,
+    },
+}
+
+/// The nodes of a deployment. Clones share them.
+#[derive(Clone)]
+pub struct Nodes {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    authority: Arc<Authority>,
+    seal: RowSealKey,
+    fleet_token: FleetToken,
+    clock: Arc<dyn Clock>,
+    certificate_life: Duration,
+    removals: broadcast::Sender<NodeId>,
+    boots: Mutex<HashMap<BootId, NodeId>>,
+}
+
+/// What nodes are made of.
+pub struct NodeParts {
+    /// Where they are kept.
+    pub store: Store,
+    /// Who certifies them.
+    pub authority: Arc<Authority>,
+    /// Seals their rows.
+    pub seal: RowSealKey,
+    /// What admits without a certificate.
+    pub fleet_token: FleetToken,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How long their certificates are good.
+    pub certificate_life: Duration,
+}
+
+impl Nodes {
+    /// The nodes in a store.
+    #[must_use]
+    pub fn new(parts: NodeParts) -> Self {
+        let NodeParts { store, authority, seal, fleet_token, clock, certificate_life } = parts;
+        let (removals, _) = broadcast::channel(REMOVALS);
+        let boots = Mutex::default();
+        Self {
+            inner: Arc::new(Inner { store, authority, seal, fleet_token, clock, certificate_life, removals, boots }),
+        }
+    }
+
+    /// Who certifies them.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.inner.authority
+    }
+
+    /// Seals their rows.
+    #[must_use]
+    pub fn seal(&self) -> &RowSealKey {
+        &self.inner.seal
+    }
+
+    /// How long a certificate is good.
+    #[must_use]
+    pub fn certificate_life(&self) -> Duration {
+        self.inner.certificate_life
+    }
+
+    /// Who a caller is: by its certificate on a connection over TLS, by `token` on one in the clear.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn admit(&self, transport: &Transport, token: Option<&[u8]>) -> Result<FleetCaller, Refusal> {
+        let certificate = match transport {
+            Transport::Cleartext => {
+                let known = token.is_some_and(|token| self.inner.fleet_token.accepts(token));
+                return if known { Ok(FleetCaller::Token) } else { Err(Refusal::NoToken) };
+            }
+            Transport::Tls { certificate } => certificate.as_ref().ok_or(Refusal::NoCertificate)?,
+        };
+        let named = NamedCertificate::parse(certificate).map_err(|_| Refusal::NoCertificate)?;
+        let node = match named.identity.role {
+            Role::Node(node) if named.identity.deployment == self.inner.authority.deployment() => node,
+            Role::Node(_) | Role::ControlPlane => return Err(Refusal::NoCertificate),
+        };
+        // The handshake has looked at this, too; but a connection can outlive the certificate that it was made with.
+        if named.not_after <= self.inner.clock.now() {
+            return Err(Refusal::Expired(node));
+        }
+        match self.find(node).await? {
+            None => Err(Refusal::Unknown(node)),
+            Some(found) if found.removed_at.is_some() => Err(Refusal::Removed(node)),
+            Some(_) => Ok(FleetCaller::Node { node, expires_at: named.not_after }),
+        }
+    }
+
+    /// Refuses a caller that speaks for another node than itself.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn speaks_for(&self, caller: &FleetCaller, claimed: NodeId) -> Result<(), Refusal> {
+        match caller {
+            FleetCaller::Node { node, .. } if *node == claimed => Ok(()),
+            FleetCaller::Node { node, .. } => Err(Refusal::OtherNode { node: *node, claimed }),
+            FleetCaller::Token if self.find(claimed).await?.is_some() => Err(Refusal::HasJoined(claimed)),
+            FleetCaller::Token => Ok(()),
+        }
+    }
+
+    /// Refuses a caller that speaks for a boot of another node. `node` is whose boot it is, where the message says so and
+    /// [`Self::speaks_for`] has agreed: it is kept, and nobody else's word on that boot is taken from then on.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn speaks_for_boot(
+        &self,
+        caller: &FleetCaller,
+        boot: BootId,
+        node: Option<NodeId>,
+    ) -> Result<(), Refusal> {
+        let claimant = match caller {
+            FleetCaller::Node { node, .. } => Some(*node),
+            FleetCaller::Token => node,
+        };
+        let Some(owner) = self.boot_owner(boot, claimant).await? else { return Ok(()) };
+        match (caller, claimant) {
+            (_, Some(claimant)) if claimant == owner => Ok(()),
+            (FleetCaller::Token, None) => self.speaks_for(caller, owner).await,
+            (FleetCaller::Token | FleetCaller::Node { .. }, _) => Err(Refusal::OtherBoot { boot, owner }),
+        }
+    }
+
+    /// Waits until a caller's stream must end, and says why.
+    pub async fn ended(&self, caller: &FleetCaller) -> Refusal {
+        let FleetCaller::Node { node, expires_at } = *caller else { return std::future::pending().await };
+        let mut removals = self.inner.removals.subscribe();
+        let mut look = tokio::time::interval(EXPIRY_LOOK);
+        // Removed between its admission and the subscription above.
+        let mut must_look = true;
+        loop {
+            if std::mem::take(&mut must_look) {
+                match self.find(node).await {
+                    Ok(Some(found)) if found.removed_at.is_none() => {}
+                    Ok(_) => return Refusal::Removed(node),
+                    Err(error) => return error.into(),
+                }
+            }
+            tokio::select! {
+                removed = removals.recv() => match removed {
+                    Ok(removed) if removed == node => return Refusal::Removed(node),
+                    Ok(_) => {}
+                    Err(_) => must_look = true,
+                },
+                _ = look.tick() => {
+                    if expires_at <= self.inner.clock.now() {
+                        return Refusal::Expired(node);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cuts the streams of a node that was removed.
+    pub fn tell_removed(&self, node: NodeId) {
+        // Without streams nobody listens, which is as good.
+        drop(self.inner.removals.send(node));
+    }
+
+    /// Cuts the streams of nodes that another control plane of the deployment has removed, until the process ends.
+    pub fn follow_removals(&self, shutdown: &Shutdown) {
+        let nodes = self.clone();
+        drop(shutdown.spawn_background("node_removals", async move {
+            let mut told = HashSet::new();
+            loop {
+                tokio::time::sleep(POLL).await;
+                if nodes.inner.removals.receiver_count() == 0 {
+                    continue;
+                }
+                match nodes.removed_lately().await {
+                    Ok(removed) => {
+                        for node in &removed {
+                            if !told.contains(node) {
+                                nodes.tell_removed(*node);
+                            }
+                        }
+                        told = removed;
+                    }
+                    Err(error) => tracing::warn!(%error, "it cannot be seen which nodes were removed"),
+                }
+            }
+        }));
+    }
+
+    async fn removed_lately(&self) -> Result<HashSet<NodeId>, StoreError> {
+        let since = self.inner.clock.now().nanos().saturating_sub(i64::try_from(LOOK_BACK.as_nanos()).unwrap_or(0));
+        let mut read = self.inner.store.read().await?;
+        Ok(nodes::removed_since(&mut read, Timestamp::from_nanos(since)).await?.into_iter().collect())
+    }
+
+    /// A node as it is stored, if its seal holds.
+    async fn find(&self, node: NodeId) -> Result<Option<nodes::Node>, StoreError> {
+        let found = nodes::get(&mut *self.inner.store.read().await?, node).await?;
+        found.map(|(node, seal)| sealed_node(&self.inner.seal, node, &seal)).transpose()
+    }
+
+    /// Whose boot it is; `claimant`'s from now on, if nobody's so far.
+    async fn boot_owner(&self, boot: BootId, claimant: Option<NodeId>) -> Result<Option<NodeId>, StoreError> {
+        if let Some(owner) = self.boots(|boots| boots.get(&boot).copied()) {
+            return Ok(Some(owner));
+        }
+        let mut owner = nodes::boot_owner(&mut *self.inner.store.read().await?, boot).await?;
+        if let (None, Some(claimant)) = (owner, claimant) {
+            let mut tx = self.inner.store.write().await?;
+            nodes::claim_boot(&mut tx, boot, claimant).await?;
+            owner = nodes::boot_owner(&mut tx, boot).await?;
+            tx.commit().await?;
+        }
+        if let Some(owner) = owner {
+            self.boots(|boots| {
+                if boots.len() >= MAX_BOOTS {
+                    boots.clear();
+                }
+                boots.insert(boot, owner);
+            });
+        }
+        Ok(owner)
+    }
+
+    fn boots<T>(&self, with: impl FnOnce(&mut HashMap<BootId, NodeId>) -> T) -> T {
+        with(&mut self.inner.boots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A node's row, if its seal holds.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub(crate) fn sealed_node(key: &RowSealKey, node: nodes::Node, seal: &[u8]) -> Result<nodes::Node, StoreError> {
+    let holds = key.holds(seal, NODES, &node.canonical());
+    if holds { Ok(node) } else { Err(StoreError::Corrupt(NODES)) }
+}

@@ -1,0 +1,324 @@
+//! Nodes as rows: the authority that certifies them, tokens to join with, who joined and was removed, and whose life a boot is.
+
+use keyforge_shared::audit::canonical::Writer;
+use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::{BootId, NodeId, OperatorId};
+use keyforge_shared::token::TokenDigest;
+
+use super::sql::{self, Conn, Row};
+use super::{StoreError, column};
+use crate::vault::Sealed;
+
+/// The authority as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAuthority {
+    /// Its certificate, X.509 in DER.
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Sealed,
+    /// Since when there is one.
+    pub created_at: Timestamp,
+}
+
+/// A token to join with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinToken {
+    /// What is kept of it.
+    pub digest: TokenDigest,
+    /// Name of the node that will join; may be empty.
+    pub name: String,
+    /// Who made it.
+    pub created_by: OperatorId,
+    /// When.
+    pub created_at: Timestamp,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+    /// When it was used, if it was.
+    pub used_at: Option<Timestamp>,
+}
+
+impl JoinToken {
+    /// The bytes that its seal is over.
+    #[must_use]
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.raw(&self.digest.0).str(&self.name).raw(self.created_by.as_bytes());
+        writer.i64(self.created_at.nanos()).i64(self.expires_at.nanos());
+        writer.finish()
+    }
+}
+
+/// A node that has joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name; may be empty.
+    pub name: String,
+    /// Since when.
+    pub joined_at: Timestamp,
+    /// When it was removed, if it was.
+    pub removed_at: Option<Timestamp>,
+    /// Serial number of its newest certificate.
+    pub certificate_serial: Vec<u8>,
+    /// Until when that is good.
+    pub certificate_expires_at: Timestamp,
+}
+
+impl Node {
+    /// The bytes that its seal is over.
+    #[must_use]
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.raw(self.id.as_bytes()).str(&self.name).i64(self.joined_at.nanos());
+        writer.u8(u8::from(self.removed_at.is_some())).i64(self.removed_at.map_or(0, Timestamp::nanos));
+        writer.finish()
+    }
+}
+
+/// Reads the authority, if there is one.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn authority(conn: &mut Conn) -> Result<Option<StoredAuthority>, StoreError> {
+    let row = sql::query("SELECT certificate, kek_term, sealed_key, sealed_secret, created_at FROM node_authority")
+        .fetch_optional(conn)
+        .await?;
+    let read = |row: &Row| {
+        Ok(StoredAuthority {
+            certificate: row.try_get("certificate")?,
+            key: Sealed {
+                kek_term: column::unsigned32(row, "kek_term")?,
+                sealed_key: row.try_get("sealed_key")?,
+                sealed_secret: row.try_get("sealed_secret")?,
+            },
+            created_at: column::time(row, "created_at")?,
+        })
+    };
+    row.as_ref().map(read).transpose()
+}
+
+/// Keeps the authority, unless there is one already.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn insert_authority(conn: &mut Conn, new: &StoredAuthority) -> Result<(), StoreError> {
+    sql::query(
+        "INSERT INTO node_authority (singleton, certificate, kek_term, sealed_key, sealed_secret, created_at) \
+         VALUES (1, $1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+    )
+    .bind(new.certificate.as_slice())
+    .bind(i64::from(new.key.kek_term))
+    .bind(new.key.sealed_key.as_slice())
+    .bind(new.key.sealed_secret.as_slice())
+    .bind(new.created_at.nanos())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Keeps a token's digest.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn insert_token(conn: &mut Conn, token: &JoinToken, seal: &[u8; 32]) -> Result<(), StoreError> {
+    sql::query(
+        "INSERT INTO node_join_tokens (token_digest, name, created_by, created_at, expires_at, seal) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(token.digest.0.as_slice())
+    .bind(token.name.as_str())
+    .bind(token.created_by.as_bytes().as_slice())
+    .bind(token.created_at.nanos())
+    .bind(token.expires_at.nanos())
+    .bind(seal.as_slice())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Reads a token and its seal.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn token(
+    conn: &mut Conn,
+    digest: &TokenDigest,
+) -> Result<Option<(JoinToken, Vec<u8>)>, StoreError> {
+    let row = sql::query(
+        "SELECT token_digest, name, created_by, created_at, expires_at, seal, used_at FROM node_join_tokens \
+         WHERE token_digest = $1",
+    )
+    .bind(digest.0.as_slice())
+    .fetch_optional(conn)
+    .await?;
+    let read = |row: &Row| {
+        let token = JoinToken {
+            digest: TokenDigest(column::bytes32(row, "token_digest")?),
+            name: row.try_get("name")?,
+            created_by: column::bytes(row, "created_by", OperatorId::from_slice)?,
+            created_at: column::time(row, "created_at")?,
+            expires_at: column::time(row, "expires_at")?,
+            used_at: row.try_get::<Option<i64>, _>("used_at")?.map(Timestamp::from_nanos),
+        };
+        Ok((token, row.try_get("seal")?))
+    };
+    row.as_ref().map(read).transpose()
+}
+
+/// Uses a token up. `false` when somebody else has, in which case nothing is changed.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn use_token(
+    conn: &mut Conn,
+    digest: &TokenDigest,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let used = sql::query(
+        "UPDATE node_join_tokens SET used_at = $1, node_id = $2 WHERE token_digest = $3 AND used_at IS NULL",
+    )
+    .bind(now.nanos())
+    .bind(node.as_bytes().as_slice())
+    .bind(digest.0.as_slice())
+    .execute(conn)
+    .await?;
+    Ok(used.rows_affected() == 1)
+}
+
+/// Adds a node.
+///
+/// # Errors
+/// [`StoreError`], also when there was ever one of this id.
+pub async fn insert(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(), StoreError> {
+    sql::query(
+        "INSERT INTO nodes (node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(node.id.as_bytes().as_slice())
+    .bind(node.name.as_str())
+    .bind(node.joined_at.nanos())
+    .bind(node.removed_at.map(Timestamp::nanos))
+    .bind(seal.as_slice())
+    .bind(node.certificate_serial.as_slice())
+    .bind(node.certificate_expires_at.nanos())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+const SELECT: &str =
+    "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at FROM nodes";
+
+fn read_node(row: &Row) -> Result<(Node, Vec<u8>), StoreError> {
+    let node = Node {
+        id: column::bytes(row, "node_id", NodeId::from_slice)?,
+        name: row.try_get("name")?,
+        joined_at: column::time(row, "joined_at")?,
+        removed_at: row.try_get::<Option<i64>, _>("removed_at")?.map(Timestamp::from_nanos),
+        certificate_serial: row.try_get("certificate_serial")?,
+        certificate_expires_at: column::time(row, "certificate_expires_at")?,
+    };
+    Ok((node, row.try_get("seal")?))
+}
+
+/// Reads a node and its seal.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>, StoreError> {
+    let row = sql::query(
+        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at FROM nodes \
+         WHERE node_id = $1",
+    )
+    .bind(id.as_bytes().as_slice())
+    .fetch_optional(conn)
+    .await?;
+    row.as_ref().map(read_node).transpose()
+}
+
+/// Every node, removed ones included, in the order in which they joined.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
+    let rows = sql::query(SELECT).fetch_all(conn).await?;
+    let nodes: Result<Vec<Node>, StoreError> = rows.iter().map(|row| Ok(read_node(row)?.0)).collect();
+    let mut nodes = nodes?;
+    nodes.sort_by_key(|node| (node.joined_at, node.id));
+    Ok(nodes)
+}
+
+/// Notes a node's new certificate.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn renew(
+    conn: &mut Conn,
+    id: NodeId,
+    serial: &[u8],
+    expires_at: Timestamp,
+) -> Result<(), StoreError> {
+    sql::query("UPDATE nodes SET certificate_serial = $1, certificate_expires_at = $2 WHERE node_id = $3")
+        .bind(serial)
+        .bind(expires_at.nanos())
+        .bind(id.as_bytes().as_slice())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Notes that a node was removed. `seal` is over the node as it is then.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn remove(
+    conn: &mut Conn,
+    id: NodeId,
+    now: Timestamp,
+    seal: &[u8; 32],
+) -> Result<(), StoreError> {
+    sql::query("UPDATE nodes SET removed_at = $1, seal = $2 WHERE node_id = $3")
+        .bind(now.nanos())
+        .bind(seal.as_slice())
+        .bind(id.as_bytes().as_slice())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The nodes that were removed at or after a moment.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn removed_since(conn: &mut Conn, since: Timestamp) -> Result<Vec<NodeId>, StoreError> {
+    let rows = sql::query("SELECT node_id FROM nodes WHERE removed_at >= $1").bind(since.nanos());
+    let rows = rows.fetch_all(conn).await?;
+    rows.iter().map(|row| column::bytes(row, "node_id", NodeId::from_slice)).collect()
+}
+
+/// Whose life a boot is, if anybody has said so.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn boot_owner(conn: &mut Conn, boot: BootId) -> Result<Option<NodeId>, StoreError> {
+    let row = sql::query("SELECT node_id FROM node_boots WHERE boot_id = $1")
+        .bind(boot.as_bytes().as_slice())
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(|row| column::bytes(row, "node_id", NodeId::from_slice)).transpose()
+}
+
+/// Notes whose life a boot is. The first note stands.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn claim_boot(conn: &mut Conn, boot: BootId, node: NodeId) -> Result<(), StoreError> {
+    sql::query("INSERT INTO node_boots (boot_id, node_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(boot.as_bytes().as_slice())
+        .bind(node.as_bytes().as_slice())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
