@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, move_database, usage,
-    workspace,
+    audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, move_database, node,
+    usage, workspace,
 };
 
 /// An AI-agent credential gateway: agents hold virtual keys with limits, real provider keys stay in the vault.
@@ -46,6 +46,8 @@ pub enum Command {
     Model(model::ModelArgs),
     /// Take over what another gateway's configuration says.
     Import(import::ImportArgs),
+    /// Nodes: machines that join with a token, and what became of them.
+    Node(node::NodeArgs),
     /// What keys used and what it cost.
     Usage(usage::UsageArgs),
     /// Audit chains: read them, and verify that nothing was changed.

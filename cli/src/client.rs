@@ -2,21 +2,26 @@
 //!
 //! In this order: `--admin-url`, `--data`, `KEYFORGE_ADMIN_URL`, `KEYFORGE_DATA`, `./keyforge-data`. A data directory is that of a running
 //! `keyforge dev` or control plane on this host, which left its address and its first operator's token there. The token is never part of a
-//! command line, and never leaves this host in the clear: only loopback addresses are spoken to.
+//! command line, and never leaves this host in the clear: over http:// only loopback addresses are spoken to, and over https:// only a control
+//! plane whose certificate authority is the one that was named.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use keyforge_data_plane::control::innermost;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
+use keyforge_proto::admin::v1::node_service_client::NodeServiceClient;
 use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
 use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_runtime::config::{SecretRef, env_var};
 use keyforge_runtime::private_file;
+use keyforge_runtime::tls::mutual;
+use keyforge_runtime::tls::peer::Fingerprint;
 use keyforge_shared::secret::SecretBytes;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -30,6 +35,8 @@ use crate::output::OutputFormat;
 
 /// Where a data directory says on which address its control plane listens.
 pub const ADMIN_ADDR_FILE: &str = "admin.addr";
+/// Where a data directory says on which address its control plane listens over TLS.
+pub const TLS_ADDR_FILE: &str = "tls.addr";
 /// Where a data directory says on which address agents connect.
 pub const AGENTS_ADDR_FILE: &str = "agents.addr";
 /// Where a data directory keeps its first operator's token.
@@ -38,6 +45,7 @@ const OPERATOR_TOKEN_FILE: &str = "operator.token";
 pub const DEFAULT_DATA: &str = "keyforge-data";
 
 const URL_VARIABLE: &str = "KEYFORGE_ADMIN_URL";
+const CA_VARIABLE: &str = "KEYFORGE_ADMIN_CA";
 const TOKEN_VARIABLE: &str = "KEYFORGE_ADMIN_TOKEN";
 /// Names the data directory when no option does.
 pub const DATA_VARIABLE: &str = "KEYFORGE_DATA";
@@ -49,9 +57,13 @@ const PAGE: u32 = 500;
 /// What every admin command takes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AdminArgs {
-    /// URL of the control plane, such as http://127.0.0.1:7070; a loopback address [env: KEYFORGE_ADMIN_URL]
+    /// URL of the control plane: http:// on a loopback address, such as http://127.0.0.1:7070, or https:// with --admin-ca [env: KEYFORGE_ADMIN_URL]
     #[arg(long, global = true, value_name = "URL", help_heading = "Server")]
     pub admin_url: Option<String>,
+    /// The control plane's certificate authority, for https://: its fingerprint as `keyforge node ca` shows it, or its PEM file
+    /// [env: KEYFORGE_ADMIN_CA]
+    #[arg(long, global = true, value_name = "SHA256:…|FILE", help_heading = "Server")]
+    pub admin_ca: Option<String>,
     /// Operator token by reference: env:NAME or file:PATH, never itself [default: env:KEYFORGE_ADMIN_TOKEN]
     #[arg(long, global = true, value_name = "REF", help_heading = "Server")]
     pub admin_token: Option<String>,
@@ -145,12 +157,14 @@ impl AdminClient {
     /// # Errors
     /// There is none, it does not answer, or there is no token for it.
     pub async fn find(args: &AdminArgs) -> Result<Self, Failure> {
+        let authority = args.admin_ca.clone().or_else(|| env_var(CA_VARIABLE));
+        let authority = authority.as_deref().map(pinned).transpose()?;
         match Target::find(args, env_var, default_data())? {
             Target::Url(url, token) => {
                 let token = token.resolve().map_err(|error| Failure::refused(format!("--admin-token: {error}")))?;
-                Self::connect(&url, &token).await
+                Self::connect_pinned(&url, &token, authority).await
             }
-            Target::UrlWithData(url, data) => Self::connect(&url, &operator_token(&data)?).await,
+            Target::UrlWithData(url, data) => Self::connect_pinned(&url, &operator_token(&data)?, authority).await,
             Target::Data(data) => {
                 let addr = read_address(&data, ADMIN_ADDR_FILE).ok_or_else(|| {
                     let data = data.display();
@@ -169,8 +183,20 @@ impl AdminClient {
     /// # Errors
     /// The URL or the token cannot be used, or nothing answers there.
     pub async fn connect(url: &str, token: &SecretBytes) -> Result<Self, Failure> {
-        let endpoint = Endpoint::from(loopback(url)?).connect_timeout(CONNECT).timeout(CALL).tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|error| {
+        Self::connect_pinned(url, token, None).await
+    }
+
+    /// The same, also over TLS to a control plane with this authority.
+    async fn connect_pinned(url: &str, token: &SecretBytes, authority: Option<Fingerprint>) -> Result<Self, Failure> {
+        let endpoint = Endpoint::from(trusted(url, authority)?).connect_timeout(CONNECT).timeout(CALL).tcp_nodelay(true);
+        let connected = match authority.filter(|_| endpoint.uri().scheme_str() == Some("https")) {
+            Some(authority) => {
+                let tls = mutual::client(authority, None, None).map_err(Failure::refused)?;
+                endpoint.connect_with_connector(mutual::connector(tls)).await
+            }
+            None => endpoint.connect().await,
+        };
+        let channel = connected.map_err(|error| {
             Failure::refused(format!("cannot reach the control plane at {url}: {}", innermost(&error)))
                 .hint("is `keyforge dev` running? start it, or name another server with --data DIR or --admin-url URL")
         })?;
@@ -208,6 +234,12 @@ impl AdminClient {
     #[must_use]
     pub fn models(&self) -> ModelServiceClient<Service> {
         ModelServiceClient::new(self.service.clone())
+    }
+
+    /// Nodes.
+    #[must_use]
+    pub fn nodes(&self) -> NodeServiceClient<Service> {
+        NodeServiceClient::new(self.service.clone())
     }
 
     /// Usage and balances.
@@ -251,28 +283,30 @@ fn operator_token(data: &Path) -> Result<SecretBytes, Failure> {
         .map_err(|error| Failure::refused(error).hint("name the operator token with --admin-token file:PATH"))
 }
 
-fn loopback(url: &str) -> Result<Uri, Failure> {
+/// The authority that `--admin-ca` names.
+fn pinned(text: &str) -> Result<Fingerprint, Failure> {
+    if text.starts_with("SHA256:") {
+        return text.parse().map_err(|error| Failure::usage(format!("--admin-ca: {error}")));
+    }
+    Fingerprint::of_file(Path::new(text)).map_err(|error| Failure::refused(format!("--admin-ca: {error}")))
+}
+
+/// A URL that a token may be sent to.
+fn trusted(url: &str, authority: Option<Fingerprint>) -> Result<Uri, Failure> {
     let wrong = |what: &str| Failure::usage(format!("--admin-url: {what}"));
     let uri: Uri = url.parse().map_err(|_| wrong("not a URL such as http://127.0.0.1:7070"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if uri.scheme_str() == Some("http") && local {
-        return Ok(uri);
+    match (uri.scheme_str(), local, authority) {
+        (Some("http"), true, _) | (Some("https"), _, Some(_)) => Ok(uri),
+        (Some("https"), _, None) => Err(wrong("over https:// the control plane is known by its certificate authority")
+            .hint("name it with --admin-ca or KEYFORGE_ADMIN_CA, as `keyforge node ca` shows it on the control plane's host")),
+        _ => Err(wrong(
+            "must be http:// on a loopback address, such as http://127.0.0.1:7070, or https://: \
+             the operator token would cross the network in the clear",
+        )
+        .hint("use the control plane's [tls] listen address with --admin-ca, or run the command on the control plane's host")),
     }
-    Err(wrong(
-        "must be http:// on a loopback address, such as http://127.0.0.1:7070: \
-         the operator token would cross the network in the clear",
-    )
-    .hint("run the command on the control plane's host, or forward a port, as with `ssh -L 7070:127.0.0.1:7070 HOST`"))
-}
-
-/// The cause at the bottom: "transport error" says nothing, "connection refused" does.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
@@ -287,6 +321,7 @@ mod tests {
     fn args(url: Option<&str>, token: Option<&str>, data: Option<&str>) -> AdminArgs {
         AdminArgs {
             admin_url: url.map(str::to_owned),
+            admin_ca: None,
             admin_token: token.map(str::to_owned),
             data: data.map(PathBuf::from),
             output: OutputFormat::Table,
@@ -324,19 +359,20 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_sent_to_loopback_addresses_only() {
+    fn tokens_are_sent_to_this_host_or_to_a_pinned_authority_only() {
+        let pin: Fingerprint = format!("SHA256:{}", "ab".repeat(32)).parse().unwrap();
         for good in ["http://127.0.0.1:7070", "http://localhost:1", "http://[::1]:7070"] {
-            assert!(loopback(good).is_ok(), "{good}");
+            assert!(trusted(good, None).is_ok() && trusted(good, Some(pin)).is_ok(), "{good}");
         }
-        for bad in [
-            "https://127.0.0.1:7070",
-            "http://10.0.0.1:7070",
-            "http://keyforge.example",
-            "127.0.0.1:7070",
-            "nonsense",
-            "",
-        ] {
-            assert!(loopback(bad).unwrap_err().to_string().contains("--admin-url"), "{bad}");
+        for bad in ["http://10.0.0.1:7070", "http://keyforge.example", "127.0.0.1:7070", "nonsense", ""] {
+            assert!(trusted(bad, Some(pin)).unwrap_err().to_string().contains("--admin-url"), "{bad}");
+        }
+        assert!(trusted("https://keyforge.example:7443", Some(pin)).is_ok());
+        let error = trusted("https://127.0.0.1:7443", None).unwrap_err().to_string();
+        assert!(error.contains("--admin-url") && error.contains("--admin-ca"), "{error}");
+        assert_eq!(pinned(&pin.to_string()), Ok(pin));
+        for wrong in ["SHA256:12", "/no/such/file.pem"] {
+            assert!(pinned(wrong).unwrap_err().to_string().contains("--admin-ca"), "{wrong}");
         }
     }
 

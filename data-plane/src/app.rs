@@ -13,19 +13,22 @@ use keyforge_runtime::private_file::{self, PrivateFileError};
 use keyforge_runtime::readiness::{Readiness, ReadinessCheck};
 use keyforge_runtime::shutdown::{Drained, Shutdown};
 use keyforge_runtime::telemetry::Telemetry;
+use keyforge_runtime::tls::reload::ReloadingCertificate;
 use keyforge_runtime::tls::{self, TlsError};
 use keyforge_shared::clock::Clock;
-use keyforge_shared::fleet_seal;
-use keyforge_shared::id::{BootId, DeploymentId};
+use keyforge_shared::fleet_seal::{BootKey, SharedToken};
+use keyforge_shared::id::{BootId, DeploymentId, NodeId};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::{self, GrpcSink, Identity, NodeIdentity, Shipper, Spool, SpoolError, SpoolLimits};
-use crate::config::{Config, CounterConfig};
-use crate::control::{self, ControlChannel, ControlError};
+use crate::config::{Access, Config, CounterConfig};
+use crate::control::{ControlChannel, ControlError};
 use crate::front::Front;
 use crate::grants::Grants;
 use crate::grants::returns::Returns;
+use crate::identity::renewal::Renewal;
+use crate::identity::{self, IdentityError};
 use crate::leases::Leases;
 use crate::ledger::Ledger;
 use crate::memberships::Memberships;
@@ -43,6 +46,9 @@ use crate::upstream::Upstream;
 /// How long a stopping node tries to ship its last records before it leaves them to its next start, and to tell the counter store how the last
 /// requests ended.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// How often the files of the agents' certificate are looked at.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +68,9 @@ pub enum StartError {
     /// The control plane's address or token cannot be used.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// There is no usable identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The counter store cannot be used.
     #[error(transparent)]
     Counters(#[from] RedisStartError),
@@ -92,18 +101,18 @@ impl DataPlane {
         readiness: Readiness,
     ) -> Result<Self, StartError> {
         private_file::private_dir(&config.data_dir)?;
-        let node = NodeIdentity::load_or_create(&config.data_dir)?;
         let boot = BootId::generate().map_err(|error| StartError::Random(error.to_string()))?;
-        let channel = control::channel(&config.control_plane_url, &config.fleet_token)?;
+        let boot_key = BootKey::generate().map_err(|error| StartError::Random(error.to_string()))?;
+        let metrics = Metrics::new(&telemetry.meter());
+        let Admission { node, channel, token } = Admission::of(&config, &metrics, &clock, &shutdown)?;
         let listener = accept::bind(config.agents)?;
         let agents = listener.local_addr().unwrap_or(config.agents);
         if let Some(address) = config.ops {
             let text = telemetry.clone();
             Ops::new(move || text.prometheus_text(), readiness.clone()).start(accept::bind(address)?, &shutdown);
         }
-        let options = accept_options(&config)?;
+        let options = accept_options(&config, &metrics, &shutdown)?;
         let replica = Arc::new(Replica::default());
-        let metrics = Metrics::new(&telemetry.meter());
         let ledger = Ledger::new(channel.clone(), boot, shutdown.clone());
         let counters = std::mem::take(&mut config.counters);
         let store_patience = counters.patience();
@@ -118,13 +127,14 @@ impl DataPlane {
             boot,
             region: config.region.clone(),
             clock: Arc::clone(&clock),
-            seal_key: fleet_seal::seal_key(&config.fleet_token, boot),
+            seal_key: boot_key,
+            token,
         };
         drop(shutdown.spawn_critical_background("state_stream", follower.run(keys, shutdown.clone())));
 
         let front = Front::new(Arc::clone(&clock), readiness.clone());
         let for_connections = front.clone();
-        let serve = accept::serve_with(listener, options, move |peer| for_connections.for_peer(peer), shutdown.clone());
+        let serve = accept::serve_with(listener, options, move |peer| for_connections.for_peer(peer.address), shutdown.clone());
         drop(shutdown.spawn_critical("accept", serve));
 
         let (opened, spool) = watch::channel(None);
@@ -180,9 +190,50 @@ impl DataPlane {
     }
 }
 
-fn accept_options(config: &Config) -> Result<AcceptOptions, StartError> {
+/// What the node is admitted by.
+struct Admission {
+    node: NodeId,
+    channel: ControlChannel,
+    token: Option<SharedToken>,
+}
+
+impl Admission {
+    /// Reads it, and keeps a certificate good from now on.
+    fn of(config: &Config, metrics: &Metrics, clock: &Arc<dyn Clock>, shutdown: &Shutdown) -> Result<Self, StartError> {
+        let url = &config.control_plane_url;
+        match &config.access {
+            Access::Token(token) => {
+                let node = NodeIdentity::load_or_create(&config.data_dir)?;
+                let channel = ControlChannel::in_the_clear(url, token)?;
+                Ok(Self { node, channel, token: Some(SharedToken::of(token)) })
+            }
+            Access::Joined(directory) => {
+                let identity = identity::Identity::load(directory)?;
+                let node = identity.node();
+                NodeIdentity::keep(&config.data_dir, node)?;
+                let channel = ControlChannel::over_tls(url, identity.client()?)?;
+                let renewal = Renewal {
+                    identity,
+                    directory: directory.clone(),
+                    channel: channel.clone(),
+                    clock: Arc::clone(clock),
+                    metrics: metrics.clone(),
+                };
+                renewal.start(shutdown);
+                Ok(Self { node, channel, token: None })
+            }
+        }
+    }
+}
+
+fn accept_options(config: &Config, metrics: &Metrics, shutdown: &Shutdown) -> Result<AcceptOptions, StartError> {
     let tls = match &config.tls {
-        Some((certificates, key)) => Some(TlsAcceptor::from(tls::server_config(certificates, key)?)),
+        Some((certificates, key)) => {
+            let certificate = ReloadingCertificate::load(certificates, key)?;
+            let metrics = metrics.clone();
+            certificate.watch(CERTIFICATE_LOOK, move |ended| metrics.certificate_reloaded(ended.is_ok()), shutdown);
+            Some(TlsAcceptor::from(tls::server_config(certificate)?))
+        }
         None => None,
     };
     Ok(AcceptOptions {
@@ -263,7 +314,7 @@ struct Rest {
     store_patience: Duration,
     ledger: Ledger,
     channel: ControlChannel,
-    identity: (keyforge_shared::id::NodeId, BootId),
+    identity: (NodeId, BootId),
     upstream: Upstream,
     metrics: Metrics,
     shutdown: Shutdown,

@@ -65,7 +65,8 @@ struct RawListen {
 #[serde(deny_unknown_fields)]
 struct RawControlPlane {
     url: String,
-    fleet_token: String,
+    fleet_token: Option<String>,
+    identity: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,7 +112,7 @@ pub struct Config {
     /// The control plane's gRPC URL.
     pub control_plane_url: String,
     /// What the node shows to the control plane.
-    pub fleet_token: SecretBytes,
+    pub access: Access,
     /// Where reservations are decided.
     pub counters: CounterConfig,
     /// What one request may take.
@@ -126,6 +127,14 @@ pub struct Config {
     pub body_digests: bool,
     /// How long a stopping node waits for running requests.
     pub drain: Duration,
+}
+
+/// How a node proves to the control plane that it is one.
+pub enum Access {
+    /// In the clear, on this host, with the fleet token.
+    Token(SecretBytes),
+    /// Over TLS, with the identity that a join put into this directory.
+    Joined(PathBuf),
 }
 
 /// What one request, and all of them, may take of the node.
@@ -193,7 +202,7 @@ impl Config {
             ops: None,
             tls: None,
             control_plane_url: format!("http://{control_plane}"),
-            fleet_token,
+            access: Access::Token(fleet_token),
             counters: CounterConfig::Memory,
             limits: Limits::default(),
             upstream: UpstreamTimes::default(),
@@ -251,19 +260,17 @@ impl Config {
         if let (false, Err(error)) = (raw.region.is_empty(), name::check(&raw.region)) {
             problems.push("region", error);
         }
-        control_plane_problems(&mut problems, &raw.control_plane.url);
-        let token = problems.check("control_plane.fleet_token", SecretRef::parse(&raw.control_plane.fleet_token));
-        let token = token.and_then(|reference| problems.check("control_plane.fleet_token", reference.resolve()));
+        let access = access(&raw.control_plane, &raw.data_dir, &mut problems);
         let counters = counters::counters(raw.counters, &mut problems);
         let (limits, upstream) = (limits(&raw.limits, &mut problems), upstream_times(&raw.upstream, &mut problems));
-        let checked = agents.zip(token).map(|(agents, fleet_token)| Self {
+        let checked = agents.zip(access).map(|(agents, access)| Self {
             data_dir: raw.data_dir,
             region: raw.region,
             agents,
             ops: ops.flatten(),
             tls,
             control_plane_url: raw.control_plane.url,
-            fleet_token,
+            access,
             counters,
             limits,
             upstream,
@@ -277,16 +284,29 @@ impl Config {
     }
 }
 
-fn control_plane_problems(problems: &mut Problems, url: &str) {
-    let uri = problems.check("control_plane.url", url.parse::<http::Uri>());
-    let Some(uri) = uri else { return };
+/// Over TLS with a certificate, to wherever; in the clear with the fleet token, and on this host only.
+fn access(raw: &RawControlPlane, data_dir: &Path, problems: &mut Problems) -> Option<Access> {
+    let uri = problems.check("control_plane.url", raw.url.parse::<http::Uri>())?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if uri.scheme_str() == Some("https") {
+        let message = "is for http:// on a loopback address; over TLS the node shows the certificate that `keyforge node join` got for it";
+        problems.require("control_plane.fleet_token", raw.fleet_token.is_none(), message);
+        return Some(Access::Joined(raw.identity.clone().unwrap_or_else(|| data_dir.to_owned())));
+    }
     problems.require(
         "control_plane.url",
         uri.scheme_str() == Some("http") && loopback,
-        "must be http:// on a loopback address: connections between machines need TLS, which this version does not have yet",
+        "must be https://, or http:// on a loopback address: nothing crosses a network in the clear",
     );
+    let message = "is for https://; on a loopback address the node shows the fleet token";
+    problems.require("control_plane.identity", raw.identity.is_none(), message);
+    let Some(token) = &raw.fleet_token else {
+        problems.push("control_plane.fleet_token", "needed for http://: a reference to the control plane's fleet.token");
+        return None;
+    };
+    let reference = problems.check("control_plane.fleet_token", SecretRef::parse(token))?;
+    problems.check("control_plane.fleet_token", reference.resolve()).map(Access::Token)
 }
 
 fn limits(raw: &RawLimits, problems: &mut Problems) -> Limits {
@@ -353,6 +373,34 @@ mod tests {
             |region: &str| Config::check(config::parse(Path::new("node.toml"), &file(region)).unwrap()).map(drop);
         assert!(check("").is_ok() && check("eu-west 1").is_ok());
         assert!(check("eu\\u202e").unwrap_err().to_string().contains("region: holds U+202E"));
+    }
+
+    #[test]
+    fn nothing_crosses_a_network_in_the_clear() {
+        let check = |control_plane: &str| {
+            let file = format!(
+                "data_dir = \"/node\"\n[listen]\nagents = \"127.0.0.1:0\"\n[control_plane]\n{control_plane}"
+            );
+            Config::check(config::parse(Path::new("node.toml"), &file).unwrap()).map(|(config, _)| config.access)
+        };
+        let joined = |control_plane: &str| match check(control_plane) {
+            Ok(Access::Joined(directory)) => directory,
+            Ok(Access::Token(_)) => panic!("a token"),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(joined("url = \"https://control-plane.internal:7443\""), Path::new("/node"));
+        assert_eq!(joined("url = \"https://127.0.0.1:7443\"\nidentity = \"/id\""), Path::new("/id"));
+        assert!(matches!(check("url = \"http://localhost:7070\"\nfleet_token = \"env:PATH\""), Ok(Access::Token(_))));
+        for (wrong, field) in [
+            ("url = \"http://10.0.0.1:7070\"\nfleet_token = \"env:PATH\"", "control_plane.url"),
+            ("url = \"http://127.0.0.1:7070\"", "control_plane.fleet_token"),
+            ("url = \"http://127.0.0.1:7070\"\nfleet_token = \"env:PATH\"\nidentity = \"/id\"", "control_plane.identity"),
+            ("url = \"https://127.0.0.1:7443\"\nfleet_token = \"env:PATH\"", "control_plane.fleet_token"),
+            ("url = \"ftp://127.0.0.1\"\nfleet_token = \"env:PATH\"", "control_plane.url"),
+        ] {
+            let error = check(wrong).err().unwrap().to_string();
+            assert!(error.contains(field), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::audit::{Identity, Spool, SpoolLimits};
 use crate::config::{Config, Limits, UpstreamTimes};
-use crate::control;
+use crate::control::ControlChannel;
 use crate::grants::Grants;
 use crate::leases::Leases;
 use crate::ledger::Ledger;
@@ -307,7 +307,7 @@ impl Parts {
         let identity =
             Identity { deployment: DeploymentId::from_bytes([1; 16]), node: NodeId::from_bytes([2; 16]), boot };
         let token = SecretBytes::new(b"kff_test".to_vec());
-        let ledger = Ledger::new(control::channel(&url, &token).unwrap(), boot, shutdown.clone());
+        let ledger = Ledger::new(ControlChannel::in_the_clear(&url, &token).unwrap(), boot, shutdown.clone());
         let (spool, _) =
             Spool::open(&directory.path().join("spool"), SpoolLimits::default(), identity, Arc::clone(&clock)).unwrap();
         let memberships = Memberships::new(Arc::clone(&clock));

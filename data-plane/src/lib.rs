@@ -11,7 +11,7 @@
 //! * [`settlements`], [`leases`]: what the counter store is told afterwards, and meanwhile; [`rate_headers`] is what agents are told
 //! * [`pool`], [`upstream`]: which credential, and the way to its provider
 //! * [`audit`]: what happened, on disk and then to the control plane
-//! * [`control`]: the connection to the control plane
+//! * [`control`]: the connection to the control plane; [`identity`]: the certificate that it is made with
 //! * [`metrics`]: every metric by its one name
 
 pub mod app;
@@ -20,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod front;
 pub mod grants;
+pub mod identity;
 pub mod leases;
 pub mod ledger;
 pub mod memberships;

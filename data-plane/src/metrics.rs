@@ -3,6 +3,7 @@
 //! Names follow OpenTelemetry's GenAI conventions where there is one, and begin with `keyforge` where there is none.
 
 use keyforge_shared::catalog::Model;
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::usage::Usage;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
@@ -23,6 +24,9 @@ pub struct Metrics {
     cooldowns: Counter<u64>,
     replays: Counter<u64>,
     dead_credentials: Gauge<u64>,
+    renewals: Counter<u64>,
+    certificate_expiry: Gauge<u64>,
+    certificate_reloads: Counter<u64>,
 }
 
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -99,6 +103,18 @@ impl Metrics {
                 .u64_gauge("keyforge.pool.dead_credentials")
                 .with_description("Credentials that their provider refuses: each needs a human")
                 .build(),
+            renewals: meter
+                .u64_counter("keyforge.node.renewals")
+                .with_description("Attempts to renew the node's certificate, by how they ended")
+                .build(),
+            certificate_expiry: meter
+                .u64_gauge("keyforge.node.certificate_expiry")
+                .with_description("When the node's certificate expires, in seconds since 1970")
+                .build(),
+            certificate_reloads: meter
+                .u64_counter("keyforge.listener.certificate_reloads")
+                .with_description("Changes of the agents' certificate files, by whether they could be used")
+                .build(),
         }
     }
 
@@ -168,8 +184,27 @@ impl Metrics {
         self.dead_credentials.record(count, &[]);
     }
 
+    /// An attempt to renew the node's certificate ended.
+    pub fn renewed(&self, done: bool) {
+        self.renewals.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
+    }
+
+    /// The node's certificate is good until then.
+    pub fn certificate_expiry(&self, at: Timestamp) {
+        self.certificate_expiry.record(u64::try_from(at.seconds()).unwrap_or(0), &[]);
+    }
+
+    /// The files of the agents' certificate have changed.
+    pub fn certificate_reloaded(&self, done: bool) {
+        self.certificate_reloads.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
+    }
+
     /// A refusal was left out of the audit.
     pub fn refusal_dropped(&self) {
         self.refusals_dropped.add(1, &[]);
     }
+}
+
+const fn outcome(done: bool) -> &'static str {
+    if done { "done" } else { "failed" }
 }

@@ -14,7 +14,7 @@ use keyforge_runtime::telemetry::Telemetry;
 use keyforge_shared::clock::SystemClock;
 
 use super::process::{AddressFile, OpsPort, run_to_end};
-use crate::client::ADMIN_ADDR_FILE;
+use crate::client::{ADMIN_ADDR_FILE, TLS_ADDR_FILE};
 use crate::errors::Failure;
 
 /// How long running calls may take once the process is told to stop.
@@ -43,7 +43,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
 
 async fn serve(args: ControlPlaneArgs, config: Config, process: Shutdown, telemetry: Telemetry) -> Result<(), Failure> {
     let ops = args.ops_listen.map(OpsPort::bind).transpose()?;
-    let (data, encrypted) = (config.data_dir.clone(), config.tls.is_some());
+    let data = config.data_dir.clone();
     let shutdown = Shutdown::new();
     let control = Box::pin(app::start(config, shutdown.clone(), &telemetry, Arc::new(SystemClock)));
     let control = control.await.map_err(Failure::refused)?;
@@ -52,9 +52,10 @@ async fn serve(args: ControlPlaneArgs, config: Config, process: Shutdown, teleme
     }
     // Commands on this host speak cleartext to loopback addresses only.
     let _found = match control.addr() {
-        addr if addr.ip().is_loopback() && !encrypted => Some(AddressFile::write(&data, ADMIN_ADDR_FILE, addr)?),
+        addr if addr.ip().is_loopback() => Some(AddressFile::write(&data, ADMIN_ADDR_FILE, addr)?),
         _ => None,
     };
+    let _found_over_tls = control.tls_addr().map(|addr| AddressFile::write(&data, TLS_ADDR_FILE, addr)).transpose()?;
     tokio::select! {
         () = process.drain_started() => shutdown.trigger(),
         () = shutdown.drain_started() => {}

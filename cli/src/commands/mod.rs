@@ -12,6 +12,7 @@ pub mod key;
 pub mod local_cluster;
 pub mod model;
 pub mod move_database;
+pub mod node;
 mod period_limits;
 mod process;
 pub mod usage;
@@ -43,6 +44,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Credential(args) => Box::pin(credential::run(args)).await,
         Command::Model(args) => Box::pin(model::run(args)).await,
         Command::Import(args) => Box::pin(import::run(args)).await,
+        Command::Node(args) => Box::pin(node::run(args)).await,
         Command::Usage(args) => Box::pin(usage::run(args)).await,
         Command::Audit(args) => Box::pin(audit::run(args)).await,
         Command::Env(args) => env::run(&args),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{NodeId, OperatorId};
 use keyforge_shared::name;
@@ -74,7 +73,7 @@ impl Admin {
         .await
     }
 
-    /// Makes the bearer of `token` a node: a new one, or `wanted`, which served without a certificate until now.
+    /// Makes the bearer of `token` a node: a new one, or `wanted`, which served without a certificate until now, or whose certificate has expired.
     ///
     /// # Errors
     /// [`AdminError::Unauthenticated`] in the same words whatever is wrong with the token; the entry says what it is.
@@ -121,27 +120,39 @@ impl Admin {
         if found.expires_at <= edit.now {
             return Err(refused("the join token has expired"));
         }
-        let node = match wanted {
-            Some(wanted) if nodes::get(edit.connection(), wanted).await?.is_some() => {
-                return Err(refused("the id that the node wants is that of a node which has joined"));
-            }
-            Some(wanted) => wanted,
-            None => NodeId::generate().map_err(|_| AdminError::Random)?,
+        let node = wanted.map_or_else(NodeId::generate, Ok).map_err(|_| AdminError::Random)?;
+        let before = match nodes::get(edit.connection(), node).await? {
+            Some((before, seal)) => Some(sealed_node(nodes.seal(), before, &seal)?),
+            None => None,
         };
+        match &before {
+            Some(before) if before.removed_at.is_some() => return Err(refused("the node that wants to join was removed")),
+            // Nobody takes the place of a node that is alive.
+            Some(before) if before.certificate_expires_at > edit.now => {
+                return Err(refused("the node that wants to join has joined, and its certificate is still good"));
+            }
+            Some(_) | None => {}
+        }
         let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
         let now = edit.now;
         if !nodes::use_token(edit.connection(), &digest, node, now).await? {
             return Err(refused("the join token was used before"));
         }
-        let new = Node {
-            id: node,
-            name: found.name,
-            joined_at: now,
-            removed_at: None,
-            certificate_serial: issued.serial.clone(),
-            certificate_expires_at: issued.expires_at,
-        };
-        nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
+        let again = before.is_some();
+        let name = before.map_or(found.name, |before| before.name);
+        if again {
+            nodes::renew(edit.connection(), node, &issued.serial, issued.expires_at).await?;
+        } else {
+            let new = Node {
+                id: node,
+                name: name.clone(),
+                joined_at: now,
+                removed_at: None,
+                certificate_serial: issued.serial.clone(),
+                certificate_expires_at: issued.expires_at,
+            };
+            nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
+        }
         // The entry names the operator whose token it was.
         let call = Call {
             operator: found.created_by,
@@ -149,7 +160,7 @@ impl Admin {
             method: "nodes/Join",
             target: node.to_string(),
         };
-        let detail = json!({ "name": new.name, "certificate": hex::encode(&issued.serial) }).to_string();
+        let detail = json!({ "name": name, "certificate": hex::encode(&issued.serial), "again": again }).to_string();
         self.commit(edit, &call, detail, Vec::new()).await?;
         Ok(issued)
     }

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use keyforge_runtime::tls::peer::Fingerprint;
+use keyforge_runtime::tls::to_pem;
 use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{DeploymentId, NodeId};
 use keyforge_shared::identity::{Identity, Role};
@@ -126,14 +125,7 @@ impl Authority {
     /// Its certificate as PEM.
     #[must_use]
     pub fn pem(&self) -> String {
-        let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-        let text = BASE64.encode(&self.certificate);
-        for line in text.as_bytes().chunks(64) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        pem.push_str("-----END CERTIFICATE-----\n");
-        pem
+        to_pem("CERTIFICATE", &self.certificate)
     }
 
     /// What nodes and operators pin.

@@ -115,7 +115,8 @@ fn decode(hello: proto::Hello) -> Result<Hello, ConvertError> {
         set_hash,
         version: hello.version,
         region: hello.region,
-        seal_key: convert::id(&hello.seal_key, "seal_key", BootPublicKey::from_slice)?,
+        seal_key: BootPublicKey::from_slice(&hello.seal_key)
+            .ok_or_else(|| ConvertError::new("seal_key", "not an X25519 public key of 32 bytes"))?,
     })
 }
 

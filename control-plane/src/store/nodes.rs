@@ -184,7 +184,7 @@ pub async fn use_token(
     .bind(digest.0.as_slice())
     .execute(conn)
     .await?;
-    Ok(used.rows_affected() == 1)
+    Ok(used == 1)
 }
 
 /// Adds a node.

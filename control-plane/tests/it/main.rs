@@ -12,6 +12,7 @@ mod intake;
 mod keys;
 mod ledger;
 mod models;
+mod nodes;
 mod plane;
 mod rig;
 mod signs;

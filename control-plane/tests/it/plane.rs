@@ -32,7 +32,7 @@ pub const CANARY: &str = "sk-canary-4711-not-to-be-seen-anywhere";
 
 /// Presents a token with every call.
 #[derive(Clone)]
-pub struct Bearer(Option<MetadataValue<Ascii>>);
+pub struct Bearer(pub Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {

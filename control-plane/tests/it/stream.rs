@@ -7,10 +7,8 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::fleet::v1 as fleet;
 use keyforge_proto::fleet::v1::control_message::Message;
 use keyforge_proto::fleet::v1::node_message::Message as FromNode;
-use keyforge_shared::fleet_seal;
+use keyforge_shared::fleet_seal::{Binding, BootKey, SharedToken};
 use keyforge_shared::id::{BootId, CredentialId, KeyId, NodeId};
-use keyforge_shared::seal;
-use keyforge_shared::secret::SecretBytes;
 use keyforge_shared::state::{Delta, KeyStatus, Resource, SetHash, State};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Node {
     id: NodeId,
     boot: BootId,
-    fleet_token: SecretBytes,
+    key: BootKey,
+    token: SharedToken,
     outbound: mpsc::Sender<fleet::NodeMessage>,
     inbound: Streaming<fleet::ControlMessage>,
     pub state: State,
@@ -37,6 +36,7 @@ impl Node {
     pub async fn connect(plane: &Plane, id: u8, boot: u8, state: State) -> Self {
         let (outbound, receiver) = mpsc::channel(16);
         let held = state.revision() > 0;
+        let key = BootKey::generate().unwrap();
         let hello = fleet::Hello {
             node_id: vec![id; 16],
             boot_id: vec![boot; 16],
@@ -44,13 +44,15 @@ impl Node {
             have_set_hash: if held { state.set_hash().as_bytes().to_vec() } else { Vec::new() },
             version: "0.1.0".to_owned(),
             region: "eu".to_owned(),
+            seal_key: key.public().to_bytes(),
         };
         say(&outbound, FromNode::Hello(hello)).await;
         let inbound = plane.state().subscribe(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self {
             id: NodeId::from_bytes([id; 16]),
             boot: BootId::from_bytes([boot; 16]),
-            fleet_token: plane.fleet_secret(),
+            key,
+            token: SharedToken::of(&plane.fleet_secret()),
             outbound,
             inbound,
             state,
@@ -105,9 +107,8 @@ impl Node {
 
     fn open(&self, boot: BootId, credential: CredentialId) -> Option<Vec<u8>> {
         let secret = &self.secrets[&credential];
-        let associated = fleet_seal::associated_data(self.id, boot, credential, secret.secret_version);
-        let key = fleet_seal::seal_key(&self.fleet_token, boot);
-        seal::open(&key, &associated, &secret.sealed).ok().map(|secret| secret.expose().to_vec())
+        let binding = Binding { node: self.id, boot, credential, secret_version: secret.secret_version };
+        self.key.open(&binding, Some(&self.token), &secret.sealed).ok().map(|secret| secret.expose().to_vec())
     }
 }
 
@@ -291,9 +292,14 @@ async fn stream_that_does_not_begin_with_a_whole_hello_is_refused() {
             "hello.boot_id",
         ),
         (
-            FromNode::Hello(fleet::Hello { have_set_hash: vec![1], ..hello }),
+            FromNode::Hello(fleet::Hello { have_set_hash: vec![1], ..hello.clone() }),
             Code::InvalidArgument,
             "hello.have_set_hash",
+        ),
+        (
+            FromNode::Hello(fleet::Hello { seal_key: vec![1; 31], ..hello }),
+            Code::InvalidArgument,
+            "hello.seal_key",
         ),
     ];
     for (first, code, expected) in cases {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use keyforge_runtime::private_file::PrivateFileError;
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::clock::Clock;
-use keyforge_shared::id::{KeyId, RequestId};
+use keyforge_shared::id::{KeyId, NodeId, RequestId};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -85,6 +85,16 @@ pub enum SpoolError {
     NodeId {
         /// The file.
         path: PathBuf,
+    },
+    /// The directory is that of another node.
+    #[error("{} belongs to {found}, but the certificate is that of {expected}: give each node a directory of its own", path.display())]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Whose it should be.
+        expected: NodeId,
     },
     /// The directory is not private or cannot be made.
     #[error(transparent)]

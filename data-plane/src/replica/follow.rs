@@ -15,20 +15,22 @@ use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_runtime::backoff::Backoff;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Clock;
-use keyforge_shared::fleet_seal;
+use keyforge_shared::fleet_seal::{Binding, BootKey, SharedToken};
 use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
-use keyforge_shared::seal;
-use keyforge_shared::secret::Key256;
 use keyforge_shared::state::{ApplyError, Delta, Resource, SetHash, State};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Replica;
 use super::key_followers::KeyFollowers;
-use crate::control::ControlChannel;
+use crate::control::{ControlChannel, said};
 
 /// No message for this long means that the connection is dead: heartbeats come every second.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Metadata of the refusal of a node that was removed, and its value.
+const REMOVED_KEY: &str = "keyforge-node";
+const REMOVED: &str = "removed";
 
 /// How long a refusal has to leave before the stream is given up.
 const PARTING: Duration = Duration::from_millis(50);
@@ -48,14 +50,18 @@ pub struct Follower {
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Opens the secrets sealed for this life.
-    pub seal_key: Key256,
+    pub seal_key: BootKey,
+    /// What the control plane must have known to seal them, where node and control plane share a token.
+    pub token: Option<SharedToken>,
 }
 
 /// Why one attempt ended.
 #[derive(Debug, thiserror::Error)]
 enum Interrupted {
-    #[error("control plane: {0}")]
+    #[error("control plane: {}", said(_0))]
     Status(Box<tonic::Status>),
+    #[error("the control plane has removed this node: it stops, and can join again as a new node with a new join token")]
+    Removed,
     #[error("nothing heard for {} s", SILENCE.as_secs())]
     Silence,
     #[error("the stream ended")]
@@ -70,12 +76,16 @@ enum Interrupted {
 
 impl From<tonic::Status> for Interrupted {
     fn from(status: tonic::Status) -> Self {
+        if status.metadata().get(REMOVED_KEY).is_some_and(|value| value == REMOVED) {
+            return Self::Removed;
+        }
         Self::Status(Box::new(status))
     }
 }
 
 impl Follower {
-    /// Follows until the process is forced to stop: what still runs during a drain can still be revoked.
+    /// Follows until the process is forced to stop: what still runs during a drain can still be revoked. A node that was removed follows no more,
+    /// which ends its process.
     pub async fn run(self, followers: KeyFollowers, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut resync = false;
@@ -86,6 +96,11 @@ impl Follower {
                 () = shutdown.force_started() => return,
                 interrupted = attempt => interrupted,
             };
+            if matches!(interrupted, Interrupted::Removed) {
+                tracing::error!(node = %self.node, "{interrupted}");
+                self.replica.secrets.retain(|_, _| false);
+                return;
+            }
             resync = matches!(interrupted, Interrupted::Apply(_) | Interrupted::Message(_) | Interrupted::Order);
             if std::mem::take(&mut connected) {
                 tracing::warn!(reason = %interrupted, "state stream interrupted; the last good state stays in use");
@@ -151,6 +166,7 @@ impl Follower {
             have_set_hash: set_hash.as_bytes().to_vec(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             region: self.region.clone(),
+            seal_key: self.seal_key.public().to_bytes(),
         }
     }
 
@@ -200,8 +216,9 @@ impl Follower {
 
     fn open_secret(&self, sealed: &proto::SealedSecret) -> Result<(), Interrupted> {
         let credential = convert::id(&sealed.credential_id, "credential_id", CredentialId::from_slice)?;
-        let associated = fleet_seal::associated_data(self.node, self.boot, credential, sealed.secret_version);
-        let opened = seal::open(&self.seal_key, &associated, &sealed.sealed);
+        let secret_version = sealed.secret_version;
+        let binding = Binding { node: self.node, boot: self.boot, credential, secret_version };
+        let opened = self.seal_key.open(&binding, self.token.as_ref(), &sealed.sealed);
         let stored = opened.map_err(|error| error.to_string()).and_then(|secret| {
             self.replica.secrets.put(credential, sealed.secret_version, &secret).map_err(|error| error.to_string())
         });

@@ -19,7 +19,7 @@ use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 21] = [
     "deployment",
     "operators",
     "workspaces",
@@ -35,6 +35,11 @@ const TABLES: [&str; 16] = [
     "entries",
     "boots",
     "closed_boots",
+    "boot_signs",
+    "node_authority",
+    "node_join_tokens",
+    "nodes",
+    "node_boots",
     "state_changes",
 ];
 /// Beside those: sums for reports. Together they are all tables, which a test holds against the schema.

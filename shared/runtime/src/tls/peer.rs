@@ -3,6 +3,7 @@
 //! Parsing proves nothing: whoever asks has verified the chain before, or does it afterwards.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use keyforge_shared::clock::Timestamp;
@@ -10,6 +11,8 @@ use keyforge_shared::identity::Identity;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::GeneralName;
+
+use super::TlsError;
 
 const FINGERPRINT_PREFIX: &str = "SHA256:";
 const NANOS: i64 = 1_000_000_000;
@@ -78,6 +81,15 @@ impl Fingerprint {
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate).into())
+    }
+
+    /// Of the first certificate in a PEM file.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no certificate.
+    pub fn of_file(path: &Path) -> Result<Self, TlsError> {
+        let certificates = super::read_certificates(path)?;
+        certificates.first().map(Self::of).ok_or_else(|| TlsError::NoCertificate { path: path.to_owned() })
     }
 
     /// The digest.
