@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyforge_control_plane::app::{self, ControlPlane};
 use keyforge_control_plane::config::{Config, DEFAULT_CERTIFICATE_LIFE, TlsListener};
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::node_service_client::NodeServiceClient as AdminNodes;
@@ -136,8 +137,9 @@ impl Secure {
     async fn entries(&self) -> Vec<AdminRecord> {
         let mut database = database(self.directory.path()).await;
         let select = "SELECT record FROM entries JOIN deployment ON chain_id = admin_chain_id ORDER BY seq";
-        let records: Vec<Vec<u8>> = sqlx::query_scalar(select).fetch_all(&mut database).await.unwrap();
-        records.iter().map(|record| AdminRecord::decode(record).unwrap()).collect()
+        let rows = sql::query(select).fetch_all(&mut database).await.unwrap();
+        let record = |row: &sql::Row| row.try_get::<Vec<u8>, _>("record").unwrap();
+        rows.iter().map(|row| AdminRecord::decode(&record(row)).unwrap()).collect()
     }
 
     /// The newest entry of a refusal, once it is there.
@@ -154,9 +156,9 @@ impl Secure {
         tokio::time::timeout(PATIENCE, found).await.unwrap()
     }
 
-    async fn tamper(&self, sql: &'static str) {
+    async fn tamper(&self, statement: &'static str) {
         let mut database = database(self.directory.path()).await;
-        assert!(sqlx::query(sql).execute(&mut database).await.unwrap().rows_affected() > 0, "{sql}");
+        assert!(sql::query(statement).execute(&mut database).await.unwrap() > 0, "{statement}");
     }
 }
 

@@ -27,10 +27,14 @@ mod keys;
 mod ledger;
 #[path = "../it/models.rs"]
 mod models;
+#[path = "../it/nodes.rs"]
+mod nodes;
 #[path = "../it/plane.rs"]
 mod plane;
 #[path = "../it/rig.rs"]
 mod rig;
+#[path = "../it/signs.rs"]
+mod signs;
 #[path = "../it/start.rs"]
 mod start;
 #[path = "../it/stores.rs"]
