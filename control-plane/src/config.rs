@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn database_is_checked_and_its_password_is_a_reference() {
-        let (config, _) = parse("data_dir = \"/d\"\n[database]\nurl = \"postgres://kf@db/kf\"\npassword = \"env:PW\"").unwrap();
+        let (config, _) =
+            parse("data_dir = \"/d\"\n[database]\nurl = \"postgres://kf@db/kf\"\npassword = \"env:PW\"").unwrap();
         let database = config.database.unwrap();
         assert_eq!((database.host.as_str(), database.password), ("db", Some(SecretRef::Env("PW".to_owned()))));
         for (table, words) in [

@@ -14,8 +14,10 @@ use crate::output::{OutputFormat, Row};
 
 /// What `keyforge move-database` takes.
 #[derive(Args, Debug)]
-#[command(after_help = "Stop the control plane first. The configuration is the one that it is to be started with afterwards: with [database].\n\n\
-                        Example:\n  keyforge move-database --config control-plane.toml")]
+#[command(
+    after_help = "Stop the control plane first. The configuration is the one that it is to be started with afterwards: with [database].\n\n\
+                        Example:\n  keyforge move-database --config control-plane.toml"
+)]
 pub struct MoveDatabaseArgs {
     /// Configuration file of the control plane, TOML, with the table [database]
     #[arg(long, value_name = "FILE")]

@@ -41,6 +41,8 @@ pub struct Gateway {
     pub banner: String,
     environment: Vec<(String, String)>,
     config: Option<PathBuf>,
+    /// The PostgreSQL database that it uses instead of SQLite.
+    database: Option<String>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -116,8 +118,17 @@ impl Gateway {
             banner: String::new(),
             environment: variables,
             config: None,
+            database: database_for_tests(),
             client: Client::builder(TokioExecutor::new()).build_http(),
         }
+    }
+
+    /// A fresh gateway that keeps to SQLite, for tests that look into its file.
+    pub async fn start_on_a_file(provider: &ScriptedProvider) -> Self {
+        let mut gateway = Self::prepare(provider, &[]);
+        gateway.database = None;
+        gateway.launch().await;
+        gateway
     }
 
     /// A fresh gateway whose node is tuned by this configuration.
@@ -139,6 +150,7 @@ impl Gateway {
             .args(["--log-level", "debug", "--log-format", "json", "--data"])
             .arg(&self.data)
             .args(self.config.iter().flat_map(|path| [std::ffi::OsStr::new("--config"), path.as_os_str()]))
+            .args(self.database.iter().flat_map(|url| ["--database", url]))
             .env_clear()
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
@@ -373,6 +385,16 @@ fn find_database(directory: &Path) -> Option<PathBuf> {
         }
         path.extension().is_some_and(|extension| extension == "db" || extension == "sqlite").then_some(path)
     })
+}
+
+/// An empty PostgreSQL database on a real server, when these tests are to run on one: `KEYFORGE_E2E_STORE=postgres`.
+pub fn database_for_tests() -> Option<String> {
+    let store = std::env::var_os("KEYFORGE_E2E_STORE").unwrap_or_default();
+    match store.to_str() {
+        Some("" | "sqlite") => None,
+        Some("postgres") => Some(keyforge_loadtest::postgres::shared::shared().unwrap().database().unwrap()),
+        _ => panic!("KEYFORGE_E2E_STORE is sqlite or postgres, not {}", store.display()),
+    }
 }
 
 /// Sends a signal.

@@ -611,7 +611,7 @@ async fn i_21_a_secret_in_the_place_of_a_models_name_is_not_recorded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i_21_the_database_holds_a_provider_key_only_as_the_vaults_ciphertext() {
     let provider = provider(Script::default());
-    let mut gateway = Gateway::start(&provider).await;
+    let mut gateway = Gateway::start_on_a_file(&provider).await;
     assert_eq!(gateway.chat(&hello()).await.status, 200);
     assert_eq!(provider.requests()[0].credential, PROVIDER_KEY, "the key is there and in use");
     assert_eq!(gateway.stop().await.code(), Some(0));

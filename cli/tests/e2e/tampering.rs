@@ -82,7 +82,7 @@ struct Evidence {
 impl Evidence {
     async fn gather() -> Self {
         let provider = provider(Script::default());
-        let mut gateway = Gateway::start(&provider).await;
+        let mut gateway = Gateway::start_on_a_file(&provider).await;
         let (token, key) = gateway.create_key("evidence", quota(1_000)).await;
         let (bystander_token, bystander) = gateway.create_key("bystander", quota(1_000)).await;
         let (mut chain, mut old_head) = (Vec::new(), (0, Vec::new(), Vec::new(), 0));

@@ -47,7 +47,10 @@ impl Admin {
             let after = parts.hub.with_state(|state| parts.seal.sum_after(*sum, state, &changes));
             let is_next = change.revision == parts.hub.revision() + 1;
             if !is_next || !parts.seal.holds(change.revision, after, &change.state_seal) {
-                tracing::error!(revision = change.revision, "a change of the state is missing or was tampered with; nothing of it is served");
+                tracing::error!(
+                    revision = change.revision,
+                    "a change of the state is missing or was tampered with; nothing of it is served"
+                );
                 return Err(StoreError::Corrupt("state_changes"));
             }
             parts.hub.commit(changes);
@@ -87,7 +90,11 @@ impl Admin {
 pub(super) fn row(held: u64, changes: &[Change], seal: &[u8; 32]) -> Result<StateChange, StoreError> {
     let set_hash = SetHash::from_slice(&[0; 32]).ok_or(StoreError::Range("the hash"))?;
     let delta = Delta { from: held, to: held + 1, changes: changes.to_vec(), set_hash };
-    Ok(StateChange { revision: held + 1, changes: proto::Delta::from(&delta).encode_to_vec(), state_seal: seal.to_vec() })
+    Ok(StateChange {
+        revision: held + 1,
+        changes: proto::Delta::from(&delta).encode_to_vec(),
+        state_seal: seal.to_vec(),
+    })
 }
 
 fn decode(change: &StateChange) -> Result<Vec<Change>, StoreError> {

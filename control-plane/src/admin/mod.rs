@@ -30,9 +30,9 @@ use keyforge_shared::state::{Change, State};
 use keyforge_shared::state_seal::SealSum;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::store::sql::Conn;
 use crate::audit::{AdminAct, Audit};
 use crate::publish::hub::Hub;
+use crate::store::sql::Conn;
 use crate::store::{Store, StoreError, Tx, deployment as stored_deployment, locks, state_changes};
 use crate::vault::Vault;
 

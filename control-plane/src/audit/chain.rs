@@ -7,9 +7,9 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::ChainId;
 
 use super::{Audit, AuditError};
-use crate::store::sql::Conn;
 use crate::store::chains::{self, Head};
 use crate::store::entries::{self, NewEntry, Origin};
+use crate::store::sql::Conn;
 
 /// A chain open for extension within one transaction.
 pub(super) struct Tail {

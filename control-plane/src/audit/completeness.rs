@@ -7,8 +7,8 @@
 use keyforge_shared::audit::admin::{AdminOutcome, AdminRecord};
 use keyforge_shared::id::{BootId, KeyId};
 
-use crate::store::sql::Conn;
 use crate::store::boots::{self, Stocktaking};
+use crate::store::sql::Conn;
 use crate::store::{StoreError, deployment, keys};
 
 /// Detail of an act that was carried out and left everything as it was.
@@ -37,10 +37,7 @@ const NAMED: usize = 20;
 /// The next boot after `after`, with what is wrong with its records; an empty text when nothing is. `None` after the last boot.
 ///
 /// A watermark says how far a life has shipped, and a declared gap names what comes after it. So all up to it is chained, gap or not.
-pub(super) async fn boot_after(
-    conn: &mut Conn,
-    after: &[u8],
-) -> Result<Option<(Vec<u8>, String)>, StoreError> {
+pub(super) async fn boot_after(conn: &mut Conn, after: &[u8]) -> Result<Option<(Vec<u8>, String)>, StoreError> {
     let found = boots::stocktaking_after(conn, after).await?;
     Ok(found.map(|found| {
         let fault = boot_fault(&found);

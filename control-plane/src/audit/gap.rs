@@ -12,8 +12,8 @@ use keyforge_shared::money::NanoUsd;
 
 use super::intake::IntakeError;
 use super::{Audit, AuditError};
-use crate::store::sql::Conn;
 use crate::store::locks::{self, Hold};
+use crate::store::sql::Conn;
 use crate::store::{Store, StoreError, boots, chains, entries, epochs, ledger};
 
 /// How far back a repeated report is looked for. One that comes later than that is recorded twice, which says nothing false.

@@ -14,11 +14,11 @@ use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId};
 
 use super::chain::Tail;
 use super::{Audit, AuditError};
-use crate::store::sql::Conn;
 use crate::ledger::settle;
 use crate::store::entries::{self, NewEntry, Origin};
-use crate::store::usage::{self, DayUsage, UsageSums};
 use crate::store::locks::{self, Hold};
+use crate::store::sql::Conn;
+use crate::store::usage::{self, DayUsage, UsageSums};
 use crate::store::{Store, StoreError, boots, chains, keys, overspent};
 
 /// Why a batch was refused. Nothing of it was chained.

@@ -21,9 +21,9 @@ use keyforge_shared::row_seal::RowSealKey;
 use keyforge_shared::secret::Key256;
 use keyforge_shared::state_seal::SealKey;
 
-use crate::store::sql::Conn;
 use crate::store::StoreError;
 use crate::store::chains::{self, NewChain};
+use crate::store::sql::Conn;
 
 /// The key epoch of every chain so far.
 const KEY_EPOCH: u32 = 0;

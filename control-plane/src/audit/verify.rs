@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use super::Audit;
 use super::completeness::{self, Acts};
-use crate::store::sql::Conn;
 use crate::ledger::evidence::Tally;
 use crate::store::chains::{self, StoredChain, Stray};
 use crate::store::entries::{self, StoredEntry};
+use crate::store::sql::Conn;
 use crate::store::{Store, StoreError, ledger};
 
 const PAGE: u32 = 1_000;

@@ -108,7 +108,9 @@ fn place(url: &str) -> Result<Place, &'static str> {
         return Err("must not hold a password: name where it is in database.password, as env:NAME or file:PATH; \
                     if this was a real one, replace it: it has been written down");
     }
-    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    };
     let name = url.path().trim_start_matches('/');
     if !word(user) || !word(name) {
         return Err(FORM);

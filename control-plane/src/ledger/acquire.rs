@@ -9,10 +9,10 @@ use keyforge_shared::period::{Calendar, Period};
 
 use super::signs::expected_since;
 use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_of, limited};
-use crate::store::sql::Conn;
 use crate::store::epochs;
 use crate::store::ledger::{self, Books};
 use crate::store::locks::{self, Hold};
+use crate::store::sql::Conn;
 use crate::store::{StoreError, boot_signs, boots, chains, keys};
 
 /// A grant is at least this many times what is needed now, so that a burst does not ask for each request.

@@ -23,10 +23,10 @@ use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::{Calendar, CivilDay, Window};
 
 use super::evidence::{Tally, decode};
-use crate::store::sql::Conn;
 use crate::store::entries::{self, End};
 use crate::store::ledger::{self, Books, Settlement};
 use crate::store::locks::{self, Hold};
+use crate::store::sql::Conn;
 use crate::store::{Store, StoreError};
 
 /// How far a node's clock may be ahead, so that a record of a period is chained before it begins.

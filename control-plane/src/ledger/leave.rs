@@ -5,8 +5,8 @@
 use keyforge_shared::id::{BootId, KeyId};
 
 use super::{Ledger, LedgerError};
-use crate::store::sql::Conn;
 use crate::store::locks::{self, Hold};
+use crate::store::sql::Conn;
 use crate::store::{StoreError, boots, epochs};
 
 /// A boot's place in an epoch, as the boot knows it.

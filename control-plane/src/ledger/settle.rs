@@ -12,9 +12,9 @@ use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::Window;
 
 use super::evidence::Tally;
-use crate::store::sql::Conn;
 use crate::store::StoreError;
 use crate::store::ledger::{self, Settlement};
+use crate::store::sql::Conn;
 
 /// Settles what new entries prove.
 ///

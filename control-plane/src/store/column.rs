@@ -55,11 +55,7 @@ pub fn time(row: &Row, column: &'static str) -> Result<Timestamp, StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] when `parse` refuses; [`StoreError::Database`] when the column is missing or of another type.
-pub fn bytes<T>(
-    row: &Row,
-    column: &'static str,
-    parse: impl FnOnce(&[u8]) -> Option<T>,
-) -> Result<T, StoreError> {
+pub fn bytes<T>(row: &Row, column: &'static str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, StoreError> {
     parse(row.try_get::<&[u8], _>(column)?).ok_or(StoreError::Corrupt(column))
 }
 

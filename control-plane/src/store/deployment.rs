@@ -77,11 +77,7 @@ pub async fn insert(connection: &mut Conn, deployment: &Deployment) -> Result<()
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] when the database is at another revision.
-pub async fn advance_revision(
-    connection: &mut Conn,
-    revision: u64,
-    seal: &[u8; 32],
-) -> Result<(), StoreError> {
+pub async fn advance_revision(connection: &mut Conn, revision: u64, seal: &[u8; 32]) -> Result<(), StoreError> {
     let held = column::signed(revision, "the revision")?;
     let update = "UPDATE deployment SET revision = revision + 1, state_seal = $1 WHERE singleton = 1 AND revision = $2";
     let moved = sql::query(update).bind(seal.as_slice()).bind(held).execute(connection).await?;

@@ -89,13 +89,16 @@ async fn insert_in_chunks(connection: &mut SqliteConnection, entries: Vec<NewEnt
 
 /// As one list per column: one statement and one plan for any number of entries.
 async fn insert_as_columns(connection: &mut PgConnection, entries: Vec<NewEntry>) -> Result<(), StoreError> {
-    let node_seq = |entry: &NewEntry| entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose();
+    let node_seq =
+        |entry: &NewEntry| entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose();
     let seqs: Vec<i64> = entries.iter().map(|entry| column::signed(entry.seq, "seq")).collect::<Result<_, _>>()?;
     let node_seqs: Vec<Option<i64>> = entries.iter().map(node_seq).collect::<Result<_, _>>()?;
     let origins: Vec<Option<Origin>> = entries.iter().map(|entry| entry.origin).collect();
     let chains: Vec<&[u8]> = entries.iter().map(|entry| entry.chain.as_bytes().as_slice()).collect();
-    let nodes: Vec<Option<&[u8]>> = origins.iter().map(|it| it.as_ref().map(|it| it.node.as_bytes().as_slice())).collect();
-    let boots: Vec<Option<&[u8]>> = origins.iter().map(|it| it.as_ref().map(|it| it.boot.as_bytes().as_slice())).collect();
+    let nodes: Vec<Option<&[u8]>> =
+        origins.iter().map(|it| it.as_ref().map(|it| it.node.as_bytes().as_slice())).collect();
+    let boots: Vec<Option<&[u8]>> =
+        origins.iter().map(|it| it.as_ref().map(|it| it.boot.as_bytes().as_slice())).collect();
     let times: Vec<i64> = entries.iter().map(|entry| entry.t_cp.nanos()).collect();
     let epochs: Vec<i64> = entries.iter().map(|entry| i64::from(entry.key_epoch)).collect();
     let records: Vec<&[u8]> = entries.iter().map(|entry| entry.record.as_slice()).collect();
@@ -199,12 +202,7 @@ pub async fn after(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn before(
-    conn: &mut Conn,
-    chain: ChainId,
-    seq: i64,
-    limit: u32,
-) -> Result<Vec<StoredEntry>, StoreError> {
+pub async fn before(conn: &mut Conn, chain: ChainId, seq: i64, limit: u32) -> Result<Vec<StoredEntry>, StoreError> {
     between(conn, chain, (i64::MIN, seq), limit).await
 }
 
@@ -303,12 +301,7 @@ pub async fn ends(conn: &mut Conn, counter: &CounterId) -> Result<Vec<End>, Stor
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn of_boot(
-    conn: &mut Conn,
-    boot: BootId,
-    first: u64,
-    last: u64,
-) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+pub async fn of_boot(conn: &mut Conn, boot: BootId, first: u64, last: u64) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
     let rows = sql::query(
         "SELECT node_seq, record FROM entries WHERE boot_id = $1 AND node_seq BETWEEN $2 AND $3 ORDER BY node_seq",
     )

@@ -56,12 +56,7 @@ pub async fn open(conn: &mut Conn, key: KeyId, life: LifeId, now: Timestamp) -> 
 ///
 /// # Errors
 /// [`StoreError::Database`], also when there is no such epoch.
-pub async fn next_serial(
-    conn: &mut Conn,
-    key: KeyId,
-    epoch: u32,
-    with_grants: bool,
-) -> Result<u64, StoreError> {
+pub async fn next_serial(conn: &mut Conn, key: KeyId, epoch: u32, with_grants: bool) -> Result<u64, StoreError> {
     let row = sql::query(
         "UPDATE epochs SET serial = serial + 1, granted_serial = CASE WHEN $3 THEN serial + 1 ELSE granted_serial END \
          WHERE key_id = $1 AND epoch = $2 RETURNING serial",
@@ -94,13 +89,7 @@ pub async fn take_return(conn: &mut Conn, key: KeyId, epoch: u32, serial: u64) -
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn join(
-    conn: &mut Conn,
-    key: KeyId,
-    epoch: u32,
-    boot: BootId,
-    serial: u64,
-) -> Result<(), StoreError> {
+pub async fn join(conn: &mut Conn, key: KeyId, epoch: u32, boot: BootId, serial: u64) -> Result<(), StoreError> {
     sql::query(
         "INSERT INTO epoch_members (key_id, epoch, boot_id, serial) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (key_id, epoch, boot_id) DO UPDATE SET serial = excluded.serial",
@@ -118,20 +107,15 @@ pub async fn join(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn leave(
-    conn: &mut Conn,
-    key: KeyId,
-    epoch: u32,
-    boot: BootId,
-    serial: u64,
-) -> Result<bool, StoreError> {
-    let done = sql::query("DELETE FROM epoch_members WHERE key_id = $1 AND epoch = $2 AND boot_id = $3 AND serial <= $4")
-        .bind(key.as_str())
-        .bind(epoch)
-        .bind(boot.as_bytes().as_slice())
-        .bind(saturated(serial))
-        .execute(conn)
-        .await?;
+pub async fn leave(conn: &mut Conn, key: KeyId, epoch: u32, boot: BootId, serial: u64) -> Result<bool, StoreError> {
+    let done =
+        sql::query("DELETE FROM epoch_members WHERE key_id = $1 AND epoch = $2 AND boot_id = $3 AND serial <= $4")
+            .bind(key.as_str())
+            .bind(epoch)
+            .bind(boot.as_bytes().as_slice())
+            .bind(saturated(serial))
+            .execute(conn)
+            .await?;
     Ok(done > 0)
 }
 
@@ -155,12 +139,7 @@ pub async fn of_boot(conn: &mut Conn, boot: BootId) -> Result<Vec<(KeyId, u32)>,
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn close_if_left(
-    conn: &mut Conn,
-    key: KeyId,
-    epoch: u32,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
+pub async fn close_if_left(conn: &mut Conn, key: KeyId, epoch: u32, now: Timestamp) -> Result<bool, StoreError> {
     let done = sql::query(
         "UPDATE epochs SET state = 'closed', closed_at = $3 WHERE key_id = $1 AND epoch = $2 AND state = 'open' \
              AND NOT EXISTS (SELECT 1 FROM epoch_members WHERE key_id = $1 AND epoch = $2)",

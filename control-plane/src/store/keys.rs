@@ -112,10 +112,7 @@ pub async fn count_in(connection: &mut Conn, workspace: WorkspaceId) -> Result<(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn one_per_time_zone(
-    connection: &mut Conn,
-    workspace: WorkspaceId,
-) -> Result<Vec<KeyRecord>, StoreError> {
+pub async fn one_per_time_zone(connection: &mut Conn, workspace: WorkspaceId) -> Result<Vec<KeyRecord>, StoreError> {
     let rows = sql::query(connection.either(
         "SELECT * FROM virtual_keys WHERE key_id IN \
          (SELECT min(key_id) FROM virtual_keys WHERE workspace_id = $1 GROUP BY policy ->> '$.time_zone')",
@@ -146,11 +143,7 @@ pub async fn workspaces_of(connection: &mut Conn, chains: &[ChainId]) -> Result<
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn page(
-    connection: &mut Conn,
-    after: Option<After>,
-    count: u32,
-) -> Result<Vec<StoredKey>, StoreError> {
+pub async fn page(connection: &mut Conn, after: Option<After>, count: u32) -> Result<Vec<StoredKey>, StoreError> {
     // Text compares by bytes, so that every text is below this one.
     let (created_at, id) =
         after.map_or((i64::MAX, "~".to_owned()), |after| (after.created_at.nanos(), after.id.as_str().to_owned()));

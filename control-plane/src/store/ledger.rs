@@ -67,12 +67,7 @@ fn read_books(row: &Row) -> Result<Books, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn set_books(
-    conn: &mut Conn,
-    counter: &CounterId,
-    epoch: u32,
-    books: Books,
-) -> Result<(), StoreError> {
+pub async fn set_books(conn: &mut Conn, counter: &CounterId, epoch: u32, books: Books) -> Result<(), StoreError> {
     sql::query(
         "INSERT INTO grants (key_id, scope, dimension, \"window\", first_day, epoch, workspace_id, before, granted, settled) \
          SELECT key_id, $2, $3, $4, $5, $6, CASE $2 WHEN 'workspace' THEN workspace_id END, $7, $8, $9 \

@@ -37,12 +37,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyforge_runtime::private_file::{self, PrivateFileError};
-use keyforge_shared::clock::{Clock, Timestamp};
 use self::partitions::Made;
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 use crate::config::DatabaseConfig;
+use keyforge_runtime::private_file::{self, PrivateFileError};
+use keyforge_shared::clock::{Clock, Timestamp};
 
 pub use migrate::MigrationError;
 pub use sql::Tx;
@@ -242,11 +242,13 @@ fn is_passing(error: &sqlx::Error) -> bool {
         // A connection that broke in the middle of a message, or as the server went down.
         sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => true,
         // Classes of SQLSTATE: connection, resources, intervention of an operator; a serialization failure, a deadlock, a lock that was not got.
-        sqlx::Error::Database(error) => error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some_and(|error| {
-            let code = error.code();
-            ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
-                || ["40001", "40P01", "55P03", "57014", "25P03"].contains(&code)
-        }),
+        sqlx::Error::Database(error) => {
+            error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some_and(|error| {
+                let code = error.code();
+                ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+                    || ["40001", "40P01", "55P03", "57014", "25P03"].contains(&code)
+            })
+        }
         _ => false,
     }
 }
@@ -290,7 +292,8 @@ mod tests {
         let path = directory.path().join("data");
         open(&path).await.unwrap().close().await;
         let elsewhere = DatabaseConfig::local("postgres://kf@127.0.0.1:1/kf").unwrap();
-        let shared = async || Store::open_configured(&path, Some(&elsewhere), Arc::new(SystemClock)).await.err().unwrap();
+        let shared =
+            async || Store::open_configured(&path, Some(&elsewhere), Arc::new(SystemClock)).await.err().unwrap();
         let error = shared().await;
         assert!(matches!(error, StoreError::NotMoved(_)), "{error}");
         std::fs::rename(path.join(DATABASE_FILE), path.join(MOVED_FILE)).unwrap();

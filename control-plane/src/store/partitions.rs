@@ -76,7 +76,8 @@ pub async fn keep_ahead(store: &Store) {
 /// [`StoreError`].
 pub async fn make_for(conn: &mut Conn, times: impl Iterator<Item = Timestamp>) -> Result<(), StoreError> {
     let Some(made) = conn.partitions().cloned() else { return Ok(()) };
-    let mut missing: Vec<Timestamp> = times.filter(|time| !made.covers(*time)).map(|time| month_of(time).start).collect();
+    let mut missing: Vec<Timestamp> =
+        times.filter(|time| !made.covers(*time)).map(|time| month_of(time).start).collect();
     missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {

@@ -57,7 +57,9 @@ impl Postgres {
         let is_durable: bool =
             sqlx::query_scalar("SELECT current_setting('fsync')::bool").fetch_one(&mut *connection).await?;
         if !is_durable {
-            tracing::warn!("the PostgreSQL server runs with fsync = off: a crash of its host loses or breaks what was committed");
+            tracing::warn!(
+                "the PostgreSQL server runs with fsync = off: a crash of its host loses or breaks what was committed"
+            );
         }
         migrate::postgres(&mut connection).await?;
         drop(connection);

@@ -17,8 +17,20 @@ use super::partitions::Made;
 macro_rules! sum_up_to_most {
     ($table:literal, $column:literal) => {
         concat!(
-            $column, " = CASE WHEN ", $table, ".", $column, " > 9223372036854775807 - excluded.", $column,
-            " THEN 9223372036854775807 ELSE ", $table, ".", $column, " + excluded.", $column, " END"
+            $column,
+            " = CASE WHEN ",
+            $table,
+            ".",
+            $column,
+            " > 9223372036854775807 - excluded.",
+            $column,
+            " THEN 9223372036854775807 ELSE ",
+            $table,
+            ".",
+            $column,
+            " + excluded.",
+            $column,
+            " END"
         )
     };
 }

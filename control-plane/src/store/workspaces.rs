@@ -83,11 +83,7 @@ pub async fn get(connection: &mut Conn, id: WorkspaceId) -> Result<Option<Stored
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn list(
-    connection: &mut Conn,
-    after: &str,
-    count: u32,
-) -> Result<Vec<StoredWorkspace>, StoreError> {
+pub async fn list(connection: &mut Conn, after: &str, count: u32) -> Result<Vec<StoredWorkspace>, StoreError> {
     let rows = sql::query("SELECT * FROM workspaces WHERE name > $1 ORDER BY name LIMIT $2")
         .bind(after)
         .bind(i64::from(count))

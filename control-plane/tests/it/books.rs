@@ -17,8 +17,8 @@ use keyforge_shared::period::Calendar;
 use prost_types::FieldMask;
 use tonic::Code;
 
-use crate::stores;
 use crate::plane::{Authorized, Plane, database};
+use crate::stores;
 
 const BOOT: [u8; 16] = [7; 16];
 const NODE: [u8; 16] = [8; 16];

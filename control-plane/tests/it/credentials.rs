@@ -5,8 +5,8 @@ use keyforge_shared::audit::admin::AdminOutcome;
 use prost_types::FieldMask;
 use tonic::Code;
 
-use crate::stores;
 use crate::plane::{CANARY, Plane};
+use crate::stores;
 
 fn mask(paths: &[&str]) -> Option<FieldMask> {
     Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })

@@ -573,7 +573,8 @@ impl World {
         .fetch_all(&mut tx)
         .await
         .unwrap();
-        let open: Vec<(String, i64)> = open.iter().map(|row| (row.try_get(0).unwrap(), row.try_get(1).unwrap())).collect();
+        let open: Vec<(String, i64)> =
+            open.iter().map(|row| (row.try_get(0).unwrap(), row.try_get(1).unwrap())).collect();
         assert!(open.is_empty(), "open without a member, or closed with one: {open:?}");
     }
 

@@ -1,9 +1,12 @@
 //! Intake: at-least-once shipping becomes exactly-once chaining, and nothing is dropped silently.
 
+use std::sync::Arc;
+
 use keyforge_control_plane::audit::intake::IntakeError;
 use keyforge_control_plane::audit::list;
 use keyforge_control_plane::store::overspent;
 use keyforge_control_plane::store::usage::{self, Grouping, UsageQuery, UsageSums};
+use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
 use keyforge_shared::clock::Clock as _;
@@ -300,4 +303,45 @@ async fn intake_throughput_is_at_least_20_000_entries_per_second() {
     let rate = BATCHES * BATCH * 1_000_000_000 / spent;
     println!("{rate} entries per second in batches of {BATCH} over 50 chains");
     assert!(rate >= 20_000, "{rate}");
+}
+
+/// How many entries a second are chained when `nodes` ship at once, each `batches` of `batch` records over 25 keys of its own, in turn through `rigs`.
+pub async fn rate(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) -> u64 {
+    const KEYS: u8 = 25;
+    let rig = &rigs[0];
+    let mut keys = Vec::new();
+    for n in 0..nodes * KEYS {
+        let policy = crate::rig::spend_per(keyforge_shared::period::Window::Day, 1 << 50);
+        keys.push(rig.key(n, policy).await);
+    }
+    let mut shippers = Vec::new();
+    for node in 0..nodes {
+        let through = rigs[usize::from(node) % rigs.len()].clone();
+        let own = &keys[usize::from(node * KEYS)..][..usize::from(KEYS)];
+        let record =
+            |seq: u64| rig.record(own[usize::try_from(seq).unwrap() % own.len()], boot(node), seq, 1, 7).encode();
+        let shipped: Vec<Vec<Vec<u8>>> =
+            (0..batches).map(|number| (number * batch + 1..=(number + 1) * batch).map(record).collect()).collect();
+        shippers.push(async move {
+            for (number, records) in (0..).zip(shipped) {
+                through.intake.ship(NODE, boot(node), number * batch + 1, records).await.unwrap();
+            }
+        });
+    }
+    let clock = keyforge_shared::clock::SystemClock;
+    let start = clock.monotonic_nanos();
+    for shipper in shippers.into_iter().map(|it| Shutdown::new().spawn("traffic", it)).collect::<Vec<_>>() {
+        shipper.await.unwrap();
+    }
+    u64::from(nodes) * batch * batches * 1_000_000_000 / (clock.monotonic_nanos() - start)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: cargo test --release -p keyforge-control-plane --test it -- --ignored --nocapture together"]
+async fn intake_of_several_nodes_together() {
+    for (nodes, batch) in [(1, 500), (1, 2_000), (4, 500), (4, 2_000)] {
+        let rig = Arc::new(Rig::new().await);
+        let rate = rate(&[rig], nodes, batch, 40_000 / batch).await;
+        println!("{rate} entries per second: {nodes} nodes, batches of {batch}");
+    }
 }

@@ -1,6 +1,11 @@
 //! The control plane over real sockets and real files.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper that cannot go on fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test helper that cannot go on fails the test"
+)]
 
 mod audit;
 mod auth;

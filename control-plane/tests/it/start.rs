@@ -85,9 +85,7 @@ async fn database_with_another_history_is_refused() {
     drop(database);
     let error = start_in(directory.path()).await.err().unwrap();
     let first = if stores::on_postgres() { 4 } else { 1 };
-    let changed = |error: &StartError| {
-        matches!(error, StartError::Store(StoreError::Migration(MigrationError::Changed(step))) if *step == first)
-    };
+    let changed = |error: &StartError| matches!(error, StartError::Store(StoreError::Migration(MigrationError::Changed(step))) if *step == first);
     assert!(changed(&error), "{error}");
 }
 

@@ -92,7 +92,8 @@ pub async fn rows_as_text(directory: &Path) -> Vec<String> {
         return Vec::new();
     }
     let mut conn = connect(directory).await;
-    let tables = sql::query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'").fetch_all(&mut conn).await;
+    let tables =
+        sql::query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'").fetch_all(&mut conn).await;
     let mut texts = Vec::new();
     for table in tables.unwrap() {
         let table: String = table.try_get(0).unwrap();

@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::plane::{CANARY, Plane, database, start_in};
-use crate::stores;
 use crate::rig::{ADMIN_CHAIN, Key, NODE, Rig, boot, spend_per};
+use crate::stores;
 
 fn mask(path: &str) -> Option<FieldMask> {
     Some(FieldMask { paths: vec![path.to_owned()] })

@@ -13,6 +13,7 @@ use keyforge_control_plane::ledger::{Acquire, LedgerError, Want};
 use keyforge_control_plane::store::ledger::sums;
 use keyforge_loadtest::postgres::Server;
 use keyforge_proto::admin::v1 as admin;
+use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::id::LifeId;
 use keyforge_shared::limit::{CounterId, Dimension};
 use keyforge_shared::period::Window;
@@ -100,11 +101,13 @@ async fn i_16_killing_the_database_under_traffic_loses_nothing_that_was_acknowle
     }
     let traffic = Arc::new(Traffic { over: AtomicBool::new(false), refused: AtomicU64::new(0) });
     let through = [rig.clone(), other.clone()];
-    let shipping: Vec<_> =
-        (1..=6).map(|n| tokio::spawn(ship(traffic.clone(), through.clone(), keys.clone(), n))).collect();
+    let shipping: Vec<_> = (1..=6)
+        .map(|n| Shutdown::new().spawn("traffic", ship(traffic.clone(), through.clone(), keys.clone(), n)))
+        .collect();
     let counter = |n: u8| rig.counter(keys[usize::from(n) % keys.len()], Dimension::Spend, Window::Month);
-    let asking: Vec<_> =
-        (21..=26).map(|n| tokio::spawn(ask(traffic.clone(), through.clone(), counter(n), n))).collect();
+    let asking: Vec<_> = (21..=26)
+        .map(|n| Shutdown::new().spawn("traffic", ask(traffic.clone(), through.clone(), counter(n), n)))
+        .collect();
     for _ in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         server.kill().unwrap();
@@ -165,4 +168,21 @@ async fn while_the_database_is_away_calls_are_unavailable_and_nodes_stay() {
     drop(node);
     there.stop().await;
     here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: cargo test --release -p keyforge-control-plane --test it_postgres -- --ignored --nocapture durably"]
+async fn intake_of_several_nodes_durably() {
+    let server = Server::start().unwrap();
+    for (number, (planes, nodes, batch)) in
+        [(1, 1, 500), (1, 1, 2_000), (1, 4, 500), (1, 4, 2_000), (2, 4, 2_000), (2, 8, 2_000)].into_iter().enumerate()
+    {
+        let directory = tempfile::tempdir().unwrap();
+        use_database(directory.path(), &server.create(&format!("rate_{number}")).unwrap());
+        let rig = Rig::start_in(directory).await;
+        let beside = rig_beside(&rig).await;
+        let rigs = [Arc::new(rig), Arc::new(beside)];
+        let rate = crate::intake::rate(&rigs[..planes], nodes, batch, 40_000 / batch).await;
+        println!("{rate} entries per second: {planes} control planes, {nodes} nodes, batches of {batch}");
+    }
 }

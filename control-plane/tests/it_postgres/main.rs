@@ -1,11 +1,17 @@
 //! The tests of the control plane once more, on a real PostgreSQL server: the files are those of `tests/it`.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper that cannot go on fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test helper that cannot go on fails the test"
+)]
 
 mod beside;
 mod failure;
 mod relocation;
 mod replicas;
+mod schema;
 
 #[path = "../it/audit.rs"]
 mod audit;

@@ -57,10 +57,12 @@ async fn what_an_operator_did_at_one_control_plane_is_the_case_at_another_at_onc
         let name = format!("team {number}");
         let team = admin::CreateWorkspaceRequest { name: name.clone(), ..Default::default() };
         one.workspaces().create_workspace(team).await.unwrap();
-        let create = admin::CreateKeyRequest { name: "agent".to_owned(), workspace: name.clone(), ..Default::default() };
+        let create =
+            admin::CreateKeyRequest { name: "agent".to_owned(), workspace: name.clone(), ..Default::default() };
         let key = other.keys().create_key(create).await.unwrap().into_inner().key.unwrap();
         let update_mask = Some(FieldMask { paths: vec!["name".to_owned()] });
-        let rename = admin::UpdateKeyRequest { id: key.id, name: "renamed".to_owned(), update_mask, ..Default::default() };
+        let rename =
+            admin::UpdateKeyRequest { id: key.id, name: "renamed".to_owned(), update_mask, ..Default::default() };
         one.keys().update_key(rename).await.unwrap();
         let taken = admin::CreateWorkspaceRequest { name, ..Default::default() };
         assert_eq!(other.workspaces().create_workspace(taken).await.unwrap_err().code(), tonic::Code::AlreadyExists);
@@ -73,7 +75,8 @@ async fn what_an_operator_did_at_one_control_plane_is_the_case_at_another_at_onc
 async fn revisions_stay_dense_and_every_state_is_the_same_while_all_control_planes_change_it() {
     let here = Plane::start().await;
     let there = plane_beside(&here).await;
-    let mut nodes = [Node::connect(&here, 1, 1, State::default()).await, Node::connect(&there, 2, 2, State::default()).await];
+    let mut nodes =
+        [Node::connect(&here, 1, 1, State::default()).await, Node::connect(&there, 2, 2, State::default()).await];
     let first = here.revision().await;
     let make = |plane: &Plane, number: u32| {
         let mut keys = plane.keys();
@@ -82,7 +85,8 @@ async fn revisions_stay_dense_and_every_state_is_the_same_while_all_control_plan
             keys.create_key(request).await.unwrap().into_inner().key.unwrap().revision
         }
     };
-    let mut revisions = join_all((0..40).map(|number| make(if number % 2 == 0 { &here } else { &there }, number))).await;
+    let mut revisions =
+        join_all((0..40).map(|number| make(if number % 2 == 0 { &here } else { &there }, number))).await;
     revisions.sort_unstable();
     assert_eq!(revisions, (first + 1..=first + 40).collect::<Vec<_>>());
     for node in &mut nodes {
@@ -151,7 +155,10 @@ async fn i_16_entries_of_one_key_that_come_through_two_control_planes_make_one_c
             }
         }
     };
-    join_all((1..=8).map(ship).map(tokio::spawn)).await.into_iter().for_each(|done| done.unwrap());
+    join_all((1..=8).map(ship).map(|it| Shutdown::new().spawn("traffic", it)))
+        .await
+        .into_iter()
+        .for_each(|done| done.unwrap());
     assert_eq!(rig.faults().await, []);
     let verdicts = rig.verify(keyforge_control_plane::audit::verify::Selection::All).await;
     assert_eq!(verdicts.iter().map(|verdict| verdict.entries).sum::<u64>(), 8 * 120);
@@ -209,8 +216,13 @@ async fn i_1_grants_through_two_control_planes_never_exceed_a_limit() {
             told
         }
     };
-    let told: Vec<_> = join_all((1..=16).map(ask).map(tokio::spawn)).await.into_iter().map(Result::unwrap).collect();
-    let in_team: u64 = told.iter().flatten().filter(|((scope, _), _)| *scope == Scope::Workspace).map(|(_, told)| told).sum();
+    let told: Vec<_> = join_all((1..=16).map(ask).map(|it| Shutdown::new().spawn("traffic", it)))
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let in_team: u64 =
+        told.iter().flatten().filter(|((scope, _), _)| *scope == Scope::Workspace).map(|(_, told)| told).sum();
     assert!(in_team <= LIMIT, "{in_team} of {LIMIT}");
     let mut read = rig.store.read().await.unwrap();
     for key in &keys {
@@ -236,7 +248,7 @@ async fn limit_that_comes_while_entries_are_chained_elsewhere_counts_each_of_the
         let key = rig.key_in(team, round, Policy::default()).await;
         let shipping = {
             let (other, batches) = (other.clone(), batches(&rig, &[key], round, 30));
-            tokio::spawn(async move {
+            Shutdown::new().spawn("traffic", async move {
                 for batch in batches {
                     other.ship(boot(round), &batch).await.unwrap();
                 }
@@ -248,7 +260,7 @@ async fn limit_that_comes_while_entries_are_chained_elsewhere_counts_each_of_the
         let life = LifeId::from_bytes([round; 16]);
         rig.ledger.acquire(&Acquire { boot: boot(100 + round), life, key: key.id, wants }).await.unwrap();
         shipping.await.unwrap();
-        let sums = sums(&mut *rig.store.read().await.unwrap(), &counter, None).await.unwrap();
+        let sums = sums(&mut rig.store.read().await.unwrap(), &counter, None).await.unwrap();
         assert_eq!(sums.settled, 300 * 7, "round {round}");
     }
     assert_eq!(rig.faults().await, []);

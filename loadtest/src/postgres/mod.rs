@@ -184,7 +184,20 @@ impl Place {
 
     pub(crate) fn tell(&self, sql: &str) -> anyhow::Result<()> {
         let told = Command::new(self.programs.join("psql"))
-            .args(["-X", "-q", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-d", "postgres", "-c", sql])
+            .args([
+                "-X",
+                "-q",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                USER,
+                "-d",
+                "postgres",
+                "-c",
+                sql,
+            ])
             .stdin(Stdio::null())
             .output()?;
         ensure!(told.status.success(), "{sql}: {}", String::from_utf8_lossy(&told.stderr));

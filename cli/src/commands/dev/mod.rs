@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Args;
 use keyforge_control_plane::app::{self, ControlPlane};
-use keyforge_control_plane::config::Config as ControlConfig;
+use keyforge_control_plane::config::{Config as ControlConfig, DatabaseConfig};
 use keyforge_data_plane::app::DataPlane;
 use keyforge_data_plane::config::Config as NodeConfig;
 use keyforge_runtime::config::env_var;
@@ -59,6 +59,9 @@ pub struct DevArgs {
     /// Address of health and metrics over HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     ops_listen: SocketAddr,
+    /// Keep everything in this PostgreSQL database of this host instead of SQLite: postgres://USER@HOST:PORT/DATABASE
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
     /// Limits, provider times and audit settings of the node: a TOML file with [limits], [upstream] and [audit]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -96,13 +99,24 @@ fn check(args: &DevArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A database on this host, by its URL, which is not repeated: it may hold a password.
+pub(in crate::commands) fn local_database(url: &str) -> Result<DatabaseConfig, Failure> {
+    DatabaseConfig::local(url).ok_or_else(|| {
+        Failure::usage(
+            "--database must be postgres://USER@HOST:PORT/DATABASE, with a loopback address and without a password",
+        )
+        .hint("a database elsewhere is for `keyforge control-plane`, whose configuration has a table [database]")
+    })
+}
+
 async fn serve(args: DevArgs, process: Shutdown, telemetry: Telemetry) -> Result<(), Failure> {
     let data = args.data.clone().or_else(|| env_var(DATA_VARIABLE).map(PathBuf::from));
     let data = data.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
     private_file::private_dir(&data).map_err(Failure::refused)?;
     let ops = OpsPort::bind(args.ops_listen)?;
     let control_shutdown = Shutdown::new();
-    let config = ControlConfig::local(&data, args.admin_listen);
+    let mut config = ControlConfig::local(&data, args.admin_listen);
+    config.database = args.database.as_deref().map(local_database).transpose()?;
     let control = Box::pin(app::start(config, control_shutdown.clone(), &telemetry, Arc::new(SystemClock)));
     let control = control.await.map_err(Failure::refused)?;
     let dev = Dev { args, data, process, control_shutdown, telemetry };

@@ -6,13 +6,21 @@ use super::status::redis_url;
 use crate::errors::Failure;
 
 /// Writes that of the control plane.
-pub(super) fn control_plane(layout: &Layout, ports: Pair, filter: &str, format: &str) -> Result<(), Failure> {
-    let text = format!(
+pub(super) fn control_plane(
+    layout: &Layout,
+    ports: Pair,
+    (filter, format): (&str, &str),
+    database: Option<&str>,
+) -> Result<(), Failure> {
+    let mut text = format!(
         "data_dir = {}\nlisten = \"{}\"\n\n[telemetry]\nlog_filter = {}\nlog_format = \"{format}\"\n",
         quoted(&layout.data().display().to_string()),
         local(ports.main),
         quoted(filter),
     );
+    if let Some(url) = database {
+        text.push_str(&format!("\n[database]\nurl = {}\n", quoted(url)));
+    }
     layout.write(&config_file(CONTROL_PLANE), &text).map(drop)
 }
 

@@ -29,6 +29,7 @@ use self::roll::Roll;
 use self::status::{Description, KeyView};
 use self::supervise::{Program, Supervised};
 use super::dev::first_key;
+use super::dev::local_database;
 use super::dev::providers::Providers;
 use super::process::{AddressFile, LogArgs, run_to_end};
 use crate::client::{AGENTS_ADDR_FILE, AdminClient};
@@ -57,6 +58,9 @@ pub struct LocalClusterArgs {
     /// How many Redis servers: 1, or 3 masters of a Redis Cluster
     #[arg(long, value_name = "N", default_value = "1", value_parser = ["1", "3"])]
     redis_nodes: String,
+    /// Keep everything in this PostgreSQL database of this host instead of SQLite: postgres://USER@HOST:PORT/DATABASE
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
     /// Limits, provider times and audit settings of the nodes: a TOML file with [limits], [upstream] and [audit]
     #[arg(long, value_name = "FILE")]
     node_config: Option<PathBuf>,
@@ -84,6 +88,7 @@ pub async fn run(args: LocalClusterArgs) -> Result<(), Failure> {
 
 async fn serve(args: LocalClusterArgs, process: Shutdown) -> Result<(), Failure> {
     redis::find(&args.redis_server).await?;
+    args.database.as_deref().map(local_database).transpose()?;
     let layout = Layout::make(&args.data)?;
     let _lock = layout.lock()?;
     let ports = Ports::take(&layout, usize::from(args.nodes), args.redis_servers())?;
@@ -162,7 +167,8 @@ impl Cluster {
 
     async fn start_control_plane(&mut self) -> Result<AdminClient, Failure> {
         let (layout, ports) = (&self.layout, self.ports.control_plane);
-        configs::control_plane(layout, ports, self.args.log.filter(), self.args.log.format())?;
+        let log = (self.args.log.filter(), self.args.log.format());
+        configs::control_plane(layout, ports, log, self.args.database.as_deref())?;
         let ops = local(ports.ops).to_string();
         let mut arguments = vec![CONTROL_PLANE.into(), "--config".into(), layout.config(CONTROL_PLANE).into()];
         arguments.extend(["--ops-listen", &ops].map(OsString::from));

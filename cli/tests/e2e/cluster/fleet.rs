@@ -309,15 +309,26 @@ impl Drop for Cluster {
     }
 }
 
+/// The PostgreSQL database of a cluster, the same for all its starts.
+fn database(data: &std::path::Path) -> Option<String> {
+    let file = data.with_extension("database");
+    if !file.exists() {
+        std::fs::write(&file, crate::harness::database_for_tests()?).unwrap();
+    }
+    Some(std::fs::read_to_string(&file).unwrap())
+}
+
 async fn launch(data: &std::path::Path, provider: &ScriptedProvider, plan: Plan<'_>) -> (Child, Value) {
     let tuning = data.with_extension("toml");
     std::fs::write(&tuning, plan.tuning).unwrap();
+    let database = database(data);
     let log = data.with_extension("log");
     let stderr = File::options().create(true).append(true).open(&log).unwrap();
     let mut child = AsyncCommand::new(env!("CARGO_BIN_EXE_keyforge"))
         .args(["local-cluster", "--output", "json", "--log-format", "json"])
         .args(["--nodes", &plan.nodes.to_string(), "--redis-nodes", &plan.redis.to_string()])
         .args(["--data".as_ref(), data.as_os_str(), "--node-config".as_ref(), tuning.as_os_str()])
+        .args(database.iter().flat_map(|url| ["--database", url]))
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("OPENAI_API_KEY", PROVIDER_KEY)
