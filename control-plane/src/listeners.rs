@@ -49,9 +49,16 @@ pub fn over_tls(
     certificate.rotate(Arc::clone(&clock), shutdown);
     let tls = mutual::server(authority.certificate(), certificate, clock)?;
     let (told, mut heard) = mpsc::channel::<(SocketAddr, String)>(REFUSED);
-    drop(shutdown.spawn_background("refused_certificates", async move {
-        while let Some((peer, reason)) = heard.recv().await {
-            gate.refused_certificate(&peer.to_string(), &reason).await;
+    let drain = shutdown.drain_started();
+    drop(shutdown.spawn("refused_certificates", async move {
+        let record = async {
+            while let Some((peer, reason)) = heard.recv().await {
+                gate.refused_certificate(&peer.to_string(), &reason).await;
+            }
+        };
+        tokio::select! {
+            () = record => {}
+            () = drain => {}
         }
     }));
     let options = AcceptOptions {

@@ -13,6 +13,7 @@ mod corpus;
 mod crash;
 mod faults;
 mod limits;
+mod nodes;
 mod pools;
 mod refusals;
 mod revocation;

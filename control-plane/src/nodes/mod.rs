@@ -13,6 +13,7 @@ pub mod refusal;
 pub mod server_certificate;
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -224,11 +225,14 @@ impl Nodes {
 
     /// Cuts the streams of nodes that another control plane of the deployment has removed, until the process ends.
     pub fn follow_removals(&self, shutdown: &Shutdown) {
-        let nodes = self.clone();
-        drop(shutdown.spawn_background("node_removals", async move {
-            let mut told = HashSet::new();
+        let (nodes, drain) = (self.clone(), shutdown.drain_started());
+        drop(shutdown.spawn("node_removals", async move {
+            let (mut told, mut drain) = (HashSet::new(), pin!(drain));
             loop {
-                tokio::time::sleep(POLL).await;
+                tokio::select! {
+                    () = &mut drain => return,
+                    () = tokio::time::sleep(POLL) => {}
+                }
                 if nodes.inner.removals.receiver_count() == 0 {
                     continue;
                 }

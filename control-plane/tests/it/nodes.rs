@@ -306,7 +306,7 @@ async fn forged_and_expired_certificates_are_refused_in_the_handshake_and_record
 
     let channel = plane.channel(Some(machine.identity())).await;
     let (_open, stream) = subscribe(channel.clone(), hello(machine.id, 1, &key)).await.unwrap();
-    plane.clock.advance(DAY);
+    plane.clock.advance(DAY + Duration::from_secs(1));
     let status = ending(stream).await;
     assert_eq!(status.code(), Code::Unauthenticated, "an open stream ends with its certificate: {status}");
     let status = subscribe(channel, hello(machine.id, 1, &key)).await.err().unwrap();
