@@ -58,7 +58,7 @@ pub struct Fault {
     /// Whether the error came after a status of success.
     pub in_answer: bool,
     /// What the attempt took, where the provider says so for all that it failed.
-    pub usage: Option<Usage>,
+    pub usage: Option<Box<Usage>>,
 }
 
 impl Fault {

@@ -110,7 +110,7 @@ pub trait Decoder: Send {
     ///
     /// # Errors
     /// A [`Fault`] if the provider reports one; the stream will not go on.
-    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Fault>;
+    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Box<Fault>>;
 
     /// The provider closed the stream: adds what that means, for providers that say so in no other way.
     fn end(&mut self, out: &mut Vec<Event>);

@@ -64,7 +64,7 @@ impl Translated {
         if let Err(fault) = self.decoder.event(event, &mut self.pending) {
             // What came with the fault is counted and not shown.
             self.pending.drain(..).for_each(|event| self.seen.note(&event));
-            return Verdict::UpstreamError(fault);
+            return Verdict::UpstreamError(*fault);
         }
         self.note_and_write();
         if self.decoder.is_done() {
@@ -141,15 +141,18 @@ mod tests {
     use crate::fault::Fault;
     use crate::openai::fault;
 
-    /// Answers each event with the next of a list: what it means, and whether that is the end.
+    /// What an event means, and whether that is the end.
+    type Step = (Result<Vec<ChatEvent>, Box<Fault>>, bool);
+
+    /// Answers each event with the next of a list.
     struct Script {
-        steps: VecDeque<(Result<Vec<ChatEvent>, Fault>, bool)>,
+        steps: VecDeque<Step>,
         at_end: Vec<ChatEvent>,
         done: bool,
     }
 
     impl Decoder for Script {
-        fn event(&mut self, _: &Event, out: &mut Vec<ChatEvent>) -> Result<(), Fault> {
+        fn event(&mut self, _: &Event, out: &mut Vec<ChatEvent>) -> Result<(), Box<Fault>> {
             let (step, done) = self.steps.pop_front().unwrap();
             self.done = done;
             out.extend(step?);
@@ -173,7 +176,7 @@ mod tests {
         }
     }
 
-    fn stream(steps: Vec<(Result<Vec<ChatEvent>, Fault>, bool)>, at_end: Vec<ChatEvent>) -> Translated {
+    fn stream(steps: Vec<Step>, at_end: Vec<ChatEvent>) -> Translated {
         let script = Script { steps: steps.into(), at_end, done: false };
         Translated::new(Box::new(script), ChunkWriter::new(Stamp::default(), false))
     }
@@ -246,7 +249,7 @@ mod tests {
         assert!(cut.end().is_none() && !cut.done());
         assert_eq!(cut.usage().map(|usage| usage.input), Some(3));
 
-        let mut broken = stream(vec![(Ok(vec![]), false), (Err(fault::in_stream("{}")), false)], vec![]);
+        let mut broken = stream(vec![(Ok(vec![]), false), (Err(Box::new(fault::in_stream("{}"))), false)], vec![]);
         assert!(matches!(broken.event(&any()), Verdict::Drop));
         assert!(matches!(broken.event(&any()), Verdict::UpstreamError(_)));
     }

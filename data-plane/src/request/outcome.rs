@@ -89,8 +89,8 @@ pub enum Stood {
 /// in any other answer with a status of success something may have been made before it. Some say what they took.
 #[must_use]
 pub fn charge_for(fault: &Fault, stood: Stood) -> Charge {
-    if let Some(usage) = fault.usage {
-        return Charge::Known(usage);
+    if let Some(usage) = &fault.usage {
+        return Charge::Known(**usage);
     }
     match (fault.billed(), stood) {
         (Billed::No, _) => Charge::NotBilled,

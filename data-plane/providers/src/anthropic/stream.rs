@@ -253,11 +253,11 @@ impl MessageDecoder {
 }
 
 impl Decoder for MessageDecoder {
-    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Fault> {
+    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Box<Fault>> {
         let data = event.data();
-        let text = std::str::from_utf8(&data).map_err(|_| fault::unreadable())?;
+        let text = std::str::from_utf8(&data).map_err(|_| Box::new(fault::unreadable()))?;
         if event.name() == Some("error") {
-            return Err(fault::in_stream(text));
+            return Err(Box::new(fault::in_stream(text)));
         }
         if self.is_done || text.trim().is_empty() {
             return Ok(());
@@ -266,10 +266,10 @@ impl Decoder for MessageDecoder {
             Ok(wire) => wire,
             // JSON of another form than any event that is known.
             Err(error) if error.is_data() => return Ok(()),
-            Err(_) => return Err(fault::unreadable()),
+            Err(_) => return Err(Box::new(fault::unreadable())),
         };
         match (&*wire.kind.0, wire.index.unwrap_or(0)) {
-            ("error", _) => return Err(fault::in_stream(text)),
+            ("error", _) => return Err(Box::new(fault::in_stream(text))),
             ("message_start", _) => wire.message.iter().for_each(|message| self.start(message, out)),
             ("content_block_start", at) => wire.content_block.iter().for_each(|block| self.open(at, block, out)),
             ("content_block_delta", at) => wire.delta.into_iter().for_each(|piece| self.piece(at, piece, out)),

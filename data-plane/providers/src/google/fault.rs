@@ -77,7 +77,7 @@ pub(super) fn no_answer(reason: &str, usage: Option<Usage>) -> Fault {
     let named = code.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let message = format!("the model ended without an answer that can be used{named}");
     let said = Said { reason: code, ..Said::default() };
-    Fault { usage, ..said.fault(FaultKind::NoAnswer, None, true, message) }
+    Fault { usage: usage.map(Box::new), ..said.fault(FaultKind::NoAnswer, None, true, message) }
 }
 
 /// The error's members, if the text is an object or a list of one object that holds an error.

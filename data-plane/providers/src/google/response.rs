@@ -256,7 +256,7 @@ mod tests {
         let failed = body(["MALFORMED_FUNCTION_CALL", "OTHER"]);
         let Err(NotAnAnswer::Refused(fault)) = read(failed.as_bytes()) else { panic!("an answer") };
         assert_eq!((fault.kind, fault.code.as_deref()), (FaultKind::NoAnswer, Some("MALFORMED_FUNCTION_CALL")));
-        assert_eq!(fault.usage, Some(Usage { input: 3, reasoning: 4, ..Usage::default() }));
+        assert_eq!(fault.usage.as_deref(), Some(&Usage { input: 3, reasoning: 4, ..Usage::default() }));
         let one = body(["STOP", "OTHER"]);
         let finishes: Vec<_> = read(one.as_bytes()).unwrap().choices.into_iter().map(|choice| choice.finish).collect();
         assert_eq!(finishes, [Finish::Stop, Finish::Other("OTHER".to_owned())]);

@@ -46,21 +46,21 @@ struct Seen {
 }
 
 impl Decoder for Stream {
-    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Fault> {
+    fn event(&mut self, event: &sse::Event, out: &mut Vec<Event>) -> Result<(), Box<Fault>> {
         // A host that answers with JSON instead of events has failed, or not understood what was asked for.
         let raw = event.raw.trim_ascii_start();
         let data =
             if raw.starts_with(b"{") || raw.starts_with(b"[") { event.raw.as_ref().into() } else { event.data() };
-        let text = std::str::from_utf8(&data).map_err(|_| fault::damaged())?.trim_ascii();
+        let text = std::str::from_utf8(&data).map_err(|_| damaged())?.trim_ascii();
         if text.is_empty() || text == "[DONE]" {
             return Ok(());
         }
         if fault::is_error(text) {
-            return Err(fault::in_answer(text));
+            return Err(Box::new(fault::in_answer(text)));
         }
-        let reply: Reply<'_> = reply::object(text).ok_or_else(fault::damaged)?;
-        self.reply(reply, out).map_err(|_| fault::damaged())?;
-        self.failure().map_or(Ok(()), Err)
+        let reply: Reply<'_> = reply::object(text).ok_or_else(damaged)?;
+        self.reply(reply, out).map_err(|_| damaged())?;
+        self.failure().map_or(Ok(()), |fault| Err(Box::new(fault)))
     }
 
     fn end(&mut self, out: &mut Vec<Event>) {
@@ -92,6 +92,10 @@ impl Decoder for Stream {
     fn input_seen(&self) -> Option<Usage> {
         None
     }
+}
+
+fn damaged() -> Box<Fault> {
+    Box::new(fault::damaged())
 }
 
 impl Stream {

@@ -8,7 +8,7 @@ use crate::fault::FaultKind;
 use crate::sse::Splitter;
 
 /// What a body means, event by event, and its last words at the end of the body.
-fn read(body: &[u8]) -> (Vec<String>, Result<Vec<String>, Fault>) {
+fn read(body: &[u8]) -> (Vec<String>, Result<Vec<String>, Box<Fault>>) {
     let mut splitter = Splitter::new(1 << 16);
     splitter.feed(Bytes::copy_from_slice(body));
     let mut stream = Stream::default();

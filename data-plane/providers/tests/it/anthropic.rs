@@ -81,7 +81,7 @@ impl Seen {
     }
 
     /// A stream that comes in pieces of `size` bytes.
-    fn streamed(stream: &str, size: usize) -> Result<Self, Fault> {
+    fn streamed(stream: &str, size: usize) -> Result<Self, Box<Fault>> {
         let mut decoder = Anthropic.stream(&Memo::default());
         let (mut splitter, mut out) = (Splitter::new(1 << 20), Vec::new());
         for piece in stream.as_bytes().chunks(size) {

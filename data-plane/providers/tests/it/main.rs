@@ -12,6 +12,7 @@ mod entry_points;
 mod golden;
 #[cfg(test)]
 mod google;
+#[cfg(test)]
 mod google_requests;
 #[cfg(test)]
 mod money;
