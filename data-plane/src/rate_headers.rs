@@ -69,7 +69,7 @@ impl RateHeaders {
 
 /// A duration as OpenAI writes it, such as `12ms`, `1s`, `8.64s` or `6m0s`; whole milliseconds, rounded up.
 fn span(duration: Duration) -> String {
-    let millis = duration.as_nanos().div_ceil(1_000_000);
+    let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     if millis < 1_000 {
         return format!("{millis}ms");
     }

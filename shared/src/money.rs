@@ -64,12 +64,11 @@ impl NanoUsd {
     /// Dollars as a plain decimal number without a sign: `0.01`.
     #[must_use]
     pub fn decimal(self) -> String {
-        let (dollars, rest) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
-        let mut decimals = format!("{rest:09}");
-        while decimals.len() > 2 && decimals.ends_with('0') {
-            decimals.pop();
-        }
-        format!("{dollars}.{decimals}")
+        let mut text = format!("{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000);
+        // Two of the nine decimals stay, whatever they are.
+        let cents = text.len() - 7;
+        text.truncate(text.trim_end_matches('0').len().max(cents));
+        text
     }
 }
 
