@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use keyforge_shared::clock::Timestamp;
 
 use crate::credible::MAX_COUNT;
@@ -35,6 +35,7 @@ pub struct Window {
 
 /// The longest period that providers limit by. A reset beyond it is taken for nonsense.
 const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
+
 impl Window {
     /// A window, unless its counts are absurd; without its reset, if that is.
     fn sound(
@@ -50,23 +51,37 @@ impl Window {
     }
 }
 
-/// The windows that headers tell of. `header` names one by what it says, `limit`, `remaining` or `reset`, and by a name of `names`; `reset` reads
-/// when all is there again. A window that is absurd is left out.
+/// The headers of one limit. Made once, because they are looked for in every answer.
+pub(crate) struct Names {
+    dimension: Dimension,
+    limit: HeaderName,
+    remaining: HeaderName,
+    reset: HeaderName,
+}
+
+impl Names {
+    /// Lower-case names: of the limit, of what remains, and of when all is there again.
+    pub(crate) const fn new(dimension: Dimension, [limit, remaining, reset]: [&'static str; 3]) -> Self {
+        Self {
+            dimension,
+            limit: HeaderName::from_static(limit),
+            remaining: HeaderName::from_static(remaining),
+            reset: HeaderName::from_static(reset),
+        }
+    }
+}
+
+/// The windows that headers tell of; `reset` reads when all is there again. A window that is absurd is left out.
 pub(crate) fn windows(
     headers: &HeaderMap,
     now: Timestamp,
-    names: &[(&str, Dimension)],
-    header: impl Fn(&str, &str) -> String,
+    names: &[Names],
     reset: impl Fn(&str) -> Option<Timestamp>,
 ) -> Vec<Window> {
-    let window = |(name, dimension): &(&str, Dimension)| {
-        let text = |what| text(headers, &header(what, name));
-        let count = |what| text(what)?.parse().ok();
-        Window::sound(*dimension, count("limit")?, count("remaining")?, text("reset").and_then(&reset), now)
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let count = |name: &HeaderName| text(name)?.parse().ok();
+    let window = |of: &Names| {
+        Window::sound(of.dimension, count(&of.limit)?, count(&of.remaining)?, text(&of.reset).and_then(&reset), now)
     };
     names.iter().filter_map(window).collect()
-}
-
-fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
 }

@@ -3,21 +3,48 @@
 use http::HeaderMap;
 use keyforge_shared::clock::Timestamp;
 
-use crate::headroom::{Dimension, Window, windows};
+use crate::headroom::{Dimension, Names, Window, windows};
 
-/// The limits by their names in headers.
-const NAMES: [(&str, Dimension); 4] = [
-    ("requests", Dimension::Requests),
-    ("tokens", Dimension::Tokens),
-    ("input-tokens", Dimension::InputTokens),
-    ("output-tokens", Dimension::OutputTokens),
+/// The limits by their headers.
+static NAMES: [Names; 4] = [
+    Names::new(
+        Dimension::Requests,
+        [
+            "anthropic-ratelimit-requests-limit",
+            "anthropic-ratelimit-requests-remaining",
+            "anthropic-ratelimit-requests-reset",
+        ],
+    ),
+    Names::new(
+        Dimension::Tokens,
+        [
+            "anthropic-ratelimit-tokens-limit",
+            "anthropic-ratelimit-tokens-remaining",
+            "anthropic-ratelimit-tokens-reset",
+        ],
+    ),
+    Names::new(
+        Dimension::InputTokens,
+        [
+            "anthropic-ratelimit-input-tokens-limit",
+            "anthropic-ratelimit-input-tokens-remaining",
+            "anthropic-ratelimit-input-tokens-reset",
+        ],
+    ),
+    Names::new(
+        Dimension::OutputTokens,
+        [
+            "anthropic-ratelimit-output-tokens-limit",
+            "anthropic-ratelimit-output-tokens-remaining",
+            "anthropic-ratelimit-output-tokens-reset",
+        ],
+    ),
 ];
 
 /// Reads the limits. One that is absurd is left out; so is a reset that is past, as the year 1970 that refusals give.
 #[must_use]
 pub fn read(headers: &HeaderMap, now: Timestamp) -> Vec<Window> {
-    let header = |what: &str, name: &str| format!("anthropic-ratelimit-{name}-{what}");
-    windows(headers, now, &NAMES, header, |time| {
+    windows(headers, now, &NAMES, |time| {
         let reset: jiff::Timestamp = time.parse().ok()?;
         Some(Timestamp::from_millis(reset.as_millisecond()))
     })

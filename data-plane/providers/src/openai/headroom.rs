@@ -7,21 +7,32 @@ use http::HeaderMap;
 use keyforge_shared::clock::Timestamp;
 
 use super::retry;
-use crate::headroom::{Dimension, Window, windows};
+use crate::headroom::{Dimension, Names, Window, windows};
 
-/// The limits by their names in headers.
-const NAMES: [(&str, Dimension); 4] = [
-    ("requests", Dimension::Requests),
-    ("tokens", Dimension::Tokens),
-    ("req-10-second", Dimension::Requests),
-    ("tokens-minute", Dimension::Tokens),
+/// The limits by their headers.
+static NAMES: [Names; 4] = [
+    Names::new(
+        Dimension::Requests,
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+    ),
+    Names::new(
+        Dimension::Tokens,
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    ),
+    Names::new(
+        Dimension::Requests,
+        ["x-ratelimit-limit-req-10-second", "x-ratelimit-remaining-req-10-second", "x-ratelimit-reset-req-10-second"],
+    ),
+    Names::new(
+        Dimension::Tokens,
+        ["x-ratelimit-limit-tokens-minute", "x-ratelimit-remaining-tokens-minute", "x-ratelimit-reset-tokens-minute"],
+    ),
 ];
 
 /// Reads the limits. One that is absurd is left out.
 #[must_use]
 pub fn read(headers: &HeaderMap, now: Timestamp) -> Vec<Window> {
-    let header = |what: &str, name: &str| format!("x-ratelimit-{what}-{name}");
-    windows(headers, now, &NAMES, header, |wait| Some(now.saturating_add(retry::duration(wait)?)))
+    windows(headers, now, &NAMES, |wait| Some(now.saturating_add(retry::duration(wait)?)))
 }
 
 #[cfg(test)]
