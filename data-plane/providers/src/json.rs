@@ -58,8 +58,13 @@ impl<'a> Text<'a> {
     }
 
     /// Whether the string means `expected`, however it is written.
+    #[inline]
     pub(crate) fn is(self, expected: &str) -> bool {
-        if self.escaped { self.decode().is_some_and(|meant| meant == expected) } else { self.raw() == expected }
+        if self.escaped {
+            return self.decode().is_some_and(|meant| meant == expected);
+        }
+        // Their lengths tell most apart.
+        self.quoted.len() == expected.len() + 2 && self.quoted.as_bytes()[1..].starts_with(expected.as_bytes())
     }
 
     /// Length in bytes of the string meant. Half a surrogate pair counts as the three bytes of the character that parsers put
@@ -141,21 +146,28 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         self.at += 1;
         let mut escapes = Escapes::default();
+        let bytes = self.text.as_bytes();
         loop {
-            self.at += plain_prefix(&self.text.as_bytes()[self.at..]);
-            match self.byte() {
-                Some(b'"') => {
+            self.at += plain_prefix(&bytes[self.at..]);
+            match bytes[self.at..] {
+                [b'"', ..] => {
                     self.at += 1;
                     let quoted = self.slice(start..self.at);
                     return Ok(Text { start, quoted, escaped: escapes.any, saved: escapes.saved });
                 }
-                Some(b'\\') => {
-                    let length = self.escape()?;
-                    escapes.note(&self.text.as_bytes()[self.at..self.at + length], self.at);
-                    self.at += length;
+                // Nearly all escapes of a prompt are these.
+                [b'\\', b'n' | b'"' | b'\\' | b'/' | b't' | b'r' | b'b' | b'f', ..] => {
+                    escapes.any = true;
+                    escapes.saved += 1;
+                    self.at += 2;
                 }
-                Some(_) => return Err(self.wrong("a control character inside a string must be escaped")),
-                None => return Err(self.wrong("it ends inside a string")),
+                [b'\\', ..] => {
+                    let code = self.code_point()?;
+                    escapes.note(code, self.at);
+                    self.at += 6;
+                }
+                [_, ..] => return Err(self.wrong("a control character inside a string must be escaped")),
+                [] => return Err(self.wrong("it ends inside a string")),
             }
         }
     }
@@ -253,14 +265,13 @@ impl<'a> Cursor<'a> {
         Ok(key)
     }
 
-    /// How long the escape is that the cursor stands before.
-    fn escape(&self) -> Result<usize, JsonError> {
-        let rest = &self.text.as_bytes()[self.at..];
-        match rest.get(1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
-            Some(b'u') if rest.get(2..6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => Ok(6),
-            _ => Err(self.wrong("an escape in a string is not valid")),
+    /// The digits of the escape by its code that the cursor stands before.
+    fn code_point(&self) -> Result<&'a [u8], JsonError> {
+        match &self.text.as_bytes()[self.at..] {
+            [_, b'u', rest @ ..] => rest.get(..4).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit)),
+            _ => None,
         }
+        .ok_or_else(|| self.wrong("an escape in a string is not valid"))
     }
 
     fn number(&mut self) -> Result<(), JsonError> {
@@ -328,13 +339,10 @@ struct Escapes {
 }
 
 impl Escapes {
-    /// Notes a valid escape, which stands `at` bytes into the text.
-    fn note(&mut self, escape: &[u8], at: usize) {
+    /// Notes an escape by its code, which stands `at` bytes into the text.
+    fn note(&mut self, hex: &[u8], at: usize) {
         self.any = true;
-        self.saved += match escape {
-            [_, _, hex @ ..] if !hex.is_empty() => self.saved_by_code(hex, at),
-            _ => 1,
-        };
+        self.saved += self.saved_by_code(hex, at);
     }
 
     fn saved_by_code(&mut self, hex: &[u8], at: usize) -> usize {

@@ -1,16 +1,28 @@
 //! The inner loop of reading JSON: how far a string runs on without a byte that needs a look.
 
+/// Bytes that are looked at together.
+const WORD: usize = 8;
+
 /// How many bytes at the start of `bytes` are neither a quote, a backslash nor a control character.
 ///
 /// Short runs, as between escapes, are searched word by word; in a long one whole blocks are compared by vector operations.
+#[inline]
 pub(crate) fn plain_prefix(bytes: &[u8]) -> usize {
-    const BLOCK: usize = 32;
-    const SHORT: usize = 16;
-    let head = &bytes[..bytes.len().min(SHORT)];
-    let mut at = plain_words(head);
-    if at < head.len() {
-        return at;
+    const SHORT: usize = 4;
+    let (words, _) = bytes.as_chunks::<WORD>();
+    for (index, word) in words.iter().take(SHORT).enumerate() {
+        let stops = stops_in_word(u64::from_le_bytes(*word));
+        if stops != 0 {
+            return index * WORD + (stops.trailing_zeros() / 8) as usize;
+        }
     }
+    rest_of_run(bytes, words.len().min(SHORT) * WORD)
+}
+
+/// The same, of which `at` bytes are known to be plain.
+#[inline(never)]
+fn rest_of_run(bytes: &[u8], mut at: usize) -> usize {
+    const BLOCK: usize = 32;
     while let Some(block) = bytes[at..].first_chunk::<BLOCK>() {
         let stops = block.iter().fold(0u8, |stops, &byte| stops | u8::from(ends_plain(byte)));
         if stops != 0 {
@@ -23,7 +35,6 @@ pub(crate) fn plain_prefix(bytes: &[u8]) -> usize {
 
 /// The same, word by word.
 fn plain_words(bytes: &[u8]) -> usize {
-    const WORD: usize = 8;
     let mut at = 0;
     while let Some(word) = bytes[at..].first_chunk::<WORD>() {
         let stops = stops_in_word(u64::from_le_bytes(*word));
