@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::random;
 
 /// Why a text is not an id of the expected kind.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -143,7 +144,7 @@ impl RequestId {
     /// When the operating system has no randomness to give.
     pub fn generate_at(now: Timestamp) -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes[6..])?;
+        bytes[6..].copy_from_slice(&random::bytes::<10>()?);
         bytes[..6].copy_from_slice(&now.millis().to_be_bytes()[2..]);
         Ok(Self(bytes))
     }

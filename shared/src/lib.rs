@@ -23,6 +23,7 @@ pub mod period;
 pub mod policy;
 pub mod provider;
 pub mod row_seal;
+pub mod random;
 pub mod seal;
 pub mod secret;
 pub mod state;

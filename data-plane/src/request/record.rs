@@ -64,5 +64,5 @@ pub(super) fn record(
 
 /// A private value with a fresh salt; left out when there is no randomness, since without a salt it would not be private.
 pub(super) fn private_value(tag: PrivateTag, value: Vec<u8>) -> Option<PrivateValue> {
-    Some(PrivateValue { tag, salt: *keyforge_shared::id::RequestId::generate().ok()?.as_bytes(), value })
+    Some(PrivateValue { tag, salt: keyforge_shared::random::bytes().ok()?, value })
 }
