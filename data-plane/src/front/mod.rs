@@ -94,7 +94,9 @@ impl Front {
             request = %id,
         );
         propagation::continue_trace(&span, &head.parts.headers);
-        let answer = serve(plane, &head, body, operation).instrument(span.clone()).await;
+        // In a box, because it is large and would be copied into each of the futures around it.
+        let serving = Box::pin(serve(plane, &head, body, operation));
+        let answer = serving.instrument(span.clone()).await;
         span.record("gen_ai.request.model", &answer.model);
         span.record("http.response.status_code", answer.response.status().as_u16());
         plane.metrics.answered(answer.response.status().as_u16(), answer.code);

@@ -46,7 +46,7 @@ pub async fn dispatch(
         cost_before: NanoUsd::ZERO,
     };
     let held = Held::new(outgoing, room, pool.members.len() > 1);
-    let mut failover = Failover::new(call, pool, digest, held);
+    let mut failover = Box::new(Failover::new(call, pool, digest, held));
     let begun = failover.begin(reservation).await?;
     Ok(CarryOn::new(plane.shutdown.clone(), gone, failover.run(begun)).await)
 }

@@ -69,12 +69,12 @@ impl Failover {
     ///
     /// # Errors
     /// A rejection; the reservation is given back.
-    pub async fn begin(&mut self, reservation: Reservation) -> Result<Begun, Rejection> {
+    pub async fn begin(&mut self, reservation: Reservation) -> Result<Box<Begun>, Rejection> {
         let turn = self.turn(&reservation).await.map_err(|unserved| route::unserved(&self.pool, unserved))?;
         self.write_down(reservation, turn)
     }
 
-    fn write_down(&self, reservation: Reservation, turn: Turn) -> Result<Begun, Rejection> {
+    fn write_down(&self, reservation: Reservation, turn: Turn) -> Result<Box<Begun>, Rejection> {
         // The key may have been revoked while the request waited.
         authorize::still_stands(&self.call.plane, &self.call.permit)?;
         if self.tried.is_empty() {
@@ -92,13 +92,13 @@ impl Failover {
                 tracing::debug!(%error, "a request was refused because it could not be written down");
                 Rejection::AuditUnavailable
             })?;
-        Ok(Begun { commitment, bound, request, turn })
+        Ok(Box::new(Begun { commitment, bound, request, turn }))
     }
 
     /// Sends one attempt after another and brings the answer back.
-    pub async fn run(mut self, mut begun: Begun) -> Answer {
+    pub async fn run(mut self: Box<Self>, mut begun: Box<Begun>) -> Answer {
         loop {
-            let Begun { commitment, bound, request, mut turn } = begun;
+            let Begun { commitment, bound, request, mut turn } = *begun;
             self.held.may_be_sent_again = self.tried.len() + 1 < self.most_attempts();
             let outcome = self.call.attempt(commitment, request, &mut turn, &mut self.held).await;
             let slot = turn.slot().to_owned();
@@ -116,7 +116,7 @@ impl Failover {
                 None => drop(turn),
             }
             match self.next(*failed, bound).await {
-                Next::Again(again) => begun = *again,
+                Next::Again(again) => begun = again,
                 Next::Over(answer) => return answer.after(self.number_of_last(), &slot),
             }
         }
@@ -148,7 +148,7 @@ impl Failover {
         match self.again(bound).await {
             Ok(begun) => {
                 self.call.plane.metrics.replayed(class);
-                Next::Again(Box::new(begun))
+                Next::Again(begun)
             }
             // A key that works no more is told so, and of a pool when it can serve again.
             Err(Some(
@@ -163,7 +163,7 @@ impl Failover {
     }
 
     /// A further attempt with a reservation of its own. It must hold as much as the first: the body says what the provider may make.
-    async fn again(&mut self, bound: Bound) -> Result<Begun, Option<Rejection>> {
+    async fn again(&mut self, bound: Bound) -> Result<Box<Begun>, Option<Rejection>> {
         let (plane, permit) = (&self.call.plane, self.call.permit.made_at(self.call.plane.clock.now()));
         authorize::still_stands(plane, &permit).map_err(Some)?;
         let number = self.number();

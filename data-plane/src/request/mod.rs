@@ -94,6 +94,7 @@ async fn admit(
     let reservation = reserve::reserve(plane, &permit, head, bound).instrument(tracing::debug_span!("reserve")).await?;
     // Reserving may have waited for the ledger, and the key may have been revoked meanwhile.
     authorize::still_stands(plane, &permit)?;
-    let dispatched = dispatch::dispatch(plane, reservation, pool, head, inbound);
+    // In a box, because it is large and would be copied into each of the futures around it.
+    let dispatched = Box::pin(dispatch::dispatch(plane, reservation, pool, head, inbound));
     dispatched.instrument(tracing::debug_span!("dispatch", otel.kind = "client")).await
 }
