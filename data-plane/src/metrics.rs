@@ -2,6 +2,8 @@
 //!
 //! Names follow OpenTelemetry's GenAI conventions where there is one, and begin with `keyforge` where there is none.
 
+use std::sync::Arc;
+
 use keyforge_shared::catalog::Model;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::usage::Usage;
@@ -133,9 +135,10 @@ impl Metrics {
 
     /// An attempt ended this long after its request's head came, and was charged. Model names are the catalogue's, which operators keep, not clients.
     pub fn charged(&self, model: &Model, usage: Option<&Usage>, nanos: u64, seconds: f64) {
+        // Shared, because each of four measurements keeps its labels.
         let of_model = [
-            KeyValue::new("gen_ai.request.model", model.name.clone()),
-            KeyValue::new("gen_ai.provider.name", model.provider.0.clone()),
+            KeyValue::new("gen_ai.request.model", Arc::<str>::from(model.name.as_str())),
+            KeyValue::new("gen_ai.provider.name", Arc::<str>::from(model.provider.0.as_str())),
         ];
         self.cost.add(nanos, &of_model);
         self.duration.record(seconds, &of_model);

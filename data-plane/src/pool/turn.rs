@@ -241,6 +241,9 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         let now = self.pools.now();
         self.end(|entries, gates, registry| {
             for (gate, entry) in gates.iter().zip(entries) {

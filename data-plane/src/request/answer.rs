@@ -33,11 +33,14 @@ const IGNORED: HeaderName = HeaderName::from_static("x-keyforge-ignored");
 
 /// Headers of the provider's answer that the client gets to see. Everything else stays here: organisation names, cookies, rate limits of a
 /// credential that others share.
-const PASSED_ON: [HeaderName; 3] = [
+static PASSED_ON: [HeaderName; 3] = [
     HeaderName::from_static("openai-processing-ms"),
     HeaderName::from_static("openai-version"),
     HeaderName::from_static("x-keyforge-sandbox"),
 ];
+
+/// Headers that an answer rarely has more of.
+const MOST_HEADERS: usize = 24;
 
 /// An answer on its way to the client.
 pub struct Answer {
@@ -104,7 +107,7 @@ impl Answer {
         *response.status_mut() = rejection.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        insert(headers, REQUEST_ID, &head.id.to_string());
+        insert(headers, REQUEST_ID, head.id.to_string());
         rejection.write_headers(headers);
         Self { response, code: rejection.code(), key: None, model: String::new(), cost: None }
     }
@@ -115,7 +118,7 @@ impl Answer {
     pub fn to(mut self, key: &KeyRecord) -> Self {
         let is_dead = self.response.status() == StatusCode::UNAUTHORIZED;
         let headers = self.response.headers_mut();
-        insert(headers, KEY_ID, &key.id.to_string());
+        insert(headers, KEY_ID, key.id.to_string());
         if !is_dead {
             RateHeaders::limits_of(&key.policy).write_unless_told(headers);
         }
@@ -140,13 +143,14 @@ impl Answer {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        for name in PASSED_ON {
-            if let Some(value) = provider.get(&name) {
+        headers.reserve(MOST_HEADERS);
+        for name in &PASSED_ON {
+            if let Some(value) = provider.get(name) {
                 headers.insert(name, value.clone());
             }
         }
         headers.insert(CONTENT_TYPE, content_type);
-        insert(headers, REQUEST_ID, &head.id.to_string());
+        insert(headers, REQUEST_ID, head.id.to_string());
         describe(headers, permit);
         Self { response, code: "", key: Some(permit.key().id), model: permit.model().name.clone(), cost: None }
     }
@@ -170,9 +174,9 @@ impl Answer {
     /// The same, saying what it cost and what is left.
     #[must_use]
     pub fn costing(mut self, cost: NanoUsd, terms: &Terms) -> Self {
-        insert(self.response.headers_mut(), COST, &cost.decimal());
+        insert(self.response.headers_mut(), COST, cost.decimal());
         if let Some(left) = terms.budget_after(cost) {
-            insert(self.response.headers_mut(), BUDGET_LEFT, &left.decimal());
+            insert(self.response.headers_mut(), BUDGET_LEFT, left.decimal());
         }
         self.cost = Some(cost);
         self
@@ -209,14 +213,14 @@ impl Answer {
 }
 
 fn describe(headers: &mut HeaderMap, permit: &Permit) {
-    insert(headers, KEY_ID, &permit.key().id.to_string());
-    insert(headers, PROVIDER, &permit.model().provider.0);
-    insert(headers, MODEL, &permit.model().name);
+    insert(headers, KEY_ID, permit.key().id.to_string());
+    insert(headers, PROVIDER, permit.model().provider.0.as_str());
+    insert(headers, MODEL, permit.model().name.as_str());
     headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: impl TryInto<HeaderValue>) {
+    if let Ok(value) = value.try_into() {
         headers.insert(name, value);
     }
 }

@@ -122,6 +122,8 @@ pub fn request(
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
+    // With host, length and trace.
+    headers.reserve(12 + outgoing.headers.len());
     headers.extend(outgoing.headers);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
