@@ -188,7 +188,8 @@ impl AdminClient {
 
     /// The same, also over TLS to a control plane with this authority.
     async fn connect_pinned(url: &str, token: &SecretBytes, authority: Option<Fingerprint>) -> Result<Self, Failure> {
-        let endpoint = Endpoint::from(trusted(url, authority)?).connect_timeout(CONNECT).timeout(CALL).tcp_nodelay(true);
+        let endpoint =
+            Endpoint::from(trusted(url, authority)?).connect_timeout(CONNECT).timeout(CALL).tcp_nodelay(true);
         let connected = match authority.filter(|_| endpoint.uri().scheme_str() == Some("https")) {
             Some(authority) => {
                 let tls = mutual::client(authority, None, None).map_err(Failure::refused)?;

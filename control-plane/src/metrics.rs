@@ -14,7 +14,8 @@ impl RefusedNodes {
     /// Registers the count.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
-        let description = "Connections and calls refused to callers that are no node, or not the node that they speak for, by reason";
+        let description =
+            "Connections and calls refused to callers that are no node, or not the node that they speak for, by reason";
         Self(meter.u64_counter("keyforge.nodes.refused").with_description(description).build())
     }
 

@@ -134,7 +134,8 @@ impl DataPlane {
 
         let front = Front::new(Arc::clone(&clock), readiness.clone());
         let for_connections = front.clone();
-        let serve = accept::serve_with(listener, options, move |peer| for_connections.for_peer(peer.address), shutdown.clone());
+        let serve =
+            accept::serve_with(listener, options, move |peer| for_connections.for_peer(peer.address), shutdown.clone());
         drop(shutdown.spawn_critical("accept", serve));
 
         let (opened, spool) = watch::channel(None);

@@ -302,7 +302,8 @@ fn access(raw: &RawControlPlane, data_dir: &Path, problems: &mut Problems) -> Op
     let message = "is for https://; on a loopback address the node shows the fleet token";
     problems.require("control_plane.identity", raw.identity.is_none(), message);
     let Some(token) = &raw.fleet_token else {
-        problems.push("control_plane.fleet_token", "needed for http://: a reference to the control plane's fleet.token");
+        problems
+            .push("control_plane.fleet_token", "needed for http://: a reference to the control plane's fleet.token");
         return None;
     };
     let reference = problems.check("control_plane.fleet_token", SecretRef::parse(token))?;
@@ -378,9 +379,8 @@ mod tests {
     #[test]
     fn nothing_crosses_a_network_in_the_clear() {
         let check = |control_plane: &str| {
-            let file = format!(
-                "data_dir = \"/node\"\n[listen]\nagents = \"127.0.0.1:0\"\n[control_plane]\n{control_plane}"
-            );
+            let file =
+                format!("data_dir = \"/node\"\n[listen]\nagents = \"127.0.0.1:0\"\n[control_plane]\n{control_plane}");
             Config::check(config::parse(Path::new("node.toml"), &file).unwrap()).map(|(config, _)| config.access)
         };
         let joined = |control_plane: &str| match check(control_plane) {
@@ -394,7 +394,10 @@ mod tests {
         for (wrong, field) in [
             ("url = \"http://10.0.0.1:7070\"\nfleet_token = \"env:PATH\"", "control_plane.url"),
             ("url = \"http://127.0.0.1:7070\"", "control_plane.fleet_token"),
-            ("url = \"http://127.0.0.1:7070\"\nfleet_token = \"env:PATH\"\nidentity = \"/id\"", "control_plane.identity"),
+            (
+                "url = \"http://127.0.0.1:7070\"\nfleet_token = \"env:PATH\"\nidentity = \"/id\"",
+                "control_plane.identity",
+            ),
             ("url = \"https://127.0.0.1:7443\"\nfleet_token = \"env:PATH\"", "control_plane.fleet_token"),
             ("url = \"ftp://127.0.0.1\"\nfleet_token = \"env:PATH\"", "control_plane.url"),
         ] {

@@ -107,8 +107,7 @@ impl BootKey {
         if *version != VERSION {
             return Err(SealError::Format);
         }
-        let encapsulated =
-            <Suite as Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| SealError::Rejected)?;
+        let encapsulated = <Suite as Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| SealError::Rejected)?;
         let mode = match token {
             Some(token) => OpModeR::Psk(token.bundle()?),
             None => OpModeR::Base,
@@ -153,9 +152,14 @@ impl BootPublicKey {
             Some(token) => OpModeS::Psk(token.bundle()?),
             None => OpModeS::Base,
         };
-        let (encapsulated, ciphertext) =
-            hpke::single_shot_seal::<AesGcm256, HkdfSha256, Suite>(&mode, &self.0, &binding.info(), secret.expose(), &[])
-                .map_err(|_| SealError::Rejected)?;
+        let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, Suite>(
+            &mode,
+            &self.0,
+            &binding.info(),
+            secret.expose(),
+            &[],
+        )
+        .map_err(|_| SealError::Rejected)?;
         Ok([&[VERSION], encapsulated.to_bytes().as_slice(), &ciphertext].concat())
     }
 }

@@ -48,7 +48,8 @@ impl FromStr for Identity {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let (deployment, role) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/')).ok_or(IdentityError)?;
+        let (deployment, role) =
+            text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/')).ok_or(IdentityError)?;
         let role = match role.strip_prefix(NODE) {
             Some(node) => Role::Node(node.parse().map_err(|_| IdentityError)?),
             None if role == CONTROL_PLANE => Role::ControlPlane,

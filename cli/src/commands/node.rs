@@ -104,7 +104,8 @@ pub async fn run(args: NodeArgs) -> Result<(), Failure> {
         NodeAction::List => {
             let client = AdminClient::find(&args.admin).await?;
             let answer = client.nodes().list_nodes(proto::ListNodesRequest {}).await?.into_inner();
-            let views: Vec<NodeView> = answer.nodes.into_iter().map(|node| NodeView::of(node, answer.revision)).collect();
+            let views: Vec<NodeView> =
+                answer.nodes.into_iter().map(|node| NodeView::of(node, answer.revision)).collect();
             output.list(&views)
         }
         NodeAction::Remove { id } => {
@@ -113,7 +114,8 @@ pub async fn run(args: NodeArgs) -> Result<(), Failure> {
                     .hint("`keyforge node list` shows every node")
             })?;
             let client = AdminClient::find(&args.admin).await?;
-            let removed = client.nodes().remove_node(proto::RemoveNodeRequest { id: id.to_string() }).await?.into_inner();
+            let removed =
+                client.nodes().remove_node(proto::RemoveNodeRequest { id: id.to_string() }).await?.into_inner();
             output.one(&NodeView::of(removed, 0))
         }
         NodeAction::Ca => {
@@ -137,13 +139,8 @@ async fn join_here(args: &JoinArgs, output: OutputFormat) -> Result<(), Failure>
         other => Failure::usage(format!("--token: {other}")),
     })?;
     let token = reference.resolve().map_err(|error| Failure::refused(format!("--token: {error}")))?;
-    let with = Join {
-        url: &args.control_plane,
-        token: &token,
-        authority,
-        directory: &args.data_dir,
-        now: SystemClock.now(),
-    };
+    let with =
+        Join { url: &args.control_plane, token: &token, authority, directory: &args.data_dir, now: SystemClock.now() };
     let identity = Box::pin(join(with)).await.map_err(|error| match error {
         JoinError::Url(_) => Failure::usage(error),
         JoinError::Connect { .. } => Failure::refused(error).hint(
@@ -208,12 +205,7 @@ impl Row for JoinedView {
     const COLUMNS: &'static [&'static str] = &["node", "certificate expires", "data directory", "control plane"];
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.node.clone(),
-            self.certificate_expires_at.clone(),
-            self.data_dir.clone(),
-            self.control_plane.clone(),
-        ]
+        vec![self.node.clone(), self.certificate_expires_at.clone(), self.data_dir.clone(), self.control_plane.clone()]
     }
 }
 

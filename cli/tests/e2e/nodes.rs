@@ -79,7 +79,16 @@ impl Site {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let site = Self { directory, data, control, provider, client };
         eventually("the control plane", async || site.data.join("tls.addr").exists()).await;
-        site.json(&["credential", "add", "--provider", "openai", "--secret", "env:SECRET", "--base-url", &site.base_url()]);
+        site.json(&[
+            "credential",
+            "add",
+            "--provider",
+            "openai",
+            "--secret",
+            "env:SECRET",
+            "--base-url",
+            &site.base_url(),
+        ]);
         site
     }
 
@@ -148,7 +157,8 @@ impl Site {
     /// Makes a key, and waits until a node serves it.
     async fn key_on(&self, node: &Node) -> String {
         let key = self.json(&["key", "create", "ci", "--requests", "1000/total"])["token"].as_str().unwrap().to_owned();
-        eventually("the node serves the key", async || self.chat(node, &key).await.is_some_and(|it| it.status == 200)).await;
+        eventually("the node serves the key", async || self.chat(node, &key).await.is_some_and(|it| it.status == 200))
+            .await;
         key
     }
 
@@ -218,12 +228,16 @@ async fn nodes_join_and_serve_and_a_removed_one_is_cut_within_a_second() {
         assert!(node["certificate_expires_at"].is_string(), "{node}");
     }
     let seen = site.provider.requests();
-    assert!(seen.iter().all(|request| request.credential == PROVIDER_KEY), "secrets came over, each sealed to its node");
+    assert!(
+        seen.iter().all(|request| request.credential == PROVIDER_KEY),
+        "secrets came over, each sealed to its node"
+    );
 
     let authority = site.json(&["node", "ca"])["fingerprint"].as_str().unwrap().to_owned();
     let token = format!("file:{}", site.data.join("operator.token").display());
+    let tls_url = site.tls_url();
     let over_tls = [
-        &["key", "list", "--admin-url", &site.tls_url(), "--admin-ca", &authority, "--admin-token", &token][..],
+        &["key", "list", "--admin-url", &tls_url, "--admin-ca", &authority, "--admin-token", &token][..],
         &["--output", "json"],
     ];
     assert_eq!(parsed(&["key", "list"], &site.run_with(&over_tls.concat(), &[])).as_array().unwrap().len(), 1);
@@ -283,8 +297,16 @@ async fn tokens_and_fingerprints_that_do_not_hold_join_nobody_and_leave_nothing(
     assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
     assert!(!site.directory.path().join("other").join("identity.pem").exists());
     let literal = site.run(&[
-        "node", "join", "--control-plane", &site.tls_url(), "--token", &token, "--ca-fingerprint", &fingerprint,
-        "--data-dir", "third",
+        "node",
+        "join",
+        "--control-plane",
+        &site.tls_url(),
+        "--token",
+        &token,
+        "--ca-fingerprint",
+        &fingerprint,
+        "--data-dir",
+        "third",
     ]);
     assert_eq!(literal.status.code(), Some(2));
     assert!(!stderr(&literal).contains(&token), "{}", stderr(&literal));

@@ -19,8 +19,7 @@ const DEFAULT_TTL: u64 = 3_600;
 const MAX_TTL: u64 = 7 * 24 * 3_600;
 
 /// What the holder of a join token that does not admit is told, whatever is wrong with it.
-const NOT_ADMITTED: &str =
-    "the join token does not admit: it was used, has expired, or was mistyped; `keyforge node token create` makes another";
+const NOT_ADMITTED: &str = "the join token does not admit: it was used, has expired, or was mistyped; `keyforge node token create` makes another";
 
 /// A token that was just made. It is shown once and kept nowhere.
 pub struct NewJoinToken {
@@ -126,7 +125,9 @@ impl Admin {
             None => None,
         };
         match &before {
-            Some(before) if before.removed_at.is_some() => return Err(refused("the node that wants to join was removed")),
+            Some(before) if before.removed_at.is_some() => {
+                return Err(refused("the node that wants to join was removed"));
+            }
             // Nobody takes the place of a node that is alive.
             Some(before) if before.certificate_expires_at > edit.now => {
                 return Err(refused("the node that wants to join has joined, and its certificate is still good"));
@@ -154,12 +155,8 @@ impl Admin {
             nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
         }
         // The entry names the operator whose token it was.
-        let call = Call {
-            operator: found.created_by,
-            peer: peer.to_owned(),
-            method: "nodes/Join",
-            target: node.to_string(),
-        };
+        let call =
+            Call { operator: found.created_by, peer: peer.to_owned(), method: "nodes/Join", target: node.to_string() };
         let detail = json!({ "name": name, "certificate": hex::encode(&issued.serial), "again": again }).to_string();
         self.commit(edit, &call, detail, Vec::new()).await?;
         Ok(issued)
@@ -207,7 +204,8 @@ impl Admin {
             let after = Node { removed_at: Some(before.removed_at.unwrap_or(now)), ..before };
             let seal = nodes.seal().seal(NODES, &after.canonical());
             nodes::remove(edit.connection(), node, after.removed_at.unwrap_or(now), &seal).await?;
-            let detail = json!({ "name": after.name, "certificate": hex::encode(&after.certificate_serial) }).to_string();
+            let detail =
+                json!({ "name": after.name, "certificate": hex::encode(&after.certificate_serial) }).to_string();
             self.commit(edit, &call, detail, Vec::new()).await?;
             Ok(after)
         });

@@ -152,11 +152,8 @@ impl EnrollmentService for EnrollmentApi {
         let peer = peer(&request);
         let proto::JoinRequest { token, signing_request, node_id } = request.into_inner();
         let token = SecretBytes::new(token.into_bytes());
-        let wanted = if node_id.is_empty() {
-            None
-        } else {
-            Some(id(&node_id, "node_id", NodeId::from_slice).map_err(invalid)?)
-        };
+        let wanted =
+            if node_id.is_empty() { None } else { Some(id(&node_id, "node_id", NodeId::from_slice).map_err(invalid)?) };
         let key = proven(&signing_request)?;
         let issued = self.admin.join_node(&self.nodes, &peer, (token.expose(), wanted), &key).await?;
         Ok(Response::new(proto::JoinResponse {

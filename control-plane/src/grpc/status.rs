@@ -18,7 +18,11 @@ impl From<AdminError> for Status {
                 tracing::warn!(%error, "administration failed: the database is away");
                 Code::Unavailable
             }
-            AdminError::Store(_) | AdminError::Vault(_) | AdminError::Audit(_) | AdminError::Certificate(_) | AdminError::Random => {
+            AdminError::Store(_)
+            | AdminError::Vault(_)
+            | AdminError::Audit(_)
+            | AdminError::Certificate(_)
+            | AdminError::Random => {
                 tracing::error!(%error, "administration failed");
                 Code::Internal
             }

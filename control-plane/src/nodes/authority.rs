@@ -42,7 +42,9 @@ pub enum AuthorityError {
     #[error(transparent)]
     Vault(#[from] VaultError),
     /// The stored certificate and key do not belong together.
-    #[error("the certificate of the nodes' authority in the database is not the one that its key was sealed for: restore a backup")]
+    #[error(
+        "the certificate of the nodes' authority in the database is not the one that its key was sealed for: restore a backup"
+    )]
     Exchanged,
     /// A certificate cannot be made.
     #[error("a certificate cannot be made: {0}")]

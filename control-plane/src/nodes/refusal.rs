@@ -104,9 +104,14 @@ impl Refusal {
                 Code::Unauthenticated,
                 "not a node of this fleet: over TLS nodes present the certificate that `keyforge node join` got for them",
             ),
-            Self::Expired(_) => (Code::Unauthenticated, "the certificate has expired: connect again with a new one, or join again"),
+            Self::Expired(_) => {
+                (Code::Unauthenticated, "the certificate has expired: connect again with a new one, or join again")
+            }
             Self::Unknown(_) => (Code::Unauthenticated, "no node that this control plane knows: join again"),
-            Self::Removed(_) => (Code::PermissionDenied, "this node was removed: it can join again, as a new node, with a new join token"),
+            Self::Removed(_) => (
+                Code::PermissionDenied,
+                "this node was removed: it can join again, as a new node, with a new join token",
+            ),
             Self::OtherNode { .. } | Self::HasJoined(_) | Self::OtherBoot { .. } => {
                 (Code::PermissionDenied, "the message speaks for another node than its sender is known to be")
             }

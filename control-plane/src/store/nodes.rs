@@ -141,10 +141,7 @@ pub async fn insert_token(conn: &mut Conn, token: &JoinToken, seal: &[u8; 32]) -
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn token(
-    conn: &mut Conn,
-    digest: &TokenDigest,
-) -> Result<Option<(JoinToken, Vec<u8>)>, StoreError> {
+pub async fn token(conn: &mut Conn, digest: &TokenDigest) -> Result<Option<(JoinToken, Vec<u8>)>, StoreError> {
     let row = sql::query(
         "SELECT token_digest, name, created_by, created_at, expires_at, seal, used_at FROM node_join_tokens \
          WHERE token_digest = $1",
@@ -254,12 +251,7 @@ pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn renew(
-    conn: &mut Conn,
-    id: NodeId,
-    serial: &[u8],
-    expires_at: Timestamp,
-) -> Result<(), StoreError> {
+pub async fn renew(conn: &mut Conn, id: NodeId, serial: &[u8], expires_at: Timestamp) -> Result<(), StoreError> {
     sql::query("UPDATE nodes SET certificate_serial = $1, certificate_expires_at = $2 WHERE node_id = $3")
         .bind(serial)
         .bind(expires_at.nanos())
@@ -273,12 +265,7 @@ pub async fn renew(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn remove(
-    conn: &mut Conn,
-    id: NodeId,
-    now: Timestamp,
-    seal: &[u8; 32],
-) -> Result<(), StoreError> {
+pub async fn remove(conn: &mut Conn, id: NodeId, now: Timestamp, seal: &[u8; 32]) -> Result<(), StoreError> {
     sql::query("UPDATE nodes SET removed_at = $1, seal = $2 WHERE node_id = $3")
         .bind(now.nanos())
         .bind(seal.as_slice())

@@ -296,11 +296,7 @@ async fn stream_that_does_not_begin_with_a_whole_hello_is_refused() {
             Code::InvalidArgument,
             "hello.have_set_hash",
         ),
-        (
-            FromNode::Hello(fleet::Hello { seal_key: vec![1; 31], ..hello }),
-            Code::InvalidArgument,
-            "hello.seal_key",
-        ),
+        (FromNode::Hello(fleet::Hello { seal_key: vec![1; 31], ..hello }), Code::InvalidArgument, "hello.seal_key"),
     ];
     for (first, code, expected) in cases {
         let messages = tokio_stream::iter([fleet::NodeMessage { message: Some(first) }]);

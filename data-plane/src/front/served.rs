@@ -187,7 +187,8 @@ async fn serve(node: &Node) -> String {
     let front = Front::new(Arc::clone(&node.plane.clock), node.plane.readiness.clone());
     front.open(Arc::clone(&node.plane));
     let shutdown = node.plane.shutdown.clone();
-    let serving = serve_with(listener, AcceptOptions::default(), move |peer| front.for_peer(peer.address), shutdown.clone());
+    let serving =
+        serve_with(listener, AcceptOptions::default(), move |peer| front.for_peer(peer.address), shutdown.clone());
     drop(shutdown.spawn_background("accept", serving));
     address
 }

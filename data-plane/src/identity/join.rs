@@ -29,10 +29,14 @@ const CALL: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// The URL is none to join at.
-    #[error("--control-plane: {0:?} is not a URL of a control plane's TLS address, such as https://control-plane.internal:7443")]
+    #[error(
+        "--control-plane: {0:?} is not a URL of a control plane's TLS address, such as https://control-plane.internal:7443"
+    )]
     Url(String),
     /// The machine is a node already.
-    #[error("{0} holds an identity whose certificate is still good: this is {1} already; move the file away to join as another node")]
+    #[error(
+        "{0} holds an identity whose certificate is still good: this is {1} already; move the file away to join as another node"
+    )]
     Joined(PathBuf, NodeId),
     /// The directory cannot be used.
     #[error(transparent)]
@@ -92,8 +96,7 @@ pub async fn join(with: Join<'_>) -> Result<Identity, JoinError> {
     let endpoint = Endpoint::from(uri).connect_timeout(CONNECT).timeout(CALL);
     let tls = mutual::client(with.authority, None, None).map_err(IdentityError::Tls)?;
     let channel = endpoint.connect_with_connector(mutual::connector(tls)).await;
-    let channel =
-        channel.map_err(|error| JoinError::Connect { url: with.url.to_owned(), cause: innermost(&error) })?;
+    let channel = channel.map_err(|error| JoinError::Connect { url: with.url.to_owned(), cause: innermost(&error) })?;
     let token = Zeroizing::new(with.token.expose_str().ok_or(JoinError::Token)?.trim().to_owned());
     let request = proto::JoinRequest {
         token: token.to_string(),

@@ -60,7 +60,9 @@ pub struct Follower {
 enum Interrupted {
     #[error("control plane: {}", said(_0))]
     Status(Box<tonic::Status>),
-    #[error("the control plane has removed this node: it stops, and can join again as a new node with a new join token")]
+    #[error(
+        "the control plane has removed this node: it stops, and can join again as a new node with a new join token"
+    )]
     Removed,
     #[error("nothing heard for {} s", SILENCE.as_secs())]
     Silence,

@@ -47,8 +47,7 @@ impl NamedCertificate {
     /// # Errors
     /// [`CertificateError`].
     pub fn parse(der: &CertificateDer<'_>) -> Result<Self, CertificateError> {
-        let (rest, certificate) =
-            x509_parser::parse_x509_certificate(der).map_err(|_| CertificateError::Unreadable)?;
+        let (rest, certificate) = x509_parser::parse_x509_certificate(der).map_err(|_| CertificateError::Unreadable)?;
         if !rest.is_empty() {
             return Err(CertificateError::Unreadable);
         }

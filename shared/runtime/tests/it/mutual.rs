@@ -97,9 +97,7 @@ fn serve(authority: &Authority, role: Role) -> Server {
         let name = match &peer.transport {
             Transport::Cleartext => "in the clear".to_owned(),
             Transport::Tls { certificate: None } => "nobody".to_owned(),
-            Transport::Tls { certificate: Some(shown) } => {
-                NamedCertificate::parse(shown).unwrap().identity.to_string()
-            }
+            Transport::Tls { certificate: Some(shown) } => NamedCertificate::parse(shown).unwrap().identity.to_string(),
         };
         service_fn(move |_request| {
             let name = name.clone();

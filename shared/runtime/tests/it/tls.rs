@@ -117,10 +117,8 @@ async fn drain_does_not_wait_for_a_handshake() {
 #[test]
 fn key_of_another_certificate_is_refused_at_start() {
     let (one, other) = (Identity::new(), Identity::new());
-    let error = ReloadingCertificate::load(
-        &one.directory.path().join("cert.pem"),
-        &other.directory.path().join("key.pem"),
-    );
+    let error =
+        ReloadingCertificate::load(&one.directory.path().join("cert.pem"), &other.directory.path().join("key.pem"));
     assert!(error.unwrap_err().to_string().starts_with("cannot use "));
 }
 
