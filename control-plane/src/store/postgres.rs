@@ -61,7 +61,10 @@ impl Postgres {
                 "the PostgreSQL server runs with fsync = off: a crash of its host loses or breaks what was committed"
             );
         }
+        // Another control plane may be at it, for as long as a step takes.
+        sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
         migrate::postgres(&mut connection).await?;
+        sqlx::query("RESET lock_timeout").execute(&mut *connection).await?;
         drop(connection);
         Ok(Self { pool, made: Made::default() })
     }
