@@ -38,6 +38,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::plane::{Bearer, CANARY, database};
+use crate::stores;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -74,7 +75,8 @@ impl Secure {
         let directory = tempfile::tempdir().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let tls = Some(TlsListener { listen: any, certificate_life: DEFAULT_CERTIFICATE_LIFE });
-        let config = Config { tls, ..Config::local(directory.path().join("data"), any) };
+        let database = stores::database_of(directory.path());
+        let config = Config { tls, database, ..Config::local(directory.path().join("data"), any) };
         let (shutdown, clock) = (Shutdown::new(), Arc::new(ManualClock::at(SystemClock.now())));
         let running = app::start(config, shutdown.clone(), &telemetry, clock.clone()).await.unwrap();
         let operator = std::fs::read_to_string(running.operator_token_path()).unwrap().trim_end().to_owned();
@@ -85,6 +87,7 @@ impl Secure {
         self.shutdown.trigger();
         assert_eq!(self.shutdown.drained(PATIENCE).await, Drained::Clean);
         self.running.close().await;
+        stores::forget(self.directory.path());
     }
 
     /// A channel over TLS. What the server refuses in the handshake is told by the first call.

@@ -14,6 +14,7 @@ use keyforge_control_plane::store::ledger::sums;
 use keyforge_loadtest::postgres::Server;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::LifeId;
 use keyforge_shared::limit::{CounterId, Dimension};
 use keyforge_shared::period::Window;
@@ -133,7 +134,7 @@ async fn i_16_killing_the_database_under_traffic_loses_nothing_that_was_acknowle
     }
     let mut read = rig.store.read().await.unwrap();
     for (counter, told) in granted {
-        let sums = sums(&mut read, &counter, None).await.unwrap();
+        let sums = sums(&mut read, &counter, None, Timestamp::from_nanos(0)).await.unwrap();
         assert!(told <= LIMIT && told > 0, "{told} of {LIMIT}");
         assert!((told..=LIMIT).contains(&sums.written_off()), "{told} was told, {sums:?} is written off");
     }

@@ -12,6 +12,7 @@ use keyforge_control_plane::store::ledger::sums;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::request::{Flags, RequestRecord};
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{LifeId, RequestId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::Window;
@@ -228,10 +229,10 @@ async fn i_1_grants_through_two_control_planes_never_exceed_a_limit() {
     for key in &keys {
         let own: u64 = told.iter().filter_map(|told| told.get(&(Scope::Key, key.id))).sum();
         assert!(own <= LIMIT / 2, "{own} of {}", LIMIT / 2);
-        let month = sums(&mut read, &CounterId { key: key.id, ..month }, None).await.unwrap();
+        let month = sums(&mut read, &CounterId { key: key.id, ..month }, None, Timestamp::from_nanos(0)).await.unwrap();
         assert!(month.written_off() <= LIMIT / 2, "{month:?}");
     }
-    let day = sums(&mut read, &day, None).await.unwrap();
+    let day = sums(&mut read, &day, None, Timestamp::from_nanos(0)).await.unwrap();
     assert!(day.written_off() <= LIMIT && day.settled == 16 * 10 * 3, "{day:?}");
     drop(read);
     assert_eq!(rig.faults().await, []);
@@ -260,7 +261,7 @@ async fn limit_that_comes_while_entries_are_chained_elsewhere_counts_each_of_the
         let life = LifeId::from_bytes([round; 16]);
         rig.ledger.acquire(&Acquire { boot: boot(100 + round), life, key: key.id, wants }).await.unwrap();
         shipping.await.unwrap();
-        let sums = sums(&mut rig.store.read().await.unwrap(), &counter, None).await.unwrap();
+        let sums = sums(&mut rig.store.read().await.unwrap(), &counter, None, Timestamp::from_nanos(0)).await.unwrap();
         assert_eq!(sums.settled, 300 * 7, "round {round}");
     }
     assert_eq!(rig.faults().await, []);
