@@ -305,9 +305,9 @@ async fn intake_throughput_is_at_least_20_000_entries_per_second() {
     assert!(rate >= 20_000, "{rate}");
 }
 
-/// How many entries a second are chained when `nodes` ship at once, each `batches` of `batch` records over 25 keys of its own, in turn through `rigs`.
+/// How many entries a second are chained when `nodes` ship at once, each `batches` of `batch` records over 20 keys of its own, in turn through `rigs`.
 pub async fn rate(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) -> u64 {
-    const KEYS: u8 = 25;
+    const KEYS: u8 = 20;
     let rig = &rigs[0];
     let mut keys = Vec::new();
     for n in 0..nodes * KEYS {
