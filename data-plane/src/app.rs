@@ -16,19 +16,18 @@ use keyforge_runtime::telemetry::Telemetry;
 use keyforge_runtime::tls::reload::ReloadingCertificate;
 use keyforge_runtime::tls::{self, TlsError};
 use keyforge_shared::clock::Clock;
-use keyforge_shared::fleet_seal::{BootKey, SharedToken};
+use keyforge_shared::fleet_seal::BootKey;
 use keyforge_shared::id::{BootId, DeploymentId, NodeId};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::audit::{self, GrpcSink, Identity, NodeIdentity, Shipper, Spool, SpoolError, SpoolLimits};
-use crate::config::{Access, Config, CounterConfig};
-use crate::control::{ControlChannel, ControlError};
+use crate::audit::{self, GrpcSink, Identity, Shipper, Spool, SpoolError, SpoolLimits};
+use crate::config::{Config, CounterConfig};
+use crate::control::ControlChannel;
 use crate::front::Front;
 use crate::grants::Grants;
 use crate::grants::returns::Returns;
-use crate::identity::renewal::Renewal;
-use crate::identity::{self, IdentityError};
+use crate::identity::admission::{Admission, AdmissionError};
 use crate::leases::Leases;
 use crate::ledger::Ledger;
 use crate::memberships::Memberships;
@@ -65,12 +64,9 @@ pub enum StartError {
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The control plane's address or token cannot be used.
+    /// There is no way to the control plane.
     #[error(transparent)]
-    Control(#[from] ControlError),
-    /// There is no usable identity.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Admission(#[from] AdmissionError),
     /// The counter store cannot be used.
     #[error(transparent)]
     Counters(#[from] RedisStartError),
@@ -188,42 +184,6 @@ impl DataPlane {
             );
         }
         drained
-    }
-}
-
-/// What the node is admitted by.
-struct Admission {
-    node: NodeId,
-    channel: ControlChannel,
-    token: Option<SharedToken>,
-}
-
-impl Admission {
-    /// Reads it, and keeps a certificate good from now on.
-    fn of(config: &Config, metrics: &Metrics, clock: &Arc<dyn Clock>, shutdown: &Shutdown) -> Result<Self, StartError> {
-        let url = &config.control_plane_url;
-        match &config.access {
-            Access::Token(token) => {
-                let node = NodeIdentity::load_or_create(&config.data_dir)?;
-                let channel = ControlChannel::in_the_clear(url, token)?;
-                Ok(Self { node, channel, token: Some(SharedToken::of(token)) })
-            }
-            Access::Joined(directory) => {
-                let identity = identity::Identity::load(directory)?;
-                let node = identity.node();
-                NodeIdentity::keep(&config.data_dir, node)?;
-                let channel = ControlChannel::over_tls(url, identity.client()?)?;
-                let renewal = Renewal {
-                    identity,
-                    directory: directory.clone(),
-                    channel: channel.clone(),
-                    clock: Arc::clone(clock),
-                    metrics: metrics.clone(),
-                };
-                renewal.start(shutdown);
-                Ok(Self { node, channel, token: None })
-            }
-        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{NodeId, OperatorId};
 use keyforge_shared::name;
-use keyforge_shared::token::{self, TokenKind};
+use keyforge_shared::token::{self, TokenDigest, TokenKind};
 use serde_json::json;
+use sqlx::SqliteConnection;
 use zeroize::Zeroizing;
 
 use super::{Admin, AdminError, Call, Caller};
@@ -20,6 +21,8 @@ const MAX_TTL: u64 = 7 * 24 * 3_600;
 
 /// What the holder of a join token that does not admit is told, whatever is wrong with it.
 const NOT_ADMITTED: &str = "the join token does not admit: it was used, has expired, or was mistyped; `keyforge node token create` makes another";
+
+const USED: &str = "the join token was used before";
 
 /// A token that was just made. It is shown once and kept nowhere.
 pub struct NewJoinToken {
@@ -88,7 +91,7 @@ impl Admin {
             Ok(issued) => Ok(issued),
             Err(NotJoined::Refused(why)) => {
                 let target = wanted.map_or_else(String::new, |node| node.to_string());
-                self.note_refused_node(peer, "nodes/Join", target, &why).await;
+                self.note_refused_node(peer, "nodes/Join", target, why).await;
                 Err(AdminError::Unauthenticated(NOT_ADMITTED))
             }
             Err(NotJoined::Failed(error)) => {
@@ -105,39 +108,15 @@ impl Admin {
         (token, wanted): (&[u8], Option<NodeId>),
         key: &ProvenKey,
     ) -> Result<Issued, NotJoined> {
-        let refused = |why: &str| NotJoined::Refused(why.to_owned());
         let digest = token::digest_of(TokenKind::Join, token).ok_or_else(|| refused("that is no join token"))?;
         let mut edit = self.edit().await?;
-        let found = nodes::token(edit.connection(), &digest).await?;
-        let (found, seal) = found.ok_or_else(|| refused("the join token is not known here"))?;
-        if !nodes.seal().holds(&seal, JOIN_TOKENS, &found.canonical()) {
-            return Err(StoreError::Corrupt(JOIN_TOKENS).into());
-        }
-        if found.used_at.is_some() {
-            return Err(refused("the join token was used before"));
-        }
-        if found.expires_at <= edit.now {
-            return Err(refused("the join token has expired"));
-        }
-        let node = wanted.map_or_else(NodeId::generate, Ok).map_err(|_| AdminError::Random)?;
-        let before = match nodes::get(edit.connection(), node).await? {
-            Some((before, seal)) => Some(sealed_node(nodes.seal(), before, &seal)?),
-            None => None,
-        };
-        match &before {
-            Some(before) if before.removed_at.is_some() => {
-                return Err(refused("the node that wants to join was removed"));
-            }
-            // Nobody takes the place of a node that is alive.
-            Some(before) if before.certificate_expires_at > edit.now => {
-                return Err(refused("the node that wants to join has joined, and its certificate is still good"));
-            }
-            Some(_) | None => {}
-        }
-        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
         let now = edit.now;
+        let found = admitting_token(edit.connection(), nodes, &digest, now).await?;
+        let node = wanted.map_or_else(NodeId::generate, Ok).map_err(|_| AdminError::Random)?;
+        let before = replaceable_node(edit.connection(), nodes, node, now).await?;
+        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
         if !nodes::use_token(edit.connection(), &digest, node, now).await? {
-            return Err(refused("the join token was used before"));
+            return Err(refused(USED));
         }
         let again = before.is_some();
         let name = before.map_or(found.name, |before| before.name);
@@ -155,8 +134,8 @@ impl Admin {
             nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
         }
         // The entry names the operator whose token it was.
-        let call =
-            Call { operator: found.created_by, peer: peer.to_owned(), method: "nodes/Join", target: node.to_string() };
+        let (operator, peer) = (found.created_by, peer.to_owned());
+        let call = Call { operator, peer, method: "nodes/Join", target: node.to_string() };
         let detail = json!({ "name": name, "certificate": hex::encode(&issued.serial), "again": again }).to_string();
         self.commit(edit, &call, detail, Vec::new()).await?;
         Ok(issued)
@@ -221,6 +200,49 @@ impl Admin {
     }
 }
 
+fn refused(why: &'static str) -> NotJoined {
+    NotJoined::Refused(why)
+}
+
+/// The token with this digest, if somebody may join with it now.
+async fn admitting_token(
+    connection: &mut SqliteConnection,
+    nodes: &Nodes,
+    digest: &TokenDigest,
+    now: Timestamp,
+) -> Result<JoinToken, NotJoined> {
+    let found = nodes::token(connection, digest).await?;
+    let (found, seal) = found.ok_or_else(|| refused("the join token is not known here"))?;
+    if !nodes.seal().holds(&seal, JOIN_TOKENS, &found.canonical()) {
+        return Err(StoreError::Corrupt(JOIN_TOKENS).into());
+    }
+    if found.used_at.is_some() {
+        return Err(refused(USED));
+    }
+    if found.expires_at <= now {
+        return Err(refused("the join token has expired"));
+    }
+    Ok(found)
+}
+
+/// The node of this id, if there is one; its place can be taken only once its certificate has expired.
+async fn replaceable_node(
+    connection: &mut SqliteConnection,
+    nodes: &Nodes,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<Option<Node>, NotJoined> {
+    let Some((found, seal)) = nodes::get(connection, node).await? else { return Ok(None) };
+    let found = sealed_node(nodes.seal(), found, &seal)?;
+    if found.removed_at.is_some() {
+        return Err(refused("the node that wants to join was removed"));
+    }
+    if found.certificate_expires_at > now {
+        return Err(refused("the node that wants to join has joined, and its certificate is still good"));
+    }
+    Ok(Some(found))
+}
+
 const fn unknown_caller(method: &'static str, target: String) -> Call {
     Call { operator: OperatorId::from_bytes([0; 16]), peer: String::new(), method, target }
 }
@@ -228,7 +250,7 @@ const fn unknown_caller(method: &'static str, target: String) -> Call {
 /// Why somebody did not become a node.
 enum NotJoined {
     /// The token or the id does not admit.
-    Refused(String),
+    Refused(&'static str),
     /// Something else failed.
     Failed(AdminError),
 }

@@ -92,7 +92,10 @@ impl NodeGate {
         let caller = caller(request)?;
         match self.find_out(&caller, node, boot).await {
             Ok(()) => Ok(()),
-            Err(refusal) => Err(self.refuse(&refusal, &peer(request), "fleet/Call").await),
+            Err(refusal) => {
+                let method = request.extensions().get::<Called>().map_or(UNKNOWN_METHOD, |called| called.0);
+                Err(self.refuse(&refusal, &peer(request), method).await)
+            }
         }
     }
 
@@ -162,7 +165,9 @@ where
             let token = token.map(|token| SecretBytes::new(token.to_vec()));
             match gate.nodes.admit(&transport, token.as_ref().map(SecretBytes::expose)).await {
                 Ok(caller) => {
+                    let method = method_of(request.uri().path());
                     request.extensions_mut().insert(caller);
+                    request.extensions_mut().insert(Called(method));
                     inner.call(request).await
                 }
                 Err(refusal) => {
@@ -192,8 +197,14 @@ const METHODS: [(&str, &str); 9] = [
     ("NodeService/RenewCertificate", "nodes/RenewCertificate"),
 ];
 
+const UNKNOWN_METHOD: &str = "fleet/Call";
+
+/// What an admitted request calls, as entries name it.
+#[derive(Clone, Copy)]
+struct Called(&'static str);
+
 fn method_of(path: &str) -> &'static str {
-    METHODS.iter().find(|(end, _)| path.ends_with(end)).map_or("fleet/Call", |(_, method)| method)
+    METHODS.iter().find(|(end, _)| path.ends_with(end)).map_or(UNKNOWN_METHOD, |(_, method)| method)
 }
 
 /// Who a call was admitted as.

@@ -205,9 +205,6 @@ pub async fn insert(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(),
     Ok(())
 }
 
-const SELECT: &str =
-    "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at FROM nodes";
-
 fn read_node(row: &Row) -> Result<(Node, Vec<u8>), StoreError> {
     let node = Node {
         id: column::bytes(row, "node_id", NodeId::from_slice)?,
@@ -240,7 +237,9 @@ pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>,
 /// # Errors
 /// [`StoreError`].
 pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
-    let rows = sql::query(SELECT).fetch_all(conn).await?;
+    let select =
+        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at FROM nodes";
+    let rows = sql::query(select).fetch_all(conn).await?;
     let nodes: Result<Vec<Node>, StoreError> = rows.iter().map(|row| Ok(read_node(row)?.0)).collect();
     let mut nodes = nodes?;
     nodes.sort_by_key(|node| (node.joined_at, node.id));

@@ -65,6 +65,13 @@ impl Machine {
     }
 }
 
+fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeId> {
+    match NamedCertificate::parse(certificate).ok()?.identity.role {
+        Role::Node(node) => Some(node),
+        Role::ControlPlane => None,
+    }
+}
+
 fn signing_request(key: &KeyPair) -> Vec<u8> {
     CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
 }
@@ -129,7 +136,7 @@ impl Secure {
         let mut enrollment = EnrollmentServiceClient::new(self.channel(None).await);
         let answer = enrollment.join(request).await?.into_inner();
         let certificate = CertificateDer::from(answer.certificate);
-        let Role::Node(id) = NamedCertificate::parse(&certificate).unwrap().identity.role else { panic!("no node") };
+        let id = node_of(&certificate).expect("the certificate names a node");
         Ok(Machine { id, certificate, key })
     }
 
@@ -425,6 +432,23 @@ async fn a_removed_node_is_cut_within_a_second_and_never_comes_back() {
     let missing = admin::RemoveNodeRequest { id: NodeId::from_bytes([9; 16]).to_string() };
     assert_eq!(admin_nodes.remove_node(missing).await.unwrap_err().code(), Code::NotFound);
     drop((_stays_open, other));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() {
+    let plane = Secure::start().await;
+    let machine = plane.join().await;
+    let channel = plane.channel(Some(machine.identity())).await;
+    let (_open, stream) = subscribe(channel, hello(machine.id, 1, &BootKey::generate().unwrap())).await.unwrap();
+    let mut database = database(plane.directory.path()).await;
+    let removal = sqlx::query("UPDATE nodes SET removed_at = ?").bind(plane.clock.now().nanos());
+    let since = SystemClock.monotonic_nanos();
+    removal.execute(&mut database).await.unwrap();
+    let status = ending(stream).await;
+    let took = Duration::from_nanos(SystemClock.monotonic_nanos() - since);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     plane.stop().await;
 }
 

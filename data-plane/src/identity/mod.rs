@@ -1,7 +1,9 @@
 //! The identity of a node that has joined: its key, its certificate and the authority that made it, in one file that only its owner may read.
 //!
-//! One file, so that a renewal exchanges key and certificate together or not at all. [`join`] gets the first one, [`renewal`] those that follow.
+//! One file, so that a renewal exchanges key and certificate together or not at all. [`join`] gets the first one, [`renewal`] those that
+//! follow, and [`admission`] is what a start makes of it.
 
+pub mod admission;
 pub mod join;
 pub mod renewal;
 

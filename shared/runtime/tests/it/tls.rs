@@ -136,7 +136,7 @@ async fn changed_files_are_presented_and_unusable_ones_leave_the_old_certificate
     let shutdown = Shutdown::new();
     let certificate = identity.load();
     let (told, mut heard) = mpsc::unbounded_channel();
-    certificate.watch(Duration::from_millis(20), move |ended| drop(told.send(ended)), &shutdown);
+    certificate.watch(Duration::from_millis(20), move |ended| told.send(ended).unwrap(), &shutdown);
     let address = start(identity.options_with(certificate), &shutdown, |_request| async { text("over tls") });
     let first = shown(address, identity.client()).await;
 
