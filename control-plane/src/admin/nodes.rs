@@ -7,7 +7,7 @@ use keyforge_shared::id::{NodeId, OperatorId};
 use keyforge_shared::name;
 use keyforge_shared::token::{self, TokenDigest, TokenKind};
 use serde_json::json;
-use sqlx::SqliteConnection;
+
 use zeroize::Zeroizing;
 
 use super::{Admin, AdminError, Call, Caller};
@@ -15,6 +15,7 @@ use crate::nodes::authority::{AuthorityError, Issued, ProvenKey};
 use crate::nodes::{JOIN_TOKENS, NODES, Nodes, sealed_node};
 use crate::store::StoreError;
 use crate::store::nodes::{self, JoinToken, Node};
+use crate::store::sql::Conn;
 
 const DEFAULT_TTL: u64 = 3_600;
 const MAX_TTL: u64 = 7 * 24 * 3_600;
@@ -206,7 +207,7 @@ fn refused(why: &'static str) -> NotJoined {
 
 /// The token with this digest, if somebody may join with it now.
 async fn admitting_token(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     nodes: &Nodes,
     digest: &TokenDigest,
     now: Timestamp,
@@ -227,7 +228,7 @@ async fn admitting_token(
 
 /// The node of this id, if there is one; its place can be taken only once its certificate has expired.
 async fn replaceable_node(
-    connection: &mut SqliteConnection,
+    connection: &mut Conn,
     nodes: &Nodes,
     node: NodeId,
     now: Timestamp,

@@ -442,7 +442,7 @@ async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() 
     let channel = plane.channel(Some(machine.identity())).await;
     let (_open, stream) = subscribe(channel, hello(machine.id, 1, &BootKey::generate().unwrap())).await.unwrap();
     let mut database = database(plane.directory.path()).await;
-    let removal = sqlx::query("UPDATE nodes SET removed_at = ?").bind(plane.clock.now().nanos());
+    let removal = sql::query("UPDATE nodes SET removed_at = $1").bind(plane.clock.now().nanos());
     let since = SystemClock.monotonic_nanos();
     removal.execute(&mut database).await.unwrap();
     let status = ending(stream).await;
