@@ -448,7 +448,8 @@ async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() 
     let status = ending(stream).await;
     let took = Duration::from_nanos(SystemClock.monotonic_nanos() - since);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    // This removal is under no seal: whoever reads the whole row does not believe it, and serves the node as little.
+    assert!(matches!(status.code(), Code::PermissionDenied | Code::Internal), "{status}");
     plane.stop().await;
 }
 
