@@ -120,6 +120,13 @@ pub fn moment(millis: i64) -> String {
     Timestamp::from_millis(millis).rfc3339()
 }
 
+/// A moment in RFC 3339, UTC, with milliseconds.
+#[must_use]
+pub fn moment_with_millis(millis: i64) -> String {
+    let seconds = moment(millis);
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), millis.rem_euclid(1_000))
+}
+
 /// What a table shows where there is nothing.
 #[must_use]
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {

@@ -31,6 +31,7 @@ use tonic::service::Routes;
 
 use crate::admin::Admin;
 use crate::admin::deployment::{self, OPERATOR_TOKEN_FILE, OpenError};
+use crate::admin::receipts::Receipts;
 use crate::audit::Audit;
 use crate::config::{Config, DEFAULT_CERTIFICATE_LIFE};
 use crate::grpc::audit::AuditApi;
@@ -220,7 +221,8 @@ async fn assemble(
         certificate_life: config.tls.map_or(DEFAULT_CERTIFICATE_LIFE, |tls| tls.certificate_life),
     });
     let gate = NodeGate::new(nodes, admin.clone(), RefusedNodes::new(&telemetry.meter()));
-    let publisher = Publisher { hub, fleet, secrets, deployment: opened.id, clock };
+    let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
+    let publisher = Publisher { hub, fleet, secrets, deployment: opened.id, clock, max_staleness };
     Ok(Parts { store, audit, ledger, admin, publisher, authority, gate })
 }
 
@@ -273,10 +275,11 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
     let node_api = NodeApi::new(admin.clone(), nodes.clone(), publisher.fleet.clone(), publisher.hub.clone());
     let certificates = CertificateApi::new(admin.clone(), nodes.clone());
+    let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone());
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
-        .add_service(KeyServiceServer::new(KeyApi::new(admin.clone())))
+        .add_service(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts)))
         .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings)))
         .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))
         .add_service(AuditServiceServer::new(audit_api))

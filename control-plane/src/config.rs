@@ -5,6 +5,7 @@
 //! listen = "127.0.0.1:7070"
 //! vault_key = "file:/etc/keyforge/vault.key"   # default: vault.key in data_dir, made at the first start
 //! allow_plaintext = false                      # needed for `listen` beyond this host, where nothing is encrypted
+//! max_staleness_seconds = 30                   # how long a node may serve keys without the control plane, unless a policy says otherwise
 //!
 //! [database]                                   # without it: SQLite in data_dir
 //! url = "postgres://keyforge@db.internal/keyforge"
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
 use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
+use keyforge_shared::policy::{DEFAULT_STALENESS_SECONDS, MAX_STALENESS_SECONDS};
 use serde::Deserialize;
 
 use crate::vault::KekSource;
@@ -52,6 +54,7 @@ struct Raw {
     vault_key: Option<SecretRef>,
     #[serde(default)]
     allow_plaintext: bool,
+    max_staleness_seconds: Option<u32>,
     tls: Option<RawTls>,
     database: Option<RawDatabase>,
     #[serde(default)]
@@ -87,6 +90,8 @@ pub struct Config {
     pub tls: Option<TlsListener>,
     /// The database; `None` for SQLite in the data directory.
     pub database: Option<DatabaseConfig>,
+    /// How long a node may serve a key without the control plane, in seconds, unless its policy says otherwise.
+    pub max_staleness_seconds: u32,
 }
 
 impl Config {
@@ -95,7 +100,8 @@ impl Config {
     pub fn local(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
         let data_dir = data_dir.into();
         let vault_key = KekSource::File(data_dir.join(VAULT_KEY_FILE));
-        Self { data_dir, listen, vault_key, tls: None, database: None }
+        let max_staleness_seconds = DEFAULT_STALENESS_SECONDS;
+        Self { data_dir, listen, vault_key, tls: None, database: None, max_staleness_seconds }
     }
 
     /// Reads and checks a file. Telemetry is apart, because it is started first and once per process.
@@ -129,11 +135,25 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
             None
         }
     };
+    let max_staleness_seconds = raw.max_staleness_seconds.unwrap_or(DEFAULT_STALENESS_SECONDS);
+    problems.require(
+        "max_staleness_seconds",
+        (1..=MAX_STALENESS_SECONDS).contains(&max_staleness_seconds),
+        "from 1 second to 86400, a day",
+    );
     let telemetry = raw.telemetry.checked(SERVICE_NAME, &mut problems);
     let tls = raw.tls.and_then(|tls| tls_listener(&tls, &mut problems));
     let database = raw.database.and_then(|database| database.checked(&mut problems));
     let data_dir = raw.data_dir;
-    let config = listen.zip(vault_key).map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls, database });
+    let parts = listen.zip(vault_key);
+    let config = parts.map(|(listen, vault_key)| Config {
+        data_dir,
+        listen,
+        vault_key,
+        tls,
+        database,
+        max_staleness_seconds,
+    });
     problems.finish(config.map(|config| (config, telemetry)))
 }
 

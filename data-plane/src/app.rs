@@ -38,6 +38,8 @@ use crate::pool::Pools;
 use crate::replica::Replica;
 use crate::replica::follow::Follower;
 use crate::replica::key_followers::KeyFollowers;
+use crate::replica::last_good::LastGood;
+use crate::replica::orders::Watcher;
 use crate::request::refuse::Refusals;
 use crate::settlements::Settlements;
 use crate::upstream::Upstream;
@@ -100,7 +102,7 @@ impl DataPlane {
         let boot = BootId::generate().map_err(|error| StartError::Random(error.to_string()))?;
         let boot_key = BootKey::generate().map_err(|error| StartError::Random(error.to_string()))?;
         let metrics = Metrics::new(&telemetry.meter());
-        let Admission { node, channel, token } = Admission::of(&config, &metrics, &clock, &shutdown)?;
+        let Admission { node, channel, token, state_secret } = Admission::of(&config, &metrics, &clock, &shutdown)?;
         let listener = accept::bind(config.agents)?;
         let agents = listener.local_addr().unwrap_or(config.agents);
         if let Some(address) = config.ops {
@@ -109,13 +111,30 @@ impl DataPlane {
         }
         let options = accept_options(&config, &metrics, &shutdown)?;
         let replica = Arc::new(Replica::default());
+        let last_good = LastGood::new(&config.data_dir, state_secret, node);
+        let loading = last_good.clone();
+        if let Ok(Some((deployment, state))) = tokio::task::spawn_blocking(move || loading.load()).await {
+            tracing::info!(revision = state.revision(), "the state of the last run was found");
+            replica.restore(deployment, state);
+        }
+        drop(shutdown.spawn("last_good", last_good.keep(Arc::clone(&replica), shutdown.clone())));
         let ledger = Ledger::new(channel.clone(), boot, shutdown.clone());
         let counters = std::mem::take(&mut config.counters);
         let store_patience = counters.patience();
         let counting = Counting::start(counters, &ledger, &metrics, Arc::clone(&clock), &shutdown).await?;
         let returns = Returns::start(counting.grants.clone());
         let (memberships, settlements) = (counting.memberships.clone(), counting.settlements.clone());
-        let keys = KeyFollowers::new(Arc::clone(&replica), memberships, returns, settlements.clone());
+        let keys = Arc::new(KeyFollowers::new(Arc::clone(&replica), memberships, returns, settlements.clone()));
+        let watcher = Watcher {
+            replica: Arc::clone(&replica),
+            followers: Arc::clone(&keys),
+            channel: control::channel(&config.control_plane_url, &config.fleet_token)?,
+            node,
+            boot,
+            clock: Arc::clone(&clock),
+            metrics: metrics.clone(),
+        };
+        drop(shutdown.spawn_critical_background("orders", watcher.run(shutdown.clone())));
         let follower = Follower {
             replica: Arc::clone(&replica),
             channel: channel.clone(),
@@ -125,6 +144,7 @@ impl DataPlane {
             clock: Arc::clone(&clock),
             seal_key: boot_key,
             token,
+            metrics: metrics.clone(),
         };
         drop(shutdown.spawn_critical_background("state_stream", follower.run(keys, shutdown.clone())));
 
@@ -297,10 +317,19 @@ impl Rest {
         };
         let Some(deployment) = found else { return };
         let (state, shutdown) = (self.state.clone(), self.shutdown.clone());
+        let mut attached = self.replica.attached();
         // Opening the spool reads what earlier lives left on disk.
         let opened = tokio::task::spawn_blocking(move || self.open(deployment)).await;
         let failure = match opened {
-            Ok(Ok(())) => return state.set_ready(),
+            Ok(Ok(())) => {
+                if !*attached.borrow() {
+                    state.set_not_ready("the state of the last run, and no word from the control plane yet");
+                }
+                if attached.wait_for(|attached| *attached).await.is_ok() {
+                    state.set_ready();
+                }
+                return;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };

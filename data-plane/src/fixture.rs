@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::plane::Plane;
 use crate::pool::Pools;
 use crate::replica::Replica;
+use crate::replica::freshness::Moment;
 use crate::request::refuse::Refusals;
 use crate::settlements::Settlements;
 use crate::upstream::Upstream;
@@ -321,6 +322,9 @@ impl Parts {
         held.commit(state.into_iter().map(Change::Upsert).collect());
         let hash = held.set_hash();
         replica.replace(identity.deployment, held, hash).unwrap();
+        // Tests let hours pass between two requests.
+        replica.freshness.set_bound(Duration::MAX);
+        replica.freshness.confirm(Moment::now(&*clock));
         let replica = Arc::new(replica);
         let settlements = Settlements::start(Arc::clone(&counters), metrics.clone(), &shutdown);
         settlements.mark_in(spool.marks());
@@ -369,7 +373,8 @@ pub(crate) fn key(number: u8, policy: Policy) -> Resource {
         digest: TokenDigest([number; 32]),
         name: "k".to_owned(),
         status: KeyStatus::Active,
-        policy,
+        status_revision: 0,
+        policy: Arc::new(policy),
         chain: ChainId::from_bytes([number; 16]),
         workspace: WorkspaceId::from_bytes([7; 16]),
     }))

@@ -29,6 +29,8 @@ pub struct Metrics {
     renewals: Counter<u64>,
     certificate_expiry: Gauge<u64>,
     certificate_reloads: Counter<u64>,
+    state_age: Gauge<f64>,
+    resources_refused: Gauge<u64>,
 }
 
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -117,6 +119,15 @@ impl Metrics {
                 .u64_counter("keyforge.listener.certificate_reloads")
                 .with_description("Changes of the agents' certificate files, by whether they could be used")
                 .build(),
+            state_age: meter
+                .f64_gauge("keyforge.state.age")
+                .with_description("How old what the node knows of its keys can be; above five seconds it has lost the control plane")
+                .with_unit("s")
+                .build(),
+            resources_refused: meter
+                .u64_gauge("keyforge.state.resources_refused")
+                .with_description("Records of the state that this node could not read and keeps its last good version of")
+                .build(),
         }
     }
 
@@ -200,6 +211,16 @@ impl Metrics {
     /// The files of the agents' certificate have changed.
     pub fn certificate_reloaded(&self, done: bool) {
         self.certificate_reloads.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
+    }
+
+    /// What the node knows of its keys can be this old.
+    pub fn state_age(&self, age: std::time::Duration) {
+        self.state_age.record(age.as_secs_f64(), &[]);
+    }
+
+    /// So many records of the state cannot be read here.
+    pub fn resources_refused(&self, count: usize) {
+        self.resources_refused.record(count as u64, &[]);
     }
 
     /// A refusal was left out of the audit.

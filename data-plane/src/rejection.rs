@@ -90,6 +90,8 @@ pub enum Rejection {
     },
     /// Limits cannot be enforced right now, so nothing is admitted.
     EnforcementUnavailable,
+    /// The node has not heard from the control plane for longer than it may serve the key without.
+    StateStale,
     /// Requests cannot be recorded right now, so nothing is admitted.
     AuditUnavailable,
     /// The node has no room for another body.
@@ -172,6 +174,7 @@ impl Rejection {
             }
             Self::TooManyTokens { .. } => shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::Never),
             Self::EnforcementUnavailable => shape(503, "server_error", "enforcement_unavailable", soon),
+            Self::StateStale => shape(503, "server_error", "state_stale", soon),
             Self::AuditUnavailable => shape(503, "server_error", "audit_unavailable", soon),
             Self::NodeBusy => shape(503, "server_error", "node_busy", soon),
             Self::NotReady(_) => shape(503, "server_error", "not_ready", soon),
@@ -258,6 +261,9 @@ impl Rejection {
             }
             Self::EnforcementUnavailable => {
                 "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly.".into()
+            }
+            Self::StateStale => {
+                "This node has lost the control plane and cannot know whether the key still works. Try again shortly, or at another node.".into()
             }
             Self::AuditUnavailable => {
                 "Requests cannot be recorded right now, so nothing is admitted. Try again shortly.".into()

@@ -6,13 +6,14 @@
 //! must stop is refused here from the first moment, and until the store has taken that over.
 
 mod queue;
+mod stops;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hashbrown::HashSet;
-use keyforge_counters::{CounterError, CounterStore, Counters, ReservationId, Settlement};
+use keyforge_counters::{CounterError, CounterStore, Counters, Freeze, ReservationId, Settlement};
 use keyforge_runtime::backoff::Backoff;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::id::KeyId;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::queue::{Next, Queue};
+use self::stops::{Stops, Wish};
 use crate::audit::{Asked, Marks};
 use crate::metrics::Metrics;
 
@@ -72,6 +74,8 @@ struct Inner {
     marks: OnceLock<Marks>,
     /// Keys that must stop and that the store may still let through.
     frozen: RwLock<HashSet<KeyId>>,
+    /// What the store is to be told of keys that operators stopped, or let go on.
+    stops: Stops,
 }
 
 /// Tells the counter store. Clones share one queue.
@@ -92,7 +96,10 @@ impl Settlements {
             done: Notify::new(),
             marks: OnceLock::new(),
             frozen: RwLock::default(),
+            stops: Stops::default(),
         }));
+        let teller = settlements.clone();
+        drop(shutdown.spawn_background("stops", async move { teller.0.stops.work(&teller.0.counters).await }));
         for _ in 0..workers {
             let worker = settlements.clone();
             // It outlives the drain: what runs until its end is settled after that.
@@ -127,11 +134,20 @@ impl Settlements {
         self.tell(about, News::AtMost { bound, tokens });
     }
 
-    /// No request of the key is admitted from here on.
-    pub fn freeze(&self, key: KeyId) {
+    /// No request of the key is admitted from here on, until its state of a revision after `revision` says that it works.
+    pub fn freeze(&self, key: KeyId, revision: u64) {
         self.0.frozen.write().insert(key);
         let this = self.clone();
-        super::request::carry_on::now_or_spawn(&self.0.shutdown, "freeze", async move { this.hand_over(key).await });
+        let handing = async move { this.hand_over(key, revision).await };
+        super::request::carry_on::now_or_spawn(&self.0.shutdown, "freeze", handing);
+    }
+
+    /// The state says since `revision` that the key does not work: whoever shares the store and cannot hear of it is refused there.
+    pub fn stop(&self, key: KeyId, revision: u64) {
+        // Nobody shares a store in this process.
+        if !self.are_told_at_once() {
+            self.0.stops.wish(key, Wish { revision, stopped: true });
+        }
     }
 
     /// Whether the key must stop and the store may not know it yet.
@@ -140,17 +156,27 @@ impl Settlements {
         self.0.frozen.read().contains(&key)
     }
 
-    /// An operator looked at the key.
-    pub fn unfreeze(&self, key: KeyId) {
+    /// The state says since `revision` that the key works.
+    pub fn unfreeze(&self, key: KeyId, revision: u64) {
         self.0.frozen.write().remove(&key);
-        let this = self.clone();
-        drop(self.0.shutdown.spawn_background("unfreeze", async move {
-            let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-            while let Err(error) = this.0.counters.unfreeze(key).await {
-                tracing::debug!(%key, %error, "the key could not be unfrozen yet");
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-        }));
+        if self.are_told_at_once() {
+            let done = self.0.counters.unfreeze(key, revision).now_or_never();
+            debug_assert!(matches!(done, Some(Ok(_))), "the store in this process answered {done:?}");
+        } else {
+            self.0.stops.wish(key, Wish { revision, stopped: false });
+        }
+    }
+
+    /// Lifts a freeze that the store still holds although the state says since `revision` that the key works: the word that lifts it was lost, or
+    /// overtaken. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`CounterError::Unavailable`].
+    pub async fn thaw(&self, key: KeyId, revision: u64) -> Result<bool, CounterError> {
+        if self.is_frozen(key) {
+            return Ok(false);
+        }
+        self.0.counters.unfreeze(key, revision).await
     }
 
     /// Messages that wait.
@@ -171,10 +197,10 @@ impl Settlements {
         }
     }
 
-    async fn hand_over(&self, key: KeyId) {
+    async fn hand_over(&self, key: KeyId, revision: u64) {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         while self.is_frozen(key) {
-            match self.0.counters.freeze(key).await {
+            match self.0.counters.freeze(key, Freeze { revision, lasting: true }).await {
                 Ok(()) => {
                     self.0.frozen.write().remove(&key);
                 }

@@ -9,7 +9,16 @@
 //!
 //! Every field of the info has a fixed width. The node's private key is made for one life and never leaves its memory, so that neither a recording
 //! of the stream nor whatever ends TLS on the way can open a secret, not even with every certificate's key.
+//!
+//! A node keeps its last good state on disk under a key of its own, which it derives from the fleet token, or from a secret of its own when it has
+//! joined with a certificate:
+//!
+//! ```text
+//! key = HKDF-SHA256(ikm = that secret, salt = the file's, info = "keyforge/node/state/v1" || node_id)
+//! AAD = "keyforge/node/state/frame/v1" || node_id || u64 number of the frame
+//! ```
 
+use hkdf::Hkdf;
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -19,7 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::id::{BootId, CredentialId, NodeId};
 use crate::seal::SealError;
-use crate::secret::SecretBytes;
+use crate::secret::{Key256, SecretBytes};
 
 const VERSION: u8 = 2;
 const INFO_DOMAIN: &[u8] = b"keyforge/fleet/secret/v2";
@@ -28,6 +37,38 @@ const PSK_ID: &[u8] = b"keyforge/fleet/token/v1";
 const KEY_LEN: usize = 32;
 
 type Suite = X25519HkdfSha256;
+
+const STATE_INFO: &[u8] = b"keyforge/node/state/v1";
+const FRAME_DOMAIN: &[u8] = b"keyforge/node/state/frame/v1";
+
+/// What makes the key of each file another one, so that none seals more than one file.
+pub type StateSalt = [u8; 16];
+
+/// A new one.
+///
+/// # Errors
+/// [`SealError::Random`] without randomness.
+pub fn state_salt() -> Result<StateSalt, SealError> {
+    let mut salt = StateSalt::default();
+    getrandom::fill(&mut salt).map_err(|_| SealError::Random)?;
+    Ok(salt)
+}
+
+/// The key that seals one file with the last good state of a node.
+#[must_use]
+pub fn state_key(secret: &SecretBytes, salt: &StateSalt, node: NodeId) -> Key256 {
+    let mut bytes = Zeroizing::new([0; 32]);
+    // 32 bytes are within what HKDF-SHA256 can expand to (255 times 32), so this cannot fail.
+    let expanded = Hkdf::<Sha256>::new(Some(salt), secret.expose()).expand(&[STATE_INFO, node.as_bytes()].concat(), &mut *bytes);
+    debug_assert!(expanded.is_ok());
+    Key256::new(*bytes)
+}
+
+/// What a frame of that file is bound to.
+#[must_use]
+pub fn state_frame(node: NodeId, number: u64) -> Vec<u8> {
+    [FRAME_DOMAIN, node.as_bytes(), &number.to_be_bytes()].concat()
+}
 
 /// What a sealed secret is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

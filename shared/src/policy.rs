@@ -97,6 +97,10 @@ pub struct Policy {
     /// calendars would overlap.
     #[serde(default)]
     pub time_zone: Option<ZoneName>,
+    /// How long a node may serve the key without the control plane, in seconds; absent: the deployment's bound. A revoked key works no longer than
+    /// this on a node that cannot hear of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_staleness_seconds: Option<u32>,
 }
 
 /// Largest request quota: counters may live where integers are exact only up to 2^53.
@@ -107,6 +111,11 @@ pub const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
 pub const MAX_TOKENS_PER_MINUTE: u64 = 9_000_000_000_000_000;
 /// Largest limit of requests at the same time: each is remembered until it ends.
 pub const MAX_CONCURRENT_REQUESTS: u32 = 1_000_000;
+
+/// The longest that a node may be allowed to serve a key without the control plane, in seconds: a day.
+pub const MAX_STALENESS_SECONDS: u32 = 86_400;
+/// How long a node may do so if neither policy nor deployment say otherwise, in seconds.
+pub const DEFAULT_STALENESS_SECONDS: u32 = 30;
 
 impl Policy {
     /// Whether the key may call `model`.
@@ -119,6 +128,15 @@ impl Policy {
     #[must_use]
     pub fn is_capped(&self) -> bool {
         !self.spend_limits.is_empty()
+    }
+
+    /// A total limit of 0 requests, which is how what a key has left is set to nothing.
+    pub const NOTHING_LEFT: RequestLimit = RequestLimit { requests: 0, window: Window::Total };
+
+    /// Whether a limit of nothing keeps the key from ever being admitted.
+    #[must_use]
+    pub fn has_nothing_left(&self) -> bool {
+        self.request_limits.iter().any(|limit| limit.requests == 0 && limit.window == Window::Total)
     }
 
     /// When the key's days begin.
@@ -147,6 +165,9 @@ impl Policy {
             if value.is_some_and(|value| !(1..=most).contains(&value)) {
                 problems.push(format!("{field}: from 1 to {most}"));
             }
+        }
+        if self.max_staleness_seconds.is_some_and(|seconds| !(1..=MAX_STALENESS_SECONDS).contains(&seconds)) {
+            problems.push(format!("max_staleness_seconds: from 1 to {MAX_STALENESS_SECONDS}"));
         }
         if self.max_output_tokens == Some(0) {
             problems.push("max_output_tokens: at least 1".to_owned());

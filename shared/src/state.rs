@@ -3,24 +3,25 @@
 //! Both planes run this same machine: `snapshot(v)` equals the fold of all deltas up to `v`. Revisions are dense; a delta that does not follow
 //! on the held revision is refused, never skipped over. A hash over the whole set, kept incrementally, finds a missed or doubled change.
 //!
-//! * `record`: what the set consists of; `set_hash`: the hash over it
+//! * `record`: what the set consists of; `set_hash`: the hash over it; `key_table`: the keys, packed
 
+mod key_table;
 mod record;
 mod set_hash;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use crate::catalog::Model;
 use crate::id::{CredentialId, KeyId, WorkspaceId};
 use crate::token::TokenDigest;
 
 pub use record::{
-    CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, ResourceId, WorkspaceRecord, policy_digest,
+    CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, ResourceId, Standing, WorkspaceRecord, policy_digest,
 };
 pub use set_hash::SetHash;
+
+use key_table::{KeyTable, Records};
 
 /// One change of the replicated set.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,11 +66,73 @@ pub enum ApplyError {
 pub struct State {
     revision: u64,
     workspaces: BTreeMap<WorkspaceId, Arc<WorkspaceRecord>>,
-    keys: HashMap<TokenDigest, Arc<KeyRecord>>,
-    digests: HashMap<KeyId, TokenDigest>,
+    keys: KeyTable,
     models: BTreeMap<String, Arc<Model>>,
     credentials: BTreeMap<CredentialId, Arc<CredentialRecord>>,
     set_hash: SetHash,
+}
+
+/// The records of a state at one revision, detached from it: the state can change while they are read.
+pub struct Contents {
+    revision: u64,
+    set_hash: SetHash,
+    workspaces: Vec<Arc<WorkspaceRecord>>,
+    keys: Records,
+    models: Vec<Arc<Model>>,
+    credentials: Vec<Arc<CredentialRecord>>,
+}
+
+impl Contents {
+    /// The revision.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Hash of the set.
+    #[must_use]
+    pub const fn set_hash(&self) -> SetHash {
+        self.set_hash
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.workspaces.len() + self.keys.len() + self.models.len() + self.credentials.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The records in parts of bounded length but for the first and the last two, from 0; `None` after the last. Workspaces come before the keys that
+    /// name them.
+    #[must_use]
+    pub fn part(&self, number: usize) -> Option<Vec<Resource>> {
+        let Some(number) = number.checked_sub(1) else {
+            return Some(self.workspaces.iter().cloned().map(Resource::Workspace).collect());
+        };
+        if let Some(keys) = self.keys.chunk(number) {
+            return Some(keys.map(|key| Resource::Key(Arc::new(key))).collect());
+        }
+        match number - self.keys.chunks() {
+            0 => Some(self.models.iter().cloned().map(Resource::Model).collect()),
+            1 => Some(self.credentials.iter().cloned().map(Resource::Credential).collect()),
+            _ => None,
+        }
+    }
+
+    /// Every record, part by part.
+    pub fn resources(&self) -> impl Iterator<Item = Resource> + use<'_> {
+        (0..).map_while(|number| self.part(number)).flatten()
+    }
+
+    /// The credentials.
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<CredentialRecord>> {
+        self.credentials.iter()
+    }
 }
 
 impl State {
@@ -81,6 +144,25 @@ impl State {
             state.change(Change::Upsert(resource));
         }
         state
+    }
+
+    /// An empty set at `revision`, with room for `keys`, to be filled with [`Self::add`].
+    #[must_use]
+    pub fn with_room(revision: u64, keys: usize) -> Self {
+        let mut state = Self { revision, ..Self::default() };
+        state.keys.reserve(keys);
+        state
+    }
+
+    /// Adds a record of a snapshot.
+    pub fn add(&mut self, resource: Resource) {
+        self.change(Change::Upsert(resource));
+    }
+
+    /// Takes over that the control plane's set has this hash: some of its records could not be read here, so that the hash of what is held says
+    /// nothing.
+    pub const fn assume_set_hash(&mut self, set_hash: SetHash) {
+        self.set_hash = set_hash;
     }
 
     /// Applies a delta.
@@ -101,6 +183,21 @@ impl State {
         if self.set_hash == delta.set_hash { Ok(()) } else { Err(ApplyError::Diverged(self.revision)) }
     }
 
+    /// Applies what could be read of a delta, and takes over the hash that the control plane's set has after it.
+    ///
+    /// # Errors
+    /// [`ApplyError::OutOfOrder`]; a delta that is already contained is ignored without error.
+    pub fn apply_partly(&mut self, delta: Delta) -> Result<(), ApplyError> {
+        let set_hash = delta.set_hash;
+        if delta.to > self.revision {
+            match self.apply(delta) {
+                Ok(()) | Err(ApplyError::Diverged(_)) => self.set_hash = set_hash,
+                Err(out_of_order @ ApplyError::OutOfOrder { .. }) => return Err(out_of_order),
+            }
+        }
+        Ok(())
+    }
+
     /// Applies one change and moves to the next revision: what the control plane does when it commits. Returns the delta to publish.
     pub fn commit(&mut self, changes: Vec<Change>) -> Delta {
         let from = self.revision;
@@ -115,22 +212,25 @@ impl State {
         match change {
             Change::Upsert(resource) => {
                 self.remove(&resource.id());
-                self.set_hash.add(&resource.digest());
-                match resource {
+                let digest = match resource {
+                    Resource::Key(key) => self.keys.insert(&key),
                     Resource::Workspace(workspace) => {
+                        let digest = Resource::Workspace(Arc::clone(&workspace)).digest();
                         self.workspaces.insert(workspace.id, workspace);
-                    }
-                    Resource::Key(key) => {
-                        self.digests.insert(key.id, key.digest);
-                        self.keys.insert(key.digest, key);
+                        digest
                     }
                     Resource::Model(model) => {
+                        let digest = Resource::Model(Arc::clone(&model)).digest();
                         self.models.insert(model.name.clone(), model);
+                        digest
                     }
                     Resource::Credential(credential) => {
+                        let digest = Resource::Credential(Arc::clone(&credential)).digest();
                         self.credentials.insert(credential.id, credential);
+                        digest
                     }
-                }
+                };
+                self.set_hash.add(&digest);
             }
             Change::Remove(id) => self.remove(&id),
         }
@@ -139,9 +239,7 @@ impl State {
     fn remove(&mut self, id: &ResourceId) {
         let removed = match id {
             ResourceId::Workspace(id) => self.workspaces.remove(id).map(Resource::Workspace),
-            ResourceId::Key(id) => {
-                self.digests.remove(id).and_then(|digest| self.keys.remove(&digest)).map(Resource::Key)
-            }
+            ResourceId::Key(id) => self.keys.remove(*id).map(|key| Resource::Key(Arc::new(key))),
             ResourceId::Model(name) => self.models.remove(name).map(Resource::Model),
             ResourceId::Credential(id) => self.credentials.remove(id).map(Resource::Credential),
         };
@@ -155,7 +253,7 @@ impl State {
     pub fn get(&self, id: &ResourceId) -> Option<Resource> {
         match id {
             ResourceId::Workspace(id) => self.workspace(*id).cloned().map(Resource::Workspace),
-            ResourceId::Key(id) => self.key(*id).cloned().map(Resource::Key),
+            ResourceId::Key(id) => self.key(*id).map(Resource::Key),
             ResourceId::Model(name) => self.models.get(name).cloned().map(Resource::Model),
             ResourceId::Credential(id) => self.credentials.get(id).cloned().map(Resource::Credential),
         }
@@ -175,14 +273,25 @@ impl State {
 
     /// The key whose token has this digest.
     #[must_use]
-    pub fn key_by_digest(&self, digest: &TokenDigest) -> Option<&Arc<KeyRecord>> {
-        self.keys.get(digest)
+    pub fn key_by_digest(&self, digest: &TokenDigest) -> Option<Arc<KeyRecord>> {
+        self.keys.by_digest(digest).map(Arc::new)
     }
 
     /// The key with this id.
     #[must_use]
-    pub fn key(&self, id: KeyId) -> Option<&Arc<KeyRecord>> {
-        self.keys.get(self.digests.get(&id)?)
+    pub fn key(&self, id: KeyId) -> Option<Arc<KeyRecord>> {
+        self.keys.by_id(id).map(Arc::new)
+    }
+
+    /// All keys, in no order that means anything.
+    pub fn keys(&self) -> impl Iterator<Item = KeyRecord> {
+        self.keys.records().iter()
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub const fn key_count(&self) -> usize {
+        self.keys.records().len()
     }
 
     /// The workspace with this id.
@@ -215,9 +324,22 @@ impl State {
     /// Every record, for a snapshot. Workspaces come before the keys that name them.
     pub fn resources(&self) -> impl Iterator<Item = Resource> {
         let workspaces = self.workspaces.values().cloned().map(Resource::Workspace);
-        let keys = self.keys.values().cloned().map(Resource::Key);
+        let keys = self.keys().map(|key| Resource::Key(Arc::new(key)));
         let models = self.models.values().cloned().map(Resource::Model);
         workspaces.chain(keys).chain(models).chain(self.credentials.values().cloned().map(Resource::Credential))
+    }
+
+    /// The records as they are now, to be read while the state goes on. It costs a few pointers, not a copy of the keys.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        Contents {
+            revision: self.revision,
+            set_hash: self.set_hash,
+            workspaces: self.workspaces.values().cloned().collect(),
+            keys: self.keys.records().clone(),
+            models: self.models.values().cloned().collect(),
+            credentials: self.credentials.values().cloned().collect(),
+        }
     }
 }
 
@@ -231,9 +353,9 @@ mod tests {
     fn key(number: u8, status: KeyStatus) -> Resource {
         let id = KeyId::from_ascii(format!("key{number:09}").as_bytes()).unwrap();
         let digest = TokenDigest([number; 32]);
-        let (policy, chain) = (Policy::default(), ChainId::from_bytes([number; 16]));
-        let workspace = WorkspaceId::from_bytes([0; 16]);
-        Resource::Key(Arc::new(KeyRecord { id, digest, name: "k".to_owned(), status, policy, chain, workspace }))
+        let (policy, chain) = (Arc::new(Policy::default()), ChainId::from_bytes([number; 16]));
+        let (workspace, name) = (WorkspaceId::from_bytes([0; 16]), "k".to_owned());
+        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, status_revision: 0, policy, chain, workspace }))
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -256,7 +378,17 @@ mod tests {
             let snapshot = State::from_snapshot(leader.revision(), leader.resources());
             prop_assert_eq!(snapshot.set_hash(), leader.set_hash());
             prop_assert_eq!(follower.set_hash(), leader.set_hash());
-            prop_assert_eq!(follower.keys, leader.keys);
+            let keys = |state: &State| {
+                let mut keys: Vec<KeyRecord> = state.keys().collect();
+                keys.sort_by_key(|key| key.id);
+                keys
+            };
+            prop_assert_eq!(keys(&follower), keys(&leader));
+            prop_assert_eq!(keys(&leader).len(), leader.key_count());
+            for key in leader.keys() {
+                let found = (follower.key_by_digest(&key.digest), follower.key(key.id));
+                prop_assert_eq!(found, (Some(Arc::new(key.clone())), Some(Arc::new(key))));
+            }
         }
     }
 
@@ -268,6 +400,30 @@ mod tests {
         assert_eq!(follower.apply(second.clone()), Err(ApplyError::OutOfOrder { expected: 1, held: 0 }));
         let tampered = Delta { changes: vec![Change::Upsert(key(1, KeyStatus::Revoked))], ..first };
         assert_eq!(follower.apply(tampered), Err(ApplyError::Diverged(1)));
+    }
+
+    #[test]
+    fn what_was_taken_out_of_a_state_does_not_change_with_it() {
+        let mut state = State::with_room(1, 600);
+        let ids: Vec<_> = (0..600_u32).map(|number| format!("k{number:011}")).collect();
+        let numbered = |at: usize, status| {
+            let mut digest = [7; 32];
+            digest[..8].copy_from_slice(&at.to_le_bytes());
+            let Resource::Key(key) = key(1, status) else { panic!("not a key") };
+            let id = KeyId::from_ascii(ids[at].as_bytes()).unwrap();
+            Resource::Key(Arc::new(KeyRecord { id, digest: TokenDigest(digest), ..(*key).clone() }))
+        };
+        (0..600).for_each(|at| state.add(numbered(at, KeyStatus::Active)));
+        let contents = state.contents();
+        state.commit((0..600).map(|at| Change::Upsert(numbered(at, KeyStatus::Revoked))).collect());
+        state.commit((0..300).map(|at| Change::Remove(numbered(at, KeyStatus::Revoked).id())).collect());
+        assert_eq!((contents.len(), state.key_count(), contents.revision(), state.revision()), (600, 300, 1, 3));
+        let mut of_contents = State::with_room(1, 0);
+        contents.resources().for_each(|resource| of_contents.add(resource));
+        assert_eq!(of_contents.set_hash(), contents.set_hash());
+        assert!(of_contents.keys().all(|key| key.status == KeyStatus::Active));
+        (0..300).for_each(|at| state.add(numbered(at, KeyStatus::Active)));
+        assert_eq!((state.key_count(), state.contents().keys.chunks()), (600, 3), "places are used again");
     }
 
     #[test]

@@ -132,9 +132,9 @@ mod tests {
     fn virtual_key(number: u8, status: KeyStatus) -> Resource {
         let id = KeyId::from_ascii(format!("key{number:09}").as_bytes()).unwrap();
         let (digest, chain) = (TokenDigest([number; 32]), ChainId::from_bytes([number; 16]));
-        let (name, policy) = ("k".to_owned(), Policy::default());
+        let (name, policy) = ("k".to_owned(), Arc::new(Policy::default()));
         let workspace = WorkspaceId::from_bytes([0; 16]);
-        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, policy, chain, workspace }))
+        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, status_revision: 0, policy, chain, workspace }))
     }
 
     fn credential(number: u8, base_url: &str) -> Resource {

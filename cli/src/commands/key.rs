@@ -1,6 +1,9 @@
-//! `keyforge key`: virtual keys are made, shown, changed, frozen and revoked. A token is printed when its key is made, and never again.
+//! `keyforge key`: virtual keys are made, shown, changed, paused and revoked. A token is printed when its key is made, and never again.
+//!
+//! What stops a key or lets it go on prints a receipt: which nodes have done it, and from when on no node does otherwise.
 
 mod limits;
+mod receipt;
 mod view;
 
 use clap::{Args, Subcommand};
@@ -9,6 +12,7 @@ use keyforge_shared::clock::{Clock as _, SystemClock, Timestamp};
 use keyforge_shared::period::ZoneName;
 
 use self::limits::{LimitArgs, NoLimitArgs};
+use self::receipt::ReceiptView;
 use self::view::{CreatedView, KeyView};
 use super::{key_id, workspace_name};
 use crate::client::{AdminArgs, AdminClient, pages};
@@ -40,12 +44,29 @@ enum KeyAction {
     /// Change a key; only what is named changes
     #[command(after_help = "Example:\n  keyforge key update vk_0123456789ab --spend 80/month --no-rpm")]
     Update(UpdateArgs),
-    /// Stop a key until it is unfrozen
-    Freeze(IdArgs),
-    /// Let a frozen key work again
-    Unfreeze(IdArgs),
-    /// End a key for ever
-    Revoke(IdArgs),
+    /// Stop a key until it is resumed, and cut its running streams
+    #[command(visible_alias = "freeze")]
+    Pause(StandingArgs),
+    /// Let a paused or frozen key work again
+    #[command(visible_alias = "unfreeze")]
+    Resume(StandingArgs),
+    /// Set what a key has left to nothing, and cut its running streams; undone by --no-requests
+    #[command(
+        after_help = "The key gets a total limit of 0 requests beside its other limits. To undo it:\n  keyforge key update ID \
+                      --no-requests, or --requests with the limits it is to have"
+    )]
+    Zero(StandingArgs),
+    /// End a key for ever, and cut its running streams
+    Revoke(StandingArgs),
+}
+
+#[derive(Args, Debug)]
+struct StandingArgs {
+    /// The key's id: vk_ and 12 characters
+    id: String,
+    /// Wait so long for nodes that do not answer, in milliseconds, at most 30000
+    #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(0..=30_000))]
+    wait: u32,
 }
 
 #[derive(Args, Debug)]
@@ -111,7 +132,17 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
         }
         Call::Show(id) => keys.get_key(proto::GetKeyRequest { id }).await?,
         Call::Update(request) => keys.update_key(request).await?,
-        Call::Revoke(id) => keys.revoke_key(proto::RevokeKeyRequest { id }).await?,
+        Call::Standing(standing, id, wait) => {
+            let wait_ms = Some(wait);
+            let answer = match standing {
+                Standing::Pause => keys.pause_key(proto::PauseKeyRequest { id, wait_ms }).await?,
+                Standing::Resume => keys.resume_key(proto::ResumeKeyRequest { id, wait_ms }).await?,
+                Standing::Zero => keys.zero_key(proto::ZeroKeyRequest { id, wait_ms }).await?,
+                Standing::Revoke => keys.revoke_key(proto::RevokeKeyRequest { id, wait_ms }).await?,
+            };
+            let receipt = ReceiptView::of(answer.into_inner());
+            return output.either(|| receipt.text(), &receipt);
+        }
     };
     output.one(&KeyView::of(key.into_inner()))
 }
@@ -123,7 +154,17 @@ enum Call {
     List(Option<usize>),
     Show(String),
     Update(proto::UpdateKeyRequest),
-    Revoke(String),
+    /// With the milliseconds to wait.
+    Standing(Standing, String, u32),
+}
+
+/// What is to become of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Pause,
+    Resume,
+    Zero,
+    Revoke,
 }
 
 impl Call {
@@ -139,10 +180,15 @@ impl Call {
             KeyAction::List { limit } => Self::List(limit),
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
             KeyAction::Update(args) => Self::Update(update(args, now)?),
-            KeyAction::Freeze(IdArgs { id }) => Self::Update(frozen(&id, true)?),
-            KeyAction::Unfreeze(IdArgs { id }) => Self::Update(frozen(&id, false)?),
-            KeyAction::Revoke(IdArgs { id }) => Self::Revoke(key_id(&id)?),
+            KeyAction::Pause(args) => Self::standing(Standing::Pause, &args)?,
+            KeyAction::Resume(args) => Self::standing(Standing::Resume, &args)?,
+            KeyAction::Zero(args) => Self::standing(Standing::Zero, &args)?,
+            KeyAction::Revoke(args) => Self::standing(Standing::Revoke, &args)?,
         })
+    }
+
+    fn standing(standing: Standing, args: &StandingArgs) -> Result<Self, Failure> {
+        Ok(Self::Standing(standing, key_id(&args.id)?, args.wait))
     }
 }
 
@@ -165,11 +211,6 @@ fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, F
         update_mask: Some(mask(&paths)),
         workspace: args.workspace.map(workspace_name).transpose()?.unwrap_or_default(),
     })
-}
-
-fn frozen(id: &str, frozen: bool) -> Result<proto::UpdateKeyRequest, Failure> {
-    let update_mask = Some(mask(&["frozen"]));
-    Ok(proto::UpdateKeyRequest { id: key_id(id)?, frozen, update_mask, ..proto::UpdateKeyRequest::default() })
 }
 
 fn mask(paths: &[&str]) -> prost_types::FieldMask {
@@ -252,11 +293,22 @@ mod tests {
     }
 
     #[test]
-    fn freezing_changes_nothing_but_frozen() {
-        for (word, expected) in [("freeze", true), ("unfreeze", false)] {
-            let Call::Update(request) = call(&format!("{word} vk_0123456789ab")).unwrap() else { panic!("{word}") };
-            assert_eq!((request.frozen, request.update_mask.unwrap().paths), (expected, vec!["frozen".to_owned()]));
+    fn what_stops_a_key_waits_for_nodes_as_long_as_it_is_told() {
+        for (word, expected) in [
+            ("pause", Standing::Pause),
+            ("freeze", Standing::Pause),
+            ("resume", Standing::Resume),
+            ("unfreeze", Standing::Resume),
+            ("zero", Standing::Zero),
+            ("revoke", Standing::Revoke),
+        ] {
+            for (words, millis) in [("", 2_000), (" --wait 50", 50)] {
+                let found = call(&format!("{word} vk_0123456789ab{words}")).unwrap();
+                let Call::Standing(standing, id, wait) = found else { panic!("{word}") };
+                assert_eq!((standing, id.as_str(), wait), (expected, "vk_0123456789ab", millis));
+            }
         }
+        assert!(call("revoke vk_0123456789ab --wait 30001").is_err());
     }
 
     #[test]

@@ -280,7 +280,7 @@ pub async fn add_credential(gateway: &Gateway, name: &str, provider: &ScriptedPr
 
 async fn revoke(gateway: &Gateway, token: &str, id: &str) {
     let mut keys = admin::key_service_client::KeyServiceClient::new(gateway.admin().await);
-    keys.revoke_key(admin::RevokeKeyRequest { id: id.to_owned() }).await.unwrap();
+    keys.revoke_key(admin::RevokeKeyRequest { id: id.to_owned(), wait_ms: None }).await.unwrap();
     gateway
         .eventually("the key is dead", async || {
             gateway.send(hyper::Method::GET, "/v1/models", token, "").await.status == 401

@@ -493,7 +493,7 @@ async fn refused_calls(channel: &Channel, bearer: &str, secret: &str) -> Vec<ton
         fleet::audit_intake_service_client::AuditIntakeServiceClient::with_interceptor(channel.clone(), with);
     let id = secret.to_owned();
     statuses.extend(keys.get_key(admin::GetKeyRequest { id: id.clone() }).await.err());
-    statuses.extend(keys.revoke_key(admin::RevokeKeyRequest { id: id.clone() }).await.err());
+    statuses.extend(keys.revoke_key(admin::RevokeKeyRequest { id: id.clone(), wait_ms: None }).await.err());
     let update = admin::UpdateKeyRequest {
         id: id.clone(),
         update_mask: Some(prost_types::FieldMask { paths: vec![secret.to_owned()] }),

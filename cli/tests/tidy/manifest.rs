@@ -1,9 +1,13 @@
 //! Manifests: which crate may depend on which, and what every crate takes from the workspace. Migrations are names in a row, too.
 
 /// Our crates, and those of ours that each may use.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("keyforge-shared", &[]),
     ("keyforge-loadtest", &[]),
+    (
+        "keyforge-fleetload",
+        &["keyforge-control-plane", "keyforge-data-plane", "keyforge-proto", "keyforge-runtime", "keyforge-shared"],
+    ),
     ("keyforge-proto", &["keyforge-shared"]),
     ("keyforge-runtime", &["keyforge-shared"]),
     ("keyforge-providers", &["keyforge-shared"]),

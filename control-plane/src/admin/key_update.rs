@@ -21,9 +21,10 @@ enum Part {
     TokensPerMinute,
     ConcurrentRequests,
     TimeZone,
+    MaxStaleness,
 }
 
-const POLICY: [(&str, Part); 9] = [
+const POLICY: [(&str, Part); 10] = [
     ("policy.models", Part::Models),
     ("policy.request_limits", Part::RequestLimits),
     ("policy.spend_limits", Part::SpendLimits),
@@ -33,6 +34,7 @@ const POLICY: [(&str, Part); 9] = [
     ("policy.tokens_per_minute", Part::TokensPerMinute),
     ("policy.concurrent_requests", Part::ConcurrentRequests),
     ("policy.time_zone", Part::TimeZone),
+    ("policy.max_staleness_seconds", Part::MaxStaleness),
 ];
 
 /// The parts that an update names. Never empty.
@@ -113,6 +115,7 @@ impl KeyMask {
                 Part::ExpiresAt => policy.expires_at = new.expires_at,
                 Part::TokensPerMinute => policy.tokens_per_minute = new.tokens_per_minute,
                 Part::ConcurrentRequests => policy.concurrent_requests = new.concurrent_requests,
+                Part::MaxStaleness => policy.max_staleness_seconds = new.max_staleness_seconds,
             }
         }
     }
@@ -144,6 +147,7 @@ mod tests {
             tokens_per_minute: Some(number),
             concurrent_requests: u32::try_from(number).ok(),
             time_zone: ZoneName::new(if number == 1 { "Europe/Berlin" } else { "Asia/Tokyo" }).ok(),
+            max_staleness_seconds: u32::try_from(number).ok(),
         }
     }
 

@@ -76,7 +76,8 @@ impl Admin {
                 digest: token.digest(),
                 name: new.name,
                 status: KeyStatus::Active,
-                policy,
+                status_revision: 0,
+                policy: Arc::new(policy),
                 chain,
                 workspace,
             };
@@ -131,9 +132,7 @@ impl Admin {
         let call = Call::new(caller, "keys/Update", id);
         self.attempt(&call, async {
             let (edit, before) = self.edit_key(id).await?;
-            if before.record.status == KeyStatus::Revoked {
-                return Err(AdminError::Precondition(format!("{id} is revoked for ever: make a new key")));
-            }
+            unless_revoked(&before)?;
             let mut problems = self.fixed_parts_named_otherwise(&before, &update);
             let mut after = before.clone();
             // A name that is older than the rule stays until it is changed.
@@ -146,7 +145,9 @@ impl Admin {
             }
             if update.mask.policy() {
                 let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
-                update.mask.change(&mut after.record.policy, whole_millis(update.policy.ok_or_else(missing)?));
+                update
+                    .mask
+                    .change(Arc::make_mut(&mut after.record.policy), whole_millis(update.policy.ok_or_else(missing)?));
             }
             problems.extend(policy_problems(&after.record.policy));
             AdminError::unless_valid(&problems)?;
@@ -171,6 +172,51 @@ impl Admin {
         .await
     }
 
+    /// Stops a key until it is resumed. One that is stopped already stays as it is.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`], [`AdminError::Precondition`] for a revoked key.
+    pub async fn pause_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
+        self.change_living(Call::new(caller, "keys/Pause", id), id, |record| record.status = KeyStatus::Frozen).await
+    }
+
+    /// Lets a key that was stopped work again.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`], [`AdminError::Precondition`] for a revoked key.
+    pub async fn resume_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
+        self.change_living(Call::new(caller, "keys/Resume", id), id, |record| record.status = KeyStatus::Active).await
+    }
+
+    /// Sets what a key has left to nothing: its total limit of requests becomes 0, its other limits stay.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`], [`AdminError::Precondition`] for a revoked key.
+    pub async fn zero_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
+        let zero = |record: &mut KeyRecord| {
+            let limits = &mut Arc::make_mut(&mut record.policy).request_limits;
+            limits.retain(|limit| limit.window != Policy::NOTHING_LEFT.window);
+            limits.push(Policy::NOTHING_LEFT);
+        };
+        self.change_living(Call::new(caller, "keys/Zero", id), id, zero).await
+    }
+
+    async fn change_living(
+        &self,
+        call: Call,
+        id: KeyId,
+        change: impl FnOnce(&mut KeyRecord) + Send,
+    ) -> Result<StoredKey, AdminError> {
+        self.attempt(&call, async {
+            let (edit, before) = self.edit_key(id).await?;
+            unless_revoked(&before)?;
+            let mut after = before.clone();
+            change(&mut after.record);
+            self.save_key(edit, &call, &before, after).await
+        })
+        .await
+    }
+
     /// Freezes a key on the control plane's own account, because a request of it cost more than its bound. An operator can thaw it.
     ///
     /// # Errors
@@ -190,7 +236,7 @@ impl Admin {
             }
             let mut after = before.clone();
             after.record.status = KeyStatus::Frozen;
-            after.revision = edit.revision();
+            (after.revision, after.record.status_revision) = (edit.revision(), edit.revision());
             self.write_key(edit, &call, json!({ "why": why }), &after).await
         })
         .await
@@ -214,7 +260,7 @@ impl Admin {
     async fn edit_key(&self, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
         let mut edit = self.edit().await?;
         let found = keys::get(edit.connection(), id).await?.ok_or_else(|| AdminError::not_found("virtual key", id))?;
-        self.unless_published(&found.record, |state| state.key(id).cloned(), "virtual_keys")?;
+        self.unless_published(&found.record, |state| state.key(id), "virtual_keys")?;
         Ok((edit, found))
     }
 
@@ -230,6 +276,9 @@ impl Admin {
             return Ok(after);
         }
         after.revision = edit.revision();
+        if after.record.status != before.record.status {
+            after.record.status_revision = edit.revision();
+        }
         self.write_key(edit, call, json!({ "before": shown(before), "after": shown(&after) }), &after).await?;
         Ok(after)
     }
@@ -238,6 +287,14 @@ impl Admin {
         keys::update(edit.connection(), key).await?;
         self.commit(edit, call, detail.to_string(), publish(key)).await
     }
+}
+
+fn unless_revoked(key: &StoredKey) -> Result<(), AdminError> {
+    let StoredKey { record: KeyRecord { id, status, .. }, .. } = key;
+    if *status == KeyStatus::Revoked {
+        return Err(AdminError::Precondition(format!("{id} is revoked for ever: make a new key")));
+    }
+    Ok(())
 }
 
 /// Why a part of a key cannot be another one.
@@ -274,5 +331,5 @@ fn publish(key: &StoredKey) -> Vec<Change> {
 /// What entries show of a key: all but its digest and its chain.
 fn shown(key: &StoredKey) -> Value {
     let KeyRecord { name, status, policy, workspace, .. } = &key.record;
-    json!({ "name": name, "status": status.as_str(), "policy": policy, "workspace": workspace })
+    json!({ "name": name, "status": status.as_str(), "policy": **policy, "workspace": workspace })
 }

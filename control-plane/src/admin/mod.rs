@@ -14,6 +14,7 @@ pub mod models;
 pub mod nodes;
 pub mod operators;
 pub mod page;
+pub mod receipts;
 pub mod state_seal;
 mod strangers;
 pub mod workspaces;

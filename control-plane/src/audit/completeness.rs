@@ -14,7 +14,7 @@ use crate::store::{StoreError, deployment, keys};
 /// Detail of an act that was carried out and left everything as it was.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 /// The acts that move the state to its next revision when they are carried out and change anything.
-const CHANGES: [&str; 13] = [
+const CHANGES: [&str; 16] = [
     "workspaces/Create",
     "workspaces/Update",
     "workspaces/Delete",
@@ -22,6 +22,9 @@ const CHANGES: [&str; 13] = [
     "keys/Update",
     "keys/Revoke",
     "keys/Freeze",
+    "keys/Pause",
+    "keys/Resume",
+    "keys/Zero",
     "credentials/Add",
     "credentials/Update",
     "credentials/Rotate",

@@ -3,7 +3,10 @@
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::key_service_server::KeyService;
 use keyforge_proto::convert::{ConvertError, required};
+use std::time::Duration;
+
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
 use tonic::{Request, Response, Status};
 
@@ -12,19 +15,60 @@ use super::ids::key_id;
 use crate::admin::key_update::KeyMask;
 use crate::admin::keys::{KeyUpdate, NewKey};
 use crate::admin::page::PageRequest;
-use crate::admin::{Admin, AdminError};
+use crate::admin::receipts::{Receipt, Receipts};
+use crate::admin::{Admin, AdminError, Caller};
 use crate::store::keys::StoredKey;
+
+/// How long a call waits for nodes unless it says otherwise.
+const WAIT: Duration = Duration::from_secs(2);
+/// The longest that it can ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Serves virtual keys to operators.
 pub struct KeyApi {
     admin: Admin,
+    receipts: Receipts,
+}
+
+/// A call that stops a key or lets it go on.
+struct Standing {
+    caller: Caller,
+    key: KeyId,
+    method: &'static str,
+    wait: Duration,
+    /// The monotonic clock when it came, in nanoseconds.
+    began: u64,
 }
 
 impl KeyApi {
     /// Serves what `admin` does.
     #[must_use]
-    pub const fn new(admin: Admin) -> Self {
-        Self { admin }
+    pub const fn new(admin: Admin, receipts: Receipts) -> Self {
+        Self { admin, receipts }
+    }
+
+    async fn standing<T>(
+        &self,
+        request: Request<T>,
+        method: &'static str,
+        read: impl FnOnce(T) -> (String, Option<u32>),
+    ) -> Result<Standing, Status> {
+        let began = self.receipts.now();
+        let caller = operator(&self.admin, &request, method).await?;
+        let deadline = request.metadata().get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+        let (id, wait_ms) = read(request.into_inner());
+        let key = decoded(&self.admin, &caller, method, "", key_id(&id)).await?;
+        let asked = wait_ms.map_or(WAIT, |millis| Duration::from_millis(millis.into())).min(LONGEST_WAIT);
+        // The answer needs some of the time that the caller gives us.
+        let wait = deadline.map_or(asked, |deadline| asked.min(deadline * 4 / 5));
+        Ok(Standing { caller, key, method, wait, began })
+    }
+
+    async fn receipt(&self, call: Standing, key: StoredKey) -> Result<Response<proto::KeyReceipt>, Status> {
+        let Standing { caller, method, wait, began, .. } = call;
+        let receipt = self.receipts.of(caller, method, &key, wait, began).await?;
+        let receipt = proto::Receipt::from(receipt);
+        Ok(Response::new(proto::KeyReceipt { key: Some(self.encode(&key)), receipt: Some(receipt) }))
     }
 
     fn encode(&self, key: &StoredKey) -> proto::Key {
@@ -32,7 +76,7 @@ impl KeyApi {
             id: key.record.id.to_string(),
             name: key.record.name.clone(),
             status: proto::KeyStatus::from(key.record.status).into(),
-            policy: Some((&key.record.policy).into()),
+            policy: Some((&*key.record.policy).into()),
             created_at_ms: key.created_at.millis(),
             revoked_at_ms: key.revoked_at.map(Timestamp::millis),
             revision: key.revision,
@@ -90,15 +134,83 @@ impl KeyService for KeyApi {
         Ok(Response::new(self.encode(&self.admin.update_key(&caller, id, update).await?)))
     }
 
-    async fn revoke_key(&self, request: Request<proto::RevokeKeyRequest>) -> Result<Response<proto::Key>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Revoke").await?;
-        let id = request.into_inner().id;
-        let key = key_id(&id);
-        let key = decoded(&self.admin, &caller, "keys/Revoke", "", key).await?;
-        Ok(Response::new(self.encode(&self.admin.revoke_key(&caller, key).await?)))
+    async fn revoke_key(
+        &self,
+        request: Request<proto::RevokeKeyRequest>,
+    ) -> Result<Response<proto::KeyReceipt>, Status> {
+        let call = self.standing(request, "keys/Revoke", |asked| (asked.id, asked.wait_ms)).await?;
+        let key = self.admin.revoke_key(&call.caller, call.key).await?;
+        self.receipt(call, key).await
     }
+
+    async fn pause_key(&self, request: Request<proto::PauseKeyRequest>) -> Result<Response<proto::KeyReceipt>, Status> {
+        let call = self.standing(request, "keys/Pause", |asked| (asked.id, asked.wait_ms)).await?;
+        let key = self.admin.pause_key(&call.caller, call.key).await?;
+        self.receipt(call, key).await
+    }
+
+    async fn resume_key(
+        &self,
+        request: Request<proto::ResumeKeyRequest>,
+    ) -> Result<Response<proto::KeyReceipt>, Status> {
+        let call = self.standing(request, "keys/Resume", |asked| (asked.id, asked.wait_ms)).await?;
+        let key = self.admin.resume_key(&call.caller, call.key).await?;
+        self.receipt(call, key).await
+    }
+
+    async fn zero_key(&self, request: Request<proto::ZeroKeyRequest>) -> Result<Response<proto::KeyReceipt>, Status> {
+        let call = self.standing(request, "keys/Zero", |asked| (asked.id, asked.wait_ms)).await?;
+        let key = self.admin.zero_key(&call.caller, call.key).await?;
+        self.receipt(call, key).await
+    }
+}
+
+impl From<Receipt> for proto::Receipt {
+    fn from(receipt: Receipt) -> Self {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Self {
+            revision: receipt.revision,
+            nodes_acked: count(receipt.acked),
+            nodes_total: count(receipt.total),
+            took_us: u64::try_from(receipt.took.as_micros()).unwrap_or(u64::MAX),
+            streams_cut: receipt.streams_cut,
+            effective_by_ms: receipt.effective_by.millis(),
+            nodes_pending: receipt.pending.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// The time that a caller gives a call: up to eight digits and a unit, as gRPC's protocol over HTTP/2 defines `grpc-timeout`.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3_600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
 }
 
 fn decode_policy(policy: proto::Policy) -> Result<Policy, ConvertError> {
     policy.try_into().map_err(|error: ConvertError| error.within("policy"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_time_is_read_in_every_unit_and_nonsense_is_none() {
+        let cases = [("2H", 7_200_000), ("3M", 180_000), ("4S", 4_000), ("250m", 250), ("5000u", 5), ("1000000n", 1)];
+        for (text, millis) in cases {
+            assert_eq!(timeout(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "S", "5", "-1S", "123456789S", "5x", "5µ"] {
+            assert_eq!(timeout(text), None, "{text}");
+        }
+    }
 }

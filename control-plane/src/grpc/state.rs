@@ -15,6 +15,7 @@ use super::auth::{NodeGate, caller, peer};
 use crate::nodes::FleetCaller;
 use crate::publish::session::{self, Publisher};
 use crate::publish::standings::Standings;
+use crate::publish::watch;
 
 /// Messages that may wait for a node's connection; what follows waits in the hub.
 const OUTBOUND: usize = 16;
@@ -85,6 +86,23 @@ impl StateService for StateApi {
                     // A node that does not read is cut off with its connection; it need not be told.
                     drop(outbound.try_send(Err(Status::unavailable("the control plane is stopping: connect again"))));
                 }
+            }
+        }));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<proto::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (outbound, receiver) = mpsc::channel(OUTBOUND);
+        let (publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
+        drop(self.shutdown.spawn("node orders", async move {
+            tokio::select! {
+                () = watch::run(publisher, request.into_inner(), outbound.clone()) => {}
+                () = drain => drop(outbound.try_send(Err(Status::unavailable("the control plane is stopping: connect again")))),
             }
         }));
         Ok(Response::new(ReceiverStream::new(receiver)))

@@ -1,15 +1,23 @@
 //! Which nodes there are, which revision each has applied, and when each was last heard of. In memory: nodes report anew after a restart.
+//!
+//! Only the nodes of this control plane are known here. Whoever counts those of several has to ask each, or let each write down how far its nodes
+//! are; [`Fleet::collect`] is where that would come in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{BootId, NodeId};
 
+use super::progress::{Collection, Collections};
+
 /// Nodes remembered at most; the one heard of longest ago is forgotten for a new one.
-const MAX_NODES: usize = 10_000;
+const MAX_NODES: usize = 20_000;
 /// Longest text a node may say about itself, in bytes.
 const MAX_WORD: usize = 64;
+/// Orders of which each node's number of cut streams is remembered, for who asks a moment late.
+const CUTS: usize = 16;
 
 /// What is known of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +32,52 @@ pub struct NodeSeen {
     pub acked_revision: u64,
     /// Changes that it refused, since this control plane started.
     pub nacks: u64,
-    /// Open streams of this life.
+    /// Open state streams of this life.
     pub streams: u32,
+    /// Open streams of orders of this life.
+    pub watches: u32,
+    /// When the node can last have learned from us that its state was fresh.
+    pub assured_at: Timestamp,
+    /// Streams that the latest orders cut, by revision.
+    cuts: VecDeque<(u64, u64)>,
     /// When it was last heard of.
     pub last_seen: Timestamp,
+}
+
+impl NodeSeen {
+    /// Whether the node may serve a key whose state may be this old.
+    fn may_serve(&self, now: Timestamp, max_staleness: Duration) -> bool {
+        self.streams > 0 || self.watches > 0 || now.since(self.assured_at) <= max_staleness
+    }
+
+    /// The last revision that it has applied, orders that came ahead of their revision included.
+    pub(super) fn applied_revision(&self) -> u64 {
+        self.cuts.back().map_or(0, |(revision, _)| *revision).max(self.acked_revision)
+    }
+
+    pub(super) fn cut_at(&self, revision: u64) -> u64 {
+        self.cuts.iter().filter(|(of, _)| *of == revision).map(|(_, cut)| cut).sum()
+    }
 }
 
 /// Every node that was heard of. Clones share it.
 #[derive(Clone)]
 pub struct Fleet {
-    nodes: Arc<Mutex<HashMap<NodeId, NodeSeen>>>,
+    known: Arc<Mutex<Known>>,
     clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct Known {
+    nodes: HashMap<NodeId, NodeSeen>,
+    collections: Collections,
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    State,
+    Orders,
 }
 
 /// A node's open stream. Dropping it closes it.
@@ -42,47 +85,89 @@ pub struct Presence {
     fleet: Fleet,
     node: NodeId,
     boot: BootId,
+    kind: Kind,
 }
 
 impl Fleet {
     /// No nodes yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { nodes: Arc::default(), clock }
+        Self { known: Arc::default(), clock }
     }
 
-    /// A node said hello.
+    /// A node said hello on its state stream.
     #[must_use]
     pub fn join(&self, node: NodeId, boot: BootId, version: &str, region: &str) -> Presence {
+        self.enter(node, boot, Kind::State, |seen| {
+            let brief = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect();
+            (seen.version, seen.region) = (brief(version), brief(region));
+            seen.streams += 1;
+        })
+    }
+
+    /// A node said hello on its stream of orders.
+    #[must_use]
+    pub fn watch(&self, node: NodeId, boot: BootId) -> Presence {
+        self.enter(node, boot, Kind::Orders, |seen| seen.watches += 1)
+    }
+
+    fn enter(&self, node: NodeId, boot: BootId, kind: Kind, note: impl FnOnce(&mut NodeSeen)) -> Presence {
         let now = self.clock.now();
-        let mut nodes = self.lock();
+        let mut known = self.lock();
+        let nodes = &mut known.nodes;
         if nodes.len() >= MAX_NODES && !nodes.contains_key(&node) {
             let oldest = nodes.iter().min_by_key(|(_, seen)| seen.last_seen).map(|(node, _)| *node);
             oldest.map(|oldest| nodes.remove(&oldest));
         }
-        let brief = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect();
         let unseen = || NodeSeen {
             boot,
-            version: brief(version),
-            region: brief(region),
+            version: String::new(),
+            region: String::new(),
             acked_revision: 0,
             nacks: 0,
             streams: 0,
+            watches: 0,
+            assured_at: now,
+            cuts: VecDeque::new(),
             last_seen: now,
         };
         let seen = nodes.entry(node).or_insert_with(unseen);
         if seen.boot != boot {
             *seen = NodeSeen { nacks: seen.nacks, ..unseen() };
         }
-        seen.streams += 1;
-        seen.last_seen = now;
-        Presence { fleet: self.clone(), node, boot }
+        note(seen);
+        (seen.last_seen, seen.assured_at) = (now, now);
+        Presence { fleet: self.clone(), node, boot, kind }
+    }
+
+    /// Begins to collect who has done what `revision` says: of all nodes that may serve a key whose state may be `max_staleness` old.
+    #[must_use]
+    pub fn collect(&self, revision: u64, max_staleness: Duration) -> Collection {
+        let now = self.clock.now();
+        let mut known = self.lock();
+        let Known { nodes, collections } = &mut *known;
+        let serving = nodes.iter().filter(|(_, seen)| seen.may_serve(now, max_staleness));
+        let (id, done) = collections.open(revision, serving, self.clock.monotonic_nanos());
+        Collection::new(self.clone(), id, done)
+    }
+
+    /// When each of some nodes can last have learned that its state was fresh, by id.
+    pub(super) fn assured(&self, wanted: &HashSet<NodeId>) -> Vec<(NodeId, Timestamp)> {
+        let known = self.lock();
+        let assured = wanted.iter().filter_map(|node| Some((*node, known.nodes.get(node)?.assured_at)));
+        let mut assured: Vec<_> = assured.collect();
+        assured.sort_by_key(|(node, _)| *node);
+        assured
+    }
+
+    pub(super) fn with_collections<T>(&self, act: impl FnOnce(&mut Collections) -> T) -> T {
+        act(&mut self.lock().collections)
     }
 
     /// Every node with what is known of it, by id.
     #[must_use]
     pub fn nodes(&self) -> Vec<(NodeId, NodeSeen)> {
-        let mut nodes: Vec<_> = self.lock().iter().map(|(node, seen)| (*node, seen.clone())).collect();
+        let mut nodes: Vec<_> = self.lock().nodes.iter().map(|(node, seen)| (*node, seen.clone())).collect();
         nodes.sort_by_key(|(node, _)| *node);
         nodes
     }
@@ -90,11 +175,11 @@ impl Fleet {
     /// The boots that have a stream open.
     #[must_use]
     pub fn present(&self) -> Vec<BootId> {
-        self.lock().values().filter(|seen| seen.streams > 0).map(|seen| seen.boot).collect()
+        self.lock().nodes.values().filter(|seen| seen.streams > 0).map(|seen| seen.boot).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, NodeSeen>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,6 +187,32 @@ impl Presence {
     /// The node applied everything up to `revision`.
     pub fn acked(&self, revision: u64) {
         self.change(|seen| seen.acked_revision = seen.acked_revision.max(revision));
+        self.progressed(revision, 0);
+    }
+
+    /// The node carried out the orders up to `revision`, the last of which cut so many streams.
+    pub fn applied(&self, revision: u64, streams_cut: u64) {
+        self.change(|seen| {
+            if seen.cuts.len() == CUTS {
+                seen.cuts.pop_front();
+            }
+            seen.cuts.push_back((revision, streams_cut));
+        });
+        self.progressed(revision, streams_cut);
+    }
+
+    /// The node is about to learn that its state was fresh.
+    pub fn assured(&self) {
+        let now = self.fleet.clock.now();
+        self.change(|seen| seen.assured_at = now);
+    }
+
+    fn progressed(&self, revision: u64, streams_cut: u64) {
+        let now = self.fleet.clock.monotonic_nanos();
+        let mut known = self.fleet.lock();
+        if known.nodes.get(&self.node).is_some_and(|seen| seen.boot == self.boot) {
+            known.collections.progressed(self.node, revision, streams_cut, now);
+        }
     }
 
     /// The node refused a change.
@@ -112,7 +223,7 @@ impl Presence {
     /// Changes what is known, unless the node has begun another life since.
     fn change(&self, change: impl FnOnce(&mut NodeSeen)) {
         let now = self.fleet.clock.now();
-        if let Some(seen) = self.fleet.lock().get_mut(&self.node).filter(|seen| seen.boot == self.boot) {
+        if let Some(seen) = self.fleet.lock().nodes.get_mut(&self.node).filter(|seen| seen.boot == self.boot) {
             seen.last_seen = now;
             change(seen);
         }
@@ -121,7 +232,11 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.change(|seen| seen.streams = seen.streams.saturating_sub(1));
+        let kind = self.kind;
+        self.change(|seen| {
+            let open = if kind == Kind::State { &mut seen.streams } else { &mut seen.watches };
+            *open = open.saturating_sub(1);
+        });
     }
 }
 

@@ -1,17 +1,22 @@
-//! The hub holds the replicated state and hands each change to every subscriber.
+//! The hub holds the replicated state and hands each change to every subscriber, and each order, that a key stops or goes on, to every watcher.
 //!
-//! Each subscriber has a queue of its own with a bound. One that falls behind loses its queue and is told to start over from a snapshot; it
-//! costs the others nothing. Subscribing and committing exclude each other, so no subscriber misses a change or sees one twice.
+//! Each of them has a queue of its own with a bound. One that falls behind loses its queue and is told to start over; it costs the others
+//! nothing. Subscribing and committing exclude each other, so no subscriber misses a change or sees one twice.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use keyforge_shared::state::{Change, Delta, Resource, SetHash, State};
+use keyforge_shared::id::KeyId;
+use keyforge_shared::state::{Change, Delta, KeyStatus, Resource, ResourceId, SetHash, Standing, State};
 use tokio::sync::Notify;
+
+use super::encoded::Encoded;
 
 /// Deltas kept for nodes that come back.
 const RING: usize = 10_000;
-/// Deltas that may wait for one subscriber.
+/// Orders kept for nodes that come back.
+const ORDERS: usize = 10_000;
+/// Deltas that may wait for one subscriber, and orders for one watcher.
 const QUEUE: usize = 1_024;
 
 /// The replicated state and its subscribers. Clones share it.
@@ -23,75 +28,128 @@ pub struct Hub {
 struct Inner {
     state: State,
     ring: VecDeque<Arc<Delta>>,
-    subscribers: Vec<Weak<Queue>>,
+    subscribers: Vec<Weak<Queue<Arc<Delta>>>>,
+    /// All orders after `orders_since`.
+    orders: VecDeque<Order>,
+    orders_since: u64,
+    watchers: Vec<Weak<Queue<Order>>>,
+    /// The latest snapshot that was encoded.
+    encoded: Weak<Encoded>,
+}
+
+/// Whether a key works, from a revision on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The revision.
+    pub revision: u64,
+    /// Which key.
+    pub key: KeyId,
+    /// Whether it works.
+    pub standing: Standing,
 }
 
 /// What a subscriber needs in order to hold the state at some revision.
 pub enum Start {
-    /// The whole set.
-    Snapshot(Snapshot),
+    /// The whole set, and the changes after it. Possibly none.
+    Snapshot(Arc<Encoded>, Vec<Arc<Delta>>),
     /// It holds a set of ours; these changes lead on from it. Possibly none.
     Deltas(Vec<Arc<Delta>>),
-}
-
-/// The replicated set at one revision.
-pub struct Snapshot {
-    /// The revision.
-    pub revision: u64,
-    /// Hash of the set.
-    pub set_hash: SetHash,
-    /// Every record.
-    pub resources: Vec<Resource>,
 }
 
 /// What comes next in a subscription.
 pub enum Next {
     /// The next change.
     Delta(Arc<Delta>),
-    /// The subscriber fell behind: it continues from this snapshot.
-    Resync(Snapshot),
+    /// The subscriber fell behind: it continues from this snapshot and the changes after it.
+    Resync(Arc<Encoded>, Vec<Arc<Delta>>),
 }
 
-/// A place in the fan-out. Dropping it ends it.
+/// A place in the fan-out of changes. Dropping it ends it.
 pub struct Subscription {
     hub: Hub,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Arc<Delta>>>,
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
+/// A place in the fan-out of orders. Dropping it ends it.
+pub struct Watch {
+    queue: Arc<Queue<Order>>,
+}
+
+/// A watcher fell so far behind that orders were lost to it: it must begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun;
+
+struct Queue<T> {
+    waiting: Mutex<Waiting<T>>,
     wake: Notify,
 }
 
-#[derive(Default)]
-struct Waiting {
-    deltas: VecDeque<Arc<Delta>>,
+struct Waiting<T> {
+    items: VecDeque<T>,
     overflowed: bool,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), overflowed: false }
+    }
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), wake: Notify::new() }
+    }
 }
 
 impl Hub {
     /// A hub that starts from a loaded state.
     #[must_use]
     pub fn new(state: State) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { state, ring: VecDeque::new(), subscribers: Vec::new() })) }
+        let orders_since = state.revision();
+        let inner = Inner {
+            state,
+            ring: VecDeque::new(),
+            subscribers: Vec::new(),
+            orders: VecDeque::new(),
+            orders_since,
+            watchers: Vec::new(),
+            encoded: Weak::new(),
+        };
+        Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// Applies committed changes as the next revision and hands them to every subscriber.
     pub fn commit(&self, changes: Vec<Change>) {
         let mut inner = lock(&self.inner);
+        let orders = inner.orders_of(&changes);
         let delta = Arc::new(inner.state.commit(changes));
+        // Orders first: nothing that a subscriber costs may come before them.
+        orders.into_iter().for_each(|order| inner.give(order));
         if inner.ring.len() == RING {
             inner.ring.pop_front();
         }
         inner.ring.push_back(Arc::clone(&delta));
         inner.subscribers.retain(|subscriber| match subscriber.upgrade() {
             Some(queue) => {
-                queue.push(&delta);
+                queue.push(Arc::clone(&delta));
                 true
             }
             None => false,
         });
+    }
+
+    /// Joins the fan-out of orders, for a node that knows those up to `revision`. Gives the revision up to which its set must tell it what no
+    /// order tells any more, and the orders after that.
+    #[must_use]
+    pub fn watch(&self, revision: u64) -> (u64, Vec<Order>, Watch) {
+        let queue = Arc::new(Queue::default());
+        let mut inner = lock(&self.inner);
+        let head = inner.state.revision();
+        let is_known = (inner.orders_since..=head).contains(&revision);
+        let floor = if is_known { revision } else { head };
+        let orders = inner.orders.iter().filter(|order| order.revision > floor).copied().collect();
+        inner.watchers.push(Arc::downgrade(&queue));
+        (floor, orders, Watch { queue })
     }
 
     /// Reads the state. `read` must be quick: commits wait for it.
@@ -118,7 +176,10 @@ impl Hub {
         let mut inner = lock(&self.inner);
         let start = match inner.deltas_after(revision, set_hash) {
             Some(deltas) => Start::Deltas(deltas),
-            None => Start::Snapshot(inner.snapshot()),
+            None => {
+                let (snapshot, deltas) = inner.snapshot();
+                Start::Snapshot(snapshot, deltas)
+            }
         };
         inner.subscribers.push(Arc::downgrade(&queue));
         (start, Subscription { hub: self.clone(), queue })
@@ -140,9 +201,47 @@ impl Inner {
         (set_hash == Some(self.ring.get(at)?.set_hash)).then(|| self.ring.iter().skip(at + 1).cloned().collect())
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let state = &self.state;
-        Snapshot { revision: state.revision(), set_hash: state.set_hash(), resources: state.resources().collect() }
+    /// One that is being sent to others, with the changes since, or else a new one.
+    fn snapshot(&mut self) -> (Arc<Encoded>, Vec<Arc<Delta>>) {
+        let shared = self.encoded.upgrade();
+        let usable = shared.and_then(|encoded| {
+            let deltas = self.deltas_after(encoded.revision(), Some(encoded.set_hash()))?;
+            (deltas.len() <= QUEUE).then_some((encoded, deltas))
+        });
+        usable.unwrap_or_else(|| {
+            let encoded = Arc::new(Encoded::new(self.state.contents()));
+            self.encoded = Arc::downgrade(&encoded);
+            (encoded, Vec::new())
+        })
+    }
+
+    /// What `changes` mean for keys that may be in use.
+    fn orders_of(&self, changes: &[Change]) -> Vec<Order> {
+        let revision = self.state.revision() + 1;
+        let gone = Standing { status: KeyStatus::Revoked, spent: false };
+        let changed = changes.iter().filter_map(|change| match change {
+            Change::Upsert(Resource::Key(key)) => Some((key.id, key.standing())),
+            Change::Remove(ResourceId::Key(id)) => Some((*id, gone)),
+            Change::Upsert(_) | Change::Remove(_) => None,
+        });
+        let orders = changed.filter(|(key, now)| self.state.key(*key).is_some_and(|before| before.standing() != *now));
+        orders.map(|(key, standing)| Order { revision, key, standing }).collect()
+    }
+
+    fn give(&mut self, order: Order) {
+        if self.orders.len() == ORDERS
+            && let Some(oldest) = self.orders.pop_front()
+        {
+            self.orders_since = oldest.revision;
+        }
+        self.orders.push_back(order);
+        self.watchers.retain(|watcher| match watcher.upgrade() {
+            Some(queue) => {
+                queue.push(order);
+                true
+            }
+            None => false,
+        });
     }
 }
 
@@ -151,38 +250,58 @@ impl Subscription {
     pub async fn next(&self) -> Next {
         loop {
             let woken = self.queue.wake.notified();
-            let taken = {
-                let mut waiting = lock(&self.queue.waiting);
-                if waiting.overflowed { Err(()) } else { Ok(waiting.deltas.pop_front()) }
-            };
-            match taken {
+            match self.queue.take() {
                 Ok(Some(delta)) => return Next::Delta(delta),
                 Ok(None) => woken.await,
-                Err(()) => return Next::Resync(self.restart()),
+                Err(Overrun) => {
+                    let (snapshot, deltas) = self.restart();
+                    return Next::Resync(snapshot, deltas);
+                }
             }
         }
     }
 
-    fn restart(&self) -> Snapshot {
-        let inner = lock(&self.hub.inner);
+    fn restart(&self) -> (Arc<Encoded>, Vec<Arc<Delta>>) {
+        let mut inner = lock(&self.hub.inner);
         // No commit can come between the emptying of the queue and the snapshot: it would need the hub.
         *lock(&self.queue.waiting) = Waiting::default();
         inner.snapshot()
     }
 }
 
-impl Queue {
-    fn push(&self, delta: &Arc<Delta>) {
+impl Watch {
+    /// Waits for the next order. Safe to drop while waiting: nothing is lost.
+    ///
+    /// # Errors
+    /// [`Overrun`], for good.
+    pub async fn next(&self) -> Result<Order, Overrun> {
+        loop {
+            let woken = self.queue.wake.notified();
+            match self.queue.take()? {
+                Some(order) => return Ok(order),
+                None => woken.await,
+            }
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn push(&self, item: T) {
         let mut waiting = lock(&self.waiting);
         if waiting.overflowed {
             return;
         }
-        if waiting.deltas.len() == QUEUE {
-            *waiting = Waiting { deltas: VecDeque::new(), overflowed: true };
+        if waiting.items.len() == QUEUE {
+            *waiting = Waiting { items: VecDeque::new(), overflowed: true };
         } else {
-            waiting.deltas.push_back(Arc::clone(delta));
+            waiting.items.push_back(item);
         }
         self.wake.notify_one();
+    }
+
+    fn take(&self) -> Result<Option<T>, Overrun> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.overflowed { Err(Overrun) } else { Ok(waiting.items.pop_front()) }
     }
 }
 
@@ -211,7 +330,7 @@ mod tests {
 
     fn deltas(start: Start) -> Option<Vec<u64>> {
         match start {
-            Start::Snapshot(_) => None,
+            Start::Snapshot(..) => None,
             Start::Deltas(deltas) => Some(deltas.iter().map(|delta| delta.to).collect()),
         }
     }
@@ -220,7 +339,7 @@ mod tests {
     async fn i_14_every_change_after_the_start_comes_once_and_in_order() {
         let hub = hub_at(1);
         let (start, subscription) = hub.subscribe(0, None);
-        assert!(matches!(start, Start::Snapshot(Snapshot { revision: 1, .. })));
+        assert!(matches!(start, Start::Snapshot(snapshot, _) if snapshot.revision() == 1));
         for number in 2..=5 {
             hub.commit(change(number));
         }
@@ -254,11 +373,63 @@ mod tests {
             let Next::Delta(delta) = quick.next().await else { panic!("the quick one was restarted") };
             assert_eq!(delta.to, number);
         }
-        let Next::Resync(snapshot) = slow.next().await else { panic!("the queue was not bounded") };
-        assert_eq!(snapshot.revision, last);
+        let Next::Resync(snapshot, _) = slow.next().await else { panic!("the queue was not bounded") };
+        assert_eq!(snapshot.revision(), last);
         hub.commit(change(last + 1));
         let Next::Delta(delta) = slow.next().await else { panic!("restarted twice") };
-        assert_eq!(delta.from, snapshot.revision);
+        assert_eq!(delta.from, snapshot.revision());
+    }
+
+    fn key(number: u8, status: KeyStatus) -> Resource {
+        Resource::Key(Arc::new(keyforge_shared::state::KeyRecord {
+            id: key_id(number),
+            digest: keyforge_shared::token::TokenDigest([number; 32]),
+            name: "k".to_owned(),
+            status,
+            status_revision: 0,
+            policy: Arc::default(),
+            chain: keyforge_shared::id::ChainId::from_bytes([number; 16]),
+            workspace: keyforge_shared::id::WorkspaceId::from_bytes([0; 16]),
+        }))
+    }
+
+    fn key_id(number: u8) -> KeyId {
+        KeyId::from_ascii(format!("key{number:09}").as_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_of_keys_that_stop_and_go_on_and_of_nothing_else() {
+        let hub = Hub::new(State::from_snapshot(1, [key(1, KeyStatus::Active), key(2, KeyStatus::Active)]));
+        let (floor, orders, watch) = hub.watch(0);
+        assert_eq!((floor, orders.len()), (1, 0), "who knows nothing needs the set");
+        hub.commit(change(1));
+        hub.commit(vec![Change::Upsert(key(3, KeyStatus::Active))]);
+        hub.commit(vec![Change::Upsert(key(1, KeyStatus::Frozen)), Change::Remove(key(2, KeyStatus::Active).id())]);
+        hub.commit(vec![Change::Upsert(key(1, KeyStatus::Active))]);
+        let order = |revision, number, status| {
+            let standing = Standing { status, spent: false };
+            Order { revision, key: key_id(number), standing }
+        };
+        let expected =
+            [order(4, 1, KeyStatus::Frozen), order(4, 2, KeyStatus::Revoked), order(5, 1, KeyStatus::Active)];
+        for expected in expected {
+            assert_eq!(watch.next().await, Ok(expected));
+        }
+        assert_eq!(hub.watch(4).1, expected[2..], "who comes back hears what it missed");
+        assert_eq!((hub.watch(4).0, hub.watch(6).0, hub.watch(0).0), (4, 5, 5));
+    }
+
+    #[tokio::test]
+    async fn i_15_a_watcher_that_falls_behind_is_told_to_begin_anew_and_the_others_are_not() {
+        let hub = Hub::new(State::from_snapshot(1, [key(1, KeyStatus::Active)]));
+        let (_, _, slow) = hub.watch(1);
+        let (_, _, quick) = hub.watch(1);
+        for number in 0..=QUEUE {
+            let status = if number % 2 == 0 { KeyStatus::Frozen } else { KeyStatus::Active };
+            hub.commit(vec![Change::Upsert(key(1, status))]);
+            assert_eq!(quick.next().await.unwrap().standing.status, status);
+        }
+        assert_eq!(slow.next().await, Err(Overrun));
     }
 
     #[test]

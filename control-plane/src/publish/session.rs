@@ -16,22 +16,18 @@ use keyforge_shared::clock::Clock;
 use keyforge_shared::fleet_seal::BootPublicKey;
 use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
 use keyforge_shared::state::{Change, Delta, Resource, SetHash};
-use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
+use super::encoded::Encoded;
 use super::fleet::{Fleet, Presence};
-use super::hub::{Hub, Next, Snapshot, Start, Subscription};
+use super::hub::{Hub, Next, Start, Subscription};
 use super::secrets::{Sealer, Secrets};
 
-/// Most records of one snapshot message.
-const CHUNK: usize = 500;
-/// Bytes after which a snapshot message is full; gRPC clients take at most 4 MiB unless told otherwise, and one record is far smaller.
-const CHUNK_BYTES: usize = 1024 * 1024;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a node may take to say hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What every session needs. Clones share it.
 #[derive(Clone)]
@@ -46,10 +42,12 @@ pub struct Publisher {
     pub deployment: DeploymentId,
     /// The clock that nodes are told.
     pub clock: Arc<dyn Clock>,
+    /// How long a node may serve a key without us, unless its policy says otherwise.
+    pub max_staleness: Duration,
 }
 
 /// Why a session ended other than by the node's wish.
-enum End {
+pub(super) enum End {
     /// The node is gone.
     Gone,
     /// The node is to be told.
@@ -181,12 +179,8 @@ impl Sender<'_> {
         let credentials = self.publisher.hub.with_state(|state| state.credentials().map(|c| c.id).collect::<Vec<_>>());
         self.send_secrets(credentials).await?;
         match start {
-            Start::Snapshot(snapshot) => self.send_snapshot(snapshot).await?,
-            Start::Deltas(deltas) => {
-                for delta in deltas {
-                    self.send_delta(&delta).await?;
-                }
-            }
+            Start::Snapshot(snapshot, deltas) => self.send_snapshot(&snapshot, &deltas).await?,
+            Start::Deltas(deltas) => self.send_deltas(&deltas).await?,
         }
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         loop {
@@ -199,11 +193,11 @@ impl Sender<'_> {
             };
             match next {
                 Next::Delta(delta) => self.send_delta(&delta).await?,
-                Next::Resync(snapshot) => {
-                    tracing::warn!(revision = snapshot.revision, "a node fell behind and gets a snapshot");
-                    let credentials = snapshot.resources.iter().filter_map(credential).collect();
+                Next::Resync(snapshot, deltas) => {
+                    tracing::warn!(revision = snapshot.revision(), "a node fell behind and gets a snapshot");
+                    let credentials = snapshot.contents().credentials().map(|credential| credential.id).collect();
                     self.send_secrets(credentials).await?;
-                    self.send_snapshot(snapshot).await?;
+                    self.send_snapshot(&snapshot, &deltas).await?;
                 }
             }
         }
@@ -223,26 +217,24 @@ impl Sender<'_> {
         self.send(ToNode::Delta(delta.into())).await
     }
 
-    async fn send_snapshot(&self, snapshot: Snapshot) -> Result<(), End> {
-        let Snapshot { revision, set_hash, resources } = snapshot;
-        let count = u64::try_from(resources.len()).unwrap_or(u64::MAX);
+    async fn send_deltas(&self, deltas: &[Arc<Delta>]) -> Result<(), End> {
+        for delta in deltas {
+            self.send_delta(delta).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_snapshot(&self, snapshot: &Encoded, deltas: &[Arc<Delta>]) -> Result<(), End> {
+        let (revision, set_hash) = (snapshot.revision(), snapshot.set_hash().as_bytes().to_vec());
+        let count = u64::try_from(snapshot.len()).unwrap_or(u64::MAX);
         let deployment_id = self.publisher.deployment.as_bytes().to_vec();
         self.send(ToNode::SnapshotBegin(proto::SnapshotBegin { revision, count, deployment_id })).await?;
-        let (mut chunk, mut bytes) = (proto::SnapshotChunk::default(), 0);
-        for resource in &resources {
-            let resource = proto::Resource::from(resource);
-            bytes += resource.encoded_len();
-            chunk.resources.push(resource);
-            if chunk.resources.len() == CHUNK || bytes >= CHUNK_BYTES {
-                self.send(ToNode::SnapshotChunk(std::mem::take(&mut chunk))).await?;
-                bytes = 0;
-            }
+        for number in 0.. {
+            let Some(piece) = snapshot.piece(number) else { break };
+            self.send(ToNode::SnapshotChunk(piece)).await?;
         }
-        if !chunk.resources.is_empty() {
-            self.send(ToNode::SnapshotChunk(chunk)).await?;
-        }
-        let set_hash = set_hash.as_bytes().to_vec();
-        self.send(ToNode::SnapshotEnd(proto::SnapshotEnd { revision, set_hash })).await
+        self.send(ToNode::SnapshotEnd(proto::SnapshotEnd { revision, set_hash })).await?;
+        self.send_deltas(deltas).await
     }
 
     async fn send_secrets(&self, credentials: Vec<CredentialId>) -> Result<(), End> {
@@ -281,7 +273,10 @@ mod tests {
     use keyforge_shared::state::State;
     use tokio_stream::wrappers::ReceiverStream;
 
+    use prost::Message as _;
+
     use super::*;
+    use crate::publish::encoded::FULL;
     use crate::store::Store;
     use crate::vault::{Kek, Vault};
 
@@ -305,7 +300,8 @@ mod tests {
         let deployment = DeploymentId::from_bytes([1; 16]);
         let vault = Arc::new(Vault::new(Kek::new(Key256::new([1; 32]), "test"), deployment));
         let secrets = Secrets::new(store, vault, &SecretBytes::new(b"token".to_vec()));
-        Publisher { hub: Hub::new(state), fleet: Fleet::new(Arc::clone(&clock)), secrets, deployment, clock }
+        let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
+        Publisher { hub, fleet, secrets, deployment, clock, max_staleness: Duration::from_secs(30) }
     }
 
     struct Follower {
@@ -321,7 +317,8 @@ mod tests {
             while self.state.revision() < revision {
                 match self.messages.recv().await.unwrap().unwrap().message.unwrap() {
                     ToNode::SnapshotChunk(chunk) => {
-                        self.chunks.push(chunk.encoded_len());
+                        self.chunks.push(chunk.len());
+                        let chunk = proto::SnapshotChunk::decode(chunk).unwrap();
                         resources.extend(chunk.resources.into_iter().map(|one| Resource::try_from(one).unwrap()));
                     }
                     ToNode::SnapshotEnd(end) => {
@@ -372,11 +369,7 @@ mod tests {
         let publisher = publisher(directory.path(), State::from_snapshot(1, large.chain(small))).await;
         let (mut node, _open) = join(&publisher).await;
         node.follow_to(1).await;
-        assert!(
-            node.chunks.len() >= 5 && node.chunks.iter().all(|bytes| *bytes < 2 * CHUNK_BYTES),
-            "{:?}",
-            node.chunks
-        );
+        assert!(node.chunks.len() >= 5 && node.chunks.iter().all(|bytes| *bytes < 2 * FULL), "{:?}", node.chunks);
         assert_eq!(node.state.models().count(), 1_460);
     }
 }

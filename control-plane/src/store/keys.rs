@@ -1,5 +1,7 @@
 //! Virtual keys. Of a token only its digest is stored; a policy is stored as JSON.
 
+use std::sync::Arc;
+
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::policy::Policy;
@@ -37,12 +39,13 @@ pub struct After {
 /// [`StoreError`].
 pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreError> {
     sql::query(
-        "INSERT INTO virtual_keys (name, status, policy, revoked_at, revision, key_id, token_digest, chain_id, workspace_id, \
-             created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO virtual_keys (name, status, status_revision, policy, revoked_at, revision, key_id, token_digest, chain_id, \
+             workspace_id, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
+    .bind(column::signed(key.record.status_revision, "the revision")?)
     .bind(policy_text(&key.record.policy)?)
     .bind(key.revoked_at.map(Timestamp::nanos))
     .bind(column::signed(key.revision, "the revision")?)
@@ -62,10 +65,12 @@ pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreE
 /// [`StoreError`].
 pub async fn update(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreError> {
     sql::query(
-        "UPDATE virtual_keys SET name = $1, status = $2, policy = $3, revoked_at = $4, revision = $5 WHERE key_id = $6",
+        "UPDATE virtual_keys SET name = $1, status = $2, status_revision = $3, policy = $4, revoked_at = $5, revision = $6 \
+         WHERE key_id = $7",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
+    .bind(column::signed(key.record.status_revision, "the revision")?)
     .bind(policy_text(&key.record.policy)?)
     .bind(key.revoked_at.map(Timestamp::nanos))
     .bind(column::signed(key.revision, "the revision")?)
@@ -176,7 +181,8 @@ fn read(row: &Row) -> Result<StoredKey, StoreError> {
         digest: TokenDigest(column::bytes32(row, "token_digest")?),
         name: row.try_get("name")?,
         status: column::word(row, "status", KeyStatus::from_word)?,
-        policy: column::word(row, "policy", |text| serde_json::from_str(text).ok())?,
+        status_revision: column::unsigned(row, "status_revision")?,
+        policy: column::word(row, "policy", |text| serde_json::from_str(text).ok().map(Arc::new))?,
         chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
         workspace: column::bytes(row, "workspace_id", WorkspaceId::from_slice)?,
     };

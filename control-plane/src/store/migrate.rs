@@ -10,19 +10,21 @@ use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const SQLITE: [(i64, &str, &str); 6] = [
+const SQLITE: [(i64, &str, &str); 7] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
     (4, "state_changes", include_str!("../../migrations/sqlite/0004_state_changes.sql")),
     (5, "boot_signs", include_str!("../../migrations/sqlite/0005_boot_signs.sql")),
     (6, "nodes", include_str!("../../migrations/sqlite/0006_nodes.sql")),
+    (7, "status_revisions", include_str!("../../migrations/sqlite/0007_status_revisions.sql")),
 ];
 /// The steps in PostgreSQL.
-const POSTGRES: [(i64, &str, &str); 3] = [
+const POSTGRES: [(i64, &str, &str); 4] = [
     (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
     (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
     (6, "nodes", include_str!("../../migrations/postgres/0006_nodes.sql")),
+    (7, "status_revisions", include_str!("../../migrations/postgres/0007_status_revisions.sql")),
 ];
 
 /// Why the schema is not this version's.

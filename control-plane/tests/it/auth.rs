@@ -50,7 +50,7 @@ async fn every_call_is_an_entry_reads_and_refusals_included() {
     plane.keys().list_keys(admin::ListKeysRequest::default()).await.unwrap();
     plane.keys().get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap();
     plane.keys().get_key(admin::GetKeyRequest { id: "nonsense".to_owned() }).await.unwrap_err();
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None }).await.unwrap();
     let entries = plane.admin_entries().await;
     let seen: Vec<_> =
         entries.iter().map(|entry| (entry.method.as_str(), entry.outcome, entry.target.as_str())).collect();
@@ -65,6 +65,7 @@ async fn every_call_is_an_entry_reads_and_refusals_included() {
             ("keys/Get", done, id),
             ("keys/Get", failed, ""),
             ("keys/Revoke", done, id),
+            ("keys/Receipt", done, id),
         ]
     );
     assert!(entries[5].detail.contains("\"before\"") && entries[5].detail.contains("revoked"), "{}", entries[5].detail);
@@ -119,7 +120,7 @@ async fn administration_verifies_as_an_unbroken_chain() {
     let plane = Plane::start().await;
     let (key, _) = plane.make_key("one").await;
     plane.keys().get_key(admin::GetKeyRequest { id: "nonsense".to_owned() }).await.unwrap_err();
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None }).await.unwrap();
     let (channel, bearer) = plane.with(Some(&plane.operator_token));
     let mut audit = AuditServiceClient::with_interceptor(channel, bearer);
     let mut verdicts = audit.verify_chains(admin::VerifyChainsRequest::default()).await.unwrap().into_inner();

@@ -37,7 +37,7 @@ async fn history_that_takes_longer_to_read_than_the_asker_waits_is_read_all_the_
     let rig = slow_reader().await;
     let key = rig.key(1, Policy::default()).await;
     ship(&rig, key, 1, 1..=300).await;
-    rig.change(key, |record| record.policy = spend_per(Window::Total, 10_000)).await;
+    rig.change(key, |record| record.policy = spend_per(Window::Total, 10_000).into()).await;
     let total = rig.counter(key, Dimension::Spend, Window::Total);
     let question = ask(1, 1, total, 10_000);
     let asked = rig.ledger.acquire(&question);
@@ -96,8 +96,8 @@ async fn several_limits_with_long_histories_are_answered_in_one_ask() {
     let key = rig.key(1, Policy::default()).await;
     ship(&rig, key, 1, 1..=30).await;
     rig.change(key, |record| {
-        record.policy = spend_per(Window::Day, 100);
-        record.policy.request_limits = requests_per(Window::Total, 100).request_limits;
+        record.policy = spend_per(Window::Day, 100).into();
+        std::sync::Arc::make_mut(&mut record.policy).request_limits = requests_per(Window::Total, 100).request_limits;
     })
     .await;
     let counters = [(Dimension::Spend, Window::Day), (Dimension::Requests, Window::Total)]
@@ -114,7 +114,7 @@ async fn i_4_removed_sums_of_usage_do_not_raise_what_a_later_limit_grants() {
     let key = rig.key(1, Policy::default()).await;
     ship(&rig, key, 1, 1..=30).await;
     assert_eq!(rig.tamper("DELETE FROM usage_by_day").await, 1);
-    rig.change(key, |record| record.policy = spend_per(Window::Month, 100)).await;
+    rig.change(key, |record| record.policy = spend_per(Window::Month, 100).into()).await;
     let month = rig.counter(key, Dimension::Spend, Window::Month);
     let grant = rig.ledger.acquire(&ask(1, 1, month, 100)).await.unwrap().grants[0];
     assert_eq!((grant.granted, grant.elsewhere), (40, 60));
@@ -136,7 +136,7 @@ async fn reading_goes_back_to_an_hour_before_the_period_and_no_further() {
     }
     rig.clock.set(before(-1));
     rig.ship(boot(1), &[rig.record(key, boot(1), 4, 0, 20)]).await.unwrap();
-    rig.change(key, |record| record.policy = spend_per(Window::Day, 100)).await;
+    rig.change(key, |record| record.policy = spend_per(Window::Day, 100).into()).await;
     // Whoever read this would fail.
     assert_eq!(rig.tamper("UPDATE entries SET record = x'00' WHERE seq = 1 AND node_seq = 1").await, 1);
     let day = rig.counter(key, Dimension::Spend, Window::Day);
@@ -151,7 +151,7 @@ async fn history_that_cannot_be_read_grants_nothing_and_is_told() {
     let key = rig.key(1, Policy::default()).await;
     ship(&rig, key, 1, 1..=30).await;
     assert_eq!(rig.tamper("UPDATE entries SET record = x'00' WHERE node_seq = 3").await, 1);
-    rig.change(key, |record| record.policy = spend_per(Window::Total, 100)).await;
+    rig.change(key, |record| record.policy = spend_per(Window::Total, 100).into()).await;
     let total = rig.counter(key, Dimension::Spend, Window::Total);
     for _ in 0..2 {
         let refused = rig.ledger.acquire(&ask(1, 1, total, 1)).await;

@@ -270,7 +270,7 @@ async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_frozen_
         rig.ship(boot(1), &records).await.unwrap();
         assert_eq!(noted().await, [(key.id, records[0].request)]);
     }
-    rig.change(key, |record| record.policy.requests_per_minute = Some(5)).await;
+    rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).requests_per_minute = Some(5)).await;
     assert_eq!(noted().await.len(), 1, "only a freeze is one");
     rig.change(key, |record| record.status = KeyStatus::Frozen).await;
     assert!(noted().await.is_empty());

@@ -25,6 +25,7 @@ fn policy() -> admin::Policy {
         tokens_per_minute: Some(90_000),
         concurrent_requests: Some(8),
         time_zone: Some("Europe/Berlin".to_owned()),
+        max_staleness_seconds: Some(60),
     }
 }
 
@@ -52,11 +53,15 @@ async fn key_lives_from_creation_over_changes_to_revocation() {
     assert_eq!((renamed.name.as_str(), renamed.status()), ("new", admin::KeyStatus::Frozen));
     assert_eq!((renamed.policy.as_ref(), renamed.revision), (Some(&policy()), key.revision + 1));
 
-    let revoke = admin::RevokeKeyRequest { id: key.id.clone() };
-    let revoked = keys.revoke_key(revoke.clone()).await.unwrap().into_inner();
+    let revoke = admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None };
+    let revoked = keys.revoke_key(revoke.clone()).await.unwrap().into_inner().key.unwrap();
     assert_eq!((revoked.status(), revoked.revoked_at_ms.is_some()), (admin::KeyStatus::Revoked, true));
     let revision = plane.revision().await;
-    assert_eq!(keys.revoke_key(revoke).await.unwrap().into_inner(), revoked, "revoking again changes nothing");
+    assert_eq!(
+        keys.revoke_key(revoke).await.unwrap().into_inner().key,
+        Some(revoked),
+        "revoking again changes nothing"
+    );
     assert_eq!(plane.revision().await, revision);
     let status = keys.update_key(update(&key.id, &["frozen"])).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
@@ -149,6 +154,8 @@ fn digest_that_a_chain_begins_with_names_every_field_of_the_policy() {
         Policy { concurrent_requests: Some(1), ..policy.clone() },
         Policy { time_zone: None, ..policy.clone() },
         Policy { time_zone: ZoneName::new("Asia/Tokyo").ok(), ..policy.clone() },
+        Policy { max_staleness_seconds: None, ..policy.clone() },
+        Policy { max_staleness_seconds: Some(1), ..policy.clone() },
         policy,
     ];
     let digests: HashSet<_> = others.iter().map(policy_digest).collect();

@@ -81,9 +81,9 @@ async fn only_limits_of_an_active_key_in_a_present_period_are_granted() {
         assert!(matches!(ask(day).await, Err(LedgerError::NotActive(_))), "{status:?}");
     }
     rig.change(key, |record| record.status = KeyStatus::Active).await;
-    rig.change(key, |record| record.policy.expires_at = Some(rig.clock.now())).await;
+    rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).expires_at = Some(rig.clock.now())).await;
     assert!(matches!(ask(day).await, Err(LedgerError::NotActive(_))));
-    rig.change(key, |record| record.policy.expires_at = None).await;
+    rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).expires_at = None).await;
     let granted = ask(day).await.unwrap();
     assert_eq!((granted.epoch, granted.serial), (1, 1), "what was refused left nothing behind");
     let stranger = keyforge_shared::id::KeyId::from_ascii(b"nobodynobody").unwrap();
@@ -348,7 +348,7 @@ async fn a_first_limit_counts_what_a_key_without_limits_used_before_and_what_sti
     let key = rig.key(1, Policy::default()).await;
     let mut records: Vec<_> = (1..=1_500).map(|seq| rig.record(key, boot(1), seq, 0, 2)).collect();
     rig.ship(boot(1), &records[..1_400]).await.unwrap();
-    rig.change(key, |record| record.policy = spend_per(Window::Month, 10_000)).await;
+    rig.change(key, |record| record.policy = spend_per(Window::Month, 10_000).into()).await;
     let month = rig.counter(key, Dimension::Spend, Window::Month);
     let granted = acquire(&rig, 1, month, 100).await.unwrap();
     assert_eq!(told(&granted), (900, 2_800, 6_300));
@@ -371,7 +371,7 @@ async fn with_a_later_limit(rig: &Rig, used: u64) -> (Key, CounterId) {
 
 async fn add_total(rig: &Rig, key: Key) {
     let total = SpendLimit { amount: NanoUsd::new(100), window: Window::Total };
-    rig.change(key, |record| record.policy.spend_limits.push(total)).await;
+    rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).spend_limits.push(total)).await;
 }
 
 #[tokio::test]
@@ -474,7 +474,7 @@ async fn a_lowered_limit_grants_nothing_until_it_is_reached_from_below_and_a_rai
     let key = rig.key(1, requests_per(Window::Day, 1_000)).await;
     let day = rig.counter(key, Dimension::Requests, Window::Day);
     let first = acquire(&rig, 1, day, 50).await.unwrap();
-    rig.change(key, |record| record.policy.request_limits[0].requests = 100).await;
+    rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).request_limits[0].requests = 100).await;
     let lowered = acquire(&rig, 1, day, 50).await.unwrap();
     assert_eq!((lowered.grants[0].granted, lowered.grants[0].limit, lowered.grants[0].available), (200, 100, 0));
     assert_eq!(acquire(&rig, 2, day, 1).await.unwrap().grants[0].granted, 0);
@@ -488,7 +488,7 @@ async fn a_lowered_limit_grants_nothing_until_it_is_reached_from_below_and_a_rai
     };
     rig.ledger.give_back(&given).await.unwrap();
     assert_eq!(told(&acquire(&rig, 2, day, 100).await.unwrap()), (70, 30, 0));
-    rig.change(key, |record| record.policy.request_limits[0].requests = 150).await;
+    rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).request_limits[0].requests = 150).await;
     assert_eq!(told(&acquire(&rig, 1, day, 100).await.unwrap()), (80, 70, 0));
 }
 

@@ -19,6 +19,7 @@ mod ledger;
 mod models;
 mod nodes;
 mod plane;
+mod receipts;
 mod rig;
 mod signs;
 mod start;

@@ -117,7 +117,8 @@ impl Rig {
             digest: TokenDigest([n; 32]),
             name: format!("key {n}"),
             status: KeyStatus::Active,
-            policy,
+            status_revision: 0,
+            policy: std::sync::Arc::new(policy),
             chain,
             workspace,
         };

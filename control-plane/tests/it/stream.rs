@@ -10,6 +10,7 @@ use keyforge_proto::fleet::v1::node_message::Message as FromNode;
 use keyforge_shared::fleet_seal::{Binding, BootKey, SharedToken};
 use keyforge_shared::id::{BootId, CredentialId, KeyId, NodeId};
 use keyforge_shared::state::{Delta, KeyStatus, Resource, SetHash, State};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -74,6 +75,7 @@ impl Node {
             match self.receive().await.unwrap() {
                 Message::SnapshotBegin(_) => resources.clear(),
                 Message::SnapshotChunk(chunk) => {
+                    let chunk = fleet::SnapshotChunk::decode(chunk).unwrap();
                     assert!(chunk.resources.len() <= 500);
                     resources.extend(chunk.resources.into_iter().map(|resource| Resource::try_from(resource).unwrap()));
                 }
@@ -162,7 +164,9 @@ async fn i_14_node_follows_from_snapshot_over_deltas_to_the_same_set() {
 
     let id: KeyId = key.id.parse().unwrap();
     assert_eq!(node.state.key(id).unwrap().status, KeyStatus::Active);
-    let revoked = plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap().into_inner();
+    // This node hears no orders: it is told by the state, and counted by that.
+    let revoke = admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: Some(0) };
+    let revoked = plane.keys().revoke_key(revoke).await.unwrap().into_inner().key.unwrap();
     plane.models().remove_model(admin::RemoveModelRequest { name: "gpt-5".to_owned() }).await.unwrap();
     node.follow_to(revoked.revision + 1).await;
     assert_eq!(node.state.key(id).unwrap().status, KeyStatus::Revoked);

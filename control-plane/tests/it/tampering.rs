@@ -43,7 +43,7 @@ async fn lived() -> TempDir {
     plane.keys().create_key(capped).await.unwrap();
     plane.make_key("free").await;
     let (dead, _) = plane.make_key("dead").await;
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: dead.id }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: dead.id, wait_ms: None }).await.unwrap();
     plane.add_credential(CANARY).await;
     plane.stop().await
 }
@@ -102,11 +102,12 @@ async fn changed_workspaces_keys_models_credentials_and_operators_are_refused_at
         "UPDATE virtual_keys SET policy = json_set(policy, '$.concurrent_requests', 1) WHERE name = 'capped'",
         "UPDATE virtual_keys SET policy = (SELECT policy FROM virtual_keys WHERE name = 'free') WHERE name = 'capped'",
         "UPDATE virtual_keys SET status = 'active', revoked_at = NULL WHERE name = 'dead'",
+        "UPDATE virtual_keys SET status_revision = 1000 WHERE name = 'capped'",
         "UPDATE virtual_keys SET token_digest = zeroblob(32) WHERE name = 'capped'",
         "UPDATE virtual_keys SET chain_id = zeroblob(16) WHERE name = 'capped'",
         "UPDATE virtual_keys SET name = 'renamed' WHERE name = 'capped'",
         "DELETE FROM virtual_keys WHERE name = 'dead'",
-        "INSERT INTO virtual_keys SELECT 'abcdefghijkl', zeroblob(32), name, status, policy, zeroblob(16), workspace_id, 0, NULL, 1 FROM virtual_keys \
+        "INSERT INTO virtual_keys SELECT 'abcdefghijkl', zeroblob(32), name, status, policy, zeroblob(16), workspace_id, 0, NULL, 1, 0 FROM virtual_keys \
          WHERE name = 'free'",
         "UPDATE models SET model = json_set(model, '$.prices.standard.input', 0) WHERE name = 'gpt-5-mini'",
         "UPDATE models SET model = json_set(model, '$.max_output_tokens', 1) WHERE name = 'gpt-5-mini'",
@@ -135,7 +136,7 @@ async fn seal_of_an_earlier_revision_does_not_hold_for_a_later_state() {
     let (key, _) = plane.make_key("agent").await;
     let keep = "CREATE TABLE kept AS SELECT state_seal, revision FROM deployment";
     tamper(plane.directory.path(), keep).await;
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id, wait_ms: None }).await.unwrap();
     let directory = plane.stop().await;
     tamper(directory.path(), "UPDATE deployment SET (state_seal, revision) = (SELECT * FROM kept)").await;
     assert_refused(directory.path(), "an older seal").await;
@@ -172,7 +173,7 @@ async fn seal_stays_right_through_every_kind_of_change_and_every_restart() {
         };
         plane.keys().update_key(update).await.unwrap();
         plane = Plane::start_again(plane.stop().await).await;
-        plane.keys().revoke_key(admin::RevokeKeyRequest { id }).await.unwrap();
+        plane.keys().revoke_key(admin::RevokeKeyRequest { id, wait_ms: None }).await.unwrap();
         change_workspaces(&plane, round).await;
         change_credentials(&plane).await;
         change_models(&plane).await;
@@ -276,8 +277,8 @@ async fn i_18_a_state_that_was_replaced_by_an_older_one_with_its_seal_is_found()
     {
         tamper(plane.directory.path(), sql).await;
     }
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap();
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id, wait_ms: None }).await.unwrap();
     assert_eq!(faults(&plane).await, [], "what was done again and changed nothing does not count");
     let directory = plane.stop().await;
     for sql in [

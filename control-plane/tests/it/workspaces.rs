@@ -233,7 +233,7 @@ async fn a_workspace_is_deleted_only_without_keys_and_what_was_done_with_it_stay
     let refused = delete("kept").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("1 virtual keys, 0 of them revoked"), "{refused}");
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: key.id, wait_ms: None }).await.unwrap();
     assert!(delete("kept").await.unwrap_err().message().contains("1 of them revoked"));
     assert!(delete("default").await.unwrap_err().message().contains("default cannot be deleted"));
     assert_eq!(delete("nobody").await.unwrap_err().code(), Code::NotFound);

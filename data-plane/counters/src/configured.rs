@@ -10,7 +10,7 @@ use crate::memory::MemoryCounters;
 use crate::redis::RedisCounters;
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{CounterError, CounterState, CounterStore};
+use crate::store::{CounterError, CounterState, CounterStore, Freeze};
 
 /// One of the stores, chosen by configuration.
 #[derive(Debug)]
@@ -73,12 +73,12 @@ impl CounterStore for Counters {
         ask!(self, vacate(key, life))
     }
 
-    async fn freeze(&self, key: KeyId) -> Result<(), CounterError> {
-        ask!(self, freeze(key))
+    async fn freeze(&self, key: KeyId, freeze: Freeze) -> Result<(), CounterError> {
+        ask!(self, freeze(key, freeze))
     }
 
-    async fn unfreeze(&self, key: KeyId) -> Result<(), CounterError> {
-        ask!(self, unfreeze(key))
+    async fn unfreeze(&self, key: KeyId, revision: u64) -> Result<bool, CounterError> {
+        ask!(self, unfreeze(key, revision))
     }
 
     async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {

@@ -33,4 +33,4 @@ pub use reserve::{
     TokenRate, Verdict,
 };
 pub use settle::{Settled, Settlement};
-pub use store::{CounterError, CounterState, CounterStore, Outage};
+pub use store::{CounterError, CounterState, CounterStore, Freeze, Outage};

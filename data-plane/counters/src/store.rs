@@ -11,6 +11,15 @@ use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
 
+/// Why and since when no reservation of a key is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// The revision of the replicated state that it comes from: only a later one lifts it.
+    pub revision: u64,
+    /// Whether it stays however long nobody asks about the key. One that nodes know of themselves need not.
+    pub lasting: bool,
+}
+
 /// One counter as the store sees it, in requests or nano-dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterState {
@@ -194,17 +203,18 @@ pub trait CounterStore: Send + Sync {
     /// [`CounterError::Unavailable`].
     fn vacate(&self, key: KeyId, life: LifeId) -> impl Future<Output = Result<LifeId, CounterError>> + Send;
 
-    /// Refuses new reservations of the key, over all lives, until [`Self::unfreeze`]. Open ones can be settled.
+    /// Refuses new reservations of the key, over all lives, until [`Self::unfreeze`]. Open ones can be settled. Of several freezes the one of the
+    /// latest revision counts.
     ///
     /// # Errors
     /// [`CounterError::Unavailable`].
-    fn freeze(&self, key: KeyId) -> impl Future<Output = Result<(), CounterError>> + Send;
+    fn freeze(&self, key: KeyId, freeze: Freeze) -> impl Future<Output = Result<(), CounterError>> + Send;
 
-    /// Undoes [`Self::freeze`].
+    /// Undoes a [`Self::freeze`] of an earlier revision than `revision`, at which the key is known to work. Answers whether there was one.
     ///
     /// # Errors
     /// [`CounterError::Unavailable`].
-    fn unfreeze(&self, key: KeyId) -> impl Future<Output = Result<(), CounterError>> + Send;
+    fn unfreeze(&self, key: KeyId, revision: u64) -> impl Future<Output = Result<bool, CounterError>> + Send;
 
     /// The life of the key's books; `None` without an epoch. A node that is a member of another one has nothing to do there any more.
     ///

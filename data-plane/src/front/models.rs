@@ -52,7 +52,7 @@ fn with_key(
     read: impl FnOnce(&KeyRecord) -> Result<serde_json::Value, Rejection>,
 ) -> Result<(KeyId, serde_json::Value), Rejection> {
     let caller = authenticate(plane, head)?;
-    standing(caller.key(), plane.clock.now())?;
+    standing(plane, caller.key())?;
     Ok((caller.key().id, read(caller.key())?))
 }
 

@@ -1,7 +1,8 @@
 //! Keeps the replica at the control plane's revision: subscribe, take a snapshot or deltas, acknowledge, reconnect.
 //!
-//! One attempt is [`attend`]; the loop around it backs off with jitter. A change that cannot be applied is refused by name, and the stream is taken
-//! up anew with a snapshot; the last good state stays in use meanwhile.
+//! One attempt is [`attend`]; the loop around it backs off with jitter. A record that cannot be read is refused by name, and its last good version
+//! stays; when it can be read again, or a change does not fit, the stream is taken up anew with a snapshot, and the last good state stays in use
+//! meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +18,22 @@ use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Clock;
 use keyforge_shared::fleet_seal::{Binding, BootKey, SharedToken};
 use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
-use keyforge_shared::state::{ApplyError, Delta, Resource, SetHash, State};
+use keyforge_shared::state::{ApplyError, Delta, ResourceId, SetHash, State};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Replica;
+use super::freshness::Moment;
 use super::key_followers::KeyFollowers;
+use super::reading::{Refusals, Refused};
+use super::{Changes, RECONNECT, Replica};
 use crate::control::{ControlChannel, said};
+use crate::metrics::Metrics;
 
 /// No message for this long means that the connection is dead: heartbeats come every second.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(5);
+/// Most keys that room is made for before they come.
+const MOST_EXPECTED: u64 = 4_000_000;
 
 /// Metadata of the refusal of a node that was removed, and its value.
 const REMOVED_KEY: &str = "keyforge-node";
@@ -53,6 +60,8 @@ pub struct Follower {
     pub seal_key: BootKey,
     /// What the control plane must have known to seal them, where node and control plane share a token.
     pub token: Option<SharedToken>,
+    /// Where refused records are counted.
+    pub metrics: Metrics,
 }
 
 /// Why one attempt ended.
@@ -74,6 +83,10 @@ enum Interrupted {
     Apply(#[from] ApplyError),
     #[error("a message came out of order")]
     Order,
+    #[error("the encoded records of a snapshot cannot be read: {0}")]
+    Chunk(#[from] prost::DecodeError),
+    #[error("records that could not be read have been replaced")]
+    Mended,
 }
 
 impl From<tonic::Status> for Interrupted {
@@ -88,12 +101,12 @@ impl From<tonic::Status> for Interrupted {
 impl Follower {
     /// Follows until the process is forced to stop: what still runs during a drain can still be revoked. A node that was removed follows no more,
     /// which ends its process.
-    pub async fn run(self, followers: KeyFollowers, shutdown: Shutdown) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut resync = false;
+    pub async fn run(self, followers: Arc<KeyFollowers>, shutdown: Shutdown) {
+        let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+        let mut session = Session::default();
         let mut connected = true;
         loop {
-            let attempt = self.attend(resync, &followers, &mut backoff);
+            let attempt = self.attend(&mut session, &followers, &mut backoff);
             let interrupted = tokio::select! {
                 () = shutdown.force_started() => return,
                 interrupted = attempt => interrupted,
@@ -103,7 +116,7 @@ impl Follower {
                 self.replica.secrets.retain(|_, _| false);
                 return;
             }
-            resync = matches!(interrupted, Interrupted::Apply(_) | Interrupted::Message(_) | Interrupted::Order);
+            session.resync = !matches!(interrupted, Interrupted::Status(_) | Interrupted::Silence | Interrupted::Ended);
             if std::mem::take(&mut connected) {
                 tracing::warn!(reason = %interrupted, "state stream interrupted; the last good state stays in use");
             }
@@ -115,8 +128,8 @@ impl Follower {
         }
     }
 
-    async fn attend(&self, resync: bool, followers: &KeyFollowers, backoff: &mut Backoff) -> Interrupted {
-        match self.subscribe(resync, followers, backoff).await {
+    async fn attend(&self, session: &mut Session, followers: &KeyFollowers, backoff: &mut Backoff) -> Interrupted {
+        match self.subscribe(session, followers, backoff).await {
             Ok(()) => Interrupted::Ended,
             Err(interrupted) => interrupted,
         }
@@ -124,7 +137,7 @@ impl Follower {
 
     async fn subscribe(
         &self,
-        resync: bool,
+        session: &mut Session,
         followers: &KeyFollowers,
         backoff: &mut Backoff,
     ) -> Result<(), Interrupted> {
@@ -133,21 +146,30 @@ impl Follower {
             let sent = answers.send(proto::NodeMessage { message: Some(message) }).await;
             sent.map_err(|_| Interrupted::Ended)
         };
-        say(FromNode::Hello(self.hello(resync))).await?;
+        session.began = Some(Moment::now(&*self.clock));
+        say(FromNode::Hello(self.hello(session.resync))).await?;
         let mut client = StateServiceClient::new(self.channel.clone());
         let subscribed = tokio::time::timeout(SILENCE, client.subscribe(ReceiverStream::new(outgoing)));
         let mut stream = subscribed.await.map_err(|_| Interrupted::Silence)??.into_inner();
-        let mut snapshot = None;
+        session.snapshot = None;
         loop {
             let message = tokio::time::timeout(SILENCE, stream.message()).await.map_err(|_| Interrupted::Silence)??;
             let Some(message) = message.and_then(|message| message.message) else { return Ok(()) };
             self.replica.heard_at(self.clock.now());
-            match self.take(message, &mut snapshot, followers) {
+            let taken = self.take(message, session, followers);
+            for Refused { name: resource, reason } in session.refused.drain(..) {
+                tracing::error!(resource, reason, "a record of the state cannot be read; its last good version stays");
+                let revision = self.replica.revision();
+                say(FromNode::Nack(proto::Nack { revision, resource, reason })).await?;
+            }
+            match taken {
                 Ok(None) => {}
                 Ok(Some(revision)) => {
                     backoff.reset();
+                    session.resync = false;
                     say(FromNode::Ack(proto::Ack { revision })).await?;
                 }
+                Err(Interrupted::Mended) => return Err(Interrupted::Mended),
                 Err(interrupted) => {
                     let (revision, reason) = (self.replica.position().0, interrupted.to_string());
                     say(FromNode::Nack(proto::Nack { revision, resource: String::new(), reason })).await?;
@@ -176,44 +198,85 @@ impl Follower {
     fn take(
         &self,
         message: FromControl,
-        snapshot: &mut Option<Snapshot>,
+        session: &mut Session,
         followers: &KeyFollowers,
     ) -> Result<Option<u64>, Interrupted> {
         match message {
-            FromControl::Heartbeat(_) => Ok(None),
+            FromControl::Heartbeat(_) => {
+                self.replica.attach();
+                Ok(None)
+            }
             FromControl::Secret(sealed) => self.open_secret(&sealed).map(|()| None),
             FromControl::SnapshotBegin(begin) => {
                 let deployment = convert::id(&begin.deployment_id, "deployment_id", DeploymentId::from_slice)?;
-                *snapshot = Some(Snapshot { deployment, revision: begin.revision, resources: Vec::new() });
+                let expected = usize::try_from(begin.count.min(MOST_EXPECTED)).unwrap_or(0);
+                let state = State::with_room(begin.revision, expected);
+                session.refusals.clear();
+                session.snapshot = Some((deployment, state));
                 Ok(None)
             }
             FromControl::SnapshotChunk(chunk) => {
-                let resources = &mut snapshot.as_mut().ok_or(Interrupted::Order)?.resources;
-                for resource in chunk.resources {
-                    resources.push(Resource::try_from(resource)?);
+                let (_, state) = session.snapshot.as_mut().ok_or(Interrupted::Order)?;
+                for resource in proto::SnapshotChunk::decode(chunk)?.resources {
+                    let held = |id: &ResourceId| self.replica.resource(id);
+                    if let Some(resource) = session.refusals.resource(resource, held, &mut session.refused) {
+                        state.add(resource);
+                    }
                 }
                 Ok(None)
             }
-            FromControl::SnapshotEnd(end) => {
-                let snapshot = snapshot.take().ok_or(Interrupted::Order)?;
-                let set_hash = convert::id(&end.set_hash, "set_hash", SetHash::from_slice)?;
-                let state = State::from_snapshot(snapshot.revision, snapshot.resources);
-                let changes = self.replica.replace(snapshot.deployment, state, set_hash)?;
-                self.forget_unused_secrets();
-                followers.changed(&changes);
-                tracing::info!(revision = snapshot.revision, "state snapshot applied");
-                Ok(Some(snapshot.revision))
-            }
-            FromControl::Delta(delta) => {
-                let delta = Delta::try_from(delta)?;
-                let revision = delta.to;
-                let (changes, applied) = self.replica.apply(delta);
-                self.forget_unused_secrets();
-                followers.changed(&changes);
-                applied?;
-                Ok(Some(revision))
-            }
+            FromControl::SnapshotEnd(end) => self.end_snapshot(&end, session, followers).map(Some),
+            FromControl::Delta(delta) => self.take_delta(delta, session, followers).map(Some),
         }
+    }
+
+    fn end_snapshot(
+        &self,
+        end: &proto::SnapshotEnd,
+        session: &mut Session,
+        followers: &KeyFollowers,
+    ) -> Result<u64, Interrupted> {
+        let (deployment, mut state) = session.snapshot.take().ok_or(Interrupted::Order)?;
+        let set_hash = convert::id(&end.set_hash, "set_hash", SetHash::from_slice)?;
+        let revision = state.revision();
+        if session.refusals.count() > 0 {
+            state.assume_set_hash(set_hash);
+        }
+        let changes = self.replica.replace(deployment, state, set_hash)?;
+        // It was taken after this stream was asked for.
+        session.began.into_iter().for_each(|moment| self.replica.freshness.confirm(moment));
+        self.after(&changes, session, followers);
+        tracing::info!(revision, refused = session.refusals.count(), "state snapshot applied");
+        Ok(revision)
+    }
+
+    fn take_delta(
+        &self,
+        delta: proto::Delta,
+        session: &mut Session,
+        followers: &KeyFollowers,
+    ) -> Result<u64, Interrupted> {
+        let refused_before = session.refusals.count();
+        let proto::Delta { from, to, changes, set_hash } = delta;
+        let frame = Delta::try_from(proto::Delta { from, to, changes: Vec::new(), set_hash })?;
+        let read = changes.into_iter().filter_map(|change| {
+            let held = |id: &ResourceId| self.replica.resource(id);
+            session.refusals.change(change, held, &mut session.refused)
+        });
+        let delta = Delta { changes: read.collect(), ..frame };
+        let is_whole = refused_before == 0 && session.refusals.count() == 0;
+        let (changes, applied) = if is_whole { self.replica.apply(delta) } else { self.replica.apply_partly(delta) };
+        self.after(&changes, session, followers);
+        applied?;
+        // What is held can be compared again only with a whole set.
+        if refused_before > 0 && session.refusals.count() == 0 { Err(Interrupted::Mended) } else { Ok(to) }
+    }
+
+    fn after(&self, changes: &Changes, session: &Session, followers: &KeyFollowers) {
+        self.replica.attach();
+        self.forget_unused_secrets();
+        self.metrics.resources_refused(session.refusals.count());
+        followers.changed(changes);
     }
 
     fn open_secret(&self, sealed: &proto::SealedSecret) -> Result<(), Interrupted> {
@@ -240,8 +303,15 @@ impl Follower {
     }
 }
 
-struct Snapshot {
-    deployment: DeploymentId,
-    revision: u64,
-    resources: Vec<Resource>,
+/// What is kept from one message to the next, and of refused records from one stream to the next.
+#[derive(Default)]
+struct Session {
+    /// When the stream was asked for.
+    began: Option<Moment>,
+    /// Whether the next stream must begin with a snapshot.
+    resync: bool,
+    snapshot: Option<(DeploymentId, State)>,
+    refusals: Refusals,
+    /// Refused by the latest message.
+    refused: Vec<Refused>,
 }

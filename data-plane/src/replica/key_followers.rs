@@ -52,8 +52,15 @@ impl KeyFollowers {
     /// The key, if its grants are void.
     fn key_changed(&self, change: &KeyChange) -> Option<keyforge_shared::id::KeyId> {
         let (before, now) = (change.before.as_ref()?, change.now.as_ref()?);
-        if before.status == KeyStatus::Frozen && now.status == KeyStatus::Active {
-            self.settlements.unfreeze(now.id);
+        match now.status {
+            // Its stop may have been missed here, and not in the store.
+            KeyStatus::Active if before.status_revision < now.status_revision => {
+                self.settlements.unfreeze(now.id, now.status_revision);
+            }
+            KeyStatus::Frozen | KeyStatus::Revoked if before.status != now.status => {
+                self.settlements.stop(now.id, now.status_revision);
+            }
+            KeyStatus::Active | KeyStatus::Frozen | KeyStatus::Revoked => {}
         }
         let limits_changed = before.policy.request_limits != now.policy.request_limits
             || before.policy.spend_limits != now.policy.spend_limits;

@@ -1,38 +1,65 @@
 //! The node's copy of the replicated state: what the request path reads, without waiting for anyone.
 //!
 //! * [`follow`]: keeps the copy at the control plane's revision
+//! * [`orders`]: carries out ahead of that which keys stop or go on; [`freshness`]: how old what the node knows can be
+//! * [`last_good`]: the copy on disk, with which a node begins
+//! * [`reading`]: records of it as they come, each by itself
 //! * [`key_followers`]: what follows when a key or a workspace changes
 //! * [`secrets`]: the credentials' secrets, in memory only
 //! * [`running`]: the streams that are running, by key, so that a revocation can cut them
 
 pub mod follow;
+pub mod freshness;
 pub mod key_followers;
+pub mod last_good;
+pub mod orders;
+pub mod reading;
 pub mod running;
 pub mod secrets;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use keyforge_shared::catalog::Model;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{DeploymentId, KeyId, WorkspaceId};
+use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{
-    ApplyError, Change, CredentialRecord, Delta, KeyRecord, KeyStatus, Resource, ResourceId, SetHash, State,
+    ApplyError, Change, Contents, CredentialRecord, Delta, KeyRecord, Resource, ResourceId, SetHash, Standing, State,
     WorkspaceRecord,
 };
 use keyforge_shared::token::TokenDigest;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use self::freshness::Freshness;
 use self::running::Running;
 use self::secrets::Secrets;
+
+/// Waits before a stream is taken up again, from and to: each node draws its own, so that they do not all come back at once.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Revisions of which the number of cut streams is remembered, because whichever stream brings the change first cuts them.
+const CUTS: usize = 64;
+
+/// Whether a key works, from a revision on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The revision.
+    pub revision: u64,
+    /// Which key.
+    pub key: KeyId,
+    /// Whether it works.
+    pub standing: Standing,
+}
 
 /// What became of a key whose record changed.
 pub struct KeyChange {
     /// Before; `None` for a new key.
     pub before: Option<Arc<KeyRecord>>,
-    /// Now; `None` for a key that is gone.
+    /// Now, by all that the node knows; `None` for a key that is gone.
     pub now: Option<Arc<KeyRecord>>,
 }
 
@@ -47,8 +74,12 @@ pub struct Changes {
 
 /// The node's copy of the replicated state.
 pub struct Replica {
-    state: RwLock<State>,
+    held: RwLock<Held>,
+    cuts: Mutex<VecDeque<(u64, u64)>>,
+    /// How old what the node knows can be.
+    pub freshness: Freshness,
     deployment: watch::Sender<Option<DeploymentId>>,
+    attached: watch::Sender<bool>,
     heard: AtomicI64,
     /// Secrets of the credentials.
     pub secrets: Secrets,
@@ -56,11 +87,63 @@ pub struct Replica {
     pub running: Running,
 }
 
+/// The state, and the orders that are ahead of it.
+#[derive(Default)]
+struct Held {
+    state: State,
+    orders: HashMap<KeyId, Order>,
+}
+
+impl Held {
+    fn key(&self, id: KeyId) -> Option<Arc<KeyRecord>> {
+        self.ordered(self.state.key(id))
+    }
+
+    /// The record as the orders have it that are ahead of the state.
+    fn ordered(&self, key: Option<Arc<KeyRecord>>) -> Option<Arc<KeyRecord>> {
+        let key = key?;
+        if self.orders.is_empty() {
+            return Some(key);
+        }
+        match self.orders.get(&key.id) {
+            Some(order) => Some(under(order, key)),
+            None => Some(key),
+        }
+    }
+
+    /// Forgets the orders that the state has caught up with.
+    fn catch_up(&mut self) {
+        let revision = self.state.revision();
+        self.orders.retain(|_, order| order.revision > revision);
+    }
+}
+
+fn under(order: &Order, mut key: Arc<KeyRecord>) -> Arc<KeyRecord> {
+    if key.standing() == order.standing {
+        return key;
+    }
+    let record = Arc::make_mut(&mut key);
+    if record.status != order.standing.status {
+        (record.status, record.status_revision) = (order.standing.status, order.revision);
+    }
+    if record.policy.has_nothing_left() != order.standing.spent {
+        let limits = &mut Arc::make_mut(&mut record.policy).request_limits;
+        limits.retain(|limit| limit.window != Policy::NOTHING_LEFT.window);
+        if order.standing.spent {
+            limits.push(Policy::NOTHING_LEFT);
+        }
+    }
+    key
+}
+
 impl Default for Replica {
     fn default() -> Self {
         Self {
-            state: RwLock::default(),
+            held: RwLock::default(),
+            cuts: Mutex::default(),
+            freshness: Freshness::default(),
             deployment: watch::Sender::new(None),
+            attached: watch::Sender::new(false),
             heard: AtomicI64::new(0),
             secrets: Secrets::default(),
             running: Running::default(),
@@ -72,55 +155,72 @@ impl Replica {
     /// The key whose token has this digest.
     #[must_use]
     pub fn key_by_digest(&self, digest: &TokenDigest) -> Option<Arc<KeyRecord>> {
-        self.state.read().key_by_digest(digest).cloned()
+        let held = self.held.read();
+        held.ordered(held.state.key_by_digest(digest))
     }
 
     /// The key with this id.
     #[must_use]
     pub fn key(&self, id: KeyId) -> Option<Arc<KeyRecord>> {
-        self.state.read().key(id).cloned()
+        self.held.read().key(id)
     }
 
     /// The workspace with this id.
     #[must_use]
     pub fn workspace(&self, id: WorkspaceId) -> Option<Arc<WorkspaceRecord>> {
-        self.state.read().workspace(id).cloned()
+        self.held.read().state.workspace(id).cloned()
     }
 
     /// The catalogue entry with this name.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
-        self.state.read().model(name).cloned()
+        self.held.read().state.model(name).cloned()
     }
 
     /// The catalogue entries that `wanted` accepts, by name.
     #[must_use]
     pub fn models(&self, wanted: impl Fn(&Model) -> bool) -> Vec<Arc<Model>> {
-        self.state.read().models().filter(|model| wanted(model)).cloned().collect()
+        self.held.read().state.models().filter(|model| wanted(model)).cloned().collect()
     }
 
     /// The credentials that `wanted` accepts, by id.
     #[must_use]
     pub fn credentials(&self, wanted: impl Fn(&CredentialRecord) -> bool) -> Vec<Arc<CredentialRecord>> {
-        self.state.read().credentials().filter(|credential| wanted(credential)).cloned().collect()
+        self.held.read().state.credentials().filter(|credential| wanted(credential)).cloned().collect()
     }
 
     /// Revision and hash of the state held.
     #[must_use]
     pub fn position(&self) -> (u64, SetHash) {
-        let state = self.state.read();
-        (state.revision(), state.set_hash())
+        let held = self.held.read();
+        (held.state.revision(), held.state.set_hash())
     }
 
     /// The revision of the state alone: its hash costs some ten microseconds.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.state.read().revision()
+        self.held.read().state.revision()
     }
 
     /// The installation, once the first snapshot has come.
     pub fn deployment(&self) -> watch::Receiver<Option<DeploymentId>> {
         self.deployment.subscribe()
+    }
+
+    /// Begins with a state that an earlier life kept. Nothing is served with it before the control plane has answered.
+    pub fn restore(&self, deployment: DeploymentId, state: State) {
+        self.held.write().state = state;
+        self.deployment.send_replace(Some(deployment));
+    }
+
+    /// Whether the state stream has brought anything in this life; secrets come first on it.
+    pub fn attached(&self) -> watch::Receiver<bool> {
+        self.attached.subscribe()
+    }
+
+    /// The state stream has brought something.
+    pub fn attach(&self) {
+        self.attached.send_if_modified(|attached| !std::mem::replace(attached, true));
     }
 
     /// When the control plane was last heard of.
@@ -142,44 +242,106 @@ impl Replica {
         if state.set_hash() != set_hash {
             return Err(ApplyError::Diverged(state.revision()));
         }
-        let changes = {
-            let mut held = self.state.write();
-            let changes = differences(&held, &state);
-            *held = state;
-            changes
+        // Comparing takes as long as there are keys, so that nobody may be locked out meanwhile. Only the follower changes the state, and orders that
+        // come in between are compared with it again.
+        let mut changes = differences(&self.held.read().state, &state);
+        let old = {
+            let mut held = self.held.write();
+            for change in &mut changes.keys {
+                change.before = held.ordered(change.before.take());
+            }
+            let old = std::mem::replace(&mut held.state, state);
+            held.catch_up();
+            for change in &mut changes.keys {
+                change.now = held.ordered(change.now.take());
+            }
+            old
         };
-        self.cut_dead_keys(&changes);
+        drop(old);
+        self.cut_dead_keys(&changes, self.revision());
         self.deployment.send_replace(Some(deployment));
         Ok(changes)
     }
 
     /// Applies a delta and says what changed, also when the result is not what it should be; the follower then asks for a snapshot.
     pub fn apply(&self, delta: Delta) -> (Changes, Result<(), ApplyError>) {
+        self.apply_by(delta, State::apply)
+    }
+
+    /// Applies what could be read of a delta. The hash of the set is taken over, because that of what is held says nothing.
+    pub fn apply_partly(&self, delta: Delta) -> (Changes, Result<(), ApplyError>) {
+        self.apply_by(delta, State::apply_partly)
+    }
+
+    fn apply_by(
+        &self,
+        delta: Delta,
+        apply: impl FnOnce(&mut State, Delta) -> Result<(), ApplyError>,
+    ) -> (Changes, Result<(), ApplyError>) {
         let keys: Vec<KeyId> = delta.changes.iter().filter_map(changed_key).collect();
         let workspaces: Vec<WorkspaceId> = delta.changes.iter().filter_map(changed_workspace).collect();
+        let revision = delta.to;
         let (changes, applied) = {
-            let mut held = self.state.write();
-            let keys_before: Vec<_> = keys.iter().map(|id| held.key(*id).cloned()).collect();
-            let workspaces_before: Vec<_> = workspaces.iter().map(|id| held.workspace(*id).cloned()).collect();
-            let applied = held.apply(delta);
-            let now = keys.iter().map(|id| held.key(*id).cloned());
+            let mut held = self.held.write();
+            let keys_before: Vec<_> = keys.iter().map(|id| held.key(*id)).collect();
+            let workspaces_before: Vec<_> = workspaces.iter().map(|id| held.state.workspace(*id).cloned()).collect();
+            let applied = apply(&mut held.state, delta);
+            held.catch_up();
+            let now = keys.iter().map(|id| held.key(*id));
             let keys = keys_before.into_iter().zip(now).map(|(before, now)| KeyChange { before, now }).collect();
             let same = |(id, before): &(WorkspaceId, Option<Arc<WorkspaceRecord>>)| {
-                same_limits(before.as_deref(), held.workspace(*id).map(Arc::as_ref))
+                same_limits(before.as_deref(), held.state.workspace(*id).map(Arc::as_ref))
             };
             let workspaces = workspaces.into_iter().zip(workspaces_before).filter(|changed| !same(changed));
             (Changes { keys, workspaces: workspaces.map(|(id, _)| id).collect() }, applied)
         };
-        self.cut_dead_keys(&changes);
+        self.cut_dead_keys(&changes, revision);
         (changes, applied)
     }
 
-    fn cut_dead_keys(&self, changes: &Changes) {
-        for change in &changes.keys {
-            let alive = change.now.as_ref().is_some_and(|key| key.status == KeyStatus::Active);
-            if let (false, Some(before)) = (alive, &change.before) {
-                self.running.cut(before.id);
+    /// Carries an order out, ahead of the state if need be. Says what changed, and how many streams it has cut, whoever brought it first.
+    pub fn carry_out(&self, order: Order) -> (Changes, u64) {
+        let mut changes = Changes::default();
+        {
+            let mut held = self.held.write();
+            let newer = held.orders.get(&order.key).is_none_or(|known| known.revision < order.revision);
+            if newer && held.state.revision() < order.revision {
+                let before = held.key(order.key);
+                held.orders.insert(order.key, order);
+                let now = held.key(order.key);
+                changes.keys.push(KeyChange { before, now });
             }
+        }
+        self.cut_dead_keys(&changes, order.revision);
+        let cuts = self.cuts.lock();
+        let streams_cut = cuts.iter().filter(|(revision, _)| *revision == order.revision).map(|(_, cut)| cut).sum();
+        (changes, streams_cut)
+    }
+
+    /// A record as the state has it, without the orders that are ahead of it.
+    #[must_use]
+    pub fn resource(&self, id: &ResourceId) -> Option<Resource> {
+        self.held.read().state.get(id)
+    }
+
+    /// The records held, to be read while they change.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.held.read().state.contents()
+    }
+
+    fn cut_dead_keys(&self, changes: &Changes, revision: u64) {
+        for change in &changes.keys {
+            let works = |key: &Option<Arc<KeyRecord>>| key.as_ref().is_some_and(|key| key.standing().works());
+            let Some(before) = change.before.as_ref().filter(|_| works(&change.before) && !works(&change.now)) else {
+                continue;
+            };
+            let streams = u64::try_from(self.running.cut(before.id)).unwrap_or(u64::MAX);
+            let mut cuts = self.cuts.lock();
+            if cuts.len() == CUTS {
+                cuts.pop_front();
+            }
+            cuts.push_back((revision, streams));
         }
     }
 }
@@ -214,16 +376,100 @@ fn differences(before: &State, now: &State) -> Changes {
     Changes { keys: key_differences(before, now), workspaces: ids.into_iter().filter(differs).collect() }
 }
 
+/// Keys that were known before. Nothing follows from one that is new.
 fn key_differences(before: &State, now: &State) -> Vec<KeyChange> {
-    let keys = |state: &State| -> Vec<Arc<KeyRecord>> {
-        let key = |resource| match resource {
-            Resource::Key(key) => Some(key),
-            Resource::Workspace(_) | Resource::Model(_) | Resource::Credential(_) => None,
-        };
-        state.resources().filter_map(key).collect()
-    };
-    let gone = keys(before).into_iter().filter(|key| now.key(key.id) != Some(key));
-    let changed = gone.map(|key| KeyChange { now: now.key(key.id).cloned(), before: Some(key) });
-    let new = keys(now).into_iter().filter(|key| before.key(key.id).is_none());
-    changed.chain(new.map(|key| KeyChange { before: None, now: Some(key) })).collect()
+    let changed = before.keys().filter_map(|key| {
+        let now = now.key(key.id);
+        (now.as_deref() != Some(&key)).then(|| KeyChange { before: Some(Arc::new(key)), now })
+    });
+    changed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keyforge_shared::state::KeyStatus;
+
+    use super::*;
+    use crate::fixture::{key, key_id, quota, workspace};
+
+    const DEPLOYMENT: DeploymentId = DeploymentId::from_bytes([1; 16]);
+
+    fn state(revision: u64, keys: impl IntoIterator<Item = Resource>) -> State {
+        let mut state = State::with_room(revision, 2);
+        state.add(workspace(Vec::new(), Vec::new()));
+        keys.into_iter().for_each(|key| state.add(key));
+        state
+    }
+
+    fn at(replica: &Replica, state: State) {
+        let hash = state.set_hash();
+        replica.replace(DEPLOYMENT, state, hash).unwrap();
+    }
+
+    fn order(revision: u64, number: u8, status: KeyStatus, spent: bool) -> Order {
+        Order { revision, key: key_id(number), standing: Standing { status, spent } }
+    }
+
+    fn status(replica: &Replica, number: u8) -> (KeyStatus, u64) {
+        let key = replica.key(key_id(number)).unwrap();
+        assert_eq!(replica.key_by_digest(&key.digest).as_ref(), Some(&key));
+        (key.status, key.status_revision)
+    }
+
+    fn with_status(number: u8, status: KeyStatus, status_revision: u64) -> Resource {
+        let Resource::Key(record) = key(number, quota(5)) else { panic!("not a key") };
+        Resource::Key(Arc::new(KeyRecord { status, status_revision, ..(*record).clone() }))
+    }
+
+    #[test]
+    fn an_order_holds_ahead_of_the_state_also_when_an_older_snapshot_comes_after_it() {
+        let replica = Replica::default();
+        at(&replica, state(5, [key(1, quota(5)), key(2, quota(5))]));
+        let (changes, _) = replica.carry_out(order(9, 1, KeyStatus::Revoked, false));
+        assert_eq!(changes.keys.len(), 1);
+        assert_eq!((status(&replica, 1), status(&replica, 2)), ((KeyStatus::Revoked, 9), (KeyStatus::Active, 0)));
+        // A snapshot that was taken before the order was given, and was long on its way.
+        at(&replica, state(8, [key(1, quota(5)), key(2, quota(5))]));
+        assert_eq!(status(&replica, 1), (KeyStatus::Revoked, 9));
+        // The state has caught up, and is right from here on.
+        at(&replica, state(10, [with_status(1, KeyStatus::Active, 10), key(2, quota(5))]));
+        assert_eq!(status(&replica, 1), (KeyStatus::Active, 10));
+        assert!(replica.held.read().orders.is_empty());
+        let (changes, _) = replica.carry_out(order(9, 1, KeyStatus::Revoked, false));
+        assert!(changes.keys.is_empty(), "an order that the state contains changes nothing");
+        assert_eq!(status(&replica, 1), (KeyStatus::Active, 10));
+    }
+
+    #[test]
+    fn of_two_orders_the_later_one_counts_whichever_comes_first() {
+        let replica = Replica::default();
+        at(&replica, state(5, [key(1, quota(5))]));
+        drop(replica.carry_out(order(8, 1, KeyStatus::Active, false)));
+        drop(replica.carry_out(order(7, 1, KeyStatus::Frozen, false)));
+        assert_eq!(status(&replica, 1).0, KeyStatus::Active);
+        drop(replica.carry_out(order(9, 1, KeyStatus::Active, true)));
+        let zeroed = replica.key(key_id(1)).unwrap();
+        assert!(zeroed.policy.has_nothing_left() && zeroed.policy.request_limits.len() == 2, "{:?}", zeroed.policy);
+        drop(replica.carry_out(order(10, 1, KeyStatus::Active, false)));
+        assert_eq!(replica.key(key_id(1)).unwrap().policy.request_limits, quota(5).request_limits);
+    }
+
+    #[test]
+    fn streams_are_cut_once_and_counted_whether_the_order_or_the_state_comes_first() {
+        for order_first in [true, false] {
+            let replica = Replica::default();
+            at(&replica, state(5, [key(1, quota(5))]));
+            let streams = [replica.running.enter(key_id(1)), replica.running.enter(key_id(1))];
+            let stop = order(6, 1, KeyStatus::Revoked, false);
+            let next = || state(6, [with_status(1, KeyStatus::Revoked, 6)]);
+            if order_first {
+                assert_eq!(replica.carry_out(stop).1, 2);
+                at(&replica, next());
+            } else {
+                at(&replica, next());
+            }
+            assert_eq!(replica.carry_out(stop).1, 2, "asked again");
+            assert!(streams.iter().all(|stream| stream.cut().is_cancelled()));
+        }
+    }
 }

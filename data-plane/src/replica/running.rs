@@ -34,11 +34,15 @@ impl Running {
         Place { running: self.clone(), key, cut: of_key.cut.clone() }
     }
 
-    /// Cuts every running stream of `key`. Streams that begin later are not touched: they are refused elsewhere.
-    pub fn cut(&self, key: KeyId) {
-        if let Some(of_key) = self.0.lock().get_mut(&key) {
-            std::mem::take(&mut of_key.cut).cancel();
-        }
+    /// Cuts every running stream of `key`, and says how many. Streams that begin later are not touched: they are refused elsewhere.
+    pub fn cut(&self, key: KeyId) -> usize {
+        let (cut, streams) = match self.0.lock().get_mut(&key) {
+            Some(of_key) => (std::mem::take(&mut of_key.cut), of_key.streams),
+            None => return 0,
+        };
+        // Whoever is woken may want the lock.
+        cut.cancel();
+        streams
     }
 
     /// How many streams are running.
@@ -77,7 +81,8 @@ mod tests {
         let running = Running::default();
         let key = |text: &str| KeyId::from_ascii(text.as_bytes()).unwrap();
         let (a, b) = (running.enter(key("aaaaaaaaaaaa")), running.enter(key("bbbbbbbbbbbb")));
-        running.cut(key("aaaaaaaaaaaa"));
+        assert_eq!(running.cut(key("aaaaaaaaaaaa")), 1);
+        assert_eq!(running.cut(key("cccccccccccc")), 0);
         assert!(a.cut().is_cancelled() && !b.cut().is_cancelled());
         assert!(!running.enter(key("aaaaaaaaaaaa")).cut().is_cancelled());
         drop((a, b));

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use keyforge_providers::redact;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::limit::{Touched, touched};
+use keyforge_shared::limit::{Dimension, Scope, Touched, touched};
 use keyforge_shared::period::CivilDay;
+use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 
 use super::authenticate::Caller;
 use super::wanted::{Endpoint, Wanted};
 use crate::plane::Plane;
-use crate::rejection::Rejection;
+use crate::rejection::{Exhausted, Rejection};
 
 /// Leave to call one model with one key, at one moment.
 pub struct Permit {
@@ -70,11 +71,40 @@ impl Permit {
     }
 }
 
-/// Whether the key works at all. Checked before the body is read, so that a dead key costs nothing.
+/// Whether the key works at all, and the node can know it. Checked before the body is read, so that a dead key costs nothing.
 ///
 /// # Errors
-/// A rejection with status 401.
-pub fn standing(key: &KeyRecord, now: Timestamp) -> Result<(), Rejection> {
+/// A rejection with status 401, or 402 when what the key has left was set to nothing, or 503 when the node has not heard from the control plane for
+/// longer than the key may be served without it.
+pub fn standing(plane: &Plane, key: &KeyRecord) -> Result<(), Rejection> {
+    let now = plane.clock.now();
+    status(key, now)?;
+    if !plane.replica.freshness.covers(&key.policy, &*plane.clock) {
+        plane.metrics.failed_closed("state");
+        return Err(Rejection::StateStale);
+    }
+    if key.policy.has_nothing_left() {
+        return Err(nothing_left());
+    }
+    Ok(())
+}
+
+/// What a key that was set to nothing is told.
+pub(super) fn nothing_left() -> Rejection {
+    let limit = Policy::NOTHING_LEFT;
+    Rejection::Exhausted(Box::new(Exhausted {
+        scope: Scope::Key,
+        dimension: Dimension::Requests,
+        window: limit.window,
+        limit: limit.requests,
+        spent: 0,
+        held: 0,
+        needed: 1,
+        resets_at: None,
+    }))
+}
+
+fn status(key: &KeyRecord, now: Timestamp) -> Result<(), Rejection> {
     match key.status {
         KeyStatus::Revoked => return Err(Rejection::KeyRevoked),
         KeyStatus::Frozen => return Err(Rejection::KeyFrozen),
@@ -94,7 +124,7 @@ pub fn authorize(plane: &Plane, caller: &Caller, wanted: &Wanted) -> Result<Perm
     let _step = tracing::debug_span!("authorize").entered();
     let at = plane.clock.now();
     let key = plane.replica.key_by_digest(&caller.key().digest).ok_or(Rejection::KeyRevoked)?;
-    standing(&key, at)?;
+    standing(plane, &key)?;
     let name = wanted.model();
     let model = find(plane, name);
     // What a key may not call it need not learn exists: the policy speaks first. It speaks of the catalogue's name, whatever the client wrote.
@@ -153,7 +183,7 @@ pub(super) fn permit(
 /// A rejection with status 401.
 pub fn still_stands(plane: &Plane, permit: &Permit) -> Result<(), Rejection> {
     let key = plane.replica.key_by_digest(&permit.key.digest).ok_or(Rejection::KeyRevoked)?;
-    standing(&key, plane.clock.now())
+    standing(plane, &key)
 }
 
 /// Whether a model can be called through any endpoint of this version.

@@ -274,7 +274,7 @@ async fn a_key_that_was_frozen_by_its_own_cost_reserves_nothing_again() {
     let mut bench = Bench::with_quota().await;
     let asking = bench.ask("20");
     let asked = bench.asked().await;
-    bench.node.plane.settlements.freeze(key_id(1));
+    bench.node.plane.settlements.freeze(key_id(1), 1);
     asked.send(THROTTLED).unwrap();
     assert_eq!(told(&asking.await.unwrap().ok().unwrap()), (401, "key_frozen"));
     assert_eq!(bench.books().await, (0, 0));

@@ -81,7 +81,7 @@ async fn admit(
     body: Incoming,
     model: &mut String,
 ) -> Result<Answer, Rejection> {
-    if let Err(rejection) = authorize::standing(caller.key(), plane.clock.now()) {
+    if let Err(rejection) = authorize::standing(plane, caller.key()) {
         receive::discard(plane, body);
         return Err(rejection);
     }

@@ -16,12 +16,12 @@ use keyforge_providers::dialect::Dialect;
 use keyforge_providers::exchange::StreamReader;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::money::NanoUsd;
-use keyforge_shared::state::KeyStatus;
+use keyforge_shared::state::{KeyStatus, Standing};
 use keyforge_shared::usage::Usage;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::authorize::Permit;
+use super::authorize::{Permit, nothing_left};
 use super::carry_on::ClientGone;
 use super::feed::{Failure, Feed, Step};
 use super::outcome::{Failed, Stood, charge_for, rejection_for};
@@ -136,7 +136,7 @@ impl Relay {
         };
         // The key may have been revoked between its admission and its place among the running streams.
         let key = plane.replica.key(stream.permit.key().id);
-        let alive = key.is_some_and(|key| key.status == KeyStatus::Active);
+        let alive = key.is_some_and(|key| key.standing().works());
         let begun = if alive { stream.hold_back().await } else { Err(Stopped::Cut) };
         match begun.map_err(|stopped| stream.stopped(stopped)) {
             Err(Some(failed)) => Started::Failed(Box::new(failed)),
@@ -319,9 +319,10 @@ impl LiveStream {
 
     /// Why the key's streams are cut.
     fn cut_rejection(&self) -> (Rejection, Flags) {
-        match self.plane.replica.key(self.permit.key().id).map(|key| key.status) {
-            Some(KeyStatus::Frozen) => (Rejection::KeyFrozen, Flags(0)),
-            Some(KeyStatus::Active | KeyStatus::Revoked) | None => (Rejection::KeyRevoked, Flags::REVOKED),
+        match self.plane.replica.key(self.permit.key().id).map(|key| key.standing()) {
+            Some(Standing { status: KeyStatus::Frozen, .. }) => (Rejection::KeyFrozen, Flags(0)),
+            Some(Standing { status: KeyStatus::Active, spent: true }) => (nothing_left(), Flags(0)),
+            Some(Standing { .. }) | None => (Rejection::KeyRevoked, Flags::REVOKED),
         }
     }
 

@@ -173,7 +173,7 @@ impl Asking<'_> {
             }
             Verdict::RateLimited(RateLimited { rate: Rate::Concurrency, .. }) if self.wait_a_moment().await => {}
             Verdict::RateLimited(limited) => return Err(self.rate_limited(rates, &limited)),
-            Verdict::Frozen => return Err(Rejection::KeyFrozen),
+            Verdict::Frozen => self.thaw().await?,
             // Nothing here is asked with a time after which it may not be admitted; a store that thinks so cannot be believed.
             Verdict::Late => return Err(unavailable(plane, "late")),
             Verdict::Duplicate => {
@@ -183,6 +183,17 @@ impl Asking<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The store refuses a key that works by the node's state. The freeze may be older than that: then it goes.
+    async fn thaw(&mut self) -> Result<(), Rejection> {
+        let (plane, key) = (self.plane, self.permit.key());
+        let thawed = plane.settlements.thaw(key.id, key.status_revision).await;
+        if !thawed.map_err(|_| unavailable(plane, "counters"))? {
+            return Err(Rejection::KeyFrozen);
+        }
+        tracing::info!(key = %key.id, "a freeze was lifted that is older than the key's resumption");
+        self.on_new_ground("freeze")
     }
 
     fn needs(&self) -> Vec<Need> {

@@ -176,7 +176,7 @@ fn stop(plane: &Plane, open: &Open, cost: NanoUsd) {
     plane.metrics.bound_exceeded();
     tracing::error!(%key, request = %open.id.request, model, bound = %open.bound.amount, %cost,
         "a request cost more than its bound; its key is frozen until an operator looks at it");
-    plane.settlements.freeze(key);
+    plane.settlements.freeze(key, plane.replica.revision());
 }
 
 fn price(open: &Open, ending: &Ending) -> (NanoUsd, Flags) {

@@ -72,7 +72,7 @@ async fn i_3_a_cost_above_its_bound_freezes_the_key_at_once_until_an_operator_lo
     assert_eq!(cost, NanoUsd::new(50_010_000), "the truth is booked");
     assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyFrozen);
     assert!(!node.plane.settlements.is_frozen(key_id(1)), "the store has taken it over");
-    node.plane.settlements.unfreeze(key_id(1));
+    node.plane.settlements.unfreeze(key_id(1), 2);
     tokio::task::yield_now().await;
     drop(admitted(&node, 1, &body(5)).await);
 }

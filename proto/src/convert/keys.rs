@@ -1,6 +1,9 @@
 //! [`KeyStatus`] and [`KeyRecord`].
 
+use std::sync::Arc;
+
 use keyforge_shared::id::{ChainId, WorkspaceId};
+use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{KeyRecord, KeyStatus};
 use keyforge_shared::token::TokenDigest;
 
@@ -37,9 +40,10 @@ impl From<&KeyRecord> for proto::KeyRecord {
             digest: key.digest.0.to_vec(),
             name: key.name.clone(),
             status: admin::KeyStatus::from(key.status).into(),
-            policy: Some((&key.policy).into()),
+            policy: Some((&*key.policy).into()),
             chain_id: key.chain.as_bytes().to_vec(),
             workspace_id: key.workspace.as_bytes().to_vec(),
+            status_revision: key.status_revision,
         }
     }
 }
@@ -49,12 +53,14 @@ impl TryFrom<proto::KeyRecord> for KeyRecord {
     fn try_from(key: proto::KeyRecord) -> Result<Self, ConvertError> {
         let digest = key.digest.as_slice().try_into();
         let status = admin::KeyStatus::try_from(key.status);
+        let policy = Policy::try_from(required(key.policy, "policy")?);
         Ok(Self {
             id: parsed(&key.id, "id")?,
             digest: TokenDigest(digest.map_err(|_| ConvertError::new("digest", "not 32 bytes"))?),
             name: key.name,
             status: status.map_err(|error| ConvertError::new("status", error))?.try_into()?,
-            policy: required(key.policy, "policy")?.try_into().map_err(|error: ConvertError| error.within("policy"))?,
+            status_revision: key.status_revision,
+            policy: policy.map(Arc::new).map_err(|error: ConvertError| error.within("policy"))?,
             chain: id(&key.chain_id, "chain_id", ChainId::from_slice)?,
             workspace: id(&key.workspace_id, "workspace_id", WorkspaceId::from_slice)?,
         })

@@ -72,6 +72,7 @@ impl From<&Policy> for proto::Policy {
             tokens_per_minute: policy.tokens_per_minute,
             concurrent_requests: policy.concurrent_requests,
             time_zone: policy.time_zone.as_ref().map(|zone| zone.as_str().to_owned()),
+            max_staleness_seconds: policy.max_staleness_seconds,
         }
     }
 }
@@ -90,6 +91,7 @@ impl TryFrom<proto::Policy> for Policy {
             tokens_per_minute: policy.tokens_per_minute,
             concurrent_requests: policy.concurrent_requests,
             time_zone: policy.time_zone.map(zone).transpose()?,
+            max_staleness_seconds: policy.max_staleness_seconds,
         };
         ConvertError::unless_valid(decoded.problems())?;
         Ok(decoded)

@@ -47,9 +47,15 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
     let rates = (option::of(1u32..=100_000), option::of(1u64..1_000_000_000), option::of(1u32..=1_000));
     let zone = select(vec![None, Some("UTC"), Some("Europe/Berlin"), Some("America/St_Johns")]);
     let zone = zone.prop_map(|name| name.map(|name| ZoneName::new(name).unwrap()));
-    let others = (option::of(1u64..), option::of(moment()), zone);
+    let others = (option::of(1u64..), option::of(moment()), zone, option::of(1u32..=86_400));
     (models, request_limits(), spend_limits(), rates, others).prop_map(
-        |(models, request_limits, spend_limits, rates, (max_output_tokens, expires_at, time_zone))| Policy {
+        |(
+            models,
+            request_limits,
+            spend_limits,
+            rates,
+            (max_output_tokens, expires_at, time_zone, max_staleness_seconds),
+        )| Policy {
             models,
             request_limits,
             spend_limits,
@@ -59,6 +65,7 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
             max_output_tokens,
             expires_at,
             time_zone,
+            max_staleness_seconds,
         },
     )
 }
@@ -77,10 +84,11 @@ pub(super) fn workspace() -> impl Strategy<Value = WorkspaceRecord> {
 pub(super) fn key() -> impl Strategy<Value = KeyRecord> {
     let status = select(vec![KeyStatus::Active, KeyStatus::Frozen, KeyStatus::Revoked]);
     let homes = (any::<[u8; 16]>(), any::<[u8; 16]>());
-    (key_id(), any::<[u8; 32]>(), ".{1,20}", status, policy(), homes).prop_map(
-        |(id, digest, name, status, policy, (chain, workspace))| {
+    (key_id(), any::<[u8; 32]>(), ".{1,20}", (status, any::<u64>()), policy(), homes).prop_map(
+        |(id, digest, name, (status, status_revision), policy, (chain, workspace))| {
             let (chain, workspace) = (ChainId::from_bytes(chain), WorkspaceId::from_bytes(workspace));
-            KeyRecord { id, digest: TokenDigest(digest), name, status, policy, chain, workspace }
+            let (digest, policy) = (TokenDigest(digest), Arc::new(policy));
+            KeyRecord { id, digest, name, status, status_revision, policy, chain, workspace }
         },
     )
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +81,20 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     sync_directory(path)
 }
 
+/// The same with content that is written piece by piece.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_by(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), PrivateFileError> {
+    let staged = Staged::write_by(path, |file| {
+        let mut buffered = BufWriter::new(file);
+        write(&mut buffered)?;
+        buffered.flush()
+    })?;
+    fs::rename(&staged.path, path).map_err(|cause| failed("replace", path, cause))?;
+    sync_directory(path)
+}
+
 /// Reads a file that only its owner may read, without the newline that it may end with.
 ///
 /// # Errors
@@ -127,6 +141,10 @@ struct Staged {
 
 impl Staged {
     fn write(target: &Path, bytes: &[u8]) -> Result<Self, PrivateFileError> {
+        Self::write_by(target, |file| file.write_all(bytes))
+    }
+
+    fn write_by(target: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<Self, PrivateFileError> {
         let staged = Self { path: temporary_name(target)? };
         let mut file = OpenOptions::new()
             .write(true)
@@ -134,7 +152,7 @@ impl Staged {
             .mode(OWNER_FILE)
             .open(&staged.path)
             .map_err(|cause| failed("create", &staged.path, cause))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|cause| failed("write", &staged.path, cause))?;
+        write(&mut file).and_then(|()| file.sync_all()).map_err(|cause| failed("write", &staged.path, cause))?;
         Ok(staged)
     }
 }

@@ -51,12 +51,39 @@ pub struct KeyRecord {
     pub name: String,
     /// Whether it works.
     pub status: KeyStatus,
-    /// What it may do.
-    pub policy: Policy,
+    /// The revision since which it has its status; 0 since it was made. Of two words about whether a key works, the one with the higher is right.
+    pub status_revision: u64,
+    /// What it may do. Many keys share one.
+    pub policy: Arc<Policy>,
     /// Where its entries go.
     pub chain: ChainId,
     /// Whose limits it shares. It belongs to the same workspace all its life.
     pub workspace: WorkspaceId,
+}
+
+impl KeyRecord {
+    /// Whether the key works.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing { status: self.status, spent: self.policy.has_nothing_left() }
+    }
+}
+
+/// Whether a key works, as far as a running request must stop when it no longer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// Its status.
+    pub status: KeyStatus,
+    /// Whether what it has left was set to nothing.
+    pub spent: bool,
+}
+
+impl Standing {
+    /// Whether requests may run.
+    #[must_use]
+    pub fn works(self) -> bool {
+        self.status == KeyStatus::Active && !self.spent
+    }
 }
 
 /// A workspace as nodes know it: the limits that its keys share. An absent limit does not limit.
@@ -139,7 +166,7 @@ impl Resource {
     pub fn digest(&self) -> [u8; 32] {
         let bytes = match self {
             Self::Workspace(workspace) => workspace_bytes(workspace),
-            Self::Key(key) => key_bytes(key),
+            Self::Key(key) => key_bytes(key, &policy_digest(&key.policy)),
             Self::Model(model) => model_bytes(model),
             Self::Credential(credential) => credential_bytes(credential),
         };
@@ -147,10 +174,20 @@ impl Resource {
     }
 }
 
-fn key_bytes(key: &KeyRecord) -> Vec<u8> {
-    let mut writer = Writer::with_magic(b"KSK1");
+/// The digest of a key's record, for who knows the digest of its policy already.
+pub(super) fn key_digest(key: &KeyRecord, policy: &[u8; 32]) -> [u8; 32] {
+    Sha256::digest(key_bytes(key, policy)).into()
+}
+
+fn key_bytes(key: &KeyRecord, policy: &[u8; 32]) -> Vec<u8> {
+    // A key that never changed its status has the bytes that it had before such changes were numbered.
+    let is_plain = key.status_revision == 0;
+    let mut writer = Writer::with_magic(if is_plain { b"KSK1" } else { b"KSK2" });
     writer.str(key.id.as_str()).raw(&key.digest.0).str(&key.name).str(key.status.as_str()).raw(key.chain.as_bytes());
-    writer.raw(&policy_digest(&key.policy)).raw(key.workspace.as_bytes());
+    writer.raw(policy).raw(key.workspace.as_bytes());
+    if !is_plain {
+        writer.u64(key.status_revision);
+    }
     writer.finish()
 }
 
@@ -175,7 +212,9 @@ fn write_limits(writer: &mut Writer, requests: &[RequestLimit], spend: &[SpendLi
 /// SHA-256 over a policy's canonical bytes: what a chain's genesis names its first policy by.
 #[must_use]
 pub fn policy_digest(policy: &Policy) -> [u8; 32] {
-    let mut writer = Writer::with_magic(b"KSP1");
+    // A policy that says nothing of staleness has the bytes that it had before there was that field.
+    let staleness = policy.max_staleness_seconds;
+    let mut writer = Writer::with_magic(if staleness.is_none() { b"KSP1" } else { b"KSP2" });
     writer.u64(policy.models.len() as u64);
     for pattern in &policy.models {
         writer.str(&pattern.0);
@@ -185,6 +224,9 @@ pub fn policy_digest(policy: &Policy) -> [u8; 32] {
     writer.option_u64(policy.concurrent_requests.map(u64::from)).option_u64(policy.max_output_tokens);
     writer.option_u64(policy.expires_at.map(|at| at.nanos().cast_unsigned()));
     writer.str(policy.time_zone.as_ref().map_or("", ZoneName::as_str));
+    if let Some(seconds) = staleness {
+        writer.u32(seconds);
+    }
     Sha256::digest(writer.finish()).into()
 }
 

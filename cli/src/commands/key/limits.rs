@@ -32,6 +32,9 @@ pub(super) struct LimitArgs {
     /// When it ends: at the first moment of a date such as 2026-12-04 (UTC), at 2026-12-04T18:00:00Z, or after 12h or 30d
     #[arg(long, value_name = "WHEN", value_parser = limit_syntax::expiry)]
     expires: Option<Expiry>,
+    /// How long a node may serve it without the control plane, in seconds: a revocation holds everywhere after that [default: the deployment's, 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    max_staleness: Option<u32>,
 }
 
 impl LimitArgs {
@@ -47,6 +50,7 @@ impl LimitArgs {
             ("policy.concurrent_requests", self.concurrency.is_some()),
             ("policy.max_output_tokens", self.max_output_tokens.is_some()),
             ("policy.expires_at_ms", self.expires.is_some()),
+            ("policy.max_staleness_seconds", self.max_staleness.is_some()),
         ];
         let not_an_end = |error: String| match error.ends_with("in the past") {
             true => Failure::usage(error).hint("to end a key now, use `keyforge key revoke ID`"),
@@ -64,6 +68,7 @@ impl LimitArgs {
             max_output_tokens: self.max_output_tokens,
             expires_at_ms: self.expires.map(|expiry| expiry.millis(now).map_err(not_an_end)).transpose()?,
             time_zone: None,
+            max_staleness_seconds: self.max_staleness,
         };
         Ok((policy, given.into_iter().filter_map(|(path, given)| given.then_some(path)).collect()))
     }
@@ -103,6 +108,9 @@ pub(super) struct NoLimitArgs {
     /// No end
     #[arg(long, conflicts_with = "expires")]
     no_expires: bool,
+    /// As long without the control plane as the deployment allows
+    #[arg(long, conflicts_with = "max_staleness")]
+    no_max_staleness: bool,
 }
 
 impl NoLimitArgs {
@@ -116,6 +124,7 @@ impl NoLimitArgs {
             ("policy.concurrent_requests", self.no_concurrency),
             ("policy.max_output_tokens", self.no_max_output_tokens),
             ("policy.expires_at_ms", self.no_expires),
+            ("policy.max_staleness_seconds", self.no_max_staleness),
         ];
         given.into_iter().filter_map(|(path, given)| given.then_some(path))
     }

@@ -33,6 +33,8 @@ struct PolicyView {
     expires_at: Option<String>,
     /// What the key's periods follow; none: UTC.
     time_zone: Option<String>,
+    /// How long nodes may serve it without the control plane; none: the deployment's.
+    max_staleness_seconds: Option<u32>,
 }
 
 impl KeyView {
@@ -69,6 +71,7 @@ impl PolicyView {
             max_output_tokens: policy.max_output_tokens,
             expires_at: policy.expires_at_ms.map(moment),
             time_zone: policy.time_zone,
+            max_staleness_seconds: policy.max_staleness_seconds,
         }
     }
 }
@@ -150,6 +153,7 @@ mod tests {
             tokens_per_minute: Some(90_000),
             concurrent_requests: None,
             time_zone: None,
+            max_staleness_seconds: None,
         };
         let status = proto::KeyStatus::Frozen.into();
         proto::Key {

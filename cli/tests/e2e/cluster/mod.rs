@@ -9,6 +9,7 @@ mod fleet;
 mod aborts;
 mod admissions;
 mod chaos;
+mod cut_off;
 mod life;
 mod outage;
 mod pools;

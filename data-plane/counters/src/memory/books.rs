@@ -34,7 +34,8 @@ pub(super) struct KeyBooks {
     serial: u64,
     /// Answers of the ledger up to this serial are void.
     floor: u64,
-    frozen: bool,
+    /// The revision that the freeze comes from.
+    frozen: Option<u64>,
     /// The key's own time: that of the latest decision.
     latest: Timestamp,
     /// The monotonic clock at that decision, in nanoseconds.
@@ -54,7 +55,7 @@ impl KeyBooks {
             epoch: 0,
             serial: 0,
             floor: 0,
-            frozen: false,
+            frozen: None,
             latest: NEVER,
             latest_passed: 0,
             buckets: Vec::new(),
@@ -77,7 +78,7 @@ impl KeyBooks {
         if seen == Seen::Open {
             return Verdict::Admitted(self.admission(ask, now));
         }
-        if self.frozen {
+        if self.frozen.is_some() {
             return Verdict::Frozen;
         }
         (self.latest, self.latest_passed) = (now, passed);
@@ -202,8 +203,12 @@ impl KeyBooks {
         self.reservations.clear();
     }
 
-    pub(super) fn set_frozen(&mut self, frozen: bool) {
-        self.frozen = frozen;
+    pub(super) fn freeze(&mut self, revision: u64) {
+        self.frozen = self.frozen.max(Some(revision));
+    }
+
+    pub(super) fn unfreeze(&mut self, revision: u64) -> bool {
+        self.frozen.take_if(|frozen| *frozen < revision).is_some()
     }
 
     /// The life, once the ledger has numbered it.
@@ -226,7 +231,7 @@ impl KeyBooks {
         let at_most = if self.latest == NEVER { Timestamp::MAX } else { self.latest.saturating_add(since) };
         let now = self.now(clock.min(at_most));
         self.sweep(now, usize::MAX);
-        !self.frozen
+        self.frozen.is_none()
             && self.buckets.iter().all(|bucket| bucket.is_past(now))
             && self.reservations.is_empty()
             && self.pace.is_idle(now)

@@ -27,7 +27,7 @@ use self::books::KeyBooks;
 use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{CounterError, CounterState, CounterStore, Outage};
+use crate::store::{CounterError, CounterState, CounterStore, Freeze, Outage};
 
 /// Enough that two keys rarely share one; a power of two.
 const SHARDS: usize = 64;
@@ -179,16 +179,15 @@ impl CounterStore for MemoryCounters {
         })
     }
 
-    async fn freeze(&self, key: KeyId) -> Result<(), CounterError> {
+    async fn freeze(&self, key: KeyId, freeze: Freeze) -> Result<(), CounterError> {
         self.any(key, |books, _| {
-            books.set_frozen(true);
+            books.freeze(freeze.revision);
             Ok(())
         })
     }
 
-    async fn unfreeze(&self, key: KeyId) -> Result<(), CounterError> {
-        self.known(key, |books, _| books.set_frozen(false)).unwrap_or_default();
-        Ok(())
+    async fn unfreeze(&self, key: KeyId, revision: u64) -> Result<bool, CounterError> {
+        Ok(self.known(key, |books, _| books.unfreeze(revision)).unwrap_or_default())
     }
 
     async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {

@@ -132,7 +132,7 @@ async fn idle_keys_are_forgotten_and_keys_in_use_are_not() {
         let need = granted(&store, counter(name, Dimension::Requests, window, START), 1, 1).await;
         assert!(matches!(store.reserve(ask(name, number, &[need], Some(5))).await.unwrap(), Verdict::Admitted(_)));
         if (50..100).contains(&number) {
-            store.freeze(name).await.unwrap();
+            store.freeze(name, Freeze { revision: 1, lasting: true }).await.unwrap();
         }
     }
     // A day to charge what nobody settled, one more to forget it, and new keys each day.

@@ -18,7 +18,7 @@ use super::reply::{self, Answer, Reply, nonsense};
 use crate::grant::{ClawBack, GrantSet};
 use crate::reserve::{ReservationId, Reserve, Verdict};
 use crate::settle::{Settled, Settlement};
-use crate::store::{CounterError, CounterState, CounterStore};
+use crate::store::{CounterError, CounterState, CounterStore, Freeze};
 
 /// The largest amount that scripts keep exactly.
 const EXACT: u64 = (1 << 53) - 1;
@@ -151,12 +151,13 @@ impl CounterStore for RedisCounters {
         answer.life(0)
     }
 
-    async fn freeze(&self, key: KeyId) -> Result<(), CounterError> {
-        self.set_frozen(key, true).await
+    async fn freeze(&self, key: KeyId, freeze: Freeze) -> Result<(), CounterError> {
+        let what = if freeze.lasting { 1 } else { 2 };
+        self.set_frozen(key, what, freeze.revision).await.map(drop)
     }
 
-    async fn unfreeze(&self, key: KeyId) -> Result<(), CounterError> {
-        self.set_frozen(key, false).await
+    async fn unfreeze(&self, key: KeyId, revision: u64) -> Result<bool, CounterError> {
+        self.set_frozen(key, 0, revision).await
     }
 
     async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {
@@ -181,13 +182,13 @@ impl RedisCounters {
         Ok(self.call(about, self.deadline(), |_, _| {}).await?.0)
     }
 
-    async fn set_frozen(&self, key: KeyId, frozen: bool) -> Result<(), CounterError> {
+    async fn set_frozen(&self, key: KeyId, what: u8, revision: u64) -> Result<bool, CounterError> {
         let about = About { script: &self.scripts.freeze, key, ids: &[] };
         let put = |command: &mut Cmd, _: &Link| {
-            command.arg(u8::from(frozen));
+            command.arg(what).arg(exact(revision));
         };
-        self.call(about, self.deadline(), put).await?;
-        Ok(())
+        let (answer, _) = self.call(about, self.deadline(), put).await?;
+        Ok(answer.number(0)? == 1)
     }
 }
 

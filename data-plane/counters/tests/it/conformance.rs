@@ -12,8 +12,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use keyforge_counters::{
-    Admission, CounterState, CounterStore, Grant, GrantSet, Need, Rates, ReservationId, Reserve, Settled, Settlement,
-    Standing, Verdict,
+    Admission, CounterState, CounterStore, Freeze, Grant, GrantSet, Need, Rates, ReservationId, Reserve, Settled,
+    Settlement, Standing, Verdict,
 };
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId, RequestId};
@@ -25,6 +25,10 @@ use keyforge_shared::period::{Calendar, Period, Window};
 pub const START: Timestamp = Timestamp::from_millis(1_778_500_810_000);
 /// After how long the reservations of these checks expire.
 pub const TTL: Duration = Duration::from_secs(600);
+
+/// A freeze, and a revision after it.
+pub const ONCE: Freeze = Freeze { revision: 7, lasting: true };
+pub const LATER: u64 = 8;
 
 /// A counter store whose clock the test holds.
 pub trait Harness {
@@ -86,6 +90,7 @@ suite! {
         clawing_back_leaves_what_is_used_or_held,
         clawing_back_makes_earlier_answers_void,
         a_frozen_key_reserves_nothing_and_still_settles,
+        a_freeze_is_lifted_by_a_later_revision_alone,
         a_key_without_limits_needs_no_epoch,
     }
     rates {

@@ -97,15 +97,32 @@ pub async fn i_6_an_open_reservation_is_answered_again_in_its_epoch_alone<H: Har
             "it would settle elsewhere"
         );
     }
-    bench.store().freeze(bench.key).await.unwrap();
+    bench.store().freeze(bench.key, ONCE).await.unwrap();
     bench.admit(&ask).await;
-    bench.store().unfreeze(bench.key).await.unwrap();
+    bench.store().unfreeze(bench.key, LATER).await.unwrap();
     assert_eq!(bench.sums().await, [(0, 1, 0), (0, 10, 0)]);
     let free = bench.ask_rates(2, Rates::default());
     bench.admit(&free).await;
     bench.admit(&Ask { epoch: 7, ..free }).await;
     bench.settle(1, 5).await;
     assert_eq!(bench.put(&Ask { epoch: 0, ..ask }).await, Verdict::Duplicate, "what is over is over in any epoch");
+}
+
+pub async fn a_freeze_is_lifted_by_a_later_revision_alone<H: Harness>(bench: &Bench<'_, H>) {
+    let (store, key) = (bench.store(), bench.key);
+    assert!(!store.unfreeze(key, 100).await.unwrap(), "nothing to lift");
+    let freeze = |revision, lasting| Freeze { revision, lasting };
+    store.freeze(key, freeze(20, false)).await.unwrap();
+    store.freeze(key, freeze(15, true)).await.unwrap();
+    for (number, too_early) in [(1, 16), (2, 20)] {
+        assert!(!store.unfreeze(key, too_early).await.unwrap(), "{too_early}");
+        assert_eq!(bench.put(&bench.ask_rates(number, Rates::default())).await, Verdict::Frozen);
+    }
+    assert!(store.unfreeze(key, 21).await.unwrap());
+    bench.admit(&bench.ask_rates(3, Rates::default())).await;
+    // What was said earlier may arrive later: whoever is refused by it lifts it again.
+    store.freeze(key, freeze(20, false)).await.unwrap();
+    assert!(store.unfreeze(key, 21).await.unwrap());
 }
 
 pub async fn a_life_is_given_up_once<H: Harness>(bench: &Bench<'_, H>) {
@@ -240,7 +257,7 @@ pub async fn clawing_back_makes_earlier_answers_void<H: Harness>(bench: &Bench<'
 pub async fn a_frozen_key_reserves_nothing_and_still_settles<H: Harness>(bench: &Bench<'_, H>) {
     let life = bench.join(1, 10, 100).await;
     bench.admit(&bench.ask(1, 10)).await;
-    bench.store().freeze(bench.key).await.unwrap();
+    bench.store().freeze(bench.key, ONCE).await.unwrap();
     assert_eq!(bench.put(&bench.ask(2, 10)).await, Verdict::Frozen);
     assert_eq!(bench.put(&bench.ask_rates(2, Rates::default())).await, Verdict::Frozen);
     bench.admit(&bench.ask(1, 10)).await;
@@ -248,11 +265,11 @@ pub async fn a_frozen_key_reserves_nothing_and_still_settles<H: Harness>(bench: 
     bench.store().vacate(bench.key, life).await.unwrap();
     bench.join(2, 10, 100).await;
     assert_eq!(bench.put(&bench.ask(2, 10)).await, Verdict::Frozen, "a new life does not thaw");
-    bench.store().unfreeze(bench.key).await.unwrap();
+    bench.store().unfreeze(bench.key, LATER).await.unwrap();
     bench.admit(&bench.ask(2, 10)).await;
     let other = bench.other();
-    other.store().unfreeze(other.key).await.unwrap();
-    other.store().freeze(other.key).await.unwrap();
+    other.store().unfreeze(other.key, LATER).await.unwrap();
+    other.store().freeze(other.key, ONCE).await.unwrap();
     assert_eq!(other.put(&other.ask_rates(1, Rates::default())).await, Verdict::Frozen, "books nobody had asked for");
     other.life().await;
 }

@@ -200,7 +200,7 @@ pub async fn i_12_keys_do_not_touch_each_other<H: Harness>(bench: &Bench<'_, H>)
     let rates = Rates { requests_per_minute: Some(1), ..Rates::default() };
     other.admit(&Ask { rates, ..other.ask(1, 50) }).await;
     bench.admit(&Ask { rates, ..bench.ask(1, 100) }).await;
-    bench.store().freeze(bench.key).await.unwrap();
+    bench.store().freeze(bench.key, ONCE).await.unwrap();
     assert_eq!(other.settle(1, 30).await, Settled::Done { over_bound: false });
     other.admit(&other.ask(2, 20)).await;
     assert_eq!(bench.sums().await, [(0, 1, 0), (0, 100, 0)]);

@@ -63,7 +63,7 @@ pub async fn questions_are_answered_in_the_order_of_their_checks<H: Harness>(ben
     let (counter, period) = counter_at(bench.key, Scope::Key, (Dimension::Spend, Window::Week), START);
     ask.needs.push(Need { counter, period, limit: 10, amount: 1 });
     bench.cancel(1).await;
-    bench.store().freeze(bench.key).await.unwrap();
+    bench.store().freeze(bench.key, ONCE).await.unwrap();
     let tomorrow = counter_at(bench.key, Scope::Key, REQUESTS, START).1.end;
     bench.set(tomorrow.saturating_add(DAY));
     let late = |ask: &Ask| Reserve { not_after: Some(START), ..bench.question(ask) }.not_after;
@@ -74,7 +74,7 @@ pub async fn questions_are_answered_in_the_order_of_their_checks<H: Harness>(ben
     ask.id = reservation(3);
     assert_eq!(put(&Ask { epoch: 2, ..ask.clone() }).await, Verdict::NotJoined(life));
     assert_eq!(put(&ask).await, Verdict::Frozen);
-    bench.store().unfreeze(bench.key).await.unwrap();
+    bench.store().unfreeze(bench.key, LATER).await.unwrap();
     bench.set(START);
     assert!(matches!(bench.put(&ask).await, Verdict::NoBooks(_)), "what was not looked at moved no time");
     bench.set(tomorrow);

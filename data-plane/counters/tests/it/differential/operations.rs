@@ -12,7 +12,7 @@ use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{Calendar, CivilDay, Period, Window};
 
 use super::Answer;
-use crate::conformance::{START, reservation};
+use crate::conformance::{LATER, ONCE, START, reservation};
 use crate::random::Random;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
@@ -90,8 +90,8 @@ impl Operation {
             }
             Action::ClawBack => store.claw_back(key).await.map(Answer::ClawBack),
             Action::Vacate(given) => store.vacate(key, life(*given)).await.map(Answer::Life),
-            Action::Freeze(true) => store.freeze(key).await.map(|()| Answer::Done),
-            Action::Freeze(false) => store.unfreeze(key).await.map(|()| Answer::Done),
+            Action::Freeze(true) => store.freeze(key, ONCE).await.map(|()| Answer::Done),
+            Action::Freeze(false) => store.unfreeze(key, LATER).await.map(|_| Answer::Done),
             Action::Clock(_) | Action::Restart | Action::Flush | Action::Lose => Ok(Answer::Done),
         };
         answer.unwrap_or_else(Answer::Error)

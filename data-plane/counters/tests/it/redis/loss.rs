@@ -6,7 +6,7 @@ use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
 
 use super::{Account, PATIENT, comes, goes, start};
-use crate::conformance::reservation;
+use crate::conformance::{LATER, ONCE, reservation};
 use crate::redis_server::{RedisServer, eventually};
 
 async fn new_life(account: &Account<'_>, before: LifeId) -> LifeId {
@@ -86,7 +86,7 @@ async fn a_freeze_and_the_pace_outlive_a_restart_with_data() {
     let store = start(&server, PATIENT).await.unwrap();
     let account = Account::open(&store, "frozen000000", 2).await;
     assert!(account.is_admitted(1).await);
-    store.freeze(account.key).await.unwrap();
+    store.freeze(account.key, ONCE).await.unwrap();
     let mut available = store.availability();
     server.stop();
     goes(&mut available).await;
@@ -97,7 +97,7 @@ async fn a_freeze_and_the_pace_outlive_a_restart_with_data() {
     assert_eq!(account.reserve(2).await, Verdict::Frozen);
     let logged: u64 = server.ask(&["LLEN", &account.name("rpm")]);
     assert_eq!(logged, 1);
-    store.unfreeze(account.key).await.unwrap();
+    store.unfreeze(account.key, LATER).await.unwrap();
     assert!(account.is_admitted(3).await);
 }
 
@@ -264,12 +264,12 @@ async fn keys_that_nobody_asks_about_go_but_not_a_freeze() {
     for name in ["books", "open", "expiry", "rpm"] {
         assert!((34..=35).contains(&days(name)), "{name} stays {} days", days(name));
     }
-    store.freeze(account.key).await.unwrap();
+    store.freeze(account.key, ONCE).await.unwrap();
     assert_eq!(server.ask::<i64>(&["PTTL", &account.name("books")]), -1, "a freeze stays");
     let life = store.vacate(account.key, LifeId::from_bytes([0; 16])).await.unwrap();
     store.vacate(account.key, life).await.unwrap();
     assert_eq!(server.ask::<i64>(&["PTTL", &account.name("books")]), -1, "also over lives");
-    store.unfreeze(account.key).await.unwrap();
+    store.unfreeze(account.key, LATER).await.unwrap();
     assert!((34..=35).contains(&days("books")));
 }
 
@@ -299,12 +299,12 @@ async fn i_1_settling_goes_on_when_the_server_has_no_memory_left() {
     assert!(store.shrink(account.key, 1, reservation(1), NanoUsd::new(20), None).await.unwrap());
     let stays: i64 = server.ask(&["PTTL", &account.name("open")]);
     assert!(stays > 0, "shrinking keeps the time at which it would go");
-    store.freeze(account.key).await.unwrap();
+    store.freeze(account.key, ONCE).await.unwrap();
     assert_eq!(account.settle(1, reservation(1)).await, Settled::Done { over_bound: false });
     let cancelled = store.settle(account.key, 1, reservation(2), Settlement::CANCELLED).await.unwrap();
     assert_eq!(cancelled, Settled::Unknown, "what may still arrive is kept out");
     assert_eq!(account.requests().await, (1, 0));
-    store.unfreeze(account.key).await.unwrap();
+    store.unfreeze(account.key, LATER).await.unwrap();
     let back = store.claw_back(account.key).await.unwrap().unwrap();
     assert!(
         back.holdings.iter().any(|(counter, left)| (counter.dimension, *left) == (Dimension::Spend, 10)),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keyforge_counters::{
-    Admission, ClawBack, CounterError, CounterState, CounterStore, GrantSet, Rate, RateLeft, RateLimited, RatesLeft,
-    ReservationId, Reserve, Settled, Settlement, Standing, Verdict,
+    Admission, ClawBack, CounterError, CounterState, CounterStore, Freeze, GrantSet, Rate, RateLeft, RateLimited,
+    RatesLeft, ReservationId, Reserve, Settled, Settlement, Standing, Verdict,
 };
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{KeyId, LifeId};
@@ -213,12 +213,14 @@ impl CounterStore for Scripts {
         Ok(self.run("vacate", key, None, vec![self.next_life(), life.to_string()])?.list()[0].life())
     }
 
-    async fn freeze(&self, key: KeyId) -> Result<(), CounterError> {
-        self.run("freeze", key, None, vec!["1".to_owned()]).map(drop)
+    async fn freeze(&self, key: KeyId, freeze: Freeze) -> Result<(), CounterError> {
+        let what = if freeze.lasting { "1" } else { "2" };
+        self.run("freeze", key, None, vec![what.to_owned(), freeze.revision.to_string()]).map(drop)
     }
 
-    async fn unfreeze(&self, key: KeyId) -> Result<(), CounterError> {
-        self.run("freeze", key, None, vec!["0".to_owned()]).map(drop)
+    async fn unfreeze(&self, key: KeyId, revision: u64) -> Result<bool, CounterError> {
+        let answer = self.run("freeze", key, None, vec!["0".to_owned(), revision.to_string()])?.list();
+        Ok(answer[0].amount() == 1)
     }
 
     async fn life(&self, key: KeyId) -> Result<Option<LifeId>, CounterError> {

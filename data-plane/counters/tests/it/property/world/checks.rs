@@ -10,7 +10,7 @@ use keyforge_shared::limit::CounterId;
 use super::super::mirror::{Entry, hold};
 use super::super::subject::Subject;
 use super::{Attempt, LIMITS, Phase, World, millis};
-use crate::conformance::reservation;
+use crate::conformance::{LATER, reservation};
 
 impl<S: Subject> World<S> {
     pub(super) async fn check(&mut self) -> Result<(), String> {
@@ -53,7 +53,7 @@ impl<S: Subject> World<S> {
         self.set_clock(Timestamp::from_millis(millis(self.clock) + 400_000));
         for key in self.keys.clone() {
             self.mirror(key).frozen = false;
-            self.subject.store(key).unfreeze(key).await.map_err(|error| error.to_string())?;
+            self.subject.store(key).unfreeze(key, LATER).await.map_err(|error| error.to_string())?;
             self.sweep(key).await?;
             self.check_drained(key).await?;
         }

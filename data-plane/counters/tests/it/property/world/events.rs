@@ -9,6 +9,7 @@ use keyforge_shared::id::KeyId;
 use super::super::mirror::{DAY, Mirror};
 use super::super::subject::{Kept, Loss, Subject};
 use super::{CHANGES, LIMITS, Phase, World, millis};
+use crate::conformance::{LATER, ONCE};
 
 impl<S: Subject> World<S> {
     pub(super) async fn forward(&mut self) -> Result<(), String> {
@@ -102,7 +103,7 @@ impl<S: Subject> World<S> {
         let frozen = self.random.percent(20);
         self.mirror(key).frozen = frozen;
         let store = self.subject.store(key);
-        let done = if frozen { store.freeze(key).await } else { store.unfreeze(key).await };
+        let done = if frozen { store.freeze(key, ONCE).await } else { store.unfreeze(key, LATER).await.map(drop) };
         done.map_err(|error| error.to_string())
     }
 }

@@ -1,0 +1,238 @@
+//! What a state with many keys costs one real node, and one more key all of them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use keyforge_control_plane::grpc::state::StateApi;
+use keyforge_control_plane::publish::fleet::Fleet;
+use keyforge_control_plane::publish::hub::Hub;
+use keyforge_control_plane::publish::secrets::Secrets;
+use keyforge_control_plane::publish::session::Publisher;
+use keyforge_control_plane::publish::standings::Standings;
+use keyforge_control_plane::store::Store;
+use keyforge_control_plane::vault::{Kek, Vault};
+use keyforge_proto::fleet::v1 as proto;
+use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
+use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::clock::{Clock, SystemClock};
+use keyforge_shared::id::{ChainId, DeploymentId, KeyId, WorkspaceId};
+use keyforge_shared::period::Window;
+use keyforge_shared::policy::{Policy, RequestLimit};
+use keyforge_shared::secret::{Key256, SecretBytes};
+use keyforge_shared::state::{Change, Delta, KeyRecord, KeyStatus, Resource, State, WorkspaceRecord};
+use keyforge_shared::token::TokenDigest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::figures::{Times, megabytes, millis, peak, resident};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const TOKEN: &str = "kff_a_fleet_token_for_a_measurement";
+/// Policies that the keys share among them.
+const POLICIES: u64 = 50;
+/// Keys that are added one by one.
+const ADDED: u64 = 200;
+
+/// What to measure.
+#[derive(Args, Clone, Debug)]
+pub struct TableArgs {
+    /// The `keyforge` binary.
+    #[arg(long)]
+    keyforge: PathBuf,
+    /// Keys of the state.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=4_000_000))]
+    keys: u64,
+}
+
+/// Measures, and gives the figures as lines.
+pub async fn run(args: &TableArgs) -> anyhow::Result<String> {
+    let lookups = format!("look-up by token: {}; with 1,000 keys {}", lookup(args.keys)?, lookup(1_000)?);
+    let empty = serve(args, 0).await?;
+    let full = serve(args, args.keys).await?;
+    Ok(format!(
+        "{} keys: start to ready {:.0} ms (with no key {:.0} ms)\n\
+         node: {:.1} MB resident, {:.1} MB at most (with no key {:.1} MB and {:.1} MB)\n\
+         one more key: {} bytes, commit to acknowledgement {}\n{lookups}",
+        args.keys,
+        millis(full.ready),
+        millis(empty.ready),
+        megabytes(full.resident),
+        megabytes(full.peak),
+        megabytes(empty.resident),
+        megabytes(empty.peak),
+        full.delta_bytes,
+        full.added,
+    ))
+}
+
+struct Seen {
+    ready: Duration,
+    resident: u64,
+    peak: u64,
+    delta_bytes: usize,
+    added: String,
+}
+
+async fn serve(args: &TableArgs, keys: u64) -> anyhow::Result<Seen> {
+    let folder = tempfile::tempdir()?;
+    let shutdown = Shutdown::new();
+    let publisher = publisher(folder.path(), state(keys)?).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let api = StateApi::new(publisher.clone(), Standings::new(Arc::clone(&publisher.clock)), shutdown.clone());
+    let serving = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .add_service(StateServiceServer::new(api))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    drop(shutdown.spawn_background("state", serving));
+    let ops = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let began = Instant::now();
+    let mut node = start_node(&args.keyforge, folder.path(), &url, ops)?;
+    let pid = node.id().context("the node ended at once")?;
+    while !is_ready(ops).await {
+        if began.elapsed() > PATIENCE || node.try_wait()?.is_some() {
+            bail!("the node does not become ready: {}", std::fs::read_to_string(folder.path().join("node.log"))?);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let ready = began.elapsed();
+    let (delta_bytes, added) = add_keys(&publisher, keys).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let seen = Seen { ready, resident: resident(pid)?, peak: peak(pid)?, delta_bytes, added };
+    node.kill().await?;
+    shutdown.force();
+    Ok(seen)
+}
+
+async fn add_keys(publisher: &Publisher, keys: u64) -> anyhow::Result<(usize, String)> {
+    let (mut times, mut bytes) = (Times::default(), 0);
+    for number in keys..keys + ADDED {
+        let change = Change::Upsert(key(number)?);
+        bytes = delta_bytes(&publisher.hub, change.clone());
+        let committed = Instant::now();
+        publisher.hub.commit(vec![change]);
+        let revision = publisher.hub.revision();
+        while !publisher.fleet.nodes().iter().any(|(_, seen)| seen.acked_revision >= revision) {
+            anyhow::ensure!(committed.elapsed() < PATIENCE, "the node does not acknowledge");
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        times.add(committed.elapsed());
+    }
+    Ok((bytes, times.line()))
+}
+
+fn delta_bytes(hub: &Hub, change: Change) -> usize {
+    let (from, set_hash) = hub.with_state(|state| (state.revision(), state.set_hash()));
+    let delta = Delta { from, to: from + 1, changes: vec![change], set_hash };
+    let message = proto::control_message::Message::Delta((&delta).into());
+    message_len(&proto::ControlMessage { message: Some(message) })
+}
+
+fn message_len(message: &impl prost::Message) -> usize {
+    message.encoded_len()
+}
+
+async fn publisher(folder: &Path, state: State) -> anyhow::Result<Publisher> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Store::open(&folder.join("store"), Arc::clone(&clock)).await?;
+    let deployment = DeploymentId::from_bytes([1; 16]);
+    let vault = Arc::new(Vault::new(Kek::new(Key256::new([1; 32]), "measurement"), deployment));
+    let secrets = Secrets::new(store, vault, Arc::new(SecretBytes::new(TOKEN.as_bytes().to_vec())));
+    let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
+    Ok(Publisher { hub, fleet, secrets, deployment, clock, max_staleness: Duration::from_secs(30) })
+}
+
+fn start_node(keyforge: &Path, folder: &Path, url: &str, ops: std::net::SocketAddr) -> anyhow::Result<Child> {
+    let token = folder.join("fleet.token");
+    keyforge_runtime::private_file::replace(&token, TOKEN.as_bytes())?;
+    let config = format!(
+        "data_dir = {:?}\n[listen]\nagents = \"127.0.0.1:0\"\nops = \"{ops}\"\n[control_plane]\nurl = \"{url}\"\nfleet_token = \"file:{}\"\n",
+        folder.join("node"),
+        token.display()
+    );
+    let path = folder.join("node.toml");
+    std::fs::write(&path, config)?;
+    let log = std::fs::File::create(folder.join("node.log"))?;
+    let mut command = Command::new(keyforge);
+    command.args(["data-plane".as_ref(), "--config".as_ref(), path.as_os_str()]);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+    command.spawn().with_context(|| format!("cannot start {}", keyforge.display()))
+}
+
+async fn is_ready(ops: std::net::SocketAddr) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let asked = async {
+        let mut stream = TcpStream::connect(ops).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    asked.await.unwrap_or(false)
+}
+
+/// How long finding a key takes, one after another all over a table of so many.
+fn lookup(keys: u64) -> anyhow::Result<String> {
+    const LOOKUPS: u64 = 1_000_000;
+    let state = state(keys)?;
+    let (began, mut found, mut at) = (Instant::now(), 0_u64, 1_u64);
+    for _ in 0..LOOKUPS {
+        // A step that visits all over the table in an order that no cache foresees.
+        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        found += u64::from(state.key_by_digest(&digest((at >> 20) % keys)).is_some());
+    }
+    anyhow::ensure!(found == LOOKUPS, "{found} of {LOOKUPS} were found");
+    let nanos = began.elapsed().as_nanos() / u128::from(LOOKUPS);
+    Ok(format!("{nanos} ns"))
+}
+
+fn state(keys: u64) -> anyhow::Result<State> {
+    let mut state = State::with_room(1, usize::try_from(keys)?);
+    let (id, name) = (workspace(), "default".to_owned());
+    let limits = (Vec::new(), Vec::new());
+    let record = WorkspaceRecord { id, name, request_limits: limits.0, spend_limits: limits.1 };
+    state.add(Resource::Workspace(Arc::new(record)));
+    for number in 0..keys {
+        state.add(key(number)?);
+    }
+    Ok(state)
+}
+
+const fn workspace() -> WorkspaceId {
+    WorkspaceId::from_bytes([7; 16])
+}
+
+fn key(number: u64) -> anyhow::Result<Resource> {
+    let limit = RequestLimit { requests: 1_000 + number % POLICIES, window: Window::Month };
+    let policy = Policy { request_limits: vec![limit], ..Policy::default() };
+    let mut chain = [9; 16];
+    chain[..8].copy_from_slice(&number.to_be_bytes());
+    Ok(Resource::Key(Arc::new(KeyRecord {
+        id: KeyId::from_ascii(format!("k{number:011}").as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))?,
+        digest: digest(number),
+        name: format!("agent {number:08}"),
+        status: KeyStatus::Active,
+        status_revision: 0,
+        policy: Arc::new(policy),
+        chain: ChainId::from_bytes(chain),
+        workspace: workspace(),
+    })))
+}
+
+/// Spread like the digests of tokens are.
+fn digest(number: u64) -> TokenDigest {
+    let mut bytes = [0; 32];
+    let mut word = number;
+    for part in bytes.chunks_exact_mut(8) {
+        word = (word ^ (word >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0xd1b5_4a32_d192_ed03);
+        part.copy_from_slice(&(word ^ (word >> 29)).to_le_bytes());
+    }
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    TokenDigest(bytes)
+}
