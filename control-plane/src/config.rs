@@ -146,14 +146,8 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
     let database = raw.database.and_then(|database| database.checked(&mut problems));
     let data_dir = raw.data_dir;
     let parts = listen.zip(vault_key);
-    let config = parts.map(|(listen, vault_key)| Config {
-        data_dir,
-        listen,
-        vault_key,
-        tls,
-        database,
-        max_staleness_seconds,
-    });
+    let config =
+        parts.map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls, database, max_staleness_seconds });
     problems.finish(config.map(|config| (config, telemetry)))
 }
 

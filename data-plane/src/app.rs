@@ -128,7 +128,7 @@ impl DataPlane {
         let watcher = Watcher {
             replica: Arc::clone(&replica),
             followers: Arc::clone(&keys),
-            channel: control::channel(&config.control_plane_url, &config.fleet_token)?,
+            channel: channel.urgent(),
             node,
             boot,
             clock: Arc::clone(&clock),

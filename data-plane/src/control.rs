@@ -38,6 +38,8 @@ pub enum ControlError {
 pub struct ControlChannel {
     endpoint: Endpoint,
     current: Arc<RwLock<Channel>>,
+    /// Another connection, for what must not wait behind anything.
+    urgent: Arc<RwLock<Channel>>,
     token: Option<HeaderValue>,
 }
 
@@ -51,8 +53,8 @@ impl ControlChannel {
         let bearer = zeroize::Zeroizing::new(format!("Bearer {}", token.expose_str().ok_or(ControlError::Token)?));
         let mut value: HeaderValue = bearer.parse().map_err(|_| ControlError::Token)?;
         value.set_sensitive(true);
-        let current = Arc::new(RwLock::new(endpoint.connect_lazy()));
-        Ok(Self { endpoint, current, token: Some(value) })
+        let [current, urgent] = [(); 2].map(|()| Arc::new(RwLock::new(endpoint.connect_lazy())));
+        Ok(Self { endpoint, current, urgent, token: Some(value) })
     }
 
     /// The same over TLS, with the certificate that `tls` presents.
@@ -61,13 +63,22 @@ impl ControlChannel {
     /// [`ControlError::Url`].
     pub fn over_tls(url: &str, tls: ClientConfig) -> Result<Self, ControlError> {
         let endpoint = endpoint(url)?;
-        let channel = endpoint.connect_with_connector_lazy(mutual::connector(tls));
-        Ok(Self { endpoint, current: Arc::new(RwLock::new(channel)), token: None })
+        let channel = || endpoint.connect_with_connector_lazy(mutual::connector(tls.clone()));
+        let [current, urgent] = [(); 2].map(|()| Arc::new(RwLock::new(channel())));
+        Ok(Self { endpoint, current, urgent, token: None })
+    }
+
+    /// The same over a connection of its own.
+    #[must_use]
+    pub fn urgent(&self) -> Self {
+        Self { current: Arc::clone(&self.urgent), ..self.clone() }
     }
 
     /// Makes every call from now on over a new connection with another certificate. Streams that are open stay on the old one.
     pub fn connect_with(&self, tls: ClientConfig) {
-        *self.current.write() = self.endpoint.connect_with_connector_lazy(mutual::connector(tls));
+        for channel in [&self.current, &self.urgent] {
+            *channel.write() = self.endpoint.connect_with_connector_lazy(mutual::connector(tls.clone()));
+        }
     }
 }
 

@@ -26,11 +26,36 @@ pub struct Metrics {
     cooldowns: Counter<u64>,
     replays: Counter<u64>,
     dead_credentials: Gauge<u64>,
-    renewals: Counter<u64>,
-    certificate_expiry: Gauge<u64>,
-    certificate_reloads: Counter<u64>,
+    certificates: Certificates,
     state_age: Gauge<f64>,
     resources_refused: Gauge<u64>,
+}
+
+/// Of the node and of its listener.
+#[derive(Clone)]
+struct Certificates {
+    renewals: Counter<u64>,
+    expiry: Gauge<u64>,
+    reloads: Counter<u64>,
+}
+
+impl Certificates {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            renewals: meter
+                .u64_counter("keyforge.node.renewals")
+                .with_description("Attempts to renew the node's certificate, by how they ended")
+                .build(),
+            expiry: meter
+                .u64_gauge("keyforge.node.certificate_expiry")
+                .with_description("When the node's certificate expires, in seconds since 1970")
+                .build(),
+            reloads: meter
+                .u64_counter("keyforge.listener.certificate_reloads")
+                .with_description("Changes of the agents' certificate files, by whether they could be used")
+                .build(),
+        }
+    }
 }
 
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -107,18 +132,7 @@ impl Metrics {
                 .u64_gauge("keyforge.pool.dead_credentials")
                 .with_description("Credentials that their provider refuses: each needs a human")
                 .build(),
-            renewals: meter
-                .u64_counter("keyforge.node.renewals")
-                .with_description("Attempts to renew the node's certificate, by how they ended")
-                .build(),
-            certificate_expiry: meter
-                .u64_gauge("keyforge.node.certificate_expiry")
-                .with_description("When the node's certificate expires, in seconds since 1970")
-                .build(),
-            certificate_reloads: meter
-                .u64_counter("keyforge.listener.certificate_reloads")
-                .with_description("Changes of the agents' certificate files, by whether they could be used")
-                .build(),
+            certificates: Certificates::new(meter),
             state_age: meter
                 .f64_gauge("keyforge.state.age")
                 .with_description("How old what the node knows of its keys can be; above five seconds it has lost the control plane")
@@ -200,17 +214,17 @@ impl Metrics {
 
     /// An attempt to renew the node's certificate ended.
     pub fn renewed(&self, done: bool) {
-        self.renewals.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
+        self.certificates.renewals.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
     }
 
     /// The node's certificate is good until then.
     pub fn certificate_expiry(&self, at: Timestamp) {
-        self.certificate_expiry.record(u64::try_from(at.seconds()).unwrap_or(0), &[]);
+        self.certificates.expiry.record(u64::try_from(at.seconds()).unwrap_or(0), &[]);
     }
 
     /// The files of the agents' certificate have changed.
     pub fn certificate_reloaded(&self, done: bool) {
-        self.certificate_reloads.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
+        self.certificates.reloads.add(1, &[KeyValue::new("keyforge.outcome", outcome(done))]);
     }
 
     /// What the node knows of its keys can be this old.

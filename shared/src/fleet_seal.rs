@@ -59,7 +59,8 @@ pub fn state_salt() -> Result<StateSalt, SealError> {
 pub fn state_key(secret: &SecretBytes, salt: &StateSalt, node: NodeId) -> Key256 {
     let mut bytes = Zeroizing::new([0; 32]);
     // 32 bytes are within what HKDF-SHA256 can expand to (255 times 32), so this cannot fail.
-    let expanded = Hkdf::<Sha256>::new(Some(salt), secret.expose()).expand(&[STATE_INFO, node.as_bytes()].concat(), &mut *bytes);
+    let expanded =
+        Hkdf::<Sha256>::new(Some(salt), secret.expose()).expand(&[STATE_INFO, node.as_bytes()].concat(), &mut *bytes);
     debug_assert!(expanded.is_ok());
     Key256::new(*bytes)
 }

@@ -185,8 +185,9 @@ impl<S: NamedService> NamedService for NodesOnly<S> {
 }
 
 /// Calls of the fleet's services as entries name them.
-const METHODS: [(&str, &str); 9] = [
+const METHODS: [(&str, &str); 10] = [
     ("StateService/Subscribe", "fleet/Subscribe"),
+    ("StateService/Watch", "fleet/Watch"),
     ("StateService/ReportCredentials", "fleet/ReportCredentials"),
     ("GrantService/AcquireGrants", "fleet/AcquireGrants"),
     ("GrantService/ReturnGrants", "fleet/ReturnGrants"),

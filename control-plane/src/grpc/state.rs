@@ -36,23 +36,54 @@ impl StateApi {
     }
 }
 
+/// A message of a node that may be its hello.
+trait Greeting: Send + 'static {
+    /// The call, as entries name it.
+    const METHOD: &'static str;
+
+    /// The node and the boot that a hello names.
+    fn hello(&self) -> Option<(&[u8], &[u8])>;
+}
+
+impl Greeting for proto::NodeMessage {
+    const METHOD: &'static str = "fleet/Subscribe";
+
+    fn hello(&self) -> Option<(&[u8], &[u8])> {
+        match &self.message {
+            Some(FromNode::Hello(hello)) => Some((&hello.node_id, &hello.boot_id)),
+            _ => None,
+        }
+    }
+}
+
+impl Greeting for proto::WatchRequest {
+    const METHOD: &'static str = "fleet/Watch";
+
+    fn hello(&self) -> Option<(&[u8], &[u8])> {
+        match &self.message {
+            Some(proto::watch_request::Message::Hello(hello)) => Some((&hello.node_id, &hello.boot_id)),
+            _ => None,
+        }
+    }
+}
+
 /// What a node says, its hello only if it is entitled to it.
-fn entitled(
-    inbound: Streaming<proto::NodeMessage>,
+fn entitled<M: Greeting>(
+    inbound: Streaming<M>,
     caller: FleetCaller,
     peer: String,
     gate: NodeGate,
-) -> impl Stream<Item = Result<proto::NodeMessage, Status>> + Send {
+) -> impl Stream<Item = Result<M, Status>> + Send {
     inbound.then(move |message| {
         let (gate, peer) = (gate.clone(), peer.clone());
         async move {
             let message = message?;
-            if let Some(FromNode::Hello(hello)) = &message.message {
+            if let Some((node, boot)) = message.hello() {
                 let invalid = |error: ConvertError| Status::invalid_argument(error.within("hello").to_string());
-                let node = convert::id(&hello.node_id, "node_id", NodeId::from_slice).map_err(invalid)?;
-                let boot = convert::id(&hello.boot_id, "boot_id", BootId::from_slice).map_err(invalid)?;
+                let node = convert::id(node, "node_id", NodeId::from_slice).map_err(invalid)?;
+                let boot = convert::id(boot, "boot_id", BootId::from_slice).map_err(invalid)?;
                 if let Err(refusal) = gate.find_out(&caller, Some(node), Some(boot)).await {
-                    return Err(gate.refuse(&refusal, &peer, "fleet/Subscribe").await);
+                    return Err(gate.refuse(&refusal, &peer, M::METHOD).await);
                 }
             }
             Ok(message)
@@ -98,10 +129,15 @@ impl StateService for StateApi {
         request: Request<Streaming<proto::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
+        let (caller, peer, gate) = (caller(&request)?, peer(&request), self.gate.clone());
         let (publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
+        let inbound = Box::pin(entitled(request.into_inner(), caller, peer.clone(), gate.clone()));
         drop(self.shutdown.spawn("node orders", async move {
             tokio::select! {
-                () = watch::run(publisher, request.into_inner(), outbound.clone()) => {}
+                () = watch::run(publisher, inbound, outbound.clone()) => {}
+                refusal = gate.nodes().ended(&caller) => {
+                    drop(outbound.try_send(Err(gate.refuse(&refusal, &peer, "fleet/Watch").await)));
+                }
                 () = drain => drop(outbound.try_send(Err(Status::unavailable("the control plane is stopping: connect again")))),
             }
         }));

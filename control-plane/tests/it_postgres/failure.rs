@@ -156,7 +156,7 @@ async fn while_the_database_is_away_calls_are_unavailable_and_nodes_stay() {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
     server.run().unwrap();
-    let revoked = async || here.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await;
+    let revoked = async || here.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None }).await;
     let mut tries = 0;
     while let Err(status) = revoked().await {
         assert_eq!(status.code(), Code::Unavailable, "{status}");

@@ -37,6 +37,8 @@ mod models;
 mod nodes;
 #[path = "../it/plane.rs"]
 mod plane;
+#[path = "../it/receipts.rs"]
+mod receipts;
 #[path = "../it/rig.rs"]
 mod rig;
 #[path = "../it/signs.rs"]

@@ -40,7 +40,7 @@ async fn installation_goes_on_in_postgresql_where_it_stopped_in_sqlite() {
     plane.add_credential(CANARY).await;
     let key = capped_key(&plane).await;
     let (dead, _) = plane.make_key("dead").await;
-    plane.keys().revoke_key(admin::RevokeKeyRequest { id: dead.id }).await.unwrap();
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: dead.id, wait_ms: None }).await.unwrap();
     let mut calls = clients(&plane, Some(&plane.fleet_token), Some(&plane.operator_token));
     calls.grants.acquire_grants(ask(&key, 1_000)).await.unwrap();
     for page in records(&plane, &key, 1, RECORDS).await.chunks(500) {

@@ -34,7 +34,7 @@ async fn change_at_one_control_plane_reaches_the_nodes_of_another() {
     node.follow_to(there.revision().await).await;
     let (key, _) = here.make_key("agent").await;
     here.add_credential(CANARY).await;
-    here.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone() }).await.unwrap();
+    here.keys().revoke_key(admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None }).await.unwrap();
     node.follow_to(here.revision().await).await;
     let held = node.state.key(key.id.parse().unwrap()).unwrap().status;
     assert_eq!(held.as_str(), "revoked");

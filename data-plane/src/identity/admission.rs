@@ -9,7 +9,7 @@ use keyforge_runtime::tls::TlsError;
 use keyforge_shared::clock::Clock;
 use keyforge_shared::fleet_seal::SharedToken;
 use keyforge_shared::id::NodeId;
-use keyforge_shared::secret::SecretBytes;
+use keyforge_shared::secret::{Key256, SecretBytes};
 use zeroize::Zeroizing;
 
 use super::renewal::Renewal;
@@ -100,9 +100,9 @@ impl Admission {
 fn own_secret(data_dir: &Path) -> Result<SecretBytes, AdmissionError> {
     let path = data_dir.join(STATE_KEY_FILE);
     if !path.exists() {
-        let mut secret = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *secret).map_err(|error| AdmissionError::Random(error.to_string()))?;
-        let text = Zeroizing::new(hex::encode(&*secret));
+        let secret = Key256::generate().map_err(|error| AdmissionError::Random(error.to_string()))?;
+        let text: Zeroizing<String> =
+            Zeroizing::new(secret.expose().iter().map(|byte| format!("{byte:02x}")).collect());
         private_file::create_new(&path, text.as_bytes())?;
     }
     Ok(private_file::read(&path)?)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keyforge_data_plane::control::{self, ControlChannel};
+use keyforge_data_plane::control::ControlChannel;
 use keyforge_proto::fleet::v1 as fleet;
 use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_proto::fleet::v1::watch_request::Message as FromNode;
@@ -33,10 +33,10 @@ impl LightNodes {
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
         let hearing = Arc::new(AtomicUsize::new(0));
-        let mut channel = control::channel(url, token)?;
+        let mut channel = ControlChannel::in_the_clear(url, token)?;
         for number in 0..count {
             if number % per_connection == 0 {
-                channel = control::channel(url, token)?;
+                channel = ControlChannel::in_the_clear(url, token)?;
             }
             let node = Light { number: number as u128, have_revision, hearing: Arc::clone(&hearing) };
             let (channel, stop) = (channel.clone(), shutdown.force_started());

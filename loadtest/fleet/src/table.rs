@@ -7,22 +7,29 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use keyforge_control_plane::admin::{Admin, deployment};
+use keyforge_control_plane::config::DEFAULT_CERTIFICATE_LIFE;
+use keyforge_control_plane::grpc::auth::NodeGate;
 use keyforge_control_plane::grpc::state::StateApi;
+use keyforge_control_plane::metrics::RefusedNodes;
+use keyforge_control_plane::nodes::authority::Authority;
+use keyforge_control_plane::nodes::{NodeParts, Nodes};
 use keyforge_control_plane::publish::fleet::Fleet;
+use keyforge_control_plane::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken};
 use keyforge_control_plane::publish::hub::Hub;
 use keyforge_control_plane::publish::secrets::Secrets;
 use keyforge_control_plane::publish::session::Publisher;
 use keyforge_control_plane::publish::standings::Standings;
 use keyforge_control_plane::store::Store;
-use keyforge_control_plane::vault::{Kek, Vault};
+use keyforge_control_plane::vault::KekSource;
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
 use keyforge_runtime::shutdown::Shutdown;
+use keyforge_runtime::telemetry::{Telemetry, TelemetryConfig};
 use keyforge_shared::clock::{Clock, SystemClock};
-use keyforge_shared::id::{ChainId, DeploymentId, KeyId, WorkspaceId};
+use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::period::Window;
 use keyforge_shared::policy::{Policy, RequestLimit};
-use keyforge_shared::secret::{Key256, SecretBytes};
 use keyforge_shared::state::{Change, Delta, KeyRecord, KeyStatus, Resource, State, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +40,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use crate::figures::{Times, megabytes, millis, peak, resident};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const TOKEN: &str = "kff_a_fleet_token_for_a_measurement";
+/// The directory of the control plane's part.
+const CONTROL_PLANE: &str = "control-plane";
 /// Policies that the keys share among them.
 const POLICIES: u64 = 50;
 /// Keys that are added one by one.
@@ -82,13 +90,14 @@ struct Seen {
 async fn serve(args: &TableArgs, keys: u64) -> anyhow::Result<Seen> {
     let folder = tempfile::tempdir()?;
     let shutdown = Shutdown::new();
-    let publisher = publisher(folder.path(), state(keys)?).await?;
+    let (publisher, gate) = parts(folder.path(), state(keys)?, &shutdown).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let api = StateApi::new(publisher.clone(), Standings::new(Arc::clone(&publisher.clock)), shutdown.clone());
+    let api =
+        StateApi::new(publisher.clone(), Standings::new(Arc::clone(&publisher.clock)), gate.clone(), shutdown.clone());
     let serving = tonic::transport::Server::builder()
         .tcp_nodelay(true)
-        .add_service(StateServiceServer::new(api))
+        .add_service(gate.guard(StateServiceServer::new(api)))
         .serve_with_incoming(TcpListenerStream::new(listener));
     drop(shutdown.spawn_background("state", serving));
     let ops = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -138,19 +147,35 @@ fn message_len(message: &impl prost::Message) -> usize {
     message.encoded_len()
 }
 
-async fn publisher(folder: &Path, state: State) -> anyhow::Result<Publisher> {
+/// What serves a state that no database holds, to nodes with this deployment's token.
+async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Result<(Publisher, NodeGate)> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Store::open(&folder.join("store"), Arc::clone(&clock)).await?;
-    let deployment = DeploymentId::from_bytes([1; 16]);
-    let vault = Arc::new(Vault::new(Kek::new(Key256::new([1; 32]), "measurement"), deployment));
-    let secrets = Secrets::new(store, vault, Arc::new(SecretBytes::new(TOKEN.as_bytes().to_vec())));
+    let data = folder.join(CONTROL_PLANE);
+    let store = Store::open(&data, Arc::clone(&clock)).await?;
+    let kek = KekSource::File(data.join("vault.key"));
+    let opened = deployment::open(&store, &data, &kek, Arc::clone(&clock)).await?;
+    let fleet_token = FleetToken::load(&data, true)?;
     let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
-    Ok(Publisher { hub, fleet, secrets, deployment, clock, max_staleness: Duration::from_secs(30) })
+    let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), fleet_token.secret());
+    let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
+    let nodes = Nodes::new(NodeParts {
+        store: store.clone(),
+        authority: Arc::new(authority),
+        seal: opened.audit.row_seal_key(),
+        fleet_token,
+        clock: Arc::clone(&clock),
+        certificate_life: DEFAULT_CERTIFICATE_LIFE,
+    });
+    let sealed = (opened.seal, opened.sum);
+    let admin = Admin::new(store, opened.vault, opened.audit, hub.clone(), sealed, shutdown.clone());
+    let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("keyforge-fleetload"))?;
+    let gate = NodeGate::new(nodes, admin, RefusedNodes::new(&telemetry.meter()));
+    let max_staleness = Duration::from_secs(30);
+    Ok((Publisher { hub, fleet, secrets, deployment: opened.id, clock, max_staleness }, gate))
 }
 
 fn start_node(keyforge: &Path, folder: &Path, url: &str, ops: std::net::SocketAddr) -> anyhow::Result<Child> {
-    let token = folder.join("fleet.token");
-    keyforge_runtime::private_file::replace(&token, TOKEN.as_bytes())?;
+    let token = folder.join(CONTROL_PLANE).join(FLEET_TOKEN_FILE);
     let config = format!(
         "data_dir = {:?}\n[listen]\nagents = \"127.0.0.1:0\"\nops = \"{ops}\"\n[control_plane]\nurl = \"{url}\"\nfleet_token = \"file:{}\"\n",
         folder.join("node"),
