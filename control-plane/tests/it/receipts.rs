@@ -9,6 +9,7 @@ use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_proto::fleet::v1::watch_request::Message as FromNode;
 use keyforge_proto::fleet::v1::watch_response::Message;
 use keyforge_shared::clock::{Clock as _, SystemClock};
+use keyforge_shared::fleet_seal::BootKey;
 use keyforge_shared::id::NodeId;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -190,7 +191,8 @@ async fn an_order_does_not_wait_for_a_node_that_takes_no_snapshot() {
     let mut state: StateServiceClient<Authorized> =
         StateServiceClient::with_interceptor(state_connection.connect().await.unwrap(), bearer);
     let (outbound, receiver) = mpsc::channel(16);
-    let hello = fleet::Hello { node_id: vec![1; 16], boot_id: vec![1; 16], ..Default::default() };
+    let seal_key = BootKey::generate().unwrap().public().to_bytes();
+    let hello = fleet::Hello { node_id: vec![1; 16], boot_id: vec![1; 16], seal_key, ..Default::default() };
     outbound.send(fleet::NodeMessage { message: Some(StateMessage::Hello(hello)) }).await.unwrap();
     let mut snapshot = state.subscribe(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let begun = snapshot.message().await.unwrap().unwrap();
