@@ -43,7 +43,7 @@ fn a_key_lives_from_create_to_revoke() {
         "request_limits": [{ "requests": 20000, "window": "month" }, { "requests": 500, "window": "day" }],
         "spend_limits": [{ "usd": "12.50", "nano_usd": 12_500_000_000_u64, "window": "month" }],
         "requests_per_minute": 120, "tokens_per_minute": 90000, "concurrent_requests": 8, "max_output_tokens": 256,
-        "expires_at": "2030-01-02T00:00:00Z", "time_zone": "Europe/Berlin",
+        "expires_at": "2030-01-02T00:00:00Z", "time_zone": "Europe/Berlin", "max_staleness_seconds": null,
     });
     assert_eq!((&made["key"]["policy"], &made["key"]["status"]), (&policy, &"active".into()));
     assert_eq!(made["key"]["workspace"], "default");
