@@ -317,7 +317,7 @@ impl Rest {
         };
         let Some(deployment) = found else { return };
         let (state, shutdown) = (self.state.clone(), self.shutdown.clone());
-        let mut attached = self.replica.attached();
+        let (mut attached, mut known) = (self.replica.attached(), self.replica.freshness.known());
         // Opening the spool reads what earlier lives left on disk.
         let opened = tokio::task::spawn_blocking(move || self.open(deployment)).await;
         let failure = match opened {
@@ -325,7 +325,8 @@ impl Rest {
                 if !*attached.borrow() {
                     state.set_not_ready("the state of the last run, and no word from the control plane yet");
                 }
-                if attached.wait_for(|attached| *attached).await.is_ok() {
+                let is_attached = attached.wait_for(|attached| *attached).await.is_ok();
+                if is_attached && known.wait_for(|known| *known).await.is_ok() {
                     state.set_ready();
                 }
                 return;

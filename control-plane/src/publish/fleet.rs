@@ -55,6 +55,12 @@ impl NodeSeen {
         self.cuts.back().map_or(0, |(revision, _)| *revision).max(self.acked_revision)
     }
 
+    /// Whether it has said all that there is to say of `revision`. One that takes orders says last how many streams it cut.
+    pub(super) fn has_told(&self, revision: u64) -> bool {
+        let has_cut = self.cuts.back().is_some_and(|(of, _)| *of >= revision);
+        has_cut || (self.watches == 0 && self.acked_revision >= revision)
+    }
+
     pub(super) fn cut_at(&self, revision: u64) -> u64 {
         self.cuts.iter().filter(|(of, _)| *of == revision).map(|(_, cut)| cut).sum()
     }
@@ -160,6 +166,13 @@ impl Fleet {
         assured
     }
 
+    /// Which of some nodes have acknowledged `revision` by any of their streams.
+    pub(super) fn applied(&self, nodes: &HashSet<NodeId>, revision: u64) -> Vec<NodeId> {
+        let known = self.lock();
+        let has_it = |node: &&NodeId| known.nodes.get(node).is_some_and(|seen| seen.applied_revision() >= revision);
+        nodes.iter().filter(has_it).copied().collect()
+    }
+
     pub(super) fn with_collections<T>(&self, act: impl FnOnce(&mut Collections) -> T) -> T {
         act(&mut self.lock().collections)
     }
@@ -187,7 +200,7 @@ impl Presence {
     /// The node applied everything up to `revision`.
     pub fn acked(&self, revision: u64) {
         self.change(|seen| seen.acked_revision = seen.acked_revision.max(revision));
-        self.progressed(revision, 0);
+        self.progressed(revision, None);
     }
 
     /// The node carried out the orders up to `revision`, the last of which cut so many streams.
@@ -198,7 +211,7 @@ impl Presence {
             }
             seen.cuts.push_back((revision, streams_cut));
         });
-        self.progressed(revision, streams_cut);
+        self.progressed(revision, Some(streams_cut));
     }
 
     /// The node is about to learn that its state was fresh.
@@ -207,11 +220,12 @@ impl Presence {
         self.change(|seen| seen.assured_at = now);
     }
 
-    fn progressed(&self, revision: u64, streams_cut: u64) {
+    fn progressed(&self, revision: u64, streams_cut: Option<u64>) {
         let now = self.fleet.clock.monotonic_nanos();
         let mut known = self.fleet.lock();
-        if known.nodes.get(&self.node).is_some_and(|seen| seen.boot == self.boot) {
-            known.collections.progressed(self.node, revision, streams_cut, now);
+        let seen = known.nodes.get(&self.node).filter(|seen| seen.boot == self.boot);
+        if seen.is_some_and(|seen| streams_cut.is_some() || seen.watches == 0) {
+            known.collections.progressed(self.node, revision, streams_cut.unwrap_or(0), now);
         }
     }
 

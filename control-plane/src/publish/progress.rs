@@ -50,7 +50,7 @@ impl Collections {
             Open { revision, pending: HashSet::new(), progress: Progress::default(), done: Arc::new(Notify::new()) };
         for (node, seen) in nodes {
             open.progress.total += 1;
-            let has_it = seen.applied_revision() >= revision;
+            let has_it = seen.has_told(revision);
             open.progress.streams_cut += seen.cut_at(revision);
             if has_it {
                 open.progress.acked += 1;
@@ -103,7 +103,12 @@ impl Collection {
         // The time being over is not an error: the progress says who is missing.
         drop(tokio::time::timeout(wait, self.done.notified()).await);
         let found = self.fleet.with_collections(|collections| collections.open.remove(&self.id));
-        let Some(Open { pending, mut progress, .. }) = found else { return Progress::default() };
+        let Some(Open { revision, mut pending, mut progress, .. }) = found else { return Progress::default() };
+        // A node whose state has it already is sent no order, so that it has nothing to say of streams.
+        for node in self.fleet.applied(&pending, revision) {
+            pending.remove(&node);
+            progress.acked += 1;
+        }
         progress.pending = self.fleet.assured(&pending);
         progress
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::policy::{DEFAULT_STALENESS_SECONDS, Policy};
+use tokio::sync::watch;
 
 const NEVER: u64 = u64::MAX;
 
@@ -32,6 +33,7 @@ pub struct Freshness {
     monotonic_nanos: AtomicU64,
     wall_nanos: AtomicI64,
     bound_millis: AtomicU64,
+    known: watch::Sender<bool>,
 }
 
 impl Default for Freshness {
@@ -40,6 +42,7 @@ impl Default for Freshness {
             monotonic_nanos: AtomicU64::new(NEVER),
             wall_nanos: AtomicI64::new(0),
             bound_millis: AtomicU64::new(u64::from(DEFAULT_STALENESS_SECONDS) * 1_000),
+            known: watch::Sender::new(false),
         }
     }
 }
@@ -50,7 +53,13 @@ impl Freshness {
         let later = |known: u64| (known == NEVER || known < moment.monotonic_nanos).then_some(moment.monotonic_nanos);
         if self.monotonic_nanos.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok() {
             self.wall_nanos.store(moment.wall.nanos(), Ordering::Release);
+            self.known.send_if_modified(|known| !std::mem::replace(known, true));
         }
+    }
+
+    /// Whether any moment was ever confirmed.
+    pub fn known(&self) -> watch::Receiver<bool> {
+        self.known.subscribe()
     }
 
     /// How long a key may be served without the control plane, unless its policy says otherwise.

@@ -258,7 +258,7 @@ impl Replica {
             old
         };
         drop(old);
-        self.cut_dead_keys(&changes, self.revision());
+        self.cut_dead_keys(&changes, self.revision(), &mut self.cuts.lock());
         self.deployment.send_replace(Some(deployment));
         Ok(changes)
     }
@@ -281,6 +281,8 @@ impl Replica {
         let keys: Vec<KeyId> = delta.changes.iter().filter_map(changed_key).collect();
         let workspaces: Vec<WorkspaceId> = delta.changes.iter().filter_map(changed_workspace).collect();
         let revision = delta.to;
+        // Taken before the state, so that an order that finds the change made finds the streams counted.
+        let mut cuts = self.cuts.lock();
         let (changes, applied) = {
             let mut held = self.held.write();
             let keys_before: Vec<_> = keys.iter().map(|id| held.key(*id)).collect();
@@ -295,13 +297,14 @@ impl Replica {
             let workspaces = workspaces.into_iter().zip(workspaces_before).filter(|changed| !same(changed));
             (Changes { keys, workspaces: workspaces.map(|(id, _)| id).collect() }, applied)
         };
-        self.cut_dead_keys(&changes, revision);
+        self.cut_dead_keys(&changes, revision, &mut cuts);
         (changes, applied)
     }
 
     /// Carries an order out, ahead of the state if need be. Says what changed, and how many streams it has cut, whoever brought it first.
     pub fn carry_out(&self, order: Order) -> (Changes, u64) {
         let mut changes = Changes::default();
+        let mut cuts = self.cuts.lock();
         {
             let mut held = self.held.write();
             let newer = held.orders.get(&order.key).is_none_or(|known| known.revision < order.revision);
@@ -312,8 +315,7 @@ impl Replica {
                 changes.keys.push(KeyChange { before, now });
             }
         }
-        self.cut_dead_keys(&changes, order.revision);
-        let cuts = self.cuts.lock();
+        self.cut_dead_keys(&changes, order.revision, &mut cuts);
         let streams_cut = cuts.iter().filter(|(revision, _)| *revision == order.revision).map(|(_, cut)| cut).sum();
         (changes, streams_cut)
     }
@@ -330,14 +332,13 @@ impl Replica {
         self.held.read().state.contents()
     }
 
-    fn cut_dead_keys(&self, changes: &Changes, revision: u64) {
+    fn cut_dead_keys(&self, changes: &Changes, revision: u64, cuts: &mut VecDeque<(u64, u64)>) {
         for change in &changes.keys {
             let works = |key: &Option<Arc<KeyRecord>>| key.as_ref().is_some_and(|key| key.standing().works());
             let Some(before) = change.before.as_ref().filter(|_| works(&change.before) && !works(&change.now)) else {
                 continue;
             };
             let streams = u64::try_from(self.running.cut(before.id)).unwrap_or(u64::MAX);
-            let mut cuts = self.cuts.lock();
             if cuts.len() == CUTS {
                 cuts.pop_front();
             }

@@ -111,6 +111,7 @@ impl Watcher {
         let subscribed = tokio::time::timeout(SILENCE, client.watch(ReceiverStream::new(outgoing)));
         let mut stream = subscribed.await.map_err(|_| Interrupted::Silence)??.into_inner();
         let mut beat = tokio::time::interval(BEAT);
+        let mut attached = self.replica.attached();
         let mut silent_at = Instant::now() + SILENCE;
         loop {
             tokio::select! {
@@ -121,6 +122,8 @@ impl Watcher {
                     backoff.reset();
                     self.take(message, &mut session).await?;
                 }
+                // What was answered before does not count, and nobody is served until something does.
+                Ok(()) = attached.changed() => session.beat(Moment::now(&*self.clock)),
                 _ = beat.tick() => {
                     session.beat(Moment::now(&*self.clock));
                     self.show_age();
