@@ -62,7 +62,8 @@ impl NodeSeen {
     }
 
     pub(super) fn cut_at(&self, revision: u64) -> u64 {
-        self.cuts.iter().filter(|(of, _)| *of == revision).map(|(_, cut)| cut).sum()
+        let cuts = self.cuts.iter().filter(|(of, _)| *of == revision);
+        cuts.fold(0, |sum, (_, cut)| sum.saturating_add(*cut))
     }
 }
 

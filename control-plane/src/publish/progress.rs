@@ -51,7 +51,7 @@ impl Collections {
         for (node, seen) in nodes {
             open.progress.total += 1;
             let has_it = seen.has_told(revision);
-            open.progress.streams_cut += seen.cut_at(revision);
+            open.progress.streams_cut = open.progress.streams_cut.saturating_add(seen.cut_at(revision));
             if has_it {
                 open.progress.acked += 1;
                 // It came before anybody asked; when, nobody knows any more.
@@ -73,7 +73,7 @@ impl Collections {
     pub(super) fn progressed(&mut self, node: NodeId, revision: u64, streams_cut: u64, now_nanos: u64) {
         for open in self.open.values_mut().filter(|open| open.revision <= revision) {
             if open.revision == revision {
-                open.progress.streams_cut += streams_cut;
+                open.progress.streams_cut = open.progress.streams_cut.saturating_add(streams_cut);
             }
             if open.pending.remove(&node) {
                 open.progress.acked += 1;
