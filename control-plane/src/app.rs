@@ -52,6 +52,7 @@ use crate::nodes::authority::{Authority, AuthorityError};
 use crate::nodes::{NodeParts, Nodes};
 use crate::publish::fleet::Fleet;
 use crate::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken, FleetTokenError};
+use crate::publish::horizon::Horizon;
 use crate::publish::hub::Hub;
 use crate::publish::secrets::Secrets;
 use crate::publish::session::Publisher;
@@ -192,6 +193,7 @@ struct Parts {
     publisher: Publisher,
     authority: Arc<Authority>,
     gate: NodeGate,
+    is_new: bool,
 }
 
 async fn assemble(
@@ -222,8 +224,9 @@ async fn assemble(
     });
     let gate = NodeGate::new(nodes, admin.clone(), RefusedNodes::new(&telemetry.meter()));
     let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
-    let publisher = Publisher { hub, fleet, secrets, deployment: opened.id, clock, max_staleness };
-    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate })
+    let horizon = Horizon::new(Arc::clone(&clock), store.is_shared());
+    let publisher = Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness };
+    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, is_new: opened.is_new })
 }
 
 /// Keeps note of the boots that are there.
@@ -239,10 +242,10 @@ async fn hear_of(ledger: Ledger, fleet: Fleet) {
 
 /// Keeps up with what others do to a shared database, and its tables ahead of time.
 fn keep_up(parts: &Parts, shutdown: &Shutdown) {
-    let (admin, drain) = (parts.admin.clone(), shutdown.drain_started());
+    let (admin, horizon, drain) = (parts.admin.clone(), parts.publisher.horizon.clone(), shutdown.drain_started());
     drop(shutdown.spawn_critical("follow", async move {
         tokio::select! {
-            () = admin.follow() => {}
+            () = admin.follow(horizon) => {}
             () = drain => {}
         }
     }));
@@ -266,7 +269,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         drain.await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     }));
-    let Parts { store, audit, ledger, admin, publisher, gate, .. } = parts;
+    let Parts { store, audit, ledger, admin, publisher, gate, is_new, .. } = parts;
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
@@ -275,7 +278,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
     let node_api = NodeApi::new(admin.clone(), nodes.clone(), publisher.fleet.clone(), publisher.hub.clone());
     let certificates = CertificateApi::new(admin.clone(), nodes.clone());
-    let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone());
+    let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new);
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))

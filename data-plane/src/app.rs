@@ -105,6 +105,8 @@ impl DataPlane {
         let Admission { node, channel, token, state_secret } = Admission::of(&config, &metrics, &clock, &shutdown)?;
         let listener = accept::bind(config.agents)?;
         let agents = listener.local_addr().unwrap_or(config.agents);
+        // Before anybody can ask: what has not begun is not ready.
+        let state = readiness.check("state");
         if let Some(address) = config.ops {
             let text = telemetry.clone();
             Ops::new(move || text.prometheus_text(), readiness.clone()).start(accept::bind(address)?, &shutdown);
@@ -158,7 +160,7 @@ impl DataPlane {
         let rest = Rest {
             upstream: Upstream::new(&config)?,
             metrics,
-            state: readiness.check("state"),
+            state,
             drain: config.drain,
             config,
             clock,

@@ -1,8 +1,10 @@
 //! Following what other control planes commit to the same database: their changes are published here in the order of revisions, each under its seal.
 //!
 //! A mutation follows up to the stored revision while it holds that, so that it decides on what is the case and not on what was. A call of an
-//! operator does so as it begins, and a task does so whenever the database says that there is something, so that nodes are told soon.
-//! What does not hold under its seal is never published: then this control plane ends, and says so.
+//! operator does so as it begins, and a task does so whenever the database says that there is something, so that nodes are told soon, and whenever
+//! a node wants to know whether it knows everything. What does not hold under its seal is never published: then this control plane ends, and says so.
+
+use std::time::Duration;
 
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_shared::state::{Change, Delta, SetHash};
@@ -10,9 +12,15 @@ use keyforge_shared::state_seal::SealSum;
 use prost::Message as _;
 
 use super::Admin;
+use crate::publish::horizon::Horizon;
 use crate::store::sql::Conn;
 use crate::store::state_changes::{self, StateChange};
 use crate::store::{StoreError, deployment};
+
+/// A database that does not answer for so long is away.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Looks that only nodes wait for are this far apart.
+const LOOK_APART: Duration = Duration::from_millis(100);
 
 impl Admin {
     /// Publishes what others have committed so far.
@@ -25,8 +33,8 @@ impl Admin {
             return Ok(());
         }
         let mut read = parts.store.read().await?;
-        let stored = deployment::revision(&mut read).await?.and_then(|revision| u64::try_from(revision).ok());
-        if stored == Some(parts.hub.revision()) {
+        let stored = deployment::position(&mut read).await?;
+        if stored == Some(self.position()) {
             return Ok(());
         }
         drop(read);
@@ -53,35 +61,64 @@ impl Admin {
                 );
                 return Err(StoreError::Corrupt("state_changes"));
             }
-            parts.hub.commit(changes);
-            *sum = after;
+            self.publish(changes, sum, after);
+        }
+        // A database that was put back, or whose seal was changed alone, has nothing to follow to.
+        let stored = deployment::position(conn).await?;
+        let holds = stored.is_some_and(|(revision, seal)| {
+            revision == parts.hub.revision() && parts.seal.holds(revision, *sum, &seal)
+        });
+        if !holds {
+            tracing::error!(
+                revision = parts.hub.revision(),
+                "the database does not hold the state that was published: it was put back to an earlier one, or tampered with"
+            );
+            return Err(StoreError::Corrupt("deployment"));
         }
         Ok(())
     }
 
-    /// Follows until what is stored cannot be trusted. Ends at once when nobody else writes to the database.
-    pub async fn follow(self) {
+    /// Follows until what is stored cannot be trusted, and says to `horizon` how far. Ends at once when nobody else writes to the database.
+    pub async fn follow(self, horizon: Horizon) {
         let Some(mut listener) = self.inner.store.listener() else { return };
         let mut is_away = false;
         loop {
-            match self.refresh().await {
-                Ok(()) if is_away => {
-                    is_away = false;
-                    tracing::info!("the database is back");
-                }
-                Ok(()) => {}
-                Err(error) if error.is_passing() => {
-                    if !is_away {
-                        tracing::warn!(%error, "the database cannot be reached; calls are refused until it can");
+            let began = horizon.now();
+            match self.look_at_others().await {
+                Ok(None) => {
+                    horizon.looked(began);
+                    if std::mem::take(&mut is_away) {
+                        tracing::info!("the database is back");
                     }
-                    is_away = true;
+                }
+                Ok(Some(why)) => {
+                    if !std::mem::replace(&mut is_away, true) {
+                        tracing::warn!(
+                            why,
+                            "the database cannot be reached; until it can, calls are refused, and nodes do not learn that their state is fresh"
+                        );
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%error, "the state that others committed cannot be followed");
                     return;
                 }
             }
-            listener.next().await;
+            tokio::select! {
+                () = listener.next() => {}
+                // The nodes' beats of a while are answered with one look.
+                () = async { tokio::join!(horizon.wanted(), tokio::time::sleep(LOOK_APART)); } => {}
+            }
+        }
+    }
+
+    /// Follows once; says why the database could not be reached, if it could not.
+    async fn look_at_others(&self) -> Result<Option<String>, StoreError> {
+        match tokio::time::timeout(LOOK_TIMEOUT, self.refresh()).await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(error)) if error.is_passing() => Ok(Some(error.to_string())),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(Some(format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))),
         }
     }
 }

@@ -21,7 +21,7 @@ pub mod workspaces;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::admin::AdminOutcome;
@@ -29,7 +29,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::OperatorId;
 use keyforge_shared::state::{Change, State};
 use keyforge_shared::state_seal::SealSum;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard};
 
 use crate::audit::{AdminAct, Audit};
 use crate::publish::hub::Hub;
@@ -56,12 +56,14 @@ struct Parts {
     vault: Arc<Vault>,
     audit: Arc<Audit>,
     hub: Hub,
+    /// The revision that is published and its seal, for a look that needs no turn.
+    position: Mutex<(u64, Vec<u8>)>,
     /// Runs commits to their end.
     shutdown: Shutdown,
     strangers: Strangers,
     seal: StateSeal,
     /// Held from a mutation's first look at the state until its publication: the sum of the published state, which its seal is made of.
-    turn: Arc<Mutex<SealSum>>,
+    turn: Arc<TurnMutex<SealSum>>,
 }
 
 /// Someone who proved to be an operator.
@@ -135,16 +137,18 @@ impl Admin {
         (seal, sum): (StateSeal, SealSum),
         shutdown: Shutdown,
     ) -> Self {
+        let revision = hub.revision();
         Self {
             inner: Arc::new(Parts {
                 store,
                 vault,
                 audit,
                 hub,
+                position: Mutex::new((revision, seal.seal(revision, sum).to_vec())),
                 shutdown,
                 strangers: Strangers::default(),
                 seal,
-                turn: Arc::new(Mutex::new(sum)),
+                turn: Arc::new(TurnMutex::new(sum)),
             }),
         }
     }
@@ -243,19 +247,35 @@ impl Admin {
             state_changes::insert(edit.connection(), &follow::row(held, &changes, &seal)?).await?;
         }
         self.inner.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
-        let hub = self.inner.hub.clone();
+        let admin = self.clone();
         let Edit { tx, mut turn, .. } = edit;
         let committing = self.inner.shutdown.spawn("commit", async move {
             tx.commit().await?;
             if !changes.is_empty() {
-                hub.commit(changes);
-                *turn = sum;
+                admin.publish(changes, &mut turn, sum);
             }
             drop(turn);
             Ok::<(), sqlx::Error>(())
         });
         let committed = committing.await.map_err(|_| AdminError::Interrupted)?.map_err(StoreError::from);
         committed.map_err(|error| if error.is_passing() { AdminError::Interrupted } else { error.into() })
+    }
+}
+
+impl Admin {
+    /// Publishes what is committed and leads to the state with the sum `after`.
+    fn publish(&self, changes: Vec<Change>, sum: &mut SealSum, after: SealSum) {
+        let parts = &self.inner;
+        parts.hub.commit(changes);
+        *sum = after;
+        let revision = parts.hub.revision();
+        *parts.position.lock().unwrap_or_else(PoisonError::into_inner) =
+            (revision, parts.seal.seal(revision, after).to_vec());
+    }
+
+    /// What is published.
+    fn position(&self) -> (u64, Vec<u8>) {
+        self.inner.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -45,19 +45,28 @@ pub struct Receipts {
     admin: Admin,
     publisher: Publisher,
     shutdown: Shutdown,
+    /// Since when the nodes of this installation are known; `None` for ever.
+    known_since: Option<u64>,
 }
 
 impl Receipts {
-    /// Receipts for what `admin` changes and `publisher` tells the nodes.
+    /// Receipts for what `admin` changes and `publisher` tells the nodes. A new installation has no nodes but those that come.
     #[must_use]
-    pub const fn new(admin: Admin, publisher: Publisher, shutdown: Shutdown) -> Self {
-        Self { admin, publisher, shutdown }
+    pub fn new(admin: Admin, publisher: Publisher, shutdown: Shutdown, is_new: bool) -> Self {
+        let known_since = (!is_new).then(|| publisher.clock.monotonic_nanos());
+        Self { admin, publisher, shutdown, known_since }
     }
 
     /// The monotonic clock, in nanoseconds.
     #[must_use]
     pub fn now(&self) -> u64 {
         self.publisher.clock.monotonic_nanos()
+    }
+
+    /// Whether there can be nodes that this control plane does not know of: another one's, or some that have not come back since it started.
+    fn may_be_unknown(&self, now_nanos: u64, bound: Duration) -> bool {
+        let is_young = self.known_since.is_some_and(|since| now_nanos.saturating_sub(since) <= nanos(bound));
+        is_young || self.publisher.horizon.is_shared()
     }
 
     /// The receipt for the last change of `key`, which `caller` asked for when the monotonic clock was at `began`. Waits for the nodes, but no longer
@@ -81,7 +90,10 @@ impl Receipts {
         let collecting = self.shutdown.spawn("receipt", async move {
             let progress = this.publisher.fleet.collect(revision, bound).wait(wait).await;
             // Who has not heard of the change knew itself fresh before it for the last time, or when it was last assured.
-            let latest = progress.pending.iter().map(|(_, assured)| (*assured).min(committed.0)).max();
+            let unheard = progress.pending.iter().map(|(_, assured)| (*assured).min(committed.0));
+            // Somebody whom this control plane does not know may have been assured until the commit.
+            let unknown = this.may_be_unknown(committed.1, bound).then_some(committed.0);
+            let latest = unheard.chain(unknown).max();
             let receipt = Receipt {
                 revision,
                 acked: progress.acked,
@@ -96,6 +108,10 @@ impl Receipts {
         });
         collecting.await.map_err(|_| AdminError::Interrupted)?
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn detail(receipt: &Receipt, method: &str) -> String {

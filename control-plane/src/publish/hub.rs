@@ -283,6 +283,14 @@ impl Watch {
             }
         }
     }
+
+    /// The next order that is there already.
+    ///
+    /// # Errors
+    /// [`Overrun`], for good.
+    pub fn ready(&self) -> Result<Option<Order>, Overrun> {
+        self.queue.take()
+    }
 }
 
 impl<T> Queue<T> {

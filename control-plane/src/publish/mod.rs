@@ -6,11 +6,12 @@
 //! * [`progress`]: who has done what a revision says
 //! * [`secrets`]: credentials' secrets, sealed for one boot
 //! * [`fleet`]: which nodes there are and how far they are; [`fleet_token`]: what they prove themselves with
-//! * [`standings`]: how they find the credentials
+//! * [`standings`]: how they find the credentials; [`horizon`]: how much of what others commit is known here
 
 pub mod encoded;
 pub mod fleet;
 pub mod fleet_token;
+pub mod horizon;
 pub mod hub;
 pub mod progress;
 pub mod secrets;

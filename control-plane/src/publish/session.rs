@@ -22,6 +22,7 @@ use tonic::Status;
 
 use super::encoded::Encoded;
 use super::fleet::{Fleet, Presence};
+use super::horizon::Horizon;
 use super::hub::{Hub, Next, Start, Subscription};
 use super::secrets::{Sealer, Secrets};
 
@@ -34,6 +35,8 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Publisher {
     /// The replicated state.
     pub hub: Hub,
+    /// How much of it is known here.
+    pub horizon: Horizon,
     /// Who follows it.
     pub fleet: Fleet,
     /// Where secrets come from.
@@ -301,7 +304,8 @@ mod tests {
         let vault = Arc::new(Vault::new(Kek::new(Key256::new([1; 32]), "test"), deployment));
         let secrets = Secrets::new(store, vault, &SecretBytes::new(b"token".to_vec()));
         let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
-        Publisher { hub, fleet, secrets, deployment, clock, max_staleness: Duration::from_secs(30) }
+        let horizon = Horizon::new(Arc::clone(&clock), false);
+        Publisher { hub, horizon, fleet, secrets, deployment, clock, max_staleness: Duration::from_secs(30) }
     }
 
     struct Follower {

@@ -1,8 +1,10 @@
 //! A node's stream of orders: keys that stop or go on, and the answers to its beats.
 //!
 //! It has its own connection, queue and task, so that neither a snapshot nor a node that is slow to take changes can hold an order up. An answer
-//! never overtakes an order that was given before it: a node that gets one knew every order that was given before it sent its beat.
+//! never overtakes an order that was given before it, by this control plane or another: a node that gets one knew every order that was given before it
+//! sent its beat.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::pin::pin;
 
@@ -16,6 +18,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
 use super::fleet::Presence;
+use super::horizon::Horizon;
 use super::hub::{Order, Overrun};
 use super::session::{End, HELLO_TIMEOUT, Publisher};
 
@@ -76,7 +79,10 @@ where
     let sending = pin!(send_all(publisher, hello.revision, beats, &presence, outbound));
     let hearing = pin!(hear(inbound, &presence, heard));
     tokio::select! {
-        end = sending => end,
+        ended = sending => match ended {
+            Ok(never) => match never {},
+            Err(end) => end,
+        },
         () = hearing => End::Gone,
         () = outbound.closed() => End::Gone,
     }
@@ -107,34 +113,60 @@ async fn send_all(
     mut beats: watch::Receiver<u64>,
     presence: &Presence,
     outbound: &Outbound,
-) -> End {
+) -> Result<Infallible, End> {
     let (floor, missed, orders) = publisher.hub.watch(revision);
     let max_staleness_seconds = u32::try_from(publisher.max_staleness.as_secs()).unwrap_or(u32::MAX);
     let begin = ToNode::Footing(proto::Footing { floor, max_staleness_seconds });
-    let missed = missed.into_iter().map(|order| ToNode::Order(message_of(order)));
-    for message in std::iter::once(begin).chain(missed) {
-        if send(outbound, message).await.is_err() {
-            return End::Gone;
-        }
+    send(outbound, begin).await?;
+    for order in missed {
+        give(order, outbound).await?;
     }
+    let mut unanswered = None;
     loop {
-        let message = tokio::select! {
+        tokio::select! {
             // Orders go before answers.
             biased;
             order = orders.next() => match order {
-                Ok(order) => ToNode::Order(message_of(order)),
-                Err(Overrun) => return End::Refused(Status::aborted("too many orders wait for this node: watch again")),
+                Ok(order) => give(order, outbound).await?,
+                Err(Overrun) => return Err(overrun()),
             },
-            changed = beats.changed() => match changed {
-                Ok(()) => echo(publisher, *beats.borrow_and_update(), presence),
+            number = answerable(&publisher.horizon, unanswered) => {
+                // Some may have come with the look that this answer waited for.
+                while let Some(order) = orders.ready().map_err(|Overrun| overrun())? {
+                    give(order, outbound).await?;
+                }
+                unanswered = None;
+                send(outbound, echo(publisher, number, presence)).await?;
+            }
+            changed = beats.changed(), if unanswered.is_none() => match changed {
+                Ok(()) => unanswered = Some(Beat { number: *beats.borrow_and_update(), heard_at: publisher.horizon.now() }),
                 // Nobody hears the node any more.
-                Err(_) => return End::Gone,
+                Err(_) => return Err(End::Gone),
             },
-        };
-        if send(outbound, message).await.is_err() {
-            return End::Gone;
         }
     }
+}
+
+/// A beat that has no answer yet.
+#[derive(Clone, Copy)]
+struct Beat {
+    number: u64,
+    heard_at: u64,
+}
+
+/// The beat's number, as soon as everything is known that was committed before it was heard.
+async fn answerable(horizon: &Horizon, beat: Option<Beat>) -> u64 {
+    match beat {
+        Some(beat) => {
+            horizon.passes(beat.heard_at).await;
+            beat.number
+        }
+        None => pending().await,
+    }
+}
+
+fn overrun() -> End {
+    End::Refused(Status::aborted("too many orders wait for this node: watch again"))
 }
 
 fn echo(publisher: &Publisher, number: u64, presence: &Presence) -> ToNode {
@@ -143,16 +175,12 @@ fn echo(publisher: &Publisher, number: u64, presence: &Presence) -> ToNode {
     ToNode::Echo(proto::Echo { number, head_revision: publisher.hub.revision(), control_plane_ms })
 }
 
-fn message_of(order: Order) -> proto::Order {
+async fn give(order: Order, outbound: &Outbound) -> Result<(), End> {
     let status = keyforge_proto::admin::v1::KeyStatus::from(order.standing.status);
-    proto::Order {
-        revision: order.revision,
-        key_id: order.key.to_string(),
-        status: status.into(),
-        spent: order.standing.spent,
-    }
+    let (revision, key_id, spent) = (order.revision, order.key.to_string(), order.standing.spent);
+    send(outbound, ToNode::Order(proto::Order { revision, key_id, status: status.into(), spent })).await
 }
 
-async fn send(outbound: &Outbound, message: ToNode) -> Result<(), ()> {
-    outbound.send(Ok(proto::WatchResponse { message: Some(message) })).await.map_err(|_| ())
+async fn send(outbound: &Outbound, message: ToNode) -> Result<(), End> {
+    outbound.send(Ok(proto::WatchResponse { message: Some(message) })).await.map_err(|_| End::Gone)
 }

@@ -51,6 +51,16 @@ pub async fn revision(connection: &mut Conn) -> Result<Option<i64>, StoreError> 
     Ok(sql::query("SELECT revision FROM deployment WHERE singleton = 1").fetch_value(connection).await?)
 }
 
+/// The stored revision and its seal, unchecked; `None` in a new database.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn position(connection: &mut Conn) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    let select = sql::query("SELECT revision, state_seal FROM deployment WHERE singleton = 1");
+    let Some(row) = select.fetch_optional(connection).await? else { return Ok(None) };
+    Ok(Some((column::unsigned(&row, "revision")?, row.try_get("state_seal")?)))
+}
+
 /// Writes the row of a new installation.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 
 use crate::plane::{Authorized, Plane};
+use crate::stores;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -114,7 +115,10 @@ async fn i_13_a_receipt_says_who_has_done_it_and_by_when_the_others_do_it() {
     let again = plane.keys().revoke_key(revoke(&key, 2_000)).await.unwrap().into_inner();
     let receipt = again.receipt.unwrap();
     assert_eq!((again.key.unwrap(), receipt.nodes_acked, receipt.nodes_pending.len()), (key, 3, 0));
-    assert!(receipt.effective_by_ms <= SystemClock.now().millis());
+    // Another control plane may have nodes of its own, which count as the slowest.
+    let others = if stores::on_postgres() { 30_000 } else { 0 };
+    let bound = receipt.effective_by_ms - SystemClock.now().millis();
+    assert!((others - 5_000..=others).contains(&bound), "{bound} ms from now");
     drop(watchers);
     plane.stop().await;
 }

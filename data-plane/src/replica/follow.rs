@@ -23,7 +23,6 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::freshness::Moment;
 use super::key_followers::KeyFollowers;
 use super::reading::{Refusals, Refused};
 use super::{Changes, RECONNECT, Replica};
@@ -146,7 +145,6 @@ impl Follower {
             let sent = answers.send(proto::NodeMessage { message: Some(message) }).await;
             sent.map_err(|_| Interrupted::Ended)
         };
-        session.began = Some(Moment::now(&*self.clock));
         say(FromNode::Hello(self.hello(session.resync))).await?;
         let mut client = StateServiceClient::new(self.channel.clone());
         let subscribed = tokio::time::timeout(SILENCE, client.subscribe(ReceiverStream::new(outgoing)));
@@ -243,8 +241,6 @@ impl Follower {
             state.assume_set_hash(set_hash);
         }
         let changes = self.replica.replace(deployment, state, set_hash)?;
-        // It was taken after this stream was asked for.
-        session.began.into_iter().for_each(|moment| self.replica.freshness.confirm(moment));
         self.after(&changes, session, followers);
         tracing::info!(revision, refused = session.refusals.count(), "state snapshot applied");
         Ok(revision)
@@ -306,8 +302,6 @@ impl Follower {
 /// What is kept from one message to the next, and of refused records from one stream to the next.
 #[derive(Default)]
 struct Session {
-    /// When the stream was asked for.
-    began: Option<Moment>,
     /// Whether the next stream must begin with a snapshot.
     resync: bool,
     snapshot: Option<(DeploymentId, State)>,

@@ -16,6 +16,7 @@ use keyforge_control_plane::nodes::authority::Authority;
 use keyforge_control_plane::nodes::{NodeParts, Nodes};
 use keyforge_control_plane::publish::fleet::Fleet;
 use keyforge_control_plane::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken};
+use keyforge_control_plane::publish::horizon::Horizon;
 use keyforge_control_plane::publish::hub::Hub;
 use keyforge_control_plane::publish::secrets::Secrets;
 use keyforge_control_plane::publish::session::Publisher;
@@ -171,7 +172,8 @@ async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Resu
     let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("keyforge-fleetload"))?;
     let gate = NodeGate::new(nodes, admin, RefusedNodes::new(&telemetry.meter()));
     let max_staleness = Duration::from_secs(30);
-    Ok((Publisher { hub, fleet, secrets, deployment: opened.id, clock, max_staleness }, gate))
+    let horizon = Horizon::new(Arc::clone(&clock), false);
+    Ok((Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness }, gate))
 }
 
 fn start_node(keyforge: &Path, folder: &Path, url: &str, ops: std::net::SocketAddr) -> anyhow::Result<Child> {
