@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{NodeId, OperatorId};
 use keyforge_shared::name;
@@ -110,6 +111,9 @@ impl Admin {
         key: &ProvenKey,
     ) -> Result<Issued, NotJoined> {
         let digest = token::digest_of(TokenKind::Join, token).ok_or_else(|| refused("that is no join token"))?;
+        // A stranger's guess does not get as far as a turn to change something.
+        let now = self.inner.store.now();
+        admitting_token(&mut *self.inner.store.read().await?, nodes, &digest, now).await?;
         let mut edit = self.edit().await?;
         let now = edit.now;
         let found = admitting_token(edit.connection(), nodes, &digest, now).await?;
@@ -146,15 +150,28 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`] when it cannot be made or kept.
-    pub async fn renew_node(&self, nodes: &Nodes, node: NodeId, key: &ProvenKey) -> Result<Issued, AdminError> {
+    pub async fn renew_node(
+        &self,
+        nodes: &Nodes,
+        peer: &str,
+        node: NodeId,
+        key: &ProvenKey,
+    ) -> Result<Issued, AdminError> {
         let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
         let mut tx = self.inner.store.write().await?;
         // It may have been removed since it was admitted.
         let found = nodes::get(&mut tx, node).await?.ok_or_else(|| AdminError::not_found("node", node))?;
-        if sealed_node(nodes.seal(), found.0, &found.1)?.removed_at.is_some() {
+        if sealed_node(nodes.seal(), found.0.clone(), &found.1)?.removed_at.is_some() {
             return Err(AdminError::Precondition("this node was removed".to_owned()));
         }
         nodes::renew(&mut tx, node, &issued.serial, issued.expires_at).await?;
+        let call = Call { peer: peer.to_owned(), ..unknown_caller("nodes/Renew", node.to_string()) };
+        let detail = json!({
+            "name": found.0.name,
+            "certificate": hex::encode(&issued.serial),
+            "instead_of": hex::encode(&found.0.certificate_serial),
+        });
+        self.inner.audit.append_admin(&mut tx, call.act(AdminOutcome::Done, detail.to_string())).await?;
         tx.commit().await.map_err(StoreError::from)?;
         tracing::info!(%node, serial = hex::encode(&issued.serial), "a node's certificate was renewed");
         Ok(issued)

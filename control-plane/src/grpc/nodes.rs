@@ -186,8 +186,9 @@ impl NodeService for CertificateApi {
         let FleetCaller::Node { node, .. } = caller(&request)? else {
             return Err(Status::failed_precondition("only a node that has joined has a certificate to renew"));
         };
+        let peer = peer(&request);
         let key = proven(&request.into_inner().signing_request)?;
-        let issued = self.admin.renew_node(&self.nodes, node, &key).await?;
+        let issued = self.admin.renew_node(&self.nodes, &peer, node, &key).await?;
         Ok(Response::new(proto::RenewCertificateResponse { certificate: issued.certificate.to_vec() }))
     }
 }

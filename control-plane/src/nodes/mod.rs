@@ -228,16 +228,21 @@ impl Nodes {
         let (nodes, drain) = (self.clone(), shutdown.drain_started());
         drop(shutdown.spawn("node_removals", async move {
             let (mut told, mut drain) = (HashSet::new(), pin!(drain));
+            let mut looked = nodes.inner.clock.now();
             loop {
                 tokio::select! {
                     () = &mut drain => return,
                     () = tokio::time::sleep(POLL) => {}
                 }
+                let now = nodes.inner.clock.now();
                 if nodes.inner.removals.receiver_count() == 0 {
+                    // Whoever comes is looked at as it comes.
+                    looked = now;
                     continue;
                 }
-                match nodes.removed_lately().await {
+                match nodes.removed_since(looked).await {
                     Ok(removed) => {
+                        looked = now;
                         for node in &removed {
                             if !told.contains(node) {
                                 nodes.tell_removed(*node);
@@ -251,8 +256,9 @@ impl Nodes {
         }));
     }
 
-    async fn removed_lately(&self) -> Result<HashSet<NodeId>, StoreError> {
-        let since = self.inner.clock.now().nanos().saturating_sub(i64::try_from(LOOK_BACK.as_nanos()).unwrap_or(0));
+    /// Nodes that were removed since `looked`, and some from before: the clocks of those who remove them differ.
+    async fn removed_since(&self, looked: Timestamp) -> Result<HashSet<NodeId>, StoreError> {
+        let since = looked.nanos().saturating_sub(i64::try_from(LOOK_BACK.as_nanos()).unwrap_or(0));
         let mut read = self.inner.store.read().await?;
         Ok(nodes::removed_since(&mut read, Timestamp::from_nanos(since)).await?.into_iter().collect())
     }

@@ -24,7 +24,7 @@ use crate::stores;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node that hears orders and does nothing else.
-struct Watcher {
+pub struct Watcher {
     id: u8,
     outbound: mpsc::Sender<fleet::WatchRequest>,
     inbound: Streaming<fleet::WatchResponse>,
@@ -32,7 +32,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn connect(plane: &Plane, id: u8, have_revision: u64) -> Self {
+    pub async fn connect(plane: &Plane, id: u8, have_revision: u64) -> Self {
         let (outbound, receiver) = mpsc::channel(16);
         let hello = fleet::WatchHello { node_id: vec![id; 16], boot_id: vec![id; 16], have_revision };
         say(&outbound, FromNode::Hello(hello)).await;
@@ -48,7 +48,7 @@ impl Watcher {
         watcher
     }
 
-    async fn receive(&mut self) -> Message {
+    pub async fn receive(&mut self) -> Message {
         let message = tokio::time::timeout(PATIENCE, self.inbound.message()).await.expect("the stream is silent");
         message.unwrap().expect("the stream ended").message.unwrap()
     }
@@ -59,6 +59,10 @@ impl Watcher {
             Message::Footing(_) | Message::Echo(_) => None,
         };
         order.expect("an order")
+    }
+
+    pub async fn beat(&self, number: u64) {
+        say(&self.outbound, FromNode::Beat(fleet::Beat { number })).await;
     }
 
     async fn applied(&self, revision: u64, streams_cut: u64) {
@@ -171,7 +175,7 @@ async fn a_watcher_that_comes_back_hears_what_it_missed_and_one_that_knows_nothi
     assert_eq!((back.floor, order.revision, order.key_id), (key.revision, revoked.revision, key.id));
     let mut ignorant = Watcher::connect(&plane, 2, 0).await;
     assert_eq!(ignorant.floor, revoked.revision);
-    say(&ignorant.outbound, FromNode::Beat(fleet::Beat { number: 7 })).await;
+    ignorant.beat(7).await;
     let Message::Echo(echo) = ignorant.receive().await else { panic!("an order that the set tells") };
     assert_eq!((echo.number, echo.head_revision), (7, revoked.revision));
     drop((back, ignorant));

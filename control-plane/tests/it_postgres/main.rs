@@ -7,6 +7,7 @@
     reason = "a test helper that cannot go on fails the test"
 )]
 
+mod assurance;
 mod beside;
 mod failure;
 mod relocation;
