@@ -62,6 +62,9 @@ enum TokenAction {
         /// How long it is good: a number and s, m, h or d; a week at most
         #[arg(long, value_name = "TIME", default_value = "1h")]
         ttl: String,
+        /// Providers whose secrets the node is given, for as long as it is a node, such as openai,anthropic; all without this
+        #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+        providers: Vec<String>,
     },
 }
 
@@ -89,10 +92,10 @@ pub async fn run(args: NodeArgs) -> Result<(), Failure> {
     let output = args.admin.output;
     match args.action {
         NodeAction::Join(join) => join_here(&join, output).await,
-        NodeAction::Token(TokenArgs { action: TokenAction::Create { name, ttl } }) => {
+        NodeAction::Token(TokenArgs { action: TokenAction::Create { name, ttl, providers } }) => {
             let ttl_seconds = seconds(&ttl)?;
             let client = AdminClient::find(&args.admin).await?;
-            let request = proto::CreateJoinTokenRequest { name, ttl_seconds };
+            let request = proto::CreateJoinTokenRequest { name, ttl_seconds, providers };
             let made = client.nodes().create_join_token(request).await?.into_inner();
             let view = TokenView {
                 token: made.token,
@@ -224,6 +227,8 @@ struct NodeView {
     last_seen: Option<String>,
     version: String,
     region: String,
+    /// Whose secrets it is given; none for all.
+    providers: Vec<String>,
 }
 
 impl NodeView {
@@ -247,13 +252,14 @@ impl NodeView {
             acked_revision: node.acked_revision,
             version: node.version,
             region: node.region,
+            providers: node.providers,
         }
     }
 }
 
 impl Row for NodeView {
     const COLUMNS: &'static [&'static str] =
-        &["id", "name", "state", "certificate expires", "acked", "behind", "last seen", "region"];
+        &["id", "name", "state", "certificate expires", "acked", "behind", "last seen", "region", "providers"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -265,6 +271,7 @@ impl Row for NodeView {
             or_dash(self.behind),
             or_dash(self.last_seen.as_ref()),
             or_dash(Some(&self.region).filter(|region| !region.is_empty())),
+            if self.providers.is_empty() { "all".to_owned() } else { self.providers.join(",") },
         ]
     }
 }

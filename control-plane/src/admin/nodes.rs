@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Admin, AdminError, Call, Caller};
 use crate::nodes::authority::{AuthorityError, Issued, ProvenKey};
+use crate::nodes::serves::Serves;
 use crate::nodes::{JOIN_TOKENS, NODES, Nodes, sealed_node};
 use crate::store::StoreError;
 use crate::store::nodes::{self, JoinToken, Node};
@@ -35,7 +36,8 @@ pub struct NewJoinToken {
 }
 
 impl Admin {
-    /// Makes a token with which one node may join, once, within `ttl_seconds` (0 for an hour).
+    /// Makes a token with which one node may join, once, within `ttl_seconds` (0 for an hour). The node is given the secrets of `providers`, or of all
+    /// without any.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] with every problem.
@@ -43,7 +45,7 @@ impl Admin {
         &self,
         caller: &Caller,
         nodes: &Nodes,
-        name: &str,
+        (name, providers): (&str, Vec<String>),
         ttl_seconds: u64,
     ) -> Result<NewJoinToken, AdminError> {
         let call = Call::new(caller, "nodes/CreateJoinToken", name.chars().take(64).collect::<String>());
@@ -55,6 +57,16 @@ impl Admin {
             if ttl_seconds > MAX_TTL {
                 problems.push(format!("ttl_seconds: at most {MAX_TTL}, which is a week"));
             }
+            let serves = self.inner.hub.with_state(|state| {
+                Serves::only(providers, |name| {
+                    state.credentials().any(|credential| credential.provider.0 == name)
+                        || state.models().any(|model| model.provider.0 == name)
+                })
+            });
+            let serves = serves.unwrap_or_else(|problem| {
+                problems.push(problem);
+                Serves::default()
+            });
             AdminError::unless_valid(&problems)?;
             let ttl = if ttl_seconds == 0 { DEFAULT_TTL } else { ttl_seconds };
             let token = token::generate(TokenKind::Join).map_err(|_| AdminError::Random)?;
@@ -63,6 +75,7 @@ impl Admin {
             let new = JoinToken {
                 digest: token::digest(token.as_bytes()),
                 name: name.to_owned(),
+                serves,
                 created_by: caller.operator(),
                 created_at: edit.now,
                 expires_at,
@@ -70,7 +83,7 @@ impl Admin {
             };
             let seal = nodes.seal().seal(JOIN_TOKENS, &new.canonical());
             nodes::insert_token(edit.connection(), &new, &seal).await?;
-            let detail = json!({ "expires_at": expires_at.rfc3339() }).to_string();
+            let detail = json!({ "expires_at": expires_at.rfc3339(), "providers": new.serves.names() }).to_string();
             self.commit(edit, &call, detail, Vec::new()).await?;
             Ok(NewJoinToken { token, expires_at })
         })
@@ -131,6 +144,7 @@ impl Admin {
             let new = Node {
                 id: node,
                 name: name.clone(),
+                serves: found.serves,
                 joined_at: now,
                 removed_at: None,
                 certificate_serial: issued.serial.clone(),

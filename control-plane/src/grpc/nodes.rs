@@ -50,8 +50,8 @@ impl AdminNodeService for NodeApi {
         request: Request<admin_proto::CreateJoinTokenRequest>,
     ) -> Result<Response<admin_proto::CreateJoinTokenResponse>, Status> {
         let caller = operator(&self.admin, &request, "nodes/CreateJoinToken").await?;
-        let admin_proto::CreateJoinTokenRequest { name, ttl_seconds } = request.into_inner();
-        let made = self.admin.create_join_token(&caller, &self.nodes, &name, ttl_seconds).await?;
+        let admin_proto::CreateJoinTokenRequest { name, ttl_seconds, providers } = request.into_inner();
+        let made = self.admin.create_join_token(&caller, &self.nodes, (&name, providers), ttl_seconds).await?;
         Ok(Response::new(admin_proto::CreateJoinTokenResponse {
             token: made.token.to_string(),
             expires_at_ms: made.expires_at.millis(),
@@ -106,6 +106,7 @@ fn shown(node: &Node, seen: Option<NodeSeen>) -> admin_proto::Node {
         joined_at_ms: node.joined_at.millis(),
         certificate_expires_at_ms: node.certificate_expires_at.millis(),
         removed_at_ms: node.removed_at.map_or(0, Timestamp::millis),
+        providers: node.serves.names().to_vec(),
         ..with_seen(node.id, seen)
     }
 }

@@ -103,7 +103,11 @@ impl StateService for StateApi {
         let (caller, peer, gate) = (caller(&request)?, peer(&request), self.gate.clone());
         let (mut publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
         if matches!(caller, FleetCaller::Node { .. }) {
-            publisher.secrets = publisher.secrets.for_joined();
+            let serves = gate.nodes().serves(&caller).await.map_err(|error| {
+                tracing::error!(%error, "it cannot be seen which providers a node serves");
+                Status::unavailable("which providers this node serves cannot be read: connect again")
+            })?;
+            publisher.secrets = publisher.secrets.for_joined(serves);
         }
         let inbound = Box::pin(entitled(request.into_inner(), caller, peer.clone(), gate.clone()));
         drop(self.shutdown.spawn("node session", async move {

@@ -11,6 +11,7 @@
 pub mod authority;
 pub mod refusal;
 pub mod server_certificate;
+pub mod serves;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -30,6 +31,7 @@ use crate::publish::fleet_token::FleetToken;
 use crate::store::{Store, StoreError, nodes};
 use authority::Authority;
 use refusal::Refusal;
+use serves::Serves;
 
 /// Table names in seals.
 pub(crate) const NODES: &str = "nodes";
@@ -148,6 +150,21 @@ impl Nodes {
             None => Err(Refusal::Unknown(node)),
             Some(found) if found.removed_at.is_some() => Err(Refusal::Removed(node)),
             Some(_) => Ok(FleetCaller::Node { node, expires_at: named.not_after }),
+        }
+    }
+
+    /// Which providers' secrets a caller is given.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn serves(&self, caller: &FleetCaller) -> Result<Serves, StoreError> {
+        match caller {
+            FleetCaller::Token => Ok(Serves::default()),
+            // One that is gone is refused elsewhere, and given nothing that it did not have.
+            FleetCaller::Node { node, .. } => {
+                let found = self.find(*node).await?;
+                found.map(|found| found.serves).ok_or(StoreError::Corrupt(NODES))
+            }
         }
     }
 

@@ -7,7 +7,9 @@ use keyforge_shared::fleet_seal::{Binding, BootPublicKey, SharedToken};
 use keyforge_shared::id::{BootId, CredentialId, NodeId};
 use keyforge_shared::seal::SealError;
 use keyforge_shared::secret::SecretBytes;
+use keyforge_shared::state::{Resource, ResourceId, State};
 
+use crate::nodes::serves::Serves;
 use crate::store::{Store, StoreError, credentials};
 use crate::vault::{Place, Vault};
 
@@ -18,6 +20,7 @@ pub struct Secrets {
     vault: Arc<Vault>,
     /// What nodes without a certificate have in common with the control plane.
     token: Option<Arc<SharedToken>>,
+    serves: Serves,
 }
 
 /// Seals secrets for one life of one node.
@@ -32,13 +35,23 @@ impl Secrets {
     /// Secrets out of `vault`, for nodes that hold `fleet_token`.
     #[must_use]
     pub fn new(store: Store, vault: Arc<Vault>, fleet_token: &SecretBytes) -> Self {
-        Self { store, vault, token: Some(Arc::new(SharedToken::of(fleet_token))) }
+        Self { store, vault, token: Some(Arc::new(SharedToken::of(fleet_token))), serves: Serves::default() }
     }
 
-    /// The same for nodes that have joined: their certificate has told who they are, and they know no token.
+    /// The same for a node that has joined: its certificate has told who it is, it knows no token, and it is given what it serves.
     #[must_use]
-    pub fn for_joined(&self) -> Self {
-        Self { token: None, ..self.clone() }
+    pub fn for_joined(&self, serves: Serves) -> Self {
+        Self { token: None, serves, ..self.clone() }
+    }
+
+    /// Those of `credentials` that the node is given, by what `state` says of them.
+    #[must_use]
+    pub fn given(&self, state: &State, credentials: Vec<CredentialId>) -> Vec<CredentialId> {
+        let is_given = |id: &CredentialId| match state.get(&ResourceId::Credential(*id)) {
+            Some(Resource::Credential(known)) => self.serves.includes(&known.provider),
+            _ => false,
+        };
+        credentials.into_iter().filter(is_given).collect()
     }
 
     /// Seals to the `key` of one life of one node.

@@ -241,6 +241,7 @@ impl Sender<'_> {
     }
 
     async fn send_secrets(&self, credentials: Vec<CredentialId>) -> Result<(), End> {
+        let credentials = self.publisher.hub.with_state(|state| self.publisher.secrets.given(state, credentials));
         let secrets = self.sealer.seal(credentials).await.map_err(|error| {
             tracing::error!(%error, "secrets cannot be read");
             End::Refused(match error.is_passing() {

@@ -7,6 +7,7 @@ use keyforge_shared::token::TokenDigest;
 
 use super::sql::{self, Conn, Row};
 use super::{StoreError, column};
+use crate::nodes::serves::Serves;
 use crate::vault::Sealed;
 
 /// The authority as it is kept.
@@ -27,6 +28,8 @@ pub struct JoinToken {
     pub digest: TokenDigest,
     /// Name of the node that will join; may be empty.
     pub name: String,
+    /// Providers that it will serve.
+    pub serves: Serves,
     /// Who made it.
     pub created_by: OperatorId,
     /// When.
@@ -44,6 +47,7 @@ impl JoinToken {
         let mut writer = Writer::default();
         writer.raw(&self.digest.0).str(&self.name).raw(self.created_by.as_bytes());
         writer.i64(self.created_at.nanos()).i64(self.expires_at.nanos());
+        serves(&mut writer, &self.serves);
         writer.finish()
     }
 }
@@ -55,6 +59,8 @@ pub struct Node {
     pub id: NodeId,
     /// Its name; may be empty.
     pub name: String,
+    /// Providers that it serves.
+    pub serves: Serves,
     /// Since when.
     pub joined_at: Timestamp,
     /// When it was removed, if it was.
@@ -72,7 +78,15 @@ impl Node {
         let mut writer = Writer::default();
         writer.raw(self.id.as_bytes()).str(&self.name).i64(self.joined_at.nanos());
         writer.u8(u8::from(self.removed_at.is_some())).i64(self.removed_at.map_or(0, Timestamp::nanos));
+        serves(&mut writer, &self.serves);
         writer.finish()
+    }
+}
+
+/// Rows that are older than the column have seals without it, and serve all.
+fn serves(writer: &mut Writer, serves: &Serves) {
+    if !serves.names().is_empty() {
+        writer.str(&serves.text());
     }
 }
 
@@ -123,8 +137,8 @@ pub async fn insert_authority(conn: &mut Conn, new: &StoredAuthority) -> Result<
 /// [`StoreError`].
 pub async fn insert_token(conn: &mut Conn, token: &JoinToken, seal: &[u8; 32]) -> Result<(), StoreError> {
     sql::query(
-        "INSERT INTO node_join_tokens (token_digest, name, created_by, created_at, expires_at, seal) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO node_join_tokens (token_digest, name, created_by, created_at, expires_at, seal, providers) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(token.digest.0.as_slice())
     .bind(token.name.as_str())
@@ -132,6 +146,7 @@ pub async fn insert_token(conn: &mut Conn, token: &JoinToken, seal: &[u8; 32]) -
     .bind(token.created_at.nanos())
     .bind(token.expires_at.nanos())
     .bind(seal.as_slice())
+    .bind(token.serves.text())
     .execute(conn)
     .await?;
     Ok(())
@@ -143,7 +158,7 @@ pub async fn insert_token(conn: &mut Conn, token: &JoinToken, seal: &[u8; 32]) -
 /// [`StoreError`].
 pub async fn token(conn: &mut Conn, digest: &TokenDigest) -> Result<Option<(JoinToken, Vec<u8>)>, StoreError> {
     let row = sql::query(
-        "SELECT token_digest, name, created_by, created_at, expires_at, seal, used_at FROM node_join_tokens \
+        "SELECT token_digest, name, created_by, created_at, expires_at, seal, used_at, providers FROM node_join_tokens \
          WHERE token_digest = $1",
     )
     .bind(digest.0.as_slice())
@@ -153,6 +168,7 @@ pub async fn token(conn: &mut Conn, digest: &TokenDigest) -> Result<Option<(Join
         let token = JoinToken {
             digest: TokenDigest(column::bytes32(row, "token_digest")?),
             name: row.try_get("name")?,
+            serves: Serves::parse(row.try_get("providers")?),
             created_by: column::bytes(row, "created_by", OperatorId::from_slice)?,
             created_at: column::time(row, "created_at")?,
             expires_at: column::time(row, "expires_at")?,
@@ -190,8 +206,8 @@ pub async fn use_token(
 /// [`StoreError`], also when there was ever one of this id.
 pub async fn insert(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(), StoreError> {
     sql::query(
-        "INSERT INTO nodes (node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO nodes (node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(node.id.as_bytes().as_slice())
     .bind(node.name.as_str())
@@ -200,6 +216,7 @@ pub async fn insert(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(),
     .bind(seal.as_slice())
     .bind(node.certificate_serial.as_slice())
     .bind(node.certificate_expires_at.nanos())
+    .bind(node.serves.text())
     .execute(conn)
     .await?;
     Ok(())
@@ -209,6 +226,7 @@ fn read_node(row: &Row) -> Result<(Node, Vec<u8>), StoreError> {
     let node = Node {
         id: column::bytes(row, "node_id", NodeId::from_slice)?,
         name: row.try_get("name")?,
+        serves: Serves::parse(row.try_get("providers")?),
         joined_at: column::time(row, "joined_at")?,
         removed_at: row.try_get::<Option<i64>, _>("removed_at")?.map(Timestamp::from_nanos),
         certificate_serial: row.try_get("certificate_serial")?,
@@ -223,7 +241,7 @@ fn read_node(row: &Row) -> Result<(Node, Vec<u8>), StoreError> {
 /// [`StoreError`].
 pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>, StoreError> {
     let row = sql::query(
-        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at FROM nodes \
+        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers FROM nodes \
          WHERE node_id = $1",
     )
     .bind(id.as_bytes().as_slice())
@@ -238,7 +256,7 @@ pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>,
 /// [`StoreError`].
 pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
     let select =
-        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at FROM nodes";
+        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers FROM nodes";
     let rows = sql::query(select).fetch_all(conn).await?;
     let nodes: Result<Vec<Node>, StoreError> = rows.iter().map(|row| Ok(read_node(row)?.0)).collect();
     let mut nodes = nodes?;

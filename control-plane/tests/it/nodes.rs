@@ -122,7 +122,12 @@ impl Secure {
     }
 
     async fn token(&self, ttl_seconds: u64) -> String {
-        let request = admin::CreateJoinTokenRequest { name: "edge".to_owned(), ttl_seconds };
+        self.token_for(ttl_seconds, &[]).await
+    }
+
+    async fn token_for(&self, ttl_seconds: u64, providers: &[&str]) -> String {
+        let providers = providers.iter().map(|name| (*name).to_owned()).collect();
+        let request = admin::CreateJoinTokenRequest { name: "edge".to_owned(), ttl_seconds, providers };
         self.admin().await.create_join_token(request).await.unwrap().into_inner().token
     }
 
@@ -249,6 +254,65 @@ async fn a_machine_joins_once_and_is_served_over_tls_with_secrets_that_only_its_
     assert_eq!(replayed.code(), Code::Unauthenticated);
     assert_eq!(plane.refused("nodes/Join").await.detail, "the join token was used before");
     drop((_open, stream));
+    plane.stop().await;
+}
+
+/// Credentials whose secrets come before the next message of another kind than `until` describes.
+async fn secrets_until(
+    stream: &mut Streaming<fleet::ControlMessage>,
+    until: impl Fn(&Message) -> bool,
+) -> Vec<CredentialId> {
+    let mut secrets = Vec::new();
+    let reading = async {
+        loop {
+            match stream.message().await.unwrap().unwrap().message.unwrap() {
+                Message::Secret(secret) => secrets.push(CredentialId::from_slice(&secret.credential_id).unwrap()),
+                message if until(&message) => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.unwrap();
+    secrets
+}
+
+#[tokio::test]
+async fn a_node_is_given_the_secrets_of_the_providers_that_its_token_names_and_of_no_others() {
+    let plane = Secure::start().await;
+    let mut credentials = CredentialServiceClient::new(plane.operators().await);
+    let mut add = async |provider: &str| {
+        let (provider, secret) = (provider.to_owned(), CANARY.as_bytes().to_vec());
+        let add = admin::AddCredentialRequest { provider, secret, ..Default::default() };
+        let added = credentials.add_credential(add).await.unwrap().into_inner();
+        added.id.parse::<CredentialId>().unwrap()
+    };
+    let (openai, _) = (add("openai").await, add("anthropic").await);
+    let token = plane.token_for(60, &["openai"]).await;
+    let created = plane.entries().await.pop().unwrap();
+    assert!(created.detail.contains(r#""providers":["openai"]"#), "{}", created.detail);
+    let machine = plane.try_join(&token, None).await.unwrap();
+    let channel = plane.channel(Some(machine.identity())).await;
+    let key = BootKey::generate().unwrap();
+    let (_open, mut stream) = subscribe(channel, hello(machine.id, 1, &key)).await.unwrap();
+    let at_start = secrets_until(&mut stream, |message| matches!(message, Message::SnapshotEnd(_))).await;
+    assert_eq!(at_start, [openai]);
+    add("anthropic").await;
+    let later = secrets_until(&mut stream, |message| matches!(message, Message::Delta(_))).await;
+    assert_eq!(later, [], "it learns that there is one");
+    let another = add("openai").await;
+    let later = secrets_until(&mut stream, |message| matches!(message, Message::Delta(_))).await;
+    assert_eq!(later, [another]);
+    let listed = plane.admin().await.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    assert_eq!(listed[0].providers, ["openai"]);
+
+    let misspelt = admin::CreateJoinTokenRequest { providers: vec!["opneai".to_owned()], ..Default::default() };
+    let status = plane.admin().await.create_join_token(misspelt).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("opneai"), "{status}");
+    drop((_open, stream));
+    // What a database says that the control plane did not write gives a node nothing.
+    plane.tamper("UPDATE nodes SET providers = ''").await;
+    let channel = plane.channel(Some(machine.identity())).await;
+    assert!(subscribe(channel, hello(machine.id, 1, &key)).await.is_err());
     plane.stop().await;
 }
 
