@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "keyforge/admin/v1/policy.proto",
     "keyforge/admin/v1/keys.proto",
     "keyforge/admin/v1/workspaces.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 12] = [
     "keyforge/admin/v1/nodes.proto",
     "keyforge/admin/v1/audit.proto",
     "keyforge/admin/v1/usage.proto",
+    "keyforge/admin/v1/vault.proto",
     "keyforge/fleet/v1/state.proto",
     "keyforge/fleet/v1/grants.proto",
     "keyforge/fleet/v1/nodes.proto",

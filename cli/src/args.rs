@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, move_database, node,
-    usage, workspace,
+    usage, vault, workspace,
 };
 
 /// An AI-agent credential gateway: agents hold virtual keys with limits, real provider keys stay in the vault.
@@ -42,6 +42,8 @@ pub enum Command {
     Workspace(workspace::WorkspaceArgs),
     /// Credentials: real provider keys in the vault.
     Credential(credential::CredentialArgs),
+    /// The vault: its keys, whether its secrets can be opened, and the move to another key.
+    Vault(vault::VaultArgs),
     /// The model catalogue: who serves a model, its limits and its prices.
     Model(model::ModelArgs),
     /// Take over what another gateway's configuration says.

@@ -17,6 +17,7 @@ use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
 use keyforge_proto::admin::v1::node_service_client::NodeServiceClient;
 use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
+use keyforge_proto::admin::v1::vault_service_client::VaultServiceClient;
 use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_runtime::config::{SecretRef, env_var};
 use keyforge_runtime::private_file;
@@ -217,6 +218,12 @@ impl AdminClient {
     #[must_use]
     pub fn keys(&self) -> KeyServiceClient<Service> {
         KeyServiceClient::new(self.service.clone())
+    }
+
+    /// The vault.
+    #[must_use]
+    pub fn vault(&self) -> VaultServiceClient<Service> {
+        VaultServiceClient::new(self.service.clone())
     }
 
     /// Workspaces.

@@ -15,6 +15,7 @@ use keyforge_proto::admin::v1::key_service_server::KeyServiceServer;
 use keyforge_proto::admin::v1::model_service_server::ModelServiceServer;
 use keyforge_proto::admin::v1::node_service_server::NodeServiceServer as AdminNodeServiceServer;
 use keyforge_proto::admin::v1::usage_service_server::UsageServiceServer;
+use keyforge_proto::admin::v1::vault_service_server::VaultServiceServer;
 use keyforge_proto::admin::v1::workspace_service_server::WorkspaceServiceServer;
 use keyforge_proto::fleet::v1::audit_intake_service_server::AuditIntakeServiceServer;
 use keyforge_proto::fleet::v1::enrollment_service_server::EnrollmentServiceServer;
@@ -34,6 +35,8 @@ use crate::admin::deployment::{self, OPERATOR_TOKEN_FILE, OpenError};
 use crate::admin::receipts::Receipts;
 use crate::audit::Audit;
 use crate::config::{Config, DEFAULT_CERTIFICATE_LIFE};
+use crate::custody::holders::Holder;
+use crate::custody::{Configured, Custodian};
 use crate::grpc::audit::AuditApi;
 use crate::grpc::auth::NodeGate;
 use crate::grpc::credentials::CredentialApi;
@@ -44,6 +47,7 @@ use crate::grpc::models::ModelApi;
 use crate::grpc::nodes::{CertificateApi, EnrollmentApi, NodeApi};
 use crate::grpc::state::StateApi;
 use crate::grpc::usage::UsageApi;
+use crate::grpc::vault::VaultApi;
 use crate::grpc::workspaces::WorkspaceApi;
 use crate::ledger::Ledger;
 use crate::listeners;
@@ -99,6 +103,7 @@ pub struct ControlPlane {
     data_dir: PathBuf,
     admin: Admin,
     fleet: Fleet,
+    custodian: Custodian,
     store: Store,
 }
 
@@ -145,9 +150,16 @@ impl ControlPlane {
         &self.fleet
     }
 
+    /// How the vault stands.
+    #[must_use]
+    pub const fn custodian(&self) -> &Custodian {
+        &self.custodian
+    }
+
     /// Closes the store, the last part to go: call it after [`Shutdown::drained`]. Without it nothing is lost, but the next start has to
     /// recover.
     pub async fn close(self) {
+        self.custodian.leave().await;
         self.store.close().await;
     }
 }
@@ -164,6 +176,7 @@ pub async fn start(
 ) -> Result<ControlPlane, StartError> {
     let store = Store::open_configured(&config.data_dir, config.database.as_ref(), Arc::clone(&clock)).await?;
     let parts = assemble(&config, store, &shutdown, telemetry, Arc::clone(&clock)).await?;
+    parts.custodian.resume().await?;
     if parts.store.is_shared() {
         keep_up(&parts, &shutdown);
     }
@@ -175,14 +188,22 @@ pub async fn start(
             () = drain => {}
         }
     }));
+    let (health, drain) = (parts.custodian.clone().watch(), shutdown.drain_started());
+    drop(shutdown.spawn_background("vault health", async move {
+        tokio::select! {
+            () = health => {}
+            () = drain => {}
+        }
+    }));
     parts.gate.nodes().follow_removals(&shutdown);
-    let Parts { admin, publisher, store, gate, authority, .. } = parts;
+    let Parts { admin, publisher, store, gate, authority, custodian, .. } = parts;
     let fingerprint = authority.fingerprint();
     let over_tls = |tls| listeners::over_tls(tls, authority, (routes.clone(), gate), clock, &shutdown);
     let tls_addr = config.tls.as_ref().map(over_tls).transpose()?;
     let addr = listeners::in_the_clear(config.listen, routes, &shutdown)?;
     tracing::info!(%addr, ?tls_addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
-    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir: config.data_dir, admin, fleet: publisher.fleet, store })
+    let (data_dir, fleet) = (config.data_dir, publisher.fleet);
+    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir, admin, fleet, custodian, store })
 }
 
 struct Parts {
@@ -194,6 +215,7 @@ struct Parts {
     authority: Arc<Authority>,
     gate: NodeGate,
     is_new: bool,
+    custodian: Custodian,
 }
 
 async fn assemble(
@@ -203,14 +225,18 @@ async fn assemble(
     telemetry: &Telemetry,
     clock: Arc<dyn Clock>,
 ) -> Result<Parts, StartError> {
-    let opened = deployment::open(&store, &config.data_dir, &config.vault_key, Arc::clone(&clock)).await?;
+    let holder = Holder::new(&config.data_dir).map_err(|_| OpenError::Random)?;
+    let opened = deployment::open(&store, &config.data_dir, &config.vault, &holder, Arc::clone(&clock)).await?;
     let fleet_token = FleetToken::load(&config.data_dir, opened.is_new || !store.is_shared())?;
     let (hub, fleet) = (Hub::new(opened.state), Fleet::new(Arc::clone(&clock)));
-    metrics::register(&telemetry.meter(), &hub, &fleet);
     let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), fleet_token.secret());
     let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
     let authority = Arc::new(authority);
     let audit = opened.audit;
+    let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), holder };
+    let vault = Arc::clone(&opened.vault);
+    let custodian = Custodian::new(store.clone(), vault, Arc::clone(&audit), configured, shutdown.clone());
+    metrics::register(&telemetry.meter(), &hub, &fleet, &custodian);
     let sealed = (opened.seal, opened.sum);
     let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
@@ -226,7 +252,7 @@ async fn assemble(
     let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
     let horizon = Horizon::new(Arc::clone(&clock), store.is_shared());
     let publisher = Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness };
-    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, is_new: opened.is_new })
+    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, custodian, is_new: opened.is_new })
 }
 
 /// Keeps note of the boots that are there.
@@ -246,6 +272,13 @@ fn keep_up(parts: &Parts, shutdown: &Shutdown) {
     drop(shutdown.spawn_critical("follow", async move {
         tokio::select! {
             () = admin.follow(horizon) => {}
+            () = drain => {}
+        }
+    }));
+    let (custodian, drain) = (parts.custodian.clone(), shutdown.drain_started());
+    drop(shutdown.spawn("vault holders", async move {
+        tokio::select! {
+            () = custodian.attend() => {}
             () = drain => {}
         }
     }));
@@ -269,7 +302,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         drain.await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     }));
-    let Parts { store, audit, ledger, admin, publisher, gate, is_new, .. } = parts;
+    let Parts { store, audit, ledger, admin, publisher, gate, custodian, is_new, .. } = parts;
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
@@ -283,7 +316,8 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
         .add_service(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts)))
-        .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings)))
+        .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings, custodian.clone())))
+        .add_service(VaultServiceServer::new(VaultApi::new(admin.clone(), custodian.clone())))
         .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))
         .add_service(AuditServiceServer::new(audit_api))
         .add_service(UsageServiceServer::new(usage))

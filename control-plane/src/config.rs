@@ -3,9 +3,12 @@
 //! ```toml
 //! data_dir = "/var/lib/keyforge"
 //! listen = "127.0.0.1:7070"
-//! vault_key = "file:/etc/keyforge/vault.key"   # default: vault.key in data_dir, made at the first start
 //! allow_plaintext = false                      # needed for `listen` beyond this host, where nothing is encrypted
 //! max_staleness_seconds = 30                   # how long a node may serve keys without the control plane, unless a policy says otherwise
+//!
+//! [vault]
+//! key = "file:/etc/keyforge/vault.key"         # default: vault.key in data_dir, made at the first start
+//! previous = []                                # keys that are being replaced, for reading
 //!
 //! [database]                                   # without it: SQLite in data_dir
 //! url = "postgres://keyforge@db.internal/keyforge"
@@ -29,10 +32,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
+use keyforge_runtime::config::{self, ConfigError, Problems};
 use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
 use keyforge_shared::policy::{DEFAULT_STALENESS_SECONDS, MAX_STALENESS_SECONDS};
-use serde::Deserialize;
+use serde::{Deserialize, de};
 
 use crate::vault::KekSource;
 
@@ -51,7 +54,10 @@ const SERVICE_NAME: &str = "keyforge-control-plane";
 struct Raw {
     data_dir: PathBuf,
     listen: Option<String>,
-    vault_key: Option<SecretRef>,
+    /// Where the vault key was named before there were several.
+    vault_key: Option<de::IgnoredAny>,
+    #[serde(default)]
+    vault: RawVault,
     #[serde(default)]
     allow_plaintext: bool,
     max_staleness_seconds: Option<u32>,
@@ -59,6 +65,14 @@ struct Raw {
     database: Option<RawDatabase>,
     #[serde(default)]
     telemetry: RawTelemetry,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVault {
+    key: Option<KekSource>,
+    #[serde(default)]
+    previous: Vec<KekSource>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +91,15 @@ pub struct TlsListener {
     pub certificate_life: Duration,
 }
 
+/// Where the vault keys are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultConfig {
+    /// The key that seals.
+    pub key: KekSource,
+    /// Keys that are being replaced, for reading.
+    pub previous: Vec<KekSource>,
+}
+
 /// What the control plane is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -84,14 +107,16 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where gRPC is served in the clear; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// Where the vault key is kept.
-    pub vault_key: KekSource,
+    /// Where the vault keys are kept.
+    pub vault: VaultConfig,
     /// Where it is served over TLS; `None` for nowhere.
     pub tls: Option<TlsListener>,
     /// The database; `None` for SQLite in the data directory.
     pub database: Option<DatabaseConfig>,
     /// How long a node may serve a key without the control plane, in seconds, unless its policy says otherwise.
     pub max_staleness_seconds: u32,
+    /// The file that all this stands in, which a rotation reads again; `None` when it stands in none.
+    pub file: Option<PathBuf>,
 }
 
 impl Config {
@@ -99,9 +124,9 @@ impl Config {
     #[must_use]
     pub fn local(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
         let data_dir = data_dir.into();
-        let vault_key = KekSource::File(data_dir.join(VAULT_KEY_FILE));
+        let vault = VaultConfig { key: KekSource::File(data_dir.join(VAULT_KEY_FILE)), previous: Vec::new() };
         let max_staleness_seconds = DEFAULT_STALENESS_SECONDS;
-        Self { data_dir, listen, vault_key, tls: None, database: None, max_staleness_seconds }
+        Self { data_dir, listen, vault, tls: None, database: None, max_staleness_seconds, file: None }
     }
 
     /// Reads and checks a file. Telemetry is apart, because it is started first and once per process.
@@ -109,7 +134,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every problem of the file.
     pub fn load(path: &Path) -> Result<(Self, TelemetryConfig), ConfigError> {
-        check(config::load(path)?)
+        let (config, telemetry) = check(config::load(path)?)?;
+        Ok((Self { file: Some(path.to_owned()), ..config }, telemetry))
     }
 }
 
@@ -124,30 +150,24 @@ fn check(raw: Raw) -> Result<(Config, TelemetryConfig), ConfigError> {
         "beyond this host tokens and provider keys would travel in the clear: listen there with [tls] listen, and here on a loopback \
          address; or set allow_plaintext = true if something else encrypts the way here",
     );
-    let vault_key = match raw.vault_key.map(KekSource::from_reference) {
-        None => Some(KekSource::File(raw.data_dir.join(VAULT_KEY_FILE))),
-        Some(Some(source)) => Some(source),
-        Some(None) => {
-            problems.push(
-                "vault_key",
-                "the standard input cannot be read again at the next start; use env:NAME or file:PATH",
-            );
-            None
-        }
-    };
     let max_staleness_seconds = raw.max_staleness_seconds.unwrap_or(DEFAULT_STALENESS_SECONDS);
     problems.require(
         "max_staleness_seconds",
         (1..=MAX_STALENESS_SECONDS).contains(&max_staleness_seconds),
         "from 1 second to 86400, a day",
     );
+    problems.require("vault_key", raw.vault_key.is_none(), "is now `key` in the table [vault]");
+    let RawVault { key, previous } = raw.vault;
+    let key = key.unwrap_or_else(|| KekSource::File(raw.data_dir.join(VAULT_KEY_FILE)));
+    let again = previous.contains(&key);
+    problems.require("vault.previous", !again, "names the key of vault.key again: name the keys before it");
+    let vault = VaultConfig { key, previous };
     let telemetry = raw.telemetry.checked(SERVICE_NAME, &mut problems);
     let tls = raw.tls.and_then(|tls| tls_listener(&tls, &mut problems));
     let database = raw.database.and_then(|database| database.checked(&mut problems));
     let data_dir = raw.data_dir;
-    let parts = listen.zip(vault_key);
     let config =
-        parts.map(|(listen, vault_key)| Config { data_dir, listen, vault_key, tls, database, max_staleness_seconds });
+        listen.map(|listen| Config { data_dir, listen, vault, tls, database, max_staleness_seconds, file: None });
     problems.finish(config.map(|config| (config, telemetry)))
 }
 
@@ -161,6 +181,8 @@ fn tls_listener(raw: &RawTls, problems: &mut Problems) -> Option<TlsListener> {
 
 #[cfg(test)]
 mod tests {
+    use keyforge_runtime::config::SecretRef;
+
     use super::*;
 
     fn parse(text: &str) -> Result<(Config, TelemetryConfig), ConfigError> {
@@ -175,7 +197,7 @@ mod tests {
     fn a_data_directory_is_all_that_is_needed() {
         let (config, _) = parse("data_dir = \"/data\"").unwrap();
         assert_eq!(config, Config::local("/data", "127.0.0.1:7070".parse().unwrap()));
-        assert_eq!(config.vault_key, KekSource::File(PathBuf::from("/data/vault.key")));
+        assert_eq!(config.vault.key, KekSource::File(PathBuf::from("/data/vault.key")));
     }
 
     #[test]
@@ -225,7 +247,23 @@ mod tests {
     #[test]
     fn misspelt_keys_and_literal_secrets_are_refused() {
         assert!(refused("data_dir = \"/d\"\nlisten_on = \"127.0.0.1:1\"").contains("listen_on"));
-        let error = refused("data_dir = \"/d\"\nvault_key = \"0123456789abcdef\"");
-        assert!(error.contains("vault_key") && !error.contains("0123"), "{error}");
+        for vault in ["key = \"0123456789abcdef\"", "previous = [\"env:A\", \"0123456789abcdef\"]"] {
+            let error = refused(&format!("data_dir = \"/d\"\n[vault]\n{vault}"));
+            assert!(error.contains("vault.") && !error.contains("0123"), "{error}");
+        }
+    }
+
+    #[test]
+    fn vault_keys_are_named_in_their_table_and_each_once() {
+        let text =
+            "data_dir = \"/d\"\n[vault]\nkey = \"credential:new\"\nprevious = [\"file:/old\", \"command:/open\"]";
+        let (config, _) = parse(text).unwrap();
+        assert_eq!(config.vault.key, KekSource::Credential("new".to_owned()));
+        let previous = [KekSource::File(PathBuf::from("/old")), KekSource::Command(PathBuf::from("/open"))];
+        assert_eq!(config.vault.previous, previous);
+        let error = refused("data_dir = \"/d\"\n[vault]\nprevious = [\"file:/d/vault.key\"]");
+        assert!(error.contains("vault.previous"), "{error}");
+        let error = refused("data_dir = \"/d\"\nvault_key = \"file:/k\"");
+        assert!(error.contains("is now `key` in the table [vault]"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! * [`config`], [`app`]: a checked configuration becomes a running control plane
 //! * [`store`]: SQL; one file per noun, and the only place that speaks it
-//! * [`vault`]: envelope encryption of what must not be readable at rest
+//! * [`vault`]: envelope encryption of what must not be readable at rest; [`custody`]: its keys, how its secrets stand, rotation
 //! * [`catalog`]: the models that are known without anyone adding them
 //! * [`admin`]: every mutation: authorize, validate, commit, publish
 //! * [`ledger`], [`audit`]: what may be spent, what was, and the chained proof of it
@@ -17,6 +17,7 @@ pub mod app;
 pub mod audit;
 pub mod catalog;
 pub mod config;
+pub mod custody;
 pub mod grpc;
 pub mod ledger;
 mod listeners;

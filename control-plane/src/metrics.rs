@@ -3,6 +3,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
 
+use crate::custody::Custodian;
 use crate::publish::fleet::{Fleet, NodeSeen};
 use crate::publish::hub::Hub;
 
@@ -26,7 +27,7 @@ impl RefusedNodes {
 }
 
 /// Registers what is read when somebody asks.
-pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet) {
+pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, custodian: &Custodian) {
     let state = hub.clone();
     gauge(meter, "keyforge.state.revision", "Revision of the replicated state.", move || state.revision());
     let connected = fleet.clone();
@@ -46,6 +47,9 @@ pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet) {
         "Nodes that refused a change since the control plane started.",
         move || count(&refusing, |node| node.nacks > 0),
     );
+    let vault = custodian.clone();
+    let description = "Credentials whose secret could not be opened when all were last tried.";
+    gauge(meter, "keyforge.vault.unreadable_secrets", description, move || vault.unreadable());
 }
 
 fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {

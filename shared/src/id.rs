@@ -116,6 +116,9 @@ id128!(
     /// A credential: one real provider key in the vault.
     CredentialId, "cred_");
 id128!(
+    /// A vault key, by a value that is derived from it and tells nothing about it.
+    KekId, "kek_");
+id128!(
     /// A chain of audit entries; each virtual key has one, and the administrators share one.
     ChainId, "chain_");
 id128!(

@@ -210,6 +210,8 @@ struct CredentialView {
     created_at: String,
     /// How the nodes find it; absent when none has used it lately.
     standing: Option<StandingView>,
+    /// Why the vault cannot open its secret; absent when it can. Only in lists.
+    unreadable: Option<String>,
 }
 
 /// How the nodes find a credential.
@@ -277,6 +279,7 @@ impl CredentialView {
             weight: credential.weight,
             created_at: moment(credential.created_at_ms),
             standing: credential.standing.map(StandingView::of),
+            unreadable: Some(credential.unreadable).filter(|reason| !reason.is_empty()),
         }
     }
 }
@@ -305,7 +308,7 @@ impl Row for CredentialView {
             self.provider.clone(),
             self.pool.clone(),
             if self.enabled { "yes" } else { "no" }.to_owned(),
-            standing(&StandingView::cell),
+            self.unreadable.as_ref().map_or_else(|| standing(&StandingView::cell), |_| "unreadable".to_owned()),
             standing(&|standing| format!("{} %", standing.headroom_percent)),
             standing(&|standing| standing.last_error.as_ref().map_or_else(String::new, error)),
             self.weight.to_string(),

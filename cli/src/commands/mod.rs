@@ -16,6 +16,7 @@ pub mod node;
 mod period_limits;
 mod process;
 pub mod usage;
+pub mod vault;
 pub mod workspace;
 
 use keyforge_runtime::config::{SecretRef, SecretRefError};
@@ -45,6 +46,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Model(args) => Box::pin(model::run(args)).await,
         Command::Import(args) => Box::pin(import::run(args)).await,
         Command::Node(args) => Box::pin(node::run(args)).await,
+        Command::Vault(args) => Box::pin(vault::run(args)).await,
         Command::Usage(args) => Box::pin(usage::run(args)).await,
         Command::Audit(args) => Box::pin(audit::run(args)).await,
         Command::Env(args) => env::run(&args),

@@ -16,6 +16,8 @@ use keyforge_runtime::readiness::Readiness;
 use keyforge_runtime::shutdown::{Drained, Shutdown};
 use keyforge_runtime::telemetry::{LogFormat, Telemetry, TelemetryConfig};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 use crate::errors::Failure;
 
 /// How long telemetry may take to leave.
@@ -82,6 +84,7 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let telemetry = Telemetry::start(config).map_err(Failure::refused)?;
+    keep_memory_private();
     let process = Shutdown::new();
     process.on_signals().map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))?;
     telemetry.observe(&process);
@@ -93,6 +96,18 @@ where
     };
     telemetry.shutdown(FLUSH).await;
     outcome
+}
+
+/// Secrets in memory are not to end up in a core file, nor be read by other processes of the same user.
+fn keep_memory_private() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps cannot be switched off: one would hold secrets");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user cannot be kept from reading this one's memory");
+    }
 }
 
 /// Listens on the operators' port. Nothing is answered before [`OpsPort::start`], so that a taken port is found before anything else starts.

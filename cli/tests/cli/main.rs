@@ -9,3 +9,4 @@ mod drain;
 mod import;
 mod planes;
 mod refusals;
+mod vault;

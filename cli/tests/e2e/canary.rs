@@ -137,6 +137,15 @@ impl Search {
         files
     }
 
+    /// A dump of a PostgreSQL database, as a backup holds it; nothing without one.
+    pub fn dump(&mut self, when: &str, url: Option<&str>) {
+        let Some(url) = url else { return };
+        let dump = keyforge_loadtest::postgres::dump(url).unwrap();
+        let holds = |text: &str| Finder::new(text).find(&dump).is_some();
+        assert!(holds("COPY public.vault_records") && holds("COPY public.entries"), "a dump of something else");
+        self.look(&format!("the dump {when}"), &dump);
+    }
+
     pub fn assert_nothing_found(&self) {
         let found: Vec<_> = self.found.iter().map(String::as_str).collect();
         assert!(found.is_empty(), "I-21: {} leaks:\n{}", found.len(), found.join("\n"));

@@ -371,6 +371,11 @@ impl Gateway {
         );
     }
 
+    /// The PostgreSQL database that it uses instead of a file, if it does.
+    pub fn database_url(&self) -> Option<String> {
+        self.database.clone()
+    }
+
     /// The control plane's database file.
     pub fn database(&self) -> PathBuf {
         find_database(&self.data).expect("a database in the data directory")

@@ -564,6 +564,8 @@ async fn i_21_no_secret_comes_out_anywhere_whatever_goes_wrong() {
     scene.gateway.kill().await;
     waiting.await.unwrap();
     assert!(scene.search.directory("after kill -9", &data) >= 3);
+    let database = scene.gateway.database_url();
+    scene.search.dump("after kill -9", database.as_deref());
 
     scene.provider.set_script(Script::default());
     scene.gateway.launch().await;
@@ -572,6 +574,7 @@ async fn i_21_no_secret_comes_out_anywhere_whatever_goes_wrong() {
     scene.traffic().await;
     assert_eq!(scene.gateway.stop().await.code(), Some(0));
     assert!(scene.search.directory("after a graceful end", &data) >= 2);
+    scene.search.dump("after a graceful end", database.as_deref());
     scene.log();
     scene.telemetry();
     assert!(scene.search.looked_at > 1_000_000, "only {} bytes were looked at", scene.search.looked_at);

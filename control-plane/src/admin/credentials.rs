@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
+use crate::custody::wraps::count;
 use crate::store::credentials::{self, After, StoredCredential};
+use crate::store::vault_keys;
 use crate::vault::Place;
 
 const DEFAULT_POOL: &str = "default";
@@ -110,11 +112,10 @@ impl Admin {
             problems.extend(record_problems(&record));
             AdminError::unless_valid(&problems)?;
             let Some(secret) = secret else { return Err(AdminError::Invalid("secret: missing".to_owned())) };
-            let sealed = self.inner.vault.seal(Place::credential(&id, 1), &secret)?;
             let mut edit = self.edit().await?;
             let added = StoredCredential { record, created_at: edit.now };
             credentials::insert(edit.connection(), &added).await?;
-            credentials::put_secret(edit.connection(), id, 1, &sealed).await?;
+            self.put_secret(&mut edit, id, 1, &secret).await?;
             let detail = json!({ "after": shown(&added.record) }).to_string();
             self.commit(edit, &call, detail, publish(&added.record)).await?;
             Ok(added)
@@ -202,9 +203,8 @@ impl Admin {
             let next = record.secret_version.checked_add(1);
             record.secret_version =
                 next.ok_or_else(|| AdminError::Precondition(format!("{id} was rotated too often: add a new one")))?;
-            let sealed = self.inner.vault.seal(Place::credential(&id, record.secret_version), &secret)?;
             credentials::update(edit.connection(), &record).await?;
-            credentials::put_secret(edit.connection(), id, record.secret_version, &sealed).await?;
+            self.put_secret(&mut edit, id, record.secret_version, &secret).await?;
             let detail = json!({ "secret_version": record.secret_version }).to_string();
             self.commit(edit, &call, detail, publish(&record)).await?;
             Ok(StoredCredential { record, ..before })
@@ -240,6 +240,21 @@ impl Admin {
         let in_catalogue =
             || self.inner.hub.with_state(|state| state.models().any(|model| model.provider.0 == provider));
         provider::known(provider).is_some() || in_catalogue()
+    }
+
+    /// Puts a secret into the vault, under the key that seals in all control planes, and counts it.
+    async fn put_secret(
+        &self,
+        edit: &mut Edit,
+        id: CredentialId,
+        version: u32,
+        secret: &SecretBytes,
+    ) -> Result<(), AdminError> {
+        let vault = &self.inner.vault;
+        vault.seal_with(vault_keys::sealing(edit.connection()).await?)?;
+        let sealed = vault.seal(Place::credential(&id, version), secret)?;
+        count(edit.connection(), sealed.kek_term, 1).await?;
+        Ok(credentials::put_secret(edit.connection(), id, version, &sealed).await?)
     }
 }
 

@@ -21,11 +21,15 @@ use super::state_seal::StateSeal;
 use super::workspaces::DEFAULT_WORKSPACE;
 use crate::audit::{AdminAct, Audit, AuditError};
 use crate::catalog::{self, CatalogError};
+use crate::config::VaultConfig;
+use crate::custody::holders::Holder;
+use crate::custody::keys::Keys;
 use crate::store::deployment::{self, Deployment};
 use crate::store::operators::{self, Operator};
+use crate::store::vault_keys::{self, KnownKey};
 use crate::store::workspaces::{self, StoredWorkspace};
 use crate::store::{Store, StoreError, credentials, keys, locks, models};
-use crate::vault::{Kek, KekError, KekSource, Vault, VaultError};
+use crate::vault::{KekError, Singles, Vault, VaultError};
 
 /// Name of the file in the data directory that the first operator's token is written to.
 pub const OPERATOR_TOKEN_FILE: &str = "operator.token";
@@ -82,71 +86,54 @@ pub struct Opened {
     pub sum: SealSum,
 }
 
-/// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to.
+/// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to; `holder` is who
+/// holds the vault keys from now on.
 ///
 /// # Errors
 /// [`OpenError`]; its message says what to do.
-pub async fn open(store: &Store, data_dir: &Path, kek: &KekSource, clock: Arc<dyn Clock>) -> Result<Opened, OpenError> {
+pub async fn open(
+    store: &Store,
+    data_dir: &Path,
+    keys: &VaultConfig,
+    holder: &Holder,
+    clock: Arc<dyn Clock>,
+) -> Result<Opened, OpenError> {
     let found = deployment::get(&mut *store.read().await?).await?;
-    let loaded = Kek::load(kek, found.is_some())?;
-    let (vault, audit, is_new) = match found {
-        Some(deployment) => {
-            let (vault, audit) = recognise(loaded, &deployment, clock)?;
-            (vault, audit, false)
-        }
-        None => {
-            let (deployment, vault, root) = prepare(loaded, store)?;
-            let audit = Audit::new(root, deployment.id, deployment.admin_chain, Arc::clone(&clock));
-            match create(store, &audit, &deployment, &data_dir.join(OPERATOR_TOKEN_FILE)).await? {
-                None => (vault, audit, true),
-                // Another control plane was first; it has the same vault key, or this one is refused.
-                Some(first) => {
-                    let (vault, audit) = recognise(Kek::load(kek, true)?, &first, clock)?;
-                    (vault, audit, false)
-                }
-            }
-        }
-    };
+    let keys = Keys::load(keys, found.is_none()).await?;
+    // If another control plane is first meanwhile, it has the same vault key, or this one is refused.
+    let is_new = found.is_none() && create(store, &keys, data_dir, &clock).await?;
+    let (keyring, root) = keys.open(store, holder).await?;
     let (deployment, operators, state) = load(store).await?;
+    let vault = Vault::new(keyring, deployment.id);
+    let audit = Audit::new(root, deployment.id, deployment.admin_chain, clock);
     let seal = StateSeal::new(&audit, &operators);
     let sum = seal.sum(&state);
     seal.check(&deployment, sum)?;
     Ok(Opened { id: deployment.id, is_new, vault: Arc::new(vault), audit: Arc::new(audit), state, seal, sum })
 }
 
-/// Vault and chains of a deployment that is there.
-fn recognise(kek: Kek, deployment: &Deployment, clock: Arc<dyn Clock>) -> Result<(Vault, Audit), OpenError> {
-    let vault = Vault::new(kek, deployment.id);
-    vault.check(&deployment.vault_check)?;
-    let root = vault.open_audit_root(&deployment.audit_root)?;
-    Ok((vault, Audit::new(root, deployment.id, deployment.admin_chain, clock)))
-}
-
-fn prepare(kek: Kek, store: &Store) -> Result<(Deployment, Vault, Key256), OpenError> {
-    let id = DeploymentId::generate().map_err(|_| OpenError::Random)?;
-    let admin_chain = ChainId::generate().map_err(|_| OpenError::Random)?;
+/// A deployment that is not yet written, its first vault key, and its audit root key.
+fn prepare(keys: &Keys, store: &Store) -> Result<(Deployment, KnownKey, Key256), OpenError> {
     let root = Key256::generate().map_err(|_| OpenError::Random)?;
-    let vault = Vault::new(kek, id);
     let deployment = Deployment {
-        id,
+        id: DeploymentId::generate().map_err(|_| OpenError::Random)?,
         created_at: store.now(),
         revision: FIRST_REVISION,
         // The workspace, the models and the operator that it covers are still to be made.
         state_seal: Vec::new(),
-        vault_check: vault.make_check()?,
-        audit_root: vault.seal_audit_root(&root)?,
-        admin_chain,
+        vault_check: Vec::new(),
+        audit_root: Vec::new(),
+        admin_chain: ChainId::generate().map_err(|_| OpenError::Random)?,
     };
-    Ok((deployment, vault, root))
+    let (vault, first_key) = keys.first(&deployment);
+    let Singles { check, audit_root } = vault.seal_singles(&root)?;
+    Ok((Deployment { vault_check: check, audit_root, ..deployment }, first_key, root))
 }
 
-/// Writes a new deployment. Gives the one that is there when somebody else was first.
-async fn create(
-    store: &Store,
-    audit: &Audit,
-    deployment: &Deployment,
-    token_file: &Path,
-) -> Result<Option<Deployment>, OpenError> {
+/// Writes a new deployment. False when somebody else was first; nothing was written then.
+async fn create(store: &Store, keys: &Keys, data_dir: &Path, clock: &Arc<dyn Clock>) -> Result<bool, OpenError> {
+    let (deployment, first_key, root) = prepare(keys, store)?;
+    let audit = Audit::new(root, deployment.id, deployment.admin_chain, Arc::clone(clock));
     let token = token::generate(TokenKind::Operator).map_err(|_| OpenError::Random)?;
     let operator = Operator {
         id: OperatorId::generate().map_err(|_| OpenError::Random)?,
@@ -155,18 +142,20 @@ async fn create(
         created_at: deployment.created_at,
     };
     let built_in = catalog::built_in()?;
-    let workspace = first_workspace(deployment)?;
+    let workspace = first_workspace(&deployment)?;
     let models = built_in.iter().map(|model| Resource::Model(Arc::new(model.clone())));
     let first = Resource::Workspace(Arc::new(workspace.record.clone()));
     let state = State::from_snapshot(deployment.revision, std::iter::once(first).chain(models));
-    let seal = StateSeal::new(audit, std::slice::from_ref(&operator));
+    let seal = StateSeal::new(&audit, std::slice::from_ref(&operator));
     let state_seal = seal.seal(deployment.revision, seal.sum(&state)).to_vec();
     let mut tx = store.write().await?;
     locks::deployment(&mut tx).await?;
-    if let Some(first) = deployment::get(&mut tx).await? {
-        return Ok(Some(first));
+    if deployment::get(&mut tx).await?.is_some() {
+        return Ok(false);
     }
-    deployment::insert(&mut tx, &Deployment { state_seal, ..deployment.clone() }).await?;
+    let deployment = Deployment { state_seal, ..deployment };
+    deployment::insert(&mut tx, &deployment).await?;
+    vault_keys::insert(&mut tx, &first_key).await?;
     operators::insert(&mut tx, &operator).await?;
     workspaces::insert(&mut tx, &workspace).await?;
     for model in &built_in {
@@ -186,10 +175,11 @@ async fn create(
     };
     audit.append_admin(&mut tx, act).await?;
     // Before the commit: a token that nobody was told would lock everyone out. A file that is left behind by a failed start is replaced.
-    write_token(token_file, &token)?;
+    let token_file = data_dir.join(OPERATOR_TOKEN_FILE);
+    write_token(&token_file, &token)?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(deployment = %deployment.id, token_file = %token_file.display(), "a new deployment was made");
-    Ok(None)
+    Ok(true)
 }
 
 /// The workspace that keys belong to when none is named.

@@ -1,6 +1,7 @@
 //! Why administration refused or failed.
 
 use crate::audit::AuditError;
+use crate::custody::wraps::CountError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -35,7 +36,7 @@ pub enum AdminError {
     Store(#[from] StoreError),
     /// The vault failed.
     #[error(transparent)]
-    Vault(#[from] VaultError),
+    Vault(VaultError),
     /// A certificate could not be made.
     #[error("{0}")]
     Certificate(String),
@@ -45,6 +46,25 @@ pub enum AdminError {
     /// The operating system gave no randomness.
     #[error("no randomness available for a new id")]
     Random,
+}
+
+impl From<VaultError> for AdminError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            // For an operator to mend.
+            VaultError::Term(_) | VaultError::UsedUp | VaultError::Replaced(_) => Self::Precondition(error.to_string()),
+            other => Self::Vault(other),
+        }
+    }
+}
+
+impl From<CountError> for AdminError {
+    fn from(error: CountError) -> Self {
+        match error {
+            CountError::Store(error) => error.into(),
+            CountError::Vault(error) => error.into(),
+        }
+    }
 }
 
 impl AdminError {

@@ -8,9 +8,11 @@ use tonic::{Request, Response, Status};
 
 use super::auth::{decoded, operator};
 use super::ids::credential_id;
-use crate::admin::Admin;
 use crate::admin::credentials::{CredentialUpdate, NewCredential};
 use crate::admin::page::PageRequest;
+use crate::admin::{Admin, AdminError};
+use crate::custody::Custodian;
+use crate::custody::health::Fault;
 use crate::publish::standings::Standings;
 use crate::store::credentials::StoredCredential;
 
@@ -18,13 +20,14 @@ use crate::store::credentials::StoredCredential;
 pub struct CredentialApi {
     admin: Admin,
     standings: Standings,
+    custodian: Custodian,
 }
 
 impl CredentialApi {
-    /// Serves what `admin` does, and tells how the nodes find credentials.
+    /// Serves what `admin` does, and tells how the nodes find credentials and which secrets cannot be opened.
     #[must_use]
-    pub const fn new(admin: Admin, standings: Standings) -> Self {
-        Self { admin, standings }
+    pub const fn new(admin: Admin, standings: Standings, custodian: Custodian) -> Self {
+        Self { admin, standings, custodian }
     }
 
     fn encode(&self, credential: &StoredCredential) -> proto::Credential {
@@ -53,7 +56,13 @@ impl CredentialService for CredentialApi {
         let caller = operator(&self.admin, &request, "credentials/List").await?;
         let proto::ListCredentialsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_credentials(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let credentials = page.entries.iter().map(|credential| self.encode(credential)).collect();
+        let ids = page.entries.iter().map(|credential| credential.record.id);
+        let faults = self.custodian.faults(ids).await.map_err(AdminError::from)?;
+        let encode = |(credential, fault): (_, Option<Fault>)| {
+            let unreadable = fault.map(|fault| fault.to_string()).unwrap_or_default();
+            proto::Credential { unreadable, ..self.encode(credential) }
+        };
+        let credentials = page.entries.iter().zip(faults).map(encode).collect();
         let next_page_token = page.next.unwrap_or_default();
         Ok(Response::new(proto::ListCredentialsResponse { credentials, next_page_token }))
     }
@@ -118,5 +127,6 @@ fn encode(credential: &StoredCredential) -> proto::Credential {
         created_at_ms: credential.created_at.millis(),
         weight: record.weight,
         standing: None,
+        unreadable: String::new(),
     }
 }

@@ -13,4 +13,5 @@ mod recorded;
 pub mod state;
 mod status;
 pub mod usage;
+pub mod vault;
 pub mod workspaces;

@@ -21,9 +21,10 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::custody::wraps::{CountError, count};
 use crate::store::nodes::{self, StoredAuthority};
 use crate::store::{Store, StoreError};
-use crate::vault::{Place, Vault, VaultError};
+use crate::vault::{Place, Sealed, Vault, VaultError};
 
 /// How long the authority itself is good for.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -55,6 +56,15 @@ pub enum AuthorityError {
     /// The operating system gave no randomness.
     #[error("no randomness available for a serial number")]
     Random,
+}
+
+impl From<CountError> for AuthorityError {
+    fn from(error: CountError) -> Self {
+        match error {
+            CountError::Store(error) => error.into(),
+            CountError::Vault(error) => error.into(),
+        }
+    }
 }
 
 /// A certificate that was made.
@@ -107,12 +117,8 @@ impl Authority {
             Some(stored) => stored,
             None => make(store, vault, deployment, clock.now()).await?,
         };
+        let key = open_key(vault, &stored)?;
         let certificate = CertificateDer::from(stored.certificate);
-        let print = Fingerprint::of(&certificate);
-        let key = vault.open(Place::authority(print.as_bytes()), &stored.key).map_err(|error| match error {
-            VaultError::Seal(_) => AuthorityError::Exchanged,
-            other => AuthorityError::Vault(other),
-        })?;
         let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.expose()))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { issuer, certificate, deployment, clock })
@@ -183,6 +189,30 @@ impl Authority {
     }
 }
 
+/// Opens the authority's private key (PKCS #8).
+///
+/// # Errors
+/// [`AuthorityError::Exchanged`] or [`AuthorityError::Vault`].
+pub(crate) fn open_key(vault: &Vault, stored: &StoredAuthority) -> Result<SecretBytes, AuthorityError> {
+    let print = print_of(stored);
+    vault.open(Place::authority(print.as_bytes()), &stored.key).map_err(|error| match error {
+        VaultError::Seal(_) => AuthorityError::Exchanged,
+        other => AuthorityError::Vault(other),
+    })
+}
+
+/// The authority's private key, sealed under the vault key that seals now.
+///
+/// # Errors
+/// As [`open_key`].
+pub(crate) fn rewrap_key(vault: &Vault, stored: &StoredAuthority) -> Result<Sealed, VaultError> {
+    vault.rewrap(Place::authority(print_of(stored).as_bytes()), &stored.key)
+}
+
+fn print_of(stored: &StoredAuthority) -> Fingerprint {
+    Fingerprint::of(&CertificateDer::from(stored.certificate.as_slice()))
+}
+
 async fn make(
     store: &Store,
     vault: &Vault,
@@ -206,6 +236,9 @@ async fn make(
     nodes::insert_authority(&mut tx, &new).await?;
     // Another control plane may have been faster; the first one stands.
     let stands = nodes::authority(&mut tx).await?.ok_or(StoreError::Corrupt("node_authority"))?;
+    if stands == new {
+        count(&mut tx, new.key.kek_term, 1).await?;
+    }
     tx.commit().await.map_err(StoreError::from)?;
     if stands == new {
         tracing::info!(fingerprint = %print, "a certificate authority for the nodes was made");
@@ -237,7 +270,8 @@ mod tests {
     use keyforge_shared::secret::Key256;
 
     use super::*;
-    use crate::vault::Kek;
+    use crate::store::vault_keys::{self, KnownKey};
+    use crate::vault::{Kek, KekSource, Keyring};
 
     const NOW: Timestamp = Timestamp::from_millis(1_795_327_200_000);
     const DEPLOYMENT: DeploymentId = DeploymentId::from_bytes([1; 16]);
@@ -245,7 +279,16 @@ mod tests {
     async fn open(directory: &std::path::Path, key: u8) -> Result<Authority, AuthorityError> {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = Store::open(&directory.join("data"), clock.clone()).await.unwrap();
-        let vault = Vault::new(Kek::new(Key256::new([key; 32]), "test"), DEPLOYMENT);
+        let kek = Arc::new(Kek::new(Key256::new([key; 32]), KekSource::Env("TEST".to_owned())));
+        let keyring = Keyring::of_one(DEPLOYMENT, Arc::clone(&kek));
+        let mut tx = store.write().await.unwrap();
+        if vault_keys::all(&mut tx).await.unwrap().is_empty() {
+            let id = kek.id(DEPLOYMENT);
+            let first = KnownKey { term: 1, id, seals: true, wraps: 0, added_at: NOW };
+            vault_keys::insert(&mut tx, &first).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let vault = Vault::new(keyring, DEPLOYMENT);
         let opened = Authority::open(&store, &vault, DEPLOYMENT, clock).await;
         store.close().await;
         opened

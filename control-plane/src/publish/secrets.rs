@@ -9,9 +9,10 @@ use keyforge_shared::seal::SealError;
 use keyforge_shared::secret::SecretBytes;
 use keyforge_shared::state::{Resource, ResourceId, State};
 
+use crate::custody::health::{self, Fault};
 use crate::nodes::serves::Serves;
-use crate::store::{Store, StoreError, credentials};
-use crate::vault::{Place, Vault};
+use crate::store::{Store, StoreError, vault_records};
+use crate::vault::Vault;
 
 /// Where secrets come from.
 #[derive(Clone)]
@@ -77,11 +78,14 @@ impl Sealer {
         let mut read = self.secrets.store.read().await?;
         let mut messages = Vec::with_capacity(credentials.len());
         for credential in credentials {
-            let Some((version, sealed)) = credentials::secret(&mut read, credential).await? else { continue };
-            let opened = self.secrets.vault.open(Place::credential(&credential, version), &sealed);
-            match opened.and_then(|secret| Ok(self.reseal(credential, version, &secret)?)) {
+            let Some(kept) = vault_records::kept(&mut read, credential).await? else { continue };
+            let opened = health::open(&self.secrets.vault, &kept);
+            let resealed = opened.and_then(|(version, secret)| {
+                self.reseal(credential, version, &secret).map_err(|error| Fault::Vault(error.into()))
+            });
+            match resealed {
                 Ok(message) => messages.push(message),
-                Err(error) => tracing::error!(%credential, version, %error, "a secret cannot be sent to a node"),
+                Err(reason) => tracing::error!(%credential, %reason, "a secret cannot be sent to a node"),
             }
         }
         Ok(messages)

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
     use crate::publish::encoded::FULL;
     use crate::store::Store;
-    use crate::vault::{Kek, Vault};
+    use crate::vault::{Kek, KekSource, Keyring, Vault};
 
     fn model(number: u64, source: &str) -> Resource {
         Resource::Model(Arc::new(Model {
@@ -302,7 +302,8 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Store::open(&directory.join("data"), Arc::clone(&clock)).await.unwrap();
         let deployment = DeploymentId::from_bytes([1; 16]);
-        let vault = Arc::new(Vault::new(Kek::new(Key256::new([1; 32]), "test"), deployment));
+        let kek = Arc::new(Kek::new(Key256::new([1; 32]), KekSource::Env("TEST".to_owned())));
+        let vault = Arc::new(Vault::new(Keyring::of_one(deployment, kek), deployment));
         let secrets = Secrets::new(store, vault, &SecretBytes::new(b"token".to_vec()));
         let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
         let horizon = Horizon::new(Arc::clone(&clock), false);

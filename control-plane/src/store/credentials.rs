@@ -156,24 +156,6 @@ pub async fn put_secret(
     Ok(())
 }
 
-/// The newest version of a credential's secret, sealed.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn secret(connection: &mut Conn, id: CredentialId) -> Result<Option<(u32, Sealed)>, StoreError> {
-    let row = sql::query("SELECT * FROM vault_records WHERE credential_id = $1")
-        .bind(id.as_bytes().as_slice())
-        .fetch_optional(connection)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let sealed = Sealed {
-        kek_term: column::unsigned32(&row, "kek_term")?,
-        sealed_key: row.try_get("sealed_key")?,
-        sealed_secret: row.try_get("sealed_secret")?,
-    };
-    Ok(Some((column::unsigned32(&row, "secret_version")?, sealed)))
-}
-
 fn read(row: &Row) -> Result<StoredCredential, StoreError> {
     let record = CredentialRecord {
         id: column::bytes(row, "credential_id", CredentialId::from_slice)?,

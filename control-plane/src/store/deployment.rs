@@ -93,3 +93,18 @@ pub async fn advance_revision(connection: &mut Conn, revision: u64, seal: &[u8; 
     let moved = sql::query(update).bind(seal.as_slice()).bind(held).execute(connection).await?;
     if moved == 1 { Ok(()) } else { Err(StoreError::Corrupt("revision")) }
 }
+
+/// Puts the vault check and the audit root key, sealed anew, in place of what was there. False when the audit root key is not as `before` any more.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn reseal(
+    connection: &mut Conn,
+    before: &Deployment,
+    check: &[u8],
+    audit_root: &[u8],
+) -> Result<bool, StoreError> {
+    let update = "UPDATE deployment SET vault_check = $1, audit_root = $2 WHERE singleton = 1 AND audit_root = $3";
+    let query = sql::query(update).bind(check).bind(audit_root).bind(before.audit_root.as_slice());
+    Ok(query.execute(connection).await? == 1)
+}

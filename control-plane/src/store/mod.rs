@@ -29,6 +29,9 @@ pub mod sql;
 mod sqlite;
 pub mod state_changes;
 pub mod usage;
+pub mod vault_holders;
+pub mod vault_keys;
+pub mod vault_records;
 pub mod workspaces;
 
 use std::fs::{File, OpenOptions, TryLockError};

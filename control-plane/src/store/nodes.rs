@@ -131,6 +131,23 @@ pub async fn insert_authority(conn: &mut Conn, new: &StoredAuthority) -> Result<
     Ok(())
 }
 
+/// Puts the data key of the authority's private key, sealed anew, in place of `before`. False when it is not as `before` any more; nothing was
+/// changed then.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn rewrap_authority(conn: &mut Conn, before: &Sealed, after: &Sealed) -> Result<bool, StoreError> {
+    let replaced =
+        sql::query("UPDATE node_authority SET kek_term = $1, sealed_key = $2 WHERE kek_term = $3 AND sealed_key = $4")
+            .bind(after.kek_term)
+            .bind(after.sealed_key.as_slice())
+            .bind(before.kek_term)
+            .bind(before.sealed_key.as_slice())
+            .execute(conn)
+            .await?;
+    Ok(replaced == 1)
+}
+
 /// Keeps a token's digest.
 ///
 /// # Errors

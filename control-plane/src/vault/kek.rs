@@ -1,26 +1,24 @@
-//! The vault key: 32 random bytes in hexadecimal, in a file that only its owner may read, or in an environment variable.
+//! A vault key: 32 random bytes, read as 64 hexadecimal digits from where the configuration says, and the id that tells it from others.
 //!
-//! The file is made once, when a deployment is made. Beside existing data a missing key is an error, never a new key: a new one could open
-//! nothing that the old one sealed.
+//! The file of a vault key is made once, when a deployment is made. Beside existing data a missing key is an error, never a new key: a new one
+//! could open nothing that the old one sealed.
+//!
+//! ```text
+//! id = HKDF-SHA256(ikm = vault key, salt = deployment_id, info = "kf/vault/key-id/v1"), 16 bytes
+//! ```
 
 use std::path::{Path, PathBuf};
 
-use keyforge_runtime::config::{SecretError, SecretRef};
+use hkdf::Hkdf;
 use keyforge_runtime::private_file::{self, PrivateFileError};
+use keyforge_shared::id::{DeploymentId, KekId};
 use keyforge_shared::secret::{Key256, SecretBytes};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// The first term of a vault key. Terms count the keys that a vault has had.
-const FIRST_TERM: u32 = 1;
+use super::source::{KekSource, ReadError};
 
-/// Where the vault key is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KekSource {
-    /// A file, made at the first start if it is not there.
-    File(PathBuf),
-    /// An environment variable, which the operator sets.
-    Env(String),
-}
+const ID_INFO: &[u8] = b"kf/vault/key-id/v1";
 
 /// Why there is no vault key.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +30,12 @@ pub enum KekError {
          directory away", .0.display()
     )]
     Missing(PathBuf),
-    /// The file cannot be used.
+    /// The source gave nothing.
     #[error("the vault key cannot be used: {0}")]
-    File(#[from] PrivateFileError),
-    /// The variable cannot be used.
-    #[error("the vault key cannot be used: {0}")]
-    Env(#[from] SecretError),
+    Read(#[from] ReadError),
+    /// The file cannot be made.
+    #[error("the vault key cannot be made: {0}")]
+    Create(#[from] PrivateFileError),
     /// Not a key. The message does not repeat it.
     #[error("the vault key in {0} is not 64 hexadecimal digits: make one with `openssl rand -hex 32`")]
     Format(String),
@@ -46,72 +44,52 @@ pub enum KekError {
     Random,
 }
 
-impl KekSource {
-    /// The source that a configuration names; `None` for the standard input, which a restart could not read again.
-    #[must_use]
-    pub fn from_reference(reference: SecretRef) -> Option<Self> {
-        match reference {
-            SecretRef::File(path) => Some(Self::File(path)),
-            SecretRef::Env(name) => Some(Self::Env(name)),
-            SecretRef::Stdin => None,
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Env(name) => format!("the environment variable {name}"),
-        }
-    }
-}
-
-/// The key that seals data keys, and its term.
+/// A key that seals data keys.
 pub struct Kek {
     key: Key256,
-    term: u32,
-    source: String,
+    source: KekSource,
 }
 
 impl Kek {
-    /// The vault key of the first term; `source` names it in errors.
+    /// A vault key; `source` is where it came from.
     #[must_use]
-    pub fn new(key: Key256, source: impl Into<String>) -> Self {
-        Self { key, term: FIRST_TERM, source: source.into() }
+    pub const fn new(key: Key256, source: KekSource) -> Self {
+        Self { key, source }
     }
 
-    /// Reads the vault key. When `data_exists` is false and its file does not exist, makes one.
+    /// Reads a vault key. When `may_make` and it is to be in a file that does not exist, makes one.
     ///
     /// # Errors
-    /// [`KekError`]; a missing file beside existing data is one.
-    pub fn load(source: &KekSource, data_exists: bool) -> Result<Self, KekError> {
-        let text = match source {
-            KekSource::Env(name) => SecretRef::Env(name.clone()).resolve()?,
-            KekSource::File(path) => match path.try_exists() {
-                Ok(false) if data_exists => return Err(KekError::Missing(path.clone())),
-                Ok(false) => return create(path, source),
-                Ok(true) | Err(_) => private_file::read(path)?,
-            },
-        };
-        let key = parse(&text).ok_or_else(|| KekError::Format(source.name()))?;
-        Ok(Self::new(key, source.name()))
+    /// [`KekError`]; a missing file that may not be made is one.
+    pub async fn load(source: &KekSource, may_make: bool) -> Result<Self, KekError> {
+        if let KekSource::File(path) = source
+            && let Ok(false) = path.try_exists()
+        {
+            return if may_make { create(path, source) } else { Err(KekError::Missing(path.clone())) };
+        }
+        let key = parse(&source.read().await?).ok_or_else(|| KekError::Format(source.name()))?;
+        Ok(Self::new(key, source.clone()))
     }
 
     /// The key itself.
-    #[must_use]
     pub(super) const fn key(&self) -> &Key256 {
         &self.key
     }
 
-    /// Its term.
-    #[must_use]
-    pub const fn term(&self) -> u32 {
-        self.term
-    }
-
     /// Where it came from.
     #[must_use]
-    pub fn source(&self) -> &str {
+    pub const fn source(&self) -> &KekSource {
         &self.source
+    }
+
+    /// What tells it from other keys of `deployment`.
+    #[must_use]
+    pub fn id(&self, deployment: DeploymentId) -> KekId {
+        let mut id = [0; 16];
+        // 16 bytes are within what HKDF-SHA256 can expand to (255 times 32), so this cannot fail.
+        let expanded = Hkdf::<Sha256>::new(Some(deployment.as_bytes()), self.key.expose()).expand(ID_INFO, &mut id);
+        debug_assert!(expanded.is_ok());
+        KekId::from_bytes(id)
     }
 }
 
@@ -121,13 +99,13 @@ fn create(path: &Path, source: &KekSource) -> Result<Kek, KekError> {
     // The buffer has the one length that this can be encoded to.
     hex::encode_to_slice(key.expose(), &mut line[..64]).map_err(|_| KekError::Format(source.name()))?;
     private_file::create_new(path, &*line)?;
-    Ok(Kek::new(key, source.name()))
+    Ok(Kek::new(key, source.clone()))
 }
 
 fn parse(text: &SecretBytes) -> Option<Key256> {
     let mut bytes = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text.expose().trim_ascii(), &mut *bytes).ok()?;
-    Some(Key256::new(*bytes))
+    Key256::from_slice(&*bytes)
 }
 
 #[cfg(test)]
@@ -136,38 +114,50 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn key_file_is_made_once_owner_only_and_read_back() {
+    #[tokio::test]
+    async fn key_file_is_made_once_owner_only_and_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vault.key");
         let source = KekSource::File(path.clone());
-        let made = Kek::load(&source, false).ok().unwrap();
+        let made = Kek::load(&source, true).await.ok().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        for data_exists in [false, true] {
-            assert!(Kek::load(&source, data_exists).ok().unwrap().key().expose() == made.key().expose());
+        for may_make in [false, true] {
+            assert!(Kek::load(&source, may_make).await.ok().unwrap().key().expose() == made.key().expose());
         }
     }
 
-    #[test]
-    fn missing_key_beside_existing_data_is_an_error_and_no_new_key_is_made() {
+    #[tokio::test]
+    async fn missing_key_beside_existing_data_is_an_error_and_no_new_key_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vault.key");
-        let error = Kek::load(&KekSource::File(path.clone()), true).err().unwrap();
+        let error = Kek::load(&KekSource::File(path.clone()), false).await.err().unwrap();
         assert!(matches!(error, KekError::Missing(_)) && error.to_string().contains("restore the file"), "{error}");
         assert!(!path.exists());
     }
 
-    #[test]
-    fn what_is_not_a_key_is_refused_without_repeating_it() {
+    #[tokio::test]
+    async fn what_is_not_a_key_is_refused_without_repeating_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vault.key");
         for wrong in ["", "abc", &"z".repeat(64), &"0".repeat(63), &"0".repeat(65)] {
             private_file::replace(&path, wrong.as_bytes()).unwrap();
-            let error = Kek::load(&KekSource::File(path.clone()), true).err().unwrap();
+            let error = Kek::load(&KekSource::File(path.clone()), false).await.err().unwrap();
             assert!(matches!(error, KekError::Format(_)), "{error}");
             assert!(wrong.len() < 3 || !error.to_string().contains(wrong), "{error}");
         }
         private_file::replace(&path, "aB".repeat(32).as_bytes()).unwrap();
-        assert!(Kek::load(&KekSource::File(path), true).ok().unwrap().key().expose() == &[0xab; 32]);
+        assert!(Kek::load(&KekSource::File(path), false).await.ok().unwrap().key().expose() == &[0xab; 32]);
+    }
+
+    /// Computed with Python's `hmac` and `hashlib`: extract with the salt, then expand once and take 16 bytes.
+    #[test]
+    fn id_is_what_another_implementation_of_hkdf_derives_and_differs_by_key_and_deployment() {
+        let id = |key: u8, deployment: u8| {
+            let kek = Kek::new(Key256::new([key; 32]), KekSource::Env("K".to_owned()));
+            kek.id(DeploymentId::from_bytes([deployment; 16]))
+        };
+        assert_eq!(id(1, 2).to_string(), "kek_06f4593ed0ba5e017ba9d78587ed2c09");
+        assert_ne!(id(1, 2), id(2, 2));
+        assert_ne!(id(1, 2), id(1, 3));
     }
 }

@@ -1,54 +1,78 @@
 //! The vault: envelope encryption of what must not be readable at rest.
 //!
-//! Each version of a record has a data key of its own, which seals exactly one message; data keys are sealed under the vault key ([`Kek`]).
-//! Every ciphertext is bound to its place, so that none can be moved to another record, version or purpose:
+//! Each version of a record has a data key of its own, which seals exactly one message; data keys are sealed under a vault key ([`Kek`]). There may
+//! be several: new data keys are sealed under the current one, the others are for reading until a rotation has sealed everything anew. Every
+//! ciphertext is bound to its place, and what a vault key sealed also to that key's term, so that none can be moved to another record, version,
+//! purpose or term, and no other key is tried:
 //!
 //! ```text
-//! AAD = "kf/vault/v1\0" || deployment_id[16] || lp(table) || lp(record_id) || u32 record_version || lp(purpose) || u32 kek_term
+//! AAD = "kf/vault/v1\0" || deployment_id[16] || lp(table) || lp(record_id) || u32 record_version || lp(purpose) || u32 term
 //! lp(x) = u32 length || x          integers big-endian
-//! sealed_key    = seal(vault key, AAD with purpose "data-key", data key)
-//! sealed_secret = seal(data key,  AAD with purpose "secret",   secret)
-//! single blob   = u32 kek_term || seal(vault key, AAD with its own purpose, secret)
+//! sealed_key    = seal(vault key of the term, AAD with purpose "data-key", data key)
+//! sealed_secret = seal(data key,              AAD with purpose "secret" and term 1, secret)
+//! single blob   = u32 term || seal(vault key of the term, AAD with its own purpose, secret)
 //! ```
 //!
-//! The format of `seal` is [`keyforge_shared::seal`]'s.
+//! A secret keeps its ciphertext when its data key is sealed anew, so its AAD names no real term. The format of `seal` is
+//! [`keyforge_shared::seal`]'s.
 
 mod kek;
+mod keyring;
+mod source;
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 use keyforge_shared::audit::canonical::Writer;
-use keyforge_shared::id::{CredentialId, DeploymentId};
+use keyforge_shared::id::{CredentialId, DeploymentId, KekId};
 use keyforge_shared::seal::{self, SealError};
 use keyforge_shared::secret::{Key256, SecretBytes};
 
-pub use kek::{Kek, KekError, KekSource};
+pub use kek::{Kek, KekError};
+pub use keyring::{Held, Keyring};
+pub use source::{KekSource, KekSourceError, ReadError};
 
 const DOMAIN: &[u8] = b"kf/vault/v1\0";
 const DATA_KEY: &str = "data-key";
 const SECRET: &str = "secret";
+/// What stands where a term would in the AAD of secrets.
+const SECRET_TERM: u32 = 1;
 /// What the vault check holds; its content does not matter, only that it opens.
 const CHECK: &[u8] = b"this vault key belongs to this data directory";
+
+/// Most ciphertexts that are made under one vault key. Their nonces are 96 random bits, of which one key may use 2^32 (NIST SP 800-38D, 8.3).
+/// A ciphertext is counted with the transaction that stores it; the other half is for those that were made and never stored.
+pub const MOST_WRAPS: u64 = 1 << 31;
 
 /// Why the vault did not seal or open something. Never holds a part of a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
-    /// The vault key is another one than the data was sealed under.
+    /// The configured vault keys are others than the data was sealed under.
     #[error(
-        "the vault key in {0} does not belong to this data directory: put the right key there, or point data_dir to the data that belongs to it"
+        "the vault key in {from} does not belong to this data directory: it is {id}, and the data is sealed under {needed}. Put that key \
+         there, or into vault.previous if it is to be replaced, or point data_dir to the data that belongs to this key"
     )]
-    WrongKey(String),
-    /// Sealed under a term of the vault key that is not at hand.
-    #[error(
-        "sealed under term {found} of the vault key, but {at_hand} is at hand: configure the vault key of that term"
-    )]
-    Term {
-        /// The term that the record names.
-        found: u32,
-        /// The term of the configured key.
-        at_hand: u32,
+    WrongKey {
+        /// Where the current key came from.
+        from: String,
+        /// The current key.
+        id: KekId,
+        /// The key that is missing, or what is known of it.
+        needed: String,
     },
+    /// Sealed under a key that is not configured.
+    #[error("sealed under the vault key of term {0}, which is not configured: add it to vault.previous")]
+    Term(u32),
     /// A ciphertext was changed or does not belong where it was found.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The key that seals has done so as often as one key may.
+    #[error(
+        "the vault key has sealed {MOST_WRAPS} times, as often as one key may: configure a new one and run `keyforge vault rotate`"
+    )]
+    UsedUp,
+    /// Another key has come into use since this was sealed; it was not stored.
+    #[error("the vault key of term {0} is not the one that seals any more: it was rotated just now, do it again")]
+    Replaced(u32),
     /// The operating system gave no randomness.
     #[error("no randomness available for a data key")]
     Random,
@@ -93,15 +117,47 @@ pub struct Sealed {
 
 /// Seals and opens the secrets of one deployment.
 pub struct Vault {
-    kek: Kek,
     deployment: DeploymentId,
+    keys: RwLock<Arc<Keyring>>,
+}
+
+/// The two blobs that stand with the deployment itself.
+pub struct Singles {
+    /// Tells a wrong vault key.
+    pub check: Vec<u8>,
+    /// The audit root key, sealed.
+    pub audit_root: Vec<u8>,
 }
 
 impl Vault {
-    /// The vault of `deployment`, under `kek`.
+    /// The vault of `deployment`, under these keys.
     #[must_use]
-    pub const fn new(kek: Kek, deployment: DeploymentId) -> Self {
-        Self { kek, deployment }
+    pub fn new(keys: Keyring, deployment: DeploymentId) -> Self {
+        Self { deployment, keys: RwLock::new(Arc::new(keys)) }
+    }
+
+    /// The keys at hand.
+    #[must_use]
+    pub fn keys(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes other keys from now on. Keys that they lack stay for reading: what was sealed a moment ago may still be on its way to the disk.
+    pub fn take_up(&self, keys: Keyring) {
+        let mut held = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        *held = Arc::new(keys.and_for_reading(&held));
+    }
+
+    /// Seals with the key of another term from now on.
+    ///
+    /// # Errors
+    /// [`VaultError::Term`] when it is not at hand; nothing was changed then.
+    pub fn seal_with(&self, term: u32) -> Result<(), VaultError> {
+        let mut held = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if held.current().term != term {
+            *held = Arc::new(held.sealing_with(term).ok_or(VaultError::Term(term))?);
+        }
+        Ok(())
     }
 
     /// Seals `secret` for `place`, under a fresh data key.
@@ -110,75 +166,78 @@ impl Vault {
     /// [`VaultError::Random`] without randomness.
     pub fn seal(&self, place: Place<'_>, secret: &SecretBytes) -> Result<Sealed, VaultError> {
         let data_key = Key256::generate().map_err(|_| VaultError::Random)?;
-        let kek_term = self.kek.term();
-        let sealed_key = seal::seal(self.kek.key(), &self.bind(place, DATA_KEY, kek_term), data_key.expose())?;
-        let sealed_secret = seal::seal(&data_key, &self.bind(place, SECRET, kek_term), secret.expose())?;
-        Ok(Sealed { kek_term, sealed_key, sealed_secret })
+        let sealed_secret = seal::seal(&data_key, &self.bind(place, SECRET, SECRET_TERM), secret.expose())?;
+        self.wrap(place, &data_key, sealed_secret)
     }
 
     /// Opens what [`Self::seal`] made for the same place.
     ///
     /// # Errors
-    /// [`VaultError`] for everything that was changed, moved, or sealed under another key.
+    /// [`VaultError`] for everything that was changed, moved, or sealed under a key that is not at hand.
     pub fn open(&self, place: Place<'_>, sealed: &Sealed) -> Result<SecretBytes, VaultError> {
-        let term = self.require_term(sealed.kek_term)?;
-        let opened = seal::open(self.kek.key(), &self.bind(place, DATA_KEY, term), &sealed.sealed_key)?;
-        let data_key = Key256::from_slice(opened.expose()).ok_or(SealError::Format)?;
-        Ok(seal::open(&data_key, &self.bind(place, SECRET, term), &sealed.sealed_secret)?)
+        self.open_with(place, sealed, &self.unwrap(place, sealed)?)
     }
 
-    /// A blob by which [`Self::check`] recognises the vault key.
+    /// The same secret under the current key, the secret's own ciphertext unchanged. What cannot be opened is not sealed anew.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn rewrap(&self, place: Place<'_>, sealed: &Sealed) -> Result<Sealed, VaultError> {
+        let data_key = self.unwrap(place, sealed)?;
+        self.open_with(place, sealed, &data_key)?;
+        self.wrap(place, &data_key, sealed.sealed_secret.clone())
+    }
+
+    fn wrap(&self, place: Place<'_>, data_key: &Key256, sealed_secret: Vec<u8>) -> Result<Sealed, VaultError> {
+        let keys = self.keys();
+        let Held { term, kek, .. } = keys.current();
+        let sealed_key = seal::seal(kek.key(), &self.bind(place, DATA_KEY, *term), data_key.expose())?;
+        Ok(Sealed { kek_term: *term, sealed_key, sealed_secret })
+    }
+
+    fn unwrap(&self, place: Place<'_>, sealed: &Sealed) -> Result<Key256, VaultError> {
+        let term = sealed.kek_term;
+        let keys = self.keys();
+        let held = keys.of_term(term).ok_or(VaultError::Term(term))?;
+        let opened = seal::open(held.kek.key(), &self.bind(place, DATA_KEY, term), &sealed.sealed_key)?;
+        Ok(Key256::from_slice(opened.expose()).ok_or(SealError::Format)?)
+    }
+
+    fn open_with(&self, place: Place<'_>, sealed: &Sealed, data_key: &Key256) -> Result<SecretBytes, VaultError> {
+        Ok(seal::open(data_key, &self.bind(place, SECRET, SECRET_TERM), &sealed.sealed_secret)?)
+    }
+
+    /// Seals what stands with the deployment itself: the audit root key, and a blob by which [`Self::open_singles`] recognises the vault key.
     ///
     /// # Errors
     /// [`VaultError::Seal`] without randomness.
-    pub fn make_check(&self) -> Result<Vec<u8>, VaultError> {
-        self.seal_single("check", CHECK)
+    pub fn seal_singles(&self, audit_root: &Key256) -> Result<Singles, VaultError> {
+        let check = self.seal_single("check", CHECK)?;
+        Ok(Singles { check, audit_root: self.seal_single("audit-root", audit_root.expose())? })
     }
 
-    /// Tells a wrong vault key before anything depends on it.
+    /// Opens the audit root key, after the check that the vault keys belong to the deployment.
     ///
     /// # Errors
-    /// [`VaultError::WrongKey`] naming where the key came from.
-    pub fn check(&self, blob: &[u8]) -> Result<(), VaultError> {
-        match self.open_single("check", blob) {
-            Ok(_) => Ok(()),
-            Err(VaultError::Seal(_)) => Err(VaultError::WrongKey(self.kek.source().to_owned())),
-            Err(other) => Err(other),
-        }
-    }
-
-    /// Seals the audit root key.
-    ///
-    /// # Errors
-    /// [`VaultError::Seal`] without randomness.
-    pub fn seal_audit_root(&self, root: &Key256) -> Result<Vec<u8>, VaultError> {
-        self.seal_single("audit-root", root.expose())
-    }
-
-    /// Opens the audit root key.
-    ///
-    /// # Errors
-    /// [`VaultError`] when the blob is not what [`Self::seal_audit_root`] made.
-    pub fn open_audit_root(&self, blob: &[u8]) -> Result<Key256, VaultError> {
-        let opened = self.open_single("audit-root", blob)?;
+    /// [`VaultError`] when the blobs are not what [`Self::seal_singles`] made.
+    pub fn open_singles(&self, singles: &Singles) -> Result<Key256, VaultError> {
+        self.open_single("check", &singles.check)?;
+        let opened = self.open_single("audit-root", &singles.audit_root)?;
         Key256::from_slice(opened.expose()).ok_or(VaultError::Seal(SealError::Format))
     }
 
     fn seal_single(&self, purpose: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {
-        let term = self.kek.term();
-        let sealed = seal::seal(self.kek.key(), &self.bind(Place::deployment(), purpose, term), secret)?;
+        let keys = self.keys();
+        let Held { term, kek, .. } = keys.current();
+        let sealed = seal::seal(kek.key(), &self.bind(Place::deployment(), purpose, *term), secret)?;
         Ok([&term.to_be_bytes()[..], &sealed].concat())
     }
 
     fn open_single(&self, purpose: &str, blob: &[u8]) -> Result<SecretBytes, VaultError> {
-        let (term, sealed) = blob.split_first_chunk::<4>().ok_or(SealError::Format)?;
-        let term = self.require_term(u32::from_be_bytes(*term))?;
-        Ok(seal::open(self.kek.key(), &self.bind(Place::deployment(), purpose, term), sealed)?)
-    }
-
-    const fn require_term(&self, found: u32) -> Result<u32, VaultError> {
-        let at_hand = self.kek.term();
-        if found == at_hand { Ok(found) } else { Err(VaultError::Term { found, at_hand }) }
+        let (term, sealed) = split(blob)?;
+        let keys = self.keys();
+        let held = keys.of_term(term).ok_or(VaultError::Term(term))?;
+        Ok(seal::open(held.kek.key(), &self.bind(Place::deployment(), purpose, term), sealed)?)
     }
 
     fn bind(&self, place: Place<'_>, purpose: &str, term: u32) -> Vec<u8> {
@@ -189,12 +248,37 @@ impl Vault {
     }
 }
 
+impl Singles {
+    /// The terms that they are sealed under, check first. They differ only in a database that something else wrote to.
+    ///
+    /// # Errors
+    /// [`VaultError::Seal`] for what is no sealed blob.
+    pub fn terms(&self) -> Result<[u32; 2], VaultError> {
+        Ok([split(&self.check)?.0, split(&self.audit_root)?.0])
+    }
+}
+
+fn split(blob: &[u8]) -> Result<(u32, &[u8]), VaultError> {
+    let (term, sealed) = blob.split_first_chunk::<4>().ok_or(SealError::Format)?;
+    Ok((u32::from_be_bytes(*term), sealed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn kek(key: u8) -> Arc<Kek> {
+        Arc::new(Kek::new(Key256::new([key; 32]), KekSource::Env(format!("KEY_{key}"))))
+    }
+
+    /// A key's term is its number.
+    fn keys(deployment: DeploymentId, current: u8) -> Keyring {
+        Keyring::new(deployment, (&kek(current), &[]), |_| u32::from(current), u32::from(current)).unwrap()
+    }
+
     fn vault(key: u8, deployment: u8) -> Vault {
-        Vault::new(Kek::new(Key256::new([key; 32]), "test"), DeploymentId::from_bytes([deployment; 16]))
+        let deployment = DeploymentId::from_bytes([deployment; 16]);
+        Vault::new(keys(deployment, key), deployment)
     }
 
     fn id(byte: u8) -> CredentialId {
@@ -248,7 +332,7 @@ mod tests {
         };
         assert!(vault.open(place, &swapped).is_err());
         let renamed = Sealed { kek_term: sealed.kek_term + 1, ..sealed };
-        assert!(matches!(vault.open(place, &renamed), Err(VaultError::Term { .. })));
+        assert!(matches!(vault.open(place, &renamed), Err(VaultError::Term(2))));
     }
 
     #[test]
@@ -262,21 +346,49 @@ mod tests {
     }
 
     #[test]
-    fn check_tells_a_wrong_key_and_another_deployment_and_names_the_source() {
-        let blob = vault(1, 1).make_check().unwrap();
-        assert!(vault(1, 1).check(&blob).is_ok());
-        for other in [vault(2, 1), vault(1, 2)] {
-            assert!(matches!(other.check(&blob), Err(VaultError::WrongKey(source)) if source == "test"));
+    fn a_rewrapped_secret_opens_under_the_new_key_alone_and_only_its_data_keys_ciphertext_changed() {
+        let deployment = DeploymentId::from_bytes([1; 16]);
+        let id = id(1);
+        let place = Place::credential(&id, 1);
+        let vault = vault(1, 1);
+        let old = vault.seal(place, &secret("sk-1")).unwrap();
+        vault.take_up(keys(deployment, 2));
+        let new = vault.rewrap(place, &old).unwrap();
+        assert_eq!((new.kek_term, &new.sealed_secret), (2, &old.sealed_secret));
+        let (before, after) =
+            (Vault::new(keys(deployment, 1), deployment), Vault::new(keys(deployment, 2), deployment));
+        assert!(after.open(place, &new).ok().unwrap().expose() == b"sk-1");
+        assert!(matches!(after.open(place, &old), Err(VaultError::Term(1))));
+        assert!(matches!(before.open(place, &new), Err(VaultError::Term(2))));
+        // Nothing is opened by naming another term: no other key is tried.
+        for (found, vault) in [(&new, &vault), (&old, &vault)] {
+            let renamed = Sealed { kek_term: 3 - found.kek_term, ..found.clone() };
+            assert!(matches!(vault.open(place, &renamed), Err(VaultError::Seal(SealError::Rejected))));
         }
     }
 
     #[test]
-    fn audit_root_survives_and_the_check_cannot_stand_in_for_it() {
+    fn what_cannot_be_opened_is_not_sealed_anew() {
+        let (one, other) = (id(1), id(2));
         let vault = vault(1, 1);
-        let root = Key256::new([9; 32]);
-        let blob = vault.seal_audit_root(&root).unwrap();
-        assert!(vault.open_audit_root(&blob).ok().unwrap().expose() == root.expose());
-        assert!(vault.open_audit_root(&vault.make_check().unwrap()).is_err());
-        assert!(vault.check(&blob).is_err());
+        let first = vault.seal(Place::credential(&one, 1), &secret("sk-1")).unwrap();
+        let second = vault.seal(Place::credential(&other, 1), &secret("sk-2")).unwrap();
+        assert!(vault.rewrap(Place::credential(&other, 1), &first).is_err());
+        let mixed = Sealed { sealed_secret: second.sealed_secret, ..first };
+        assert!(vault.rewrap(Place::credential(&one, 1), &mixed).is_err());
+    }
+
+    #[test]
+    fn singles_open_under_their_key_in_their_deployment_and_not_in_each_others_place() {
+        let (vault, root) = (vault(1, 1), Key256::new([9; 32]));
+        let Singles { check, audit_root } = vault.seal_singles(&root).unwrap();
+        let singles =
+            |check: &Vec<u8>, audit_root: &Vec<u8>| Singles { check: check.clone(), audit_root: audit_root.clone() };
+        assert!(vault.open_singles(&singles(&check, &audit_root)).ok().unwrap().expose() == root.expose());
+        assert!(vault.open_singles(&singles(&audit_root, &check)).is_err());
+        assert!(vault.open_singles(&singles(&check, &check)).is_err());
+        for other in [self::vault(2, 1), self::vault(1, 2)] {
+            assert!(other.open_singles(&singles(&check, &audit_root)).is_err());
+        }
     }
 }

@@ -26,5 +26,6 @@ mod start;
 mod stores;
 mod stream;
 mod tampering;
+mod vault;
 mod workspace_limits;
 mod workspaces;

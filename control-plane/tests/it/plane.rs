@@ -12,6 +12,7 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
+use keyforge_proto::admin::v1::vault_service_client::VaultServiceClient;
 use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_runtime::shutdown::{Drained, Shutdown};
@@ -49,18 +50,31 @@ pub struct Plane {
     pub directory: TempDir,
     pub running: ControlPlane,
     pub shutdown: Shutdown,
+    pub telemetry: Telemetry,
     channel: Channel,
     pub operator_token: String,
     pub fleet_token: String,
 }
 
+/// A configuration file of this name in its directory is what a control plane is started with; without one it has the defaults.
+pub const CONFIG: &str = "control-plane.toml";
+
 pub async fn start_in(directory: &Path) -> Result<(ControlPlane, Shutdown), StartError> {
+    let (running, shutdown, _) = start_watched(directory).await?;
+    Ok((running, shutdown))
+}
+
+async fn start_watched(directory: &Path) -> Result<(ControlPlane, Shutdown, Telemetry), StartError> {
     let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("test")).unwrap();
     let shutdown = Shutdown::new();
-    let mut config = Config::local(directory.join("data"), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let file = directory.join(CONFIG);
+    let mut config = match file.exists() {
+        true => Config::load(&file).unwrap().0,
+        false => Config::local(directory.join("data"), SocketAddr::from(([127, 0, 0, 1], 0))),
+    };
     config.database = stores::database_of(directory);
     let running = app::start(config, shutdown.clone(), &telemetry, Arc::new(SystemClock)).await?;
-    Ok((running, shutdown))
+    Ok((running, shutdown, telemetry))
 }
 
 impl Plane {
@@ -69,11 +83,11 @@ impl Plane {
     }
 
     pub async fn start_again(directory: TempDir) -> Self {
-        let (running, shutdown) = start_in(directory.path()).await.unwrap();
+        let (running, shutdown, telemetry) = start_watched(directory.path()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", running.addr())).unwrap().connect().await.unwrap();
         let read = |path: &Path| std::fs::read_to_string(path).unwrap().trim_end().to_owned();
         let (operator_token, fleet_token) = (read(&running.operator_token_path()), read(&running.fleet_token_path()));
-        Self { directory, running, shutdown, channel, operator_token, fleet_token }
+        Self { directory, running, shutdown, telemetry, channel, operator_token, fleet_token }
     }
 
     /// Drains, closes, and gives the directory back.
@@ -102,6 +116,11 @@ impl Plane {
     pub fn credentials(&self) -> CredentialServiceClient<Authorized> {
         let (channel, bearer) = self.with(Some(&self.operator_token));
         CredentialServiceClient::with_interceptor(channel, bearer)
+    }
+
+    pub fn vault(&self) -> VaultServiceClient<Authorized> {
+        let (channel, bearer) = self.with(Some(&self.operator_token));
+        VaultServiceClient::with_interceptor(channel, bearer)
     }
 
     pub fn models(&self) -> ModelServiceClient<Authorized> {

@@ -59,7 +59,7 @@ async fn wrong_vault_key_is_told_at_start_and_the_right_one_works_again() {
     let right = std::fs::read(&path).unwrap();
     std::fs::write(&path, "ab".repeat(32)).unwrap();
     let error = start_in(directory.path()).await.err().unwrap();
-    assert!(matches!(error, StartError::Deployment(OpenError::Vault(VaultError::WrongKey(_)))), "{error}");
+    assert!(matches!(error, StartError::Deployment(OpenError::Vault(VaultError::WrongKey { .. }))), "{error}");
     let expected = format!("the vault key in {} does not belong to this data directory", path.display());
     assert!(error.to_string().starts_with(&expected), "{error}");
     std::fs::write(&path, right).unwrap();
@@ -112,7 +112,10 @@ async fn reflection_lists_every_service() {
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
     let listed: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
     for (package, services) in [
-        ("keyforge.admin.v1", &["KeyService", "CredentialService", "ModelService", "AuditService", "UsageService"][..]),
+        (
+            "keyforge.admin.v1",
+            &["KeyService", "CredentialService", "ModelService", "AuditService", "UsageService", "VaultService"][..],
+        ),
         ("keyforge.fleet.v1", &["StateService", "GrantService", "AuditIntakeService"]),
         ("grpc.health.v1", &["Health"]),
     ] {

@@ -124,6 +124,35 @@ pub async fn allow_updates_of_keys(conn: &mut Conn) {
     sql::query(drop).execute(conn).await.unwrap();
 }
 
+/// Makes every further move of a secret to the second vault key fail once `most` are under it.
+pub async fn fill_up_vault_records(conn: &mut Conn, most: u32) {
+    let moves = format!("new.kek_term = 2 AND (SELECT count(*) FROM vault_records WHERE kek_term = 2) >= {most}");
+    let statements = if conn.either(false, true) {
+        vec![
+            format!(
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {moves} THEN \
+                 RAISE EXCEPTION 'disk is full'; END IF; RETURN new; END $$"
+            ),
+            "CREATE TRIGGER full_disk BEFORE UPDATE ON vault_records FOR EACH ROW EXECUTE FUNCTION full_disk()"
+                .to_owned(),
+        ]
+    } else {
+        vec![format!(
+            "CREATE TRIGGER full_disk BEFORE UPDATE ON vault_records WHEN {moves} \
+             BEGIN SELECT raise(ABORT, 'disk is full'); END"
+        )]
+    };
+    for statement in statements {
+        sql::query(AssertSqlSafe(statement)).execute(conn).await.unwrap();
+    }
+}
+
+/// Lets secrets move again.
+pub async fn make_room_for_vault_records(conn: &mut Conn) {
+    let drop = conn.either("DROP TRIGGER full_disk", "DROP TRIGGER full_disk ON vault_records");
+    sql::query(drop).execute(conn).await.unwrap();
+}
+
 /// Copies a closed control plane's database to another directory.
 pub fn copy_database(from: &TempDir, to: &Path) {
     if on_postgres() {

@@ -13,6 +13,7 @@ mod failure;
 mod relocation;
 mod replicas;
 mod schema;
+mod vault_replicas;
 
 #[path = "../it/audit.rs"]
 mod audit;
@@ -52,6 +53,8 @@ mod stores;
 mod stream;
 #[path = "../it/tampering.rs"]
 mod tampering;
+#[path = "../it/vault.rs"]
+mod vault;
 #[path = "../it/workspace_limits.rs"]
 mod workspace_limits;
 #[path = "../it/workspaces.rs"]

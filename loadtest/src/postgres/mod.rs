@@ -224,6 +224,16 @@ pub(crate) fn programs() -> anyhow::Result<PathBuf> {
         .context("PostgreSQL is not installed: install the package postgresql")
 }
 
+/// What `pg_dump` writes of the database at `url`: its schema and every row, bytes in hexadecimal.
+///
+/// # Errors
+/// PostgreSQL is not installed, or the database cannot be read.
+pub fn dump(url: &str) -> anyhow::Result<Vec<u8>> {
+    let dumped = Command::new(programs()?.join("pg_dump")).arg(url).stdin(Stdio::null()).output()?;
+    ensure!(dumped.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dumped.stderr));
+    Ok(dumped.stdout)
+}
+
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)

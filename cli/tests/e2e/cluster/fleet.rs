@@ -271,6 +271,11 @@ impl Cluster {
         (answer.token, answer.key.unwrap().id)
     }
 
+    /// The PostgreSQL database of its control plane, if it has one.
+    pub fn database_url(&self) -> Option<String> {
+        database(&self.data)
+    }
+
     async fn lists_models(&self, node: usize, token: &str) -> bool {
         let request = Request::get(format!("{}/v1/models", self.nodes[node]));
         let request = request.header("authorization", format!("Bearer {token}")).body(Full::default()).unwrap();

@@ -15,6 +15,7 @@ mod outage;
 mod pools;
 mod recovery;
 mod settling;
+mod vault;
 
 use std::time::Duration;
 

@@ -19,13 +19,16 @@ use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
-const TABLES: [&str; 21] = [
+const TABLES: [&str; 24] = [
     "deployment",
     "operators",
     "workspaces",
     "virtual_keys",
     "credentials",
     "vault_records",
+    "vault_keys",
+    "vault_rotation",
+    "vault_holders",
     "models",
     "epochs",
     "epoch_members",
