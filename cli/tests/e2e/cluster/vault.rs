@@ -82,6 +82,22 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
+/// Begins a rotation and kills the control plane, which is the process `id`, as soon as it has moved some secrets. How many.
+async fn killed_in_the_middle(cluster: &Cluster, id: u32) -> u64 {
+    let mut vault = VaultServiceClient::new(cluster.admin().await);
+    let mut rotation = vault.rotate_vault(admin::RotateVaultRequest {}).await.unwrap().into_inner();
+    let moved = loop {
+        let progress = rotation.message().await.unwrap().unwrap();
+        if progress.rewrapped > 0 {
+            break progress.rewrapped;
+        }
+    };
+    let process = i32::try_from(id).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(process, Signal::KILL).unwrap();
+    assert!(moved < CREDENTIALS as u64, "the rotation was over before the control plane was killed");
+    moved
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_vault_key_is_replaced_under_traffic_through_a_kill_in_the_middle_and_the_database_alone_tells_nothing() {
     let plan = Plan { nodes: 2, ..Plan::default() };
@@ -108,22 +124,8 @@ async fn the_vault_key_is_replaced_under_traffic_through_a_kill_in_the_middle_an
         }
     });
 
-    // Killed as soon as it has begun to move secrets.
     let first = cluster_now.pid("control-plane").unwrap();
-    let process = i32::try_from(first).ok().and_then(Pid::from_raw).unwrap();
-    let mut rotation = VaultServiceClient::new(cluster_now.admin().await)
-        .rotate_vault(admin::RotateVaultRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    let moved = loop {
-        let progress = rotation.message().await.unwrap().unwrap();
-        if progress.rewrapped > 0 {
-            break progress.rewrapped;
-        }
-    };
-    kill_process(process, Signal::KILL).unwrap();
-    assert!(moved < CREDENTIALS as u64, "the rotation was over before the control plane was killed");
+    let moved = killed_in_the_middle(&cluster_now, first).await;
     let is_back = async || cluster_now.pid("control-plane").is_some_and(|pid| pid != first);
     cluster_now.eventually("the control plane is back", is_back).await;
 
