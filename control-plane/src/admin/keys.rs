@@ -16,6 +16,7 @@ use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
 use crate::store::keys::{self, After, StoredKey};
+use crate::store::limit_changes::{self, Owner};
 use crate::store::{StoreError, overspent};
 
 /// Model patterns of one policy: each is tried on every request.
@@ -266,7 +267,7 @@ impl Admin {
 
     async fn save_key(
         &self,
-        edit: Edit,
+        mut edit: Edit,
         call: &Call,
         before: &StoredKey,
         mut after: StoredKey,
@@ -278,6 +279,14 @@ impl Admin {
         after.revision = edit.revision();
         if after.record.status != before.record.status {
             after.record.status_revision = edit.revision();
+        }
+        let limits = |key: &StoredKey| {
+            let policy = &key.record.policy;
+            (policy.request_limits.clone(), policy.spend_limits.clone())
+        };
+        if limits(&after) != limits(before) {
+            let (owner, now) = (Owner::Key(after.record.id), edit.now);
+            limit_changes::note(edit.connection(), owner, now).await?;
         }
         self.write_key(edit, call, json!({ "before": shown(before), "after": shown(&after) }), &after).await?;
         Ok(after)

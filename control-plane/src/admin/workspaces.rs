@@ -15,6 +15,7 @@ use super::keys::name_problem;
 use super::page::{Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
+use crate::store::limit_changes::{self, Owner};
 use crate::store::workspaces::{self, StoredWorkspace};
 use crate::store::{StoreError, keys};
 
@@ -164,6 +165,8 @@ impl Admin {
             }
             after.revision = edit.revision();
             workspaces::update(edit.connection(), &after).await?;
+            let now = edit.now;
+            limit_changes::note(edit.connection(), Owner::Workspace(after.record.id), now).await?;
             let detail = json!({ "before": shown(&before), "after": shown(&after) }).to_string();
             self.commit(edit, &call, detail, publish(&after)).await?;
             Ok(after)

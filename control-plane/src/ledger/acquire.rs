@@ -7,6 +7,7 @@ use keyforge_shared::id::{BootId, KeyId, LifeId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Scope};
 use keyforge_shared::period::{Calendar, Period};
 
+use super::former::{self, Former};
 use super::signs::expected_since;
 use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_of, limited};
 use crate::store::epochs;
@@ -129,7 +130,9 @@ impl Ledger {
         let mut holders = Vec::new();
         let mut budget = self.histories.reading.in_write;
         for due in &due {
-            let Some((grant, is_covered)) = grant(&mut tx, epoch, (due, now), &mut budget).await? else {
+            let former =
+                former::of(&mut tx, (&key, &workspace), (&due.want.counter, &due.period), expected_since(now)).await?;
+            let Some((grant, is_covered)) = grant(&mut tx, epoch, (due, now), (former, &mut budget)).await? else {
                 return Ok(Step::Unread(due.want.counter, workspace.id));
             };
             if !is_covered && due.want.counter.scope == Scope::Workspace {
@@ -184,7 +187,7 @@ async fn grant(
     conn: &mut Conn,
     epoch: u32,
     (due, now): (&Due, Timestamp),
-    budget: &mut u32,
+    (former, budget): (Former, &mut u32),
 ) -> Result<Option<(Grant, bool)>, LedgerError> {
     let Due { want: Want { counter, amount }, period, limit } = due;
     let books = match ledger::books(conn, counter, epoch).await? {
@@ -193,7 +196,7 @@ async fn grant(
     };
     let Some(mut books) = books.map(Books::begun) else { return Ok(None) };
     let others = ledger::sums(conn, counter, Some(epoch), expected_since(now)).await?;
-    let elsewhere = others.written_off();
+    let elsewhere = others.written_off().saturating_add(former.outstanding);
     // More may be settled than was granted: an attempt that was admitted before the limit, or one that cost more than its bound.
     let here = books.granted.max(books.settled);
     let spendable = limit.saturating_sub(elsewhere).saturating_sub(here);
@@ -207,7 +210,7 @@ async fn grant(
         limit: *limit,
         available: spendable - slice,
         elsewhere: elsewhere.saturating_add(books.before),
-        unsettled: others.expected,
+        unsettled: others.expected.saturating_add(former.expected),
     };
     Ok(Some((grant, slice >= *amount)))
 }

@@ -35,7 +35,7 @@ impl Used {
         }
     }
 
-    const fn add(&mut self, other: Self) {
+    pub(super) const fn add(&mut self, other: Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.spend = self.spend.saturating_add(other.spend);
     }

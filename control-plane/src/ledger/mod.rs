@@ -27,12 +27,16 @@
 //! told `granted - before`, and `before` is told as spent elsewhere. What no epoch can spend any more, because it was closed or the entry names
 //! none, is kept for epoch 0.
 //!
-//! The boundary: an attempt that was admitted before a limit existed is in no life's counter of it, so the limit does not hold it back. What
-//! it cost counts against the limit once it is chained. The limit is then exceeded by at most what such attempts cost, never by attempts that were
-//! admitted under it.
+//! A limit that takes the place of another one, as one in total that of one per day, holds back from its first moment on what was granted under that
+//! one and is not settled ([`former`]). Entries name the limits that their attempts were admitted under; what an entry settles of another one is added
+//! to `before` as it is chained.
+//!
+//! The boundary: where there was no limit of this kind, or where another one stays beside it, an attempt that was admitted before a limit existed is in
+//! no life's counter of it, so the limit does not hold it back. What it cost counts against the limit once it is chained. The limit is then exceeded by
+//! at most what such attempts cost, never by attempts that were admitted under it.
 //!
 //! * [`acquire`], [`give_back`], [`leave`]: what nodes ask for
-//! * [`settle`]: what entries settle; [`history`]: what they say about the time before a limit
+//! * [`settle`]: what entries settle; [`history`]: what they say about the time before a limit; [`former`]: what limits that are gone have outstanding
 //! * [`evidence`]: what entries say, and whether the books agree
 //! * [`signs`]: which members are still there
 //! * [`balance`]: for people
@@ -40,6 +44,7 @@
 pub mod acquire;
 pub mod balance;
 pub mod evidence;
+mod former;
 pub mod give_back;
 pub mod history;
 pub mod leave;

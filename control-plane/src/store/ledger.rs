@@ -194,6 +194,71 @@ pub async fn sums(
     })
 }
 
+/// What an epoch was granted under a limit, and has not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Whose epoch it is.
+    pub key: KeyId,
+    /// The epoch.
+    pub epoch: u32,
+    /// Of the limit.
+    pub window: Window,
+    /// The period's first day.
+    pub first_day: CivilDay,
+    /// Requests or nano-dollars.
+    pub amount: u64,
+    /// Whether a member is expected to settle or return it.
+    pub is_expected: bool,
+}
+
+/// Everything outstanding of the counter's scope and dimension in other windows than its own, for a workspace's limit that of all its keys. Members are
+/// expected to settle that were heard of since `heard_since`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn outstanding_in_others(
+    conn: &mut Conn,
+    counter: &CounterId,
+    heard_since: Timestamp,
+) -> Result<Vec<Outstanding>, StoreError> {
+    macro_rules! select {
+        ($of:literal) => {
+            concat!(
+                "SELECT books.key_id AS key_id, books.epoch AS epoch, books.\"window\" AS \"window\", books.first_day AS first_day, \
+                 books.granted - books.settled AS amount, ",
+                reachable!(" AND sign.heard_at >= $4"),
+                " AS is_expected FROM grants AS books WHERE books.dimension = $2 AND books.\"window\" <> $3 \
+                 AND books.epoch > 0 AND books.granted > books.settled AND ",
+                $of
+            )
+        };
+    }
+    let select = match counter.scope {
+        Scope::Key => select!("books.key_id = $1 AND books.scope = 'key'"),
+        Scope::Workspace => {
+            select!("books.workspace_id = (SELECT workspace_id FROM virtual_keys WHERE virtual_keys.key_id = $1)")
+        }
+    };
+    let rows = sql::query(select)
+        .bind(counter.key.as_str())
+        .bind(counter.dimension.as_str())
+        .bind(counter.window.as_str())
+        .bind(heard_since.nanos())
+        .fetch_all(conn)
+        .await?;
+    let read = |row: &Row| {
+        Ok(Outstanding {
+            key: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
+            epoch: column::unsigned32(row, "epoch")?,
+            window: column::word(row, "window", |word| word.parse::<Window>().ok())?,
+            first_day: CivilDay::from_number(column::unsigned32(row, "first_day")?),
+            amount: column::unsigned(row, "amount")?,
+            is_expected: row.try_get("is_expected")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
 /// A life of another key that was granted something of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -257,21 +322,53 @@ pub struct Settlement {
 /// # Errors
 /// [`StoreError`].
 pub async fn settle(conn: &mut Conn, settlements: &[Settlement]) -> Result<(), StoreError> {
-    let rows: Vec<_> = settlements
-        .iter()
-        .map(|row| {
-            let amount = row.amount.min(i64::MAX.unsigned_abs());
-            let CounterId { key, scope, dimension, window, first_day } = &row.counter;
-            let name = (key.as_str(), scope.as_str(), dimension.as_str(), window.as_str(), first_day.number());
-            (name, row.epoch, amount)
-        })
-        .collect();
-    sql::query(conn.either(SETTLE_IN_SQLITE, SETTLE_IN_POSTGRES))
-        .bind(serde_json::to_string(&rows).map_err(|_| StoreError::Range("settlements"))?)
-        .execute(conn)
-        .await?;
+    sql::query(conn.either(SETTLE_IN_SQLITE, SETTLE_IN_POSTGRES)).bind(json_of(settlements)?).execute(conn).await?;
     Ok(())
 }
+
+/// As statements take them: `[[[key, scope, dimension, window, first day], epoch, amount], …]`.
+fn json_of(settlements: &[Settlement]) -> Result<String, StoreError> {
+    let rows = settlements.iter().map(|row| {
+        let amount = row.amount.min(i64::MAX.unsigned_abs());
+        let CounterId { key, scope, dimension, window, first_day } = &row.counter;
+        let name = (key.as_str(), scope.as_str(), dimension.as_str(), window.as_str(), first_day.number());
+        (name, row.epoch, amount)
+    });
+    serde_json::to_string(&rows.collect::<Vec<_>>()).map_err(|_| StoreError::Range("settlements"))
+}
+
+/// Notes that some of what is about to be settled is in no life's counter, although its epoch has books of it. Each counter and epoch comes once.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn spent_outside(conn: &mut Conn, settlements: &[Settlement]) -> Result<(), StoreError> {
+    sql::query(conn.either(OUTSIDE_IN_SQLITE, OUTSIDE_IN_POSTGRES)).bind(json_of(settlements)?).execute(conn).await?;
+    Ok(())
+}
+
+macro_rules! outside {
+    ($given:literal) => {
+        concat!(
+            "UPDATE grants SET before = CASE WHEN before > 9223372036854775807 - given.amount THEN 9223372036854775807 ELSE before + given.amount END, \
+             granted = CASE WHEN granted > 9223372036854775807 - given.amount THEN 9223372036854775807 ELSE granted + given.amount END \
+             FROM (",
+            $given,
+            ") AS given WHERE grants.key_id = given.key_id AND grants.scope = given.scope AND grants.dimension = given.dimension \
+             AND grants.\"window\" = given.\"window\" AND grants.first_day = given.first_day AND grants.epoch = given.epoch AND grants.epoch > 0"
+        )
+    };
+}
+
+const OUTSIDE_IN_SQLITE: &str = outside!(
+    "SELECT value ->> '$[0][0]' AS key_id, value ->> '$[0][1]' AS scope, value ->> '$[0][2]' AS dimension, value ->> '$[0][3]' AS \"window\", \
+     value ->> '$[0][4]' AS first_day, value ->> 1 AS epoch, value ->> 2 AS amount FROM json_each($1)"
+);
+
+const OUTSIDE_IN_POSTGRES: &str = outside!(
+    "SELECT value #>> '{0,0}' AS key_id, value #>> '{0,1}' AS scope, value #>> '{0,2}' AS dimension, value #>> '{0,3}' AS \"window\", \
+     (value #>> '{0,4}')::bigint AS first_day, (value #>> '{1}')::bigint AS epoch, (value #>> '{2}')::bigint AS amount \
+     FROM json_array_elements($1::json)"
+);
 
 /// What is given, joined with the epoch that it counts in, for counters that are known.
 macro_rules! settle {

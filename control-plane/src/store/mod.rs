@@ -15,6 +15,7 @@ pub mod entries;
 pub mod epochs;
 pub mod keys;
 pub mod ledger;
+pub mod limit_changes;
 pub mod listen;
 pub mod locks;
 mod migrate;

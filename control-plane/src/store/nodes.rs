@@ -272,8 +272,7 @@ pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>,
 /// # Errors
 /// [`StoreError`].
 pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
-    let select =
-        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers FROM nodes";
+    let select = "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers FROM nodes";
     let rows = sql::query(select).fetch_all(conn).await?;
     let nodes: Result<Vec<Node>, StoreError> = rows.iter().map(|row| Ok(read_node(row)?.0)).collect();
     let mut nodes = nodes?;

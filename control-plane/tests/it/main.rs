@@ -12,6 +12,7 @@ mod auth;
 mod books;
 mod credentials;
 mod escrow;
+mod former;
 mod history;
 mod intake;
 mod keys;

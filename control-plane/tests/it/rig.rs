@@ -8,6 +8,7 @@ use keyforge_control_plane::audit::verify::{Selection, Verdict, Verification};
 use keyforge_control_plane::ledger::Ledger;
 use keyforge_control_plane::store::Store;
 use keyforge_control_plane::store::keys::{self, StoredKey};
+use keyforge_control_plane::store::limit_changes::{self, Owner};
 use keyforge_control_plane::store::workspaces::{self, StoredWorkspace};
 use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord};
 use keyforge_shared::clock::{Clock, ManualClock, Timestamp};
@@ -100,6 +101,7 @@ impl Rig {
         stored.record.request_limits.clone_from(&limits.request_limits);
         stored.record.spend_limits.clone_from(&limits.spend_limits);
         workspaces::update(&mut tx, &stored).await.unwrap();
+        limit_changes::note(&mut tx, Owner::Workspace(id), self.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -136,6 +138,7 @@ impl Rig {
         let mut stored = keys::get(&mut tx, key.id).await.unwrap().unwrap();
         change(&mut stored.record);
         keys::update(&mut tx, &stored).await.unwrap();
+        limit_changes::note(&mut tx, Owner::Key(key.id), self.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
     }
 

@@ -161,8 +161,10 @@ async fn a_workspaces_limit_that_comes_later_counts_what_all_its_keys_used_befor
     assert_eq!(told(&acquire(&rig, 5, month(idle), 1_000).await), (528, 472, 60, 0));
     let balance = rig.ledger.balance(free.id).await.unwrap()[0];
     assert_eq!((balance.settled, balance.outstanding), (412, 588));
-    // On the next day the limit of a day counts from nothing, although the month does not.
+    // On a later day the limit of a day counts from nothing, although the month does not. Until then it is held back by what was granted of the month.
     rig.change_workspace(TEAM, &spend_per(Window::Day, 1_000)).await;
+    rig.clock.advance(Duration::from_hours(24));
+    assert_eq!(told(&acquire(&rig, 5, shared(&rig, idle, Window::Day), 0).await), (51, 588, 528, 361));
     rig.clock.advance(Duration::from_hours(24));
     assert_eq!(told(&acquire(&rig, 5, shared(&rig, idle, Window::Day), 1_000).await), (1_000, 0, 0, 0));
     for key in [limited, free, idle, outside] {

@@ -25,6 +25,8 @@ mod books;
 mod credentials;
 #[path = "../it/escrow.rs"]
 mod escrow;
+#[path = "../it/former.rs"]
+mod former;
 #[path = "../it/history.rs"]
 mod history;
 #[path = "../it/intake.rs"]

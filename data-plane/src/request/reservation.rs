@@ -207,6 +207,8 @@ impl Reservation {
         if streamed {
             flags = flags.with(Flags::STREAMED);
         }
+        let under: Vec<_> = permit.counters().map(|touched| touched.counter).collect();
+        flags = flags.under(&under);
         let intent = Intent {
             request: id.request,
             attempt: id.attempt,

@@ -3,7 +3,9 @@
 use crate::audit::canonical::{DecodeError, Reader, Writer};
 use crate::clock::Timestamp;
 use crate::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, RequestId};
+use crate::limit::{CounterId, Dimension, Scope};
 use crate::money::NanoUsd;
+use crate::period::Window;
 
 /// First four bytes of every encoded request record.
 pub const MAGIC: [u8; 4] = *b"KFN1";
@@ -47,7 +49,7 @@ impl Outcome {
 }
 
 /// Facts about an attempt that are true or false, as bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Flags(pub u32);
 
 impl Flags {
@@ -72,11 +74,52 @@ impl Flags {
 
     /// It took nothing from request quotas, because nothing was dispatched, or because another attempt at the same request counts.
     pub const NOT_COUNTED: Self = Self(1 << 9);
+    /// The bits from 16 on say which limits held the attempt back.
+    pub const LIMITS_TOLD: Self = Self(1 << 15);
+    /// That, and all bits from 16 on.
+    const LIMITS: Self = Self(u32::MAX << 15);
 
     /// Both sets of facts.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Says under which limits the attempt was admitted: those of these counters, whatever their periods are.
+    #[must_use]
+    pub fn under<'a>(self, counters: impl IntoIterator<Item = &'a CounterId>) -> Self {
+        counters.into_iter().fold(self.with(Self::LIMITS_TOLD), |flags, counter| flags.with(Self::limit_of(counter)))
+    }
+
+    /// Whether the attempt is in the counter in which it was reserved, as far as the record tells: older ones do not.
+    #[must_use]
+    pub const fn is_under(self, counter: &CounterId) -> bool {
+        !self.has(Self::LIMITS_TOLD) || self.has(Self::limit_of(counter))
+    }
+
+    /// What they say of limits, and nothing else.
+    #[must_use]
+    pub const fn limits(self) -> Self {
+        Self(self.0 & Self::LIMITS.0)
+    }
+
+    /// Bit 16 for the key's own requests per day; days, weeks, months, totals follow each other, then spend follows requests, then the workspace the key.
+    const fn limit_of(counter: &CounterId) -> Self {
+        let scope = match counter.scope {
+            Scope::Key => 0,
+            Scope::Workspace => 8,
+        };
+        let dimension = match counter.dimension {
+            Dimension::Requests => 0,
+            Dimension::Spend => 4,
+        };
+        let window = match counter.window {
+            Window::Day => 0,
+            Window::Week => 1,
+            Window::Month => 2,
+            Window::Total => 3,
+        };
+        Self(1 << (16 + scope + dimension + window))
     }
 
     /// Whether all facts of `other` hold.

@@ -19,7 +19,7 @@ use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 25] = [
     "deployment",
     "operators",
     "workspaces",
@@ -33,6 +33,7 @@ const TABLES: [&str; 24] = [
     "epochs",
     "epoch_members",
     "grants",
+    "limit_changes",
     "overspent",
     "chains",
     "entries",
