@@ -364,9 +364,12 @@ fn recorded_counts(recording: &Recording) -> Option<Counts> {
     let cached = cached.or(count("/cached_tokens")).unwrap_or(0);
     let written = count("/prompt_tokens_details/cache_write_tokens").unwrap_or(0);
     let reasoning = count("/completion_tokens_details/reasoning_tokens").unwrap_or(0);
-    // Some hosts do not count reasoning among the completion; their total tells.
-    let outside = reasoning > 0 && count("/total_tokens") == Some(prompt + completion + reasoning);
-    let output = if outside { completion + reasoning } else { completion };
+    // Some hosts do not count reasoning among the completion; their total tells, or that there is more of it.
+    let output = match count("/total_tokens") {
+        Some(total) => completion.max(total.saturating_sub(prompt)),
+        None if reasoning > completion => completion + reasoning,
+        None => completion,
+    };
     // Some recordings tell of more audio or reasoning than there was output: audio goes first, since it is the dearest.
     let output_audio = count("/completion_tokens_details/audio_tokens").unwrap_or(0).min(output);
     Some(Counts {

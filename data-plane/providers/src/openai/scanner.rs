@@ -239,6 +239,7 @@ impl<'a> Scanner<'a> {
             self.found.tools = true;
             self.found.tool_count += 1;
             if self.cursor.peek()? != Kind::Object {
+                self.extra(name);
                 self.cursor.skip()?;
                 continue;
             }
@@ -247,7 +248,9 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// What is not said to be a function or custom, in so many words, may be one that a host knows by another sign.
     fn tool(&mut self, name: &'static str) -> Result<(), JsonError> {
+        let mut is_the_clients = name != "tools";
         let mut members = self.cursor.enter();
         while let Some(key) = self.cursor.key(&mut members)? {
             let kind = self.cursor.peek()?;
@@ -260,12 +263,16 @@ impl<'a> Scanner<'a> {
                 }
             } else if name == "tools" && key.is("type") && kind == Kind::String {
                 let kind = self.cursor.string()?;
-                if !kind.is("function") && !kind.is("custom") {
+                is_the_clients = kind.is("function") || kind.is("custom");
+                if !is_the_clients {
                     self.extra(name);
                 }
             } else {
                 self.cursor.skip()?;
             }
+        }
+        if !is_the_clients {
+            self.extra(name);
         }
         Ok(())
     }

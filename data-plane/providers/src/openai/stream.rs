@@ -23,6 +23,8 @@ pub struct StreamMeter {
     client_asked_for_usage: bool,
     reading: Reading,
     produced: Produced,
+    /// Whether anything was produced after the latest usage, which then is not the last word.
+    usage_is_old: bool,
     input: InputSeen,
     finished: bool,
     failed: bool,
@@ -46,6 +48,7 @@ impl StreamMeter {
             client_asked_for_usage,
             reading: Reading::default(),
             produced: Produced::default(),
+            usage_is_old: false,
             input: InputSeen::Nothing,
             finished: false,
             failed: false,
@@ -94,10 +97,10 @@ impl StreamMeter {
         is_missing.then(|| bytes::Bytes::from_static(b"data: [DONE]\n\n"))
     }
 
-    /// The last usage that the stream gave, if it can be trusted.
+    /// The last usage that the stream gave, if it can be trusted: it counts all that was produced.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        self.reading.usage
+        self.reading.usage.filter(|_| !self.usage_is_old)
     }
 
     /// The input that the stream says it took, before it is at its end: the same in every chunk that said so, with no output counted.
@@ -148,6 +151,23 @@ impl StreamMeter {
 
     /// Walks one chunk. `None`: it is not an object.
     fn chunk(&mut self, text: &str) -> Result<Option<Chunk>, JsonError> {
+        let (counted, produced) = (self.reading.usage, std::mem::take(&mut self.produced));
+        let chunk = self.read_chunk(text);
+        let says_usage = chunk.as_ref().is_ok_and(|chunk| chunk.as_ref().is_some_and(|chunk| chunk.usage));
+        // Output that was counted once is not taken back.
+        if let (Some(before), Some(now)) = (counted, self.reading.usage)
+            && before.output_total() > now.output_total()
+        {
+            self.reading.usage = counted;
+        }
+        let counts_all = says_usage || self.reading.usage != counted;
+        self.usage_is_old = !counts_all && (self.usage_is_old || self.produced.any);
+        self.produced.any |= produced.any;
+        self.produced.other |= produced.other;
+        chunk
+    }
+
+    fn read_chunk(&mut self, text: &str) -> Result<Option<Chunk>, JsonError> {
         let mut cursor = Cursor::new(text);
         if cursor.peek()? != Kind::Object {
             return Ok(None);

@@ -77,6 +77,24 @@ fn a_client_that_asked_gets_everything_untouched() {
 }
 
 #[test]
+fn i_2_usage_that_comes_before_what_it_should_count_or_takes_output_back_is_not_the_last_word() {
+    let says = |output: u64| format!(r#"{{"choices":[],"usage":{{"prompt_tokens":1,"completion_tokens":{output}}}}}"#);
+    let content = r#"{"choices":[{"delta":{"content":"word"}}]}"#;
+    let finish = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+    let metered = |chunks: &[&str]| {
+        let mut meter = StreamMeter::new(true);
+        chunks.iter().for_each(|chunk| drop(passed(&mut meter, chunk)));
+        meter.usage()
+    };
+    assert_eq!(metered(&[&says(1), content, content, finish]), None, "the bound is charged");
+    assert_eq!(metered(&[&says(1), content, finish, &says(2)]), usage(1, 2));
+    assert_eq!(metered(&[content, &says(2), finish]), usage(1, 2));
+    assert_eq!(metered(&[content, &says(500), &says(3)]), usage(1, 500));
+    let groq = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"x_groq":{"usage":{"prompt_tokens":1,"completion_tokens":2}}}"#;
+    assert_eq!(metered(&[content, groq]), usage(1, 2));
+}
+
+#[test]
 fn the_last_usage_that_is_not_null_counts() {
     let mut meter = StreamMeter::new(true);
     passed(&mut meter, &format!(r#"{{"choices":[{{}}],"usage":{USED}}}"#));

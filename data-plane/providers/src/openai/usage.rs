@@ -41,7 +41,8 @@ struct CompletionDetails {
 /// `prompt_tokens` and `completion_tokens` are the totals; their details are parts of them. Details that exceed their total
 /// are cut in this order of precedence, dearest first: audio, cache writes, cache reads; audio, reasoning. Rejected
 /// prediction tokens are part of the completion and billed as output. Some hosts leave reasoning out of the completion: that
-/// is recognised by a total that is prompt, completion and reasoning together.
+/// is recognised by a total that is larger than prompt and completion together, which are output as far as the total goes, or without a total
+/// by reasoning that is more than the completion.
 #[must_use]
 pub fn read(json: &str) -> Option<Usage> {
     let wire: Wire = serde_json::from_str(json).ok()?;
@@ -62,7 +63,9 @@ pub fn read(json: &str) -> Option<Usage> {
 
     // None of these sums can overflow: each count is at most 2^53.
     let inside = wire.prompt_tokens + wire.completion_tokens;
-    let completion = if reasoning > 0 && total == inside + reasoning {
+    let completion = if total > inside {
+        total - wire.prompt_tokens
+    } else if total == 0 && reasoning > wire.completion_tokens {
         wire.completion_tokens + reasoning
     } else {
         wire.completion_tokens
@@ -219,6 +222,20 @@ mod tests {
         let outside = r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":115,"completion_tokens_details":{"reasoning_tokens":100}}"#;
         let usage = read(outside).unwrap();
         assert_eq!((usage.output, usage.reasoning, usage.output_total()), (5, 100, 105));
+        let without_total =
+            r#"{"prompt_tokens":10,"completion_tokens":5,"completion_tokens_details":{"reasoning_tokens":900}}"#;
+        let usage = read(without_total).unwrap();
+        assert_eq!((usage.output, usage.reasoning), (5, 900));
+    }
+
+    #[test]
+    fn what_a_total_has_beyond_its_parts_is_output() {
+        let usage = read(r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":1000}"#).unwrap();
+        assert_eq!((usage.input, usage.output, usage.reasoning), (10, 990, 0));
+        let usage = read(
+            r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":120,"completion_tokens_details":{"reasoning_tokens":100}}"#,
+        );
+        assert_eq!(usage.map(|usage| (usage.output, usage.reasoning)), Some((10, 100)));
     }
 
     #[test]
@@ -261,9 +278,10 @@ mod tests {
         fn totals_are_what_the_provider_says(prompt in 1u64..1000, completion in 0u64..1000, details in any::<[u16; 5]>()) {
             let [cached, audio, written, reasoning, spoken] = details;
             let json = format!(
-                "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{completion},\
+                "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{completion},\"total_tokens\":{},\
                 \"prompt_tokens_details\":{{\"cached_tokens\":{cached},\"audio_tokens\":{audio},\"cache_write_tokens\":{written}}},\
-                \"completion_tokens_details\":{{\"reasoning_tokens\":{reasoning},\"audio_tokens\":{spoken}}}}}"
+                \"completion_tokens_details\":{{\"reasoning_tokens\":{reasoning},\"audio_tokens\":{spoken}}}}}",
+                prompt + completion
             );
             let usage = read(&json).unwrap();
             prop_assert_eq!((usage.input_total(), usage.output_total()), (prompt, completion));

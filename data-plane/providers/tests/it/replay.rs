@@ -44,8 +44,13 @@ fn recorded_totals(answers: &[Value]) -> Option<(u64, u64)> {
     let usage = usages.rfind(|usage| usage.is_object())?;
     let (prompt, completion) = (usage["prompt_tokens"].as_u64()?, usage["completion_tokens"].as_u64()?);
     let reasoning = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap_or(0);
-    let outside = usage["total_tokens"].as_u64() == Some(prompt + completion + reasoning);
-    Some((prompt, if outside { completion + reasoning } else { completion }))
+    // Some hosts count reasoning in the total alone.
+    let completion = match usage["total_tokens"].as_u64() {
+        Some(total) => completion.max(total.saturating_sub(prompt)),
+        None if reasoning > completion => completion + reasoning,
+        None => completion,
+    };
+    Some((prompt, completion))
 }
 
 fn totals(usage: Option<Usage>) -> Option<(u64, u64)> {
