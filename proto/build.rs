@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "keyforge/admin/v1/policy.proto",
     "keyforge/admin/v1/keys.proto",
     "keyforge/admin/v1/workspaces.proto",
+    "keyforge/admin/v1/operators.proto",
     "keyforge/admin/v1/credentials.proto",
     "keyforge/admin/v1/models.proto",
     "keyforge/admin/v1/nodes.proto",

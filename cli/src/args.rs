@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     audit, control_plane, credential, data_plane, dev, env, import, key, local_cluster, model, move_database, node,
-    usage, vault, workspace,
+    operator, usage, vault, workspace,
 };
 
 /// An AI-agent credential gateway: agents hold virtual keys with limits, real provider keys stay in the vault.
@@ -40,6 +40,8 @@ pub enum Command {
     Key(key::KeyArgs),
     /// Workspaces: keys that share limits.
     Workspace(workspace::WorkspaceArgs),
+    /// Operators: who may administer, in which role and until when.
+    Operator(operator::OperatorArgs),
     /// Credentials: real provider keys in the vault.
     Credential(credential::CredentialArgs),
     /// The vault: its keys, whether its secrets can be opened, and the move to another key.

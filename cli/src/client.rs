@@ -16,6 +16,7 @@ use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClien
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
 use keyforge_proto::admin::v1::node_service_client::NodeServiceClient;
+use keyforge_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use keyforge_proto::admin::v1::usage_service_client::UsageServiceClient;
 use keyforge_proto::admin::v1::vault_service_client::VaultServiceClient;
 use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
@@ -81,8 +82,10 @@ pub struct AdminArgs {
 enum Target {
     /// At this URL, with the token from here.
     Url(String, SecretRef),
-    /// The one that runs on this data directory.
+    /// The one that runs on this data directory, with its first operator's token.
     Data(PathBuf),
+    /// The one that runs on this data directory, with the token from here.
+    DataWithToken(PathBuf, SecretRef),
     /// The one at this URL, with the token of this data directory.
     UrlWithData(String, PathBuf),
 }
@@ -91,19 +94,24 @@ impl Target {
     fn find(args: &AdminArgs, env: impl Fn(&str) -> Option<String>, default: Option<PathBuf>) -> Result<Self, Failure> {
         let token = args.admin_token.as_deref().map(token_reference).transpose()?;
         let url = args.admin_url.clone();
+        // A token that is named is the one that is used: another operator may do less than the first one.
+        let on = |data: PathBuf| match &token {
+            Some(token) => Self::DataWithToken(data, token.clone()),
+            None => Self::Data(data),
+        };
         if let (None, Some(data)) = (&url, &args.data) {
-            return Ok(Self::Data(data.clone()));
+            return Ok(on(data.clone()));
         }
         let data = args.data.clone().or_else(|| env(DATA_VARIABLE).map(PathBuf::from)).or(default);
         let from_env = || env(TOKEN_VARIABLE).map(|_| SecretRef::Env(TOKEN_VARIABLE.to_owned()));
-        match (url.or_else(|| env(URL_VARIABLE)), token.or_else(from_env), data) {
+        match (url.or_else(|| env(URL_VARIABLE)), token.clone().or_else(from_env), data) {
             (Some(url), Some(token), _) => Ok(Self::Url(url, token)),
             (Some(url), None, Some(data)) => Ok(Self::UrlWithData(url, data)),
             (Some(_), None, None) => Err(Failure::usage("an admin URL is given, but no operator token").hint(
                 "set KEYFORGE_ADMIN_TOKEN, or name the token with --admin-token file:PATH; \
                  the control plane wrote it to operator.token in its data directory",
             )),
-            (None, _, Some(data)) => Ok(Self::Data(data)),
+            (None, _, Some(data)) => Ok(on(data)),
             (None, _, None) => Err(Failure::usage("no control plane to speak to")
                 .hint("start one with `keyforge dev`, or name a running one with --data DIR or --admin-url URL")),
         }
@@ -166,15 +174,10 @@ impl AdminClient {
                 Self::connect_pinned(&url, &token, authority).await
             }
             Target::UrlWithData(url, data) => Self::connect_pinned(&url, &operator_token(&data)?, authority).await,
-            Target::Data(data) => {
-                let addr = read_address(&data, ADMIN_ADDR_FILE).ok_or_else(|| {
-                    let data = data.display();
-                    Failure::refused(format!("no control plane runs on the data directory {data}")).hint(format!(
-                        "is `keyforge dev` running? start it with `keyforge dev --data {data}`, \
-                         or name another server with --admin-url URL"
-                    ))
-                })?;
-                Self::connect(&format!("http://{addr}"), &operator_token(&data)?).await
+            Target::Data(data) => Self::connect(&url_of(&data)?, &operator_token(&data)?).await,
+            Target::DataWithToken(data, token) => {
+                let token = token.resolve().map_err(|error| Failure::refused(format!("--admin-token: {error}")))?;
+                Self::connect(&url_of(&data)?, &token).await
             }
         }
     }
@@ -232,6 +235,12 @@ impl AdminClient {
         WorkspaceServiceClient::new(self.service.clone())
     }
 
+    /// Operators.
+    #[must_use]
+    pub fn operators(&self) -> OperatorServiceClient<Service> {
+        OperatorServiceClient::new(self.service.clone())
+    }
+
     /// Credentials.
     #[must_use]
     pub fn credentials(&self) -> CredentialServiceClient<Service> {
@@ -284,6 +293,18 @@ pub async fn pages<T>(
     }
     found.truncate(limit);
     Ok(found)
+}
+
+/// Where the control plane of a data directory listens.
+fn url_of(data: &Path) -> Result<String, Failure> {
+    let addr = read_address(data, ADMIN_ADDR_FILE).ok_or_else(|| {
+        let data = data.display();
+        Failure::refused(format!("no control plane runs on the data directory {data}")).hint(format!(
+            "is `keyforge dev` running? start it with `keyforge dev --data {data}`, \
+             or name another server with --admin-url URL"
+        ))
+    })?;
+    Ok(format!("http://{addr}"))
 }
 
 fn operator_token(data: &Path) -> Result<SecretBytes, Failure> {
@@ -344,6 +365,9 @@ mod tests {
         assert_eq!(find(&args(None, None, Some("/d")), &env, Some("/x")), data("/d"));
         assert_eq!(find(&args(Some("http://a"), None, None), &env, None), Ok(Target::Url("http://a".into(), from_env)));
         let file = SecretRef::File(PathBuf::from("/t"));
+        let own = || Ok(Target::DataWithToken(PathBuf::from("/d"), file.clone()));
+        assert_eq!(find(&args(None, Some("file:/t"), Some("/d")), &env, Some("/x")), own());
+        assert_eq!(find(&args(None, Some("file:/t"), None), &[], Some("/d")), own());
         let named = args(Some("http://a"), Some("file:/t"), None);
         assert_eq!(find(&named, &env, None), Ok(Target::Url("http://a".into(), file)));
         assert_eq!(find(&args(None, None, None), &env[2..], Some("/x")), data("/env"));

@@ -121,8 +121,8 @@ impl From<Status> for Failure {
 const fn hint_for(code: Code) -> Option<&'static str> {
     match code {
         Code::Unauthenticated => Some(
-            "the operator token was not accepted: \
-             use the one that the control plane wrote to operator.token in its data directory",
+            "the operator token was not accepted: use the one that the control plane wrote to operator.token in its data directory, \
+             or the one that an owner gave you",
         ),
         Code::PermissionDenied => Some("use the token of an operator who may do this"),
         Code::NotFound => {

@@ -14,6 +14,7 @@ use keyforge_proto::admin::v1::credential_service_server::CredentialServiceServe
 use keyforge_proto::admin::v1::key_service_server::KeyServiceServer;
 use keyforge_proto::admin::v1::model_service_server::ModelServiceServer;
 use keyforge_proto::admin::v1::node_service_server::NodeServiceServer as AdminNodeServiceServer;
+use keyforge_proto::admin::v1::operator_service_server::OperatorServiceServer;
 use keyforge_proto::admin::v1::usage_service_server::UsageServiceServer;
 use keyforge_proto::admin::v1::vault_service_server::VaultServiceServer;
 use keyforge_proto::admin::v1::workspace_service_server::WorkspaceServiceServer;
@@ -30,9 +31,9 @@ use keyforge_runtime::tls::peer::Fingerprint;
 use keyforge_shared::clock::Clock;
 use tonic::service::Routes;
 
-use crate::admin::Admin;
 use crate::admin::deployment::{self, OPERATOR_TOKEN_FILE, OpenError};
 use crate::admin::receipts::Receipts;
+use crate::admin::{Admin, Sealed};
 use crate::audit::Audit;
 use crate::config::{Config, DEFAULT_CERTIFICATE_LIFE};
 use crate::custody::holders::Holder;
@@ -45,6 +46,7 @@ use crate::grpc::intake::IntakeApi;
 use crate::grpc::keys::KeyApi;
 use crate::grpc::models::ModelApi;
 use crate::grpc::nodes::{CertificateApi, EnrollmentApi, NodeApi};
+use crate::grpc::operators::OperatorApi;
 use crate::grpc::state::StateApi;
 use crate::grpc::usage::UsageApi;
 use crate::grpc::vault::VaultApi;
@@ -236,9 +238,9 @@ async fn assemble(
     let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), holder };
     let vault = Arc::clone(&opened.vault);
     let custodian = Custodian::new(store.clone(), vault, Arc::clone(&audit), configured, shutdown.clone());
-    metrics::register(&telemetry.meter(), &hub, &fleet, &custodian);
-    let sealed = (opened.seal, opened.sum);
+    let sealed = Sealed { seal: opened.seal, sum: opened.sum, roster: opened.roster };
     let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
+    metrics::register(&telemetry.meter(), &hub, &fleet, (&admin, &custodian));
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
     let nodes = Nodes::new(NodeParts {
         store: store.clone(),
@@ -315,6 +317,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
+        .add_service(OperatorServiceServer::new(OperatorApi::new(admin.clone())))
         .add_service(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts)))
         .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings, custodian.clone())))
         .add_service(VaultServiceServer::new(VaultApi::new(admin.clone(), custodian.clone())))

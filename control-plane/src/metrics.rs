@@ -3,6 +3,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
 
+use crate::admin::Admin;
 use crate::custody::Custodian;
 use crate::publish::fleet::{Fleet, NodeSeen};
 use crate::publish::hub::Hub;
@@ -27,7 +28,8 @@ impl RefusedNodes {
 }
 
 /// Registers what is read when somebody asks.
-pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, custodian: &Custodian) {
+pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, (admin, custodian): (&Admin, &Custodian)) {
+    failed_sign_ins(meter, admin.clone());
     let state = hub.clone();
     gauge(meter, "keyforge.state.revision", "Revision of the replicated state.", move || state.revision());
     let connected = fleet.clone();
@@ -50,6 +52,18 @@ pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, custodian: &Cust
     let vault = custodian.clone();
     let description = "Credentials whose secret could not be opened when all were last tried.";
     gauge(meter, "keyforge.vault.unreadable_secrets", description, move || vault.unreadable());
+}
+
+fn failed_sign_ins(meter: &Meter, admin: Admin) {
+    let description =
+        "Admin calls without a working operator token: refused, or limited when their address had too many.";
+    let callback = move |counter: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+        let (refused, limited) = admin.failed_sign_ins();
+        counter.observe(refused, &[KeyValue::new("outcome", "refused")]);
+        counter.observe(limited, &[KeyValue::new("outcome", "limited")]);
+    };
+    let counter = meter.u64_observable_counter("keyforge.admin.failed_sign_ins").with_description(description);
+    let _registered = counter.with_callback(callback).build();
 }
 
 fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {

@@ -16,6 +16,7 @@ use keyforge_shared::id::{BootId, ChainId, DeploymentId, KeyId, LifeId, NodeId, 
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
 use keyforge_shared::period::{Calendar, Window};
+use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
 use keyforge_shared::secret::SecretBytes;
 use keyforge_shared::state::{Change, KeyRecord, KeyStatus, Resource, State, WorkspaceRecord};
@@ -383,7 +384,8 @@ pub(crate) fn key(number: u8, policy: Policy) -> Resource {
 /// The workspace.
 pub(crate) fn workspace(request_limits: Vec<RequestLimit>, spend_limits: Vec<SpendLimit>) -> Resource {
     let id = WorkspaceId::from_bytes([7; 16]);
-    Resource::Workspace(Arc::new(WorkspaceRecord { id, name: "default".to_owned(), request_limits, spend_limits }))
+    let (name, plan) = ("default".to_owned(), Plan::Unlimited);
+    Resource::Workspace(Arc::new(WorkspaceRecord { id, name, request_limits, spend_limits, plan }))
 }
 
 /// A dollar for a million tokens in, ten for a million out.

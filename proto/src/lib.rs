@@ -9,7 +9,7 @@ pub mod convert;
 
 /// What operators call.
 pub mod admin {
-    /// `keyforge.admin.v1`: keys, credentials, models, nodes, audit, usage.
+    /// `keyforge.admin.v1`: keys, workspaces, operators, credentials, vault, models, nodes, audit, usage.
     #[expect(
         missing_docs,
         clippy::allow_attributes,

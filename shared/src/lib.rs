@@ -4,7 +4,8 @@
 //!
 //! * [`id`], [`identity`], [`name`], [`token`], [`secret`], [`clock`]: ids, names in certificates, names that people give, virtual key tokens, secrets, time
 //! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
-//! * [`period`], [`policy`], [`limit`]: what a key may do, and the counters that a request touches
+//! * [`period`], [`policy`], [`plan`], [`limit`]: what a key and a workspace may do, and the counters that a request touches
+//! * [`role`]: what an operator may do
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
 //! * [`seal`], [`fleet_seal`]: authenticated encryption of secrets, at rest and on their way to a node
 //! * [`state_seal`], [`row_seal`]: the seals of the replicated state, and of rows beside it, where they are stored
@@ -20,9 +21,11 @@ pub mod limit;
 pub mod money;
 pub mod name;
 pub mod period;
+pub mod plan;
 pub mod policy;
 pub mod provider;
 pub mod random;
+pub mod role;
 pub mod row_seal;
 pub mod seal;
 pub mod secret;

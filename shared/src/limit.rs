@@ -105,7 +105,8 @@ pub fn shared(
     workspace: &WorkspaceRecord,
     now: Timestamp,
 ) -> impl Iterator<Item = Touched> + use<> {
-    counters((Scope::Workspace, &workspace.request_limits, &workspace.spend_limits), key, calendar, now)
+    let requests = workspace.request_limits_in_effect();
+    counters((Scope::Workspace, &requests, &workspace.spend_limits), key, calendar, now)
 }
 
 fn counters(

@@ -1,5 +1,6 @@
 //! `keyforge audit`: chains are read, and verified from their genesis on. A broken chain is exit code 1.
 
+mod changes;
 mod view;
 
 use clap::{ArgGroup, Args, Subcommand};

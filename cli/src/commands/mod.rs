@@ -13,6 +13,7 @@ pub mod local_cluster;
 pub mod model;
 pub mod move_database;
 pub mod node;
+pub mod operator;
 mod period_limits;
 mod process;
 pub mod usage;
@@ -42,6 +43,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::DataPlane(args) => Box::pin(data_plane::run(args)).await,
         Command::Key(args) => Box::pin(key::run(args)).await,
         Command::Workspace(args) => Box::pin(workspace::run(args)).await,
+        Command::Operator(args) => Box::pin(operator::run(args)).await,
         Command::Credential(args) => Box::pin(credential::run(args)).await,
         Command::Model(args) => Box::pin(model::run(args)).await,
         Command::Import(args) => Box::pin(import::run(args)).await,

@@ -1,6 +1,6 @@
 //! `keyforge workspace`: keys that share limits. A workspace is made, shown with what its keys used, renamed, given other limits, and deleted.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use keyforge_proto::admin::v1 as proto;
 use prost_types::FieldMask;
 use serde::Serialize;
@@ -35,7 +35,7 @@ enum WorkspaceAction {
     },
     /// Show one workspace, and how much of its limits its keys have used
     Show(WorkspaceArg),
-    /// Change the name or the limits of a workspace; only what is named changes
+    /// Change the name, the limits or the plan of a workspace; only what is named changes
     #[command(after_help = "Example:\n  keyforge workspace update team --spend 80/month --no-requests")]
     Update(UpdateArgs),
     /// Delete a workspace that has no keys, not even revoked ones; what was done with it stays in the audit chain
@@ -53,8 +53,29 @@ struct WorkspaceArg {
 struct CreateArgs {
     /// What it is called, such as the team's name; no other workspace has this name
     name: String,
+    /// What bounds it, whatever its own limits say
+    #[arg(long, value_enum, default_value_t)]
+    plan: PlanArg,
     #[command(flatten)]
     limits: PeriodLimitArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PlanArg {
+    /// At most 3 virtual keys that are not revoked, and 1,000 requests a month over all keys
+    Free,
+    /// No bounds
+    #[default]
+    Unlimited,
+}
+
+impl From<PlanArg> for proto::Plan {
+    fn from(plan: PlanArg) -> Self {
+        match plan {
+            PlanArg::Free => Self::Free,
+            PlanArg::Unlimited => Self::Unlimited,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -64,6 +85,9 @@ struct UpdateArgs {
     /// A new name, which looks like that of no other workspace
     #[arg(long)]
     name: Option<String>,
+    /// What bounds it, whatever its own limits say
+    #[arg(long, value_enum)]
+    plan: Option<PlanArg>,
     #[command(flatten)]
     limits: PeriodLimitArgs,
     #[command(flatten)]
@@ -124,9 +148,10 @@ impl Call {
     /// Everything that can be wrong with a command line is found before a server is looked for.
     fn of(action: WorkspaceAction) -> Result<Self, Failure> {
         Ok(match action {
-            WorkspaceAction::Create(CreateArgs { name, limits }) => {
+            WorkspaceAction::Create(CreateArgs { name, plan, limits }) => {
                 let (request_limits, spend_limits) = limits.into_messages();
-                Self::Create(proto::CreateWorkspaceRequest { name, request_limits, spend_limits })
+                let plan = proto::Plan::from(plan).into();
+                Self::Create(proto::CreateWorkspaceRequest { name, request_limits, spend_limits, plan })
             }
             WorkspaceAction::List { limit } => Self::List(limit),
             WorkspaceAction::Show(WorkspaceArg { workspace }) => Self::Show(workspace_name(workspace)?),
@@ -140,6 +165,7 @@ fn update(args: UpdateArgs) -> Result<proto::UpdateWorkspaceRequest, Failure> {
     let (requests, spend) = args.limits.given();
     let paths = [
         ("name", args.name.is_some()),
+        ("plan", args.plan.is_some()),
         ("request_limits", requests || args.remove.no_requests),
         ("spend_limits", spend || args.remove.no_spend),
     ];
@@ -156,6 +182,7 @@ fn update(args: UpdateArgs) -> Result<proto::UpdateWorkspaceRequest, Failure> {
         spend_limits,
         update_mask: Some(FieldMask { paths }),
         name: args.name.unwrap_or_default(),
+        plan: args.plan.map_or(proto::Plan::Unspecified, proto::Plan::from).into(),
     })
 }
 
@@ -164,6 +191,7 @@ fn update(args: UpdateArgs) -> Result<proto::UpdateWorkspaceRequest, Failure> {
 struct WorkspaceView {
     id: String,
     name: String,
+    plan: &'static str,
     request_limits: Vec<RequestLimitView>,
     spend_limits: Vec<SpendLimitView>,
     created_at: String,
@@ -172,7 +200,12 @@ struct WorkspaceView {
 
 impl WorkspaceView {
     fn of(workspace: proto::Workspace) -> Self {
+        let plan = match workspace.plan() {
+            proto::Plan::Free => "free",
+            proto::Plan::Unlimited | proto::Plan::Unspecified => "unlimited",
+        };
         Self {
+            plan,
             id: workspace.id,
             name: workspace.name,
             request_limits: workspace.request_limits.into_iter().map(Into::into).collect(),
@@ -202,11 +235,11 @@ impl ShownView {
 }
 
 impl Row for WorkspaceView {
-    const COLUMNS: &'static [&'static str] = &["id", "name", "requests", "spend", "created"];
+    const COLUMNS: &'static [&'static str] = &["id", "name", "plan", "requests", "spend", "created"];
 
     fn cells(&self) -> Vec<String> {
         let [requests, spend] = period_limits::cells(&self.request_limits, &self.spend_limits);
-        vec![self.id.clone(), self.name.clone(), requests, spend, self.created_at.clone()]
+        vec![self.id.clone(), self.name.clone(), self.plan.to_owned(), requests, spend, self.created_at.clone()]
     }
 }
 
@@ -235,6 +268,7 @@ mod tests {
             ("--requests 1/day --requests 9/month", &["request_limits"], (2, 0)),
             ("--no-requests --spend 1", &["request_limits", "spend_limits"], (0, 1)),
             ("--name other", &["name"], (0, 0)),
+            ("--plan free", &["plan"], (0, 0)),
         ] {
             let Call::Update(request) = call(&format!("update team {words}")).unwrap() else { panic!("{words}") };
             assert_eq!(request.update_mask.unwrap().paths, paths, "{words}");
@@ -253,6 +287,7 @@ mod tests {
             ("update team", "nothing to change"),
             ("update team --spend 5/day --no-spend", "--no-spend"),
             ("update team --name", "--name"),
+            ("update team --plan gold", "--plan"),
             ("delete", "ID|NAME"),
             ("delete ws_123", "32 hexadecimal digits"),
         ] {
@@ -268,7 +303,7 @@ mod tests {
             spend_limits: vec![proto::SpendLimit { nano_usd: 10_500_000_000, window: proto::Window::Month.into() }],
             ..Default::default()
         });
-        assert_eq!(view.cells()[1..4], ["team", "-", "$10.50/month"]);
+        assert_eq!(view.cells()[1..5], ["team", "unlimited", "-", "$10.50/month"]);
         assert_eq!(view.cells().len(), WorkspaceView::COLUMNS.len());
     }
 }

@@ -7,6 +7,7 @@ mod command;
 mod dev;
 mod drain;
 mod import;
+mod operators;
 mod planes;
 mod refusals;
 mod vault;

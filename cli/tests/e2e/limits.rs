@@ -219,7 +219,7 @@ async fn i_1_keys_of_a_workspace_share_its_quota_to_the_last_request() {
     let gateway = Gateway::start(&provider).await;
     let mut workspaces = admin::workspace_service_client::WorkspaceServiceClient::new(gateway.admin().await);
     let limits = vec![admin::RequestLimit { requests: 20, window: admin::Window::Month.into() }];
-    let team = admin::CreateWorkspaceRequest { name: "team".to_owned(), request_limits: limits, spend_limits: vec![] };
+    let team = admin::CreateWorkspaceRequest { name: "team".to_owned(), request_limits: limits, ..Default::default() };
     workspaces.create_workspace(team).await.unwrap();
     let mut tokens = Vec::new();
     for name in ["ada", "bob", "eve"] {

@@ -388,7 +388,7 @@ impl Scene {
         let [first, _] = self.tokens.clone();
         let operator = self.operator_token.trim().to_owned();
         for secret in [first.as_str(), operator.as_str(), MISPLACED_KEY] {
-            let lines: [&[&str]; 19] = [
+            let lines: [&[&str]; 21] = [
                 &["credential", "add", "--provider", "openai", secret],
                 &["credential", secret],
                 &["key", "create", "x", "y", secret],
@@ -408,6 +408,8 @@ impl Scene {
                 &["usage", "--key", secret],
                 &["usage", "--from", secret],
                 &["key", "list", "--admin-url", secret],
+                &["operator", "revoke", secret],
+                &["operator", "rotate", secret],
             ];
             for line in lines {
                 assert_ne!(self.cli(line), Some(0), "{:?}", line[..2].to_vec());

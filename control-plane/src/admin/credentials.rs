@@ -205,7 +205,7 @@ impl Admin {
                 next.ok_or_else(|| AdminError::Precondition(format!("{id} was rotated too often: add a new one")))?;
             credentials::update(edit.connection(), &record).await?;
             self.put_secret(&mut edit, id, record.secret_version, &secret).await?;
-            let detail = json!({ "secret_version": record.secret_version }).to_string();
+            let detail = json!({ "before": shown(&before.record), "after": shown(&record) }).to_string();
             self.commit(edit, &call, detail, publish(&record)).await?;
             Ok(StoredCredential { record, ..before })
         })

@@ -11,12 +11,15 @@ use keyforge_runtime::private_file::{self, PrivateFileError};
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Clock;
 use keyforge_shared::id::{ChainId, DeploymentId, OperatorId, WorkspaceId};
+use keyforge_shared::plan::Plan;
+use keyforge_shared::role::Role;
 use keyforge_shared::secret::Key256;
 use keyforge_shared::state::{Resource, State, WorkspaceRecord};
 use keyforge_shared::state_seal::SealSum;
 use keyforge_shared::token::{self, TokenKind};
 use zeroize::Zeroizing;
 
+use super::roster::Roster;
 use super::state_seal::StateSeal;
 use super::workspaces::DEFAULT_WORKSPACE;
 use crate::audit::{AdminAct, Audit, AuditError};
@@ -84,6 +87,8 @@ pub struct Opened {
     pub seal: StateSeal,
     /// Sum of this state, under its seal.
     pub sum: SealSum,
+    /// Its operators, under the same seal.
+    pub roster: Roster,
 }
 
 /// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to; `holder` is who
@@ -106,10 +111,10 @@ pub async fn open(
     let (deployment, operators, state) = load(store).await?;
     let vault = Vault::new(keyring, deployment.id);
     let audit = Audit::new(root, deployment.id, deployment.admin_chain, clock);
-    let seal = StateSeal::new(&audit, &operators);
+    let (seal, roster) = (StateSeal::new(&audit), Roster::new(operators));
     let sum = seal.sum(&state);
-    seal.check(&deployment, sum)?;
-    Ok(Opened { id: deployment.id, is_new, vault: Arc::new(vault), audit: Arc::new(audit), state, seal, sum })
+    seal.check(&deployment, sum, &roster)?;
+    Ok(Opened { id: deployment.id, is_new, vault: Arc::new(vault), audit: Arc::new(audit), state, seal, sum, roster })
 }
 
 /// A deployment that is not yet written, its first vault key, and its audit root key.
@@ -140,14 +145,18 @@ async fn create(store: &Store, keys: &Keys, data_dir: &Path, clock: &Arc<dyn Clo
         name: FIRST_OPERATOR.to_owned(),
         digest: token::digest(token.as_bytes()),
         created_at: deployment.created_at,
+        role: Role::Owner,
+        workspace: None,
+        expires_at: None,
+        revoked_at: None,
     };
     let built_in = catalog::built_in()?;
     let workspace = first_workspace(&deployment)?;
     let models = built_in.iter().map(|model| Resource::Model(Arc::new(model.clone())));
     let first = Resource::Workspace(Arc::new(workspace.record.clone()));
     let state = State::from_snapshot(deployment.revision, std::iter::once(first).chain(models));
-    let seal = StateSeal::new(&audit, std::slice::from_ref(&operator));
-    let state_seal = seal.seal(deployment.revision, seal.sum(&state)).to_vec();
+    let (seal, roster) = (StateSeal::new(&audit), Roster::new([operator.clone()]));
+    let state_seal = seal.seal(deployment.revision, seal.sum(&state), &roster).to_vec();
     let mut tx = store.write().await?;
     locks::deployment(&mut tx).await?;
     if deployment::get(&mut tx).await?.is_some() {
@@ -189,6 +198,7 @@ fn first_workspace(deployment: &Deployment) -> Result<StoredWorkspace, OpenError
         name: DEFAULT_WORKSPACE.to_owned(),
         request_limits: Vec::new(),
         spend_limits: Vec::new(),
+        plan: Plan::Unlimited,
     };
     Ok(StoredWorkspace { record, created_at: deployment.created_at, revision: deployment.revision })
 }

@@ -1,5 +1,7 @@
 //! Why administration refused or failed.
 
+use keyforge_shared::audit::admin::AdminOutcome;
+
 use crate::audit::AuditError;
 use crate::custody::wraps::CountError;
 use crate::store::StoreError;
@@ -11,6 +13,12 @@ pub enum AdminError {
     /// The caller could not prove to be an operator.
     #[error("{0}")]
     Unauthenticated(&'static str),
+    /// Too many calls of the caller's address could not.
+    #[error("{0}")]
+    TooManyFailures(&'static str),
+    /// The caller is an operator, and may not do this.
+    #[error("{0}")]
+    Denied(String),
     /// The request does not make sense; every problem names its field.
     #[error("{0}")]
     Invalid(String),
@@ -28,6 +36,9 @@ pub enum AdminError {
     /// The thing is not in a state in which this could be done.
     #[error("{0}")]
     Precondition(String),
+    /// The plan of the workspace does not allow it.
+    #[error("{0}")]
+    Plan(String),
     /// The commit was interrupted; the change is whole or absent.
     #[error("interrupted while committing: look whether the change is there before trying again")]
     Interrupted,
@@ -71,6 +82,24 @@ impl AdminError {
     /// Refuses when there are problems, with all of them.
     pub(super) fn unless_valid(problems: &[String]) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self::Invalid(problems.join("; "))) }
+    }
+
+    /// What an entry says of a call that ended so.
+    pub(super) const fn outcome(&self) -> AdminOutcome {
+        match self {
+            Self::Unauthenticated(_) | Self::TooManyFailures(_) | Self::Denied(_) => AdminOutcome::Denied,
+            Self::Invalid(_)
+            | Self::NotFound { .. }
+            | Self::Exists(_)
+            | Self::Precondition(_)
+            | Self::Plan(_)
+            | Self::Interrupted
+            | Self::Store(_)
+            | Self::Vault(_)
+            | Self::Certificate(_)
+            | Self::Audit(_)
+            | Self::Random => AdminOutcome::Failed,
+        }
     }
 
     pub(crate) fn not_found(noun: &'static str, name: impl ToString) -> Self {

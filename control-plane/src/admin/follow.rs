@@ -1,9 +1,11 @@
-//! Following what other control planes commit to the same database: their changes are published here in the order of revisions, each under its seal.
+//! Following what other control planes commit to the same database: their changes are published here in the order of revisions, each under its seal,
+//! and operators are who they are there.
 //!
 //! A mutation follows up to the stored revision while it holds that, so that it decides on what is the case and not on what was. A call of an
 //! operator does so as it begins, and a task does so whenever the database says that there is something, so that nodes are told soon, and whenever
 //! a node wants to know whether it knows everything. What does not hold under its seal is never published: then this control plane ends, and says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_proto::fleet::v1 as proto;
@@ -12,10 +14,11 @@ use keyforge_shared::state_seal::SealSum;
 use prost::Message as _;
 
 use super::Admin;
+use super::roster::Roster;
 use crate::publish::horizon::Horizon;
 use crate::store::sql::Conn;
 use crate::store::state_changes::{self, StateChange};
-use crate::store::{StoreError, deployment};
+use crate::store::{StoreError, deployment, operators};
 
 /// A database that does not answer for so long is away.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,23 +53,27 @@ impl Admin {
         if !parts.store.is_shared() {
             return Ok(());
         }
-        for change in state_changes::after(conn, parts.hub.revision()).await? {
+        let committed = state_changes::after(conn, parts.hub.revision()).await?;
+        let roster = self.roster_after(conn, &committed).await?;
+        let mut operators = *self.roster().digest();
+        for change in committed {
             let changes = decode(&change)?;
+            operators = operators_digest(&change).unwrap_or(operators);
             let after = parts.hub.with_state(|state| parts.seal.sum_after(*sum, state, &changes));
             let is_next = change.revision == parts.hub.revision() + 1;
-            if !is_next || !parts.seal.holds(change.revision, after, &change.state_seal) {
+            if !is_next || !parts.seal.holds(change.revision, after, &operators, &change.state_seal) {
                 tracing::error!(
                     revision = change.revision,
                     "a change of the state is missing or was tampered with; nothing of it is served"
                 );
                 return Err(StoreError::Corrupt("state_changes"));
             }
-            self.publish(changes, sum, after);
+            self.publish(changes, (sum, after), change.state_seal);
         }
         // A database that was put back, or whose seal was changed alone, has nothing to follow to.
         let stored = deployment::position(conn).await?;
         let holds = stored.is_some_and(|(revision, seal)| {
-            revision == parts.hub.revision() && parts.seal.holds(revision, *sum, &seal)
+            revision == parts.hub.revision() && parts.seal.holds(revision, *sum, &operators, &seal)
         });
         if !holds {
             tracing::error!(
@@ -75,7 +82,18 @@ impl Admin {
             );
             return Err(StoreError::Corrupt("deployment"));
         }
+        if let Some(roster) = roster {
+            self.replace_roster(Arc::new(roster));
+        }
         Ok(())
+    }
+
+    /// The operators after these changes, when others changed them. `conn` sees them as of the last change.
+    async fn roster_after(&self, conn: &mut Conn, committed: &[StateChange]) -> Result<Option<Roster>, StoreError> {
+        let last = committed.iter().rev().find_map(operators_digest);
+        let Some(digest) = last.filter(|digest| digest != self.roster().digest()) else { return Ok(None) };
+        let roster = Roster::new(operators::all(conn).await?);
+        if *roster.digest() == digest { Ok(Some(roster)) } else { Err(StoreError::Corrupt("operators")) }
     }
 
     /// Follows until what is stored cannot be trusted, and says to `horizon` how far. Ends at once when nobody else writes to the database.
@@ -124,14 +142,24 @@ impl Admin {
 }
 
 /// The row of the changes that lead from `held` to the next revision.
-pub(super) fn row(held: u64, changes: &[Change], seal: &[u8; 32]) -> Result<StateChange, StoreError> {
+pub(super) fn row(
+    held: u64,
+    changes: &[Change],
+    seal: &[u8; 32],
+    operators: &[u8; 32],
+) -> Result<StateChange, StoreError> {
     let set_hash = SetHash::from_slice(&[0; 32]).ok_or(StoreError::Range("the hash"))?;
     let delta = Delta { from: held, to: held + 1, changes: changes.to_vec(), set_hash };
     Ok(StateChange {
         revision: held + 1,
         changes: proto::Delta::from(&delta).encode_to_vec(),
         state_seal: seal.to_vec(),
+        operators_digest: operators.to_vec(),
     })
+}
+
+fn operators_digest(change: &StateChange) -> Option<[u8; 32]> {
+    change.operators_digest.as_slice().try_into().ok()
 }
 
 fn decode(change: &StateChange) -> Result<Vec<Change>, StoreError> {

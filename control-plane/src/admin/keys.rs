@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{ChainId, KeyId, OperatorId};
+use keyforge_shared::id::{ChainId, KeyId};
 use keyforge_shared::name;
 use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::Policy;
@@ -52,7 +52,7 @@ impl Admin {
     /// Makes a key with a chain of its own. The token is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] with every problem of name, policy and workspace.
+    /// [`AdminError::Invalid`] with every problem of name, policy and workspace; [`AdminError::Plan`] when the workspace's plan allows no further key.
     pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<(StoredKey, NewToken), AdminError> {
         let token = NewToken::generate().map_err(|_| AdminError::Random)?;
         let call = Call::new(caller, "keys/Create", token.id());
@@ -64,7 +64,7 @@ impl Admin {
             if policy.expires_at.is_some_and(|at| at <= now) {
                 problems.push("policy.expires_at_ms: lies in the past".to_owned());
             }
-            let workspace = self.workspace_or_default(&new.workspace);
+            let workspace = self.workspace_or_default(&call, &new.workspace);
             if workspace.is_none() {
                 problems.push("workspace: there is none of this id or name".to_owned());
             }
@@ -72,6 +72,7 @@ impl Admin {
             let workspace = workspace.ok_or(StoreError::Corrupt("workspaces"))?.id;
             let chain = ChainId::generate().map_err(|_| AdminError::Random)?;
             let mut edit = self.edit().await?;
+            self.unless_plan_is_full(edit.connection(), workspace).await?;
             let record = KeyRecord {
                 id: token.id(),
                 digest: token.digest(),
@@ -101,13 +102,14 @@ impl Admin {
     pub async fn get_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
         let call = Call::new(caller, "keys/Get", id);
         self.look(&call, async {
+            self.unless_hidden(call.workspace, id)?;
             let found = keys::get(&mut *self.inner.store.read().await?, id).await?;
             found.ok_or_else(|| AdminError::not_found("virtual key", id))
         })
         .await
     }
 
-    /// A page of all keys, newest first.
+    /// A page of the keys that the caller sees, newest first.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for a page that cannot be.
@@ -119,7 +121,11 @@ impl Admin {
                 let (created_at, id) = page::marked(bytes)?;
                 Some(After { created_at, id: KeyId::from_ascii(id).ok()? })
             })?;
-            let found = keys::page(&mut *self.inner.store.read().await?, after, size + 1).await?;
+            let mut read = self.inner.store.read().await?;
+            let found = match call.workspace {
+                Some(own) => keys::page_in(&mut read, own, after, size + 1).await?,
+                None => keys::page(&mut read, after, size + 1).await?,
+            };
             Ok(Page::cut(found, size, |last| page::mark(last.created_at, last.record.id.as_str().as_bytes())))
         })
         .await
@@ -132,9 +138,9 @@ impl Admin {
     pub async fn update_key(&self, caller: &Caller, id: KeyId, update: KeyUpdate) -> Result<StoredKey, AdminError> {
         let call = Call::new(caller, "keys/Update", id);
         self.attempt(&call, async {
-            let (edit, before) = self.edit_key(id).await?;
+            let (edit, before) = self.edit_key(&call, id).await?;
             unless_revoked(&before)?;
-            let mut problems = self.fixed_parts_named_otherwise(&before, &update);
+            let mut problems = self.fixed_parts_named_otherwise(&call, &before, &update);
             let mut after = before.clone();
             // A name that is older than the rule stays until it is changed.
             if update.mask.name() {
@@ -164,7 +170,7 @@ impl Admin {
     pub async fn revoke_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
         let call = Call::new(caller, "keys/Revoke", id);
         self.attempt(&call, async {
-            let (edit, before) = self.edit_key(id).await?;
+            let (edit, before) = self.edit_key(&call, id).await?;
             let mut after = before.clone();
             after.record.status = KeyStatus::Revoked;
             after.revoked_at = before.revoked_at.or(Some(edit.now));
@@ -209,7 +215,7 @@ impl Admin {
         change: impl FnOnce(&mut KeyRecord) + Send,
     ) -> Result<StoredKey, AdminError> {
         self.attempt(&call, async {
-            let (edit, before) = self.edit_key(id).await?;
+            let (edit, before) = self.edit_key(&call, id).await?;
             unless_revoked(&before)?;
             let mut after = before.clone();
             change(&mut after.record);
@@ -223,14 +229,9 @@ impl Admin {
     /// # Errors
     /// [`AdminError::NotFound`].
     pub async fn freeze_overspent_key(&self, id: KeyId, why: &str) -> Result<(), AdminError> {
-        let call = Call {
-            operator: OperatorId::from_bytes([0; 16]),
-            peer: "control plane".to_owned(),
-            method: "keys/Freeze",
-            target: id.to_string(),
-        };
+        let call = Call::of_control_plane("keys/Freeze", id);
         self.attempt(&call, async {
-            let (mut edit, before) = self.edit_key(id).await?;
+            let (mut edit, before) = self.edit_key(&call, id).await?;
             // Another control plane may have been first, and an operator may have unfrozen the key since.
             if before.record.status != KeyStatus::Active || !overspent::is_noted(edit.connection(), id).await? {
                 return Ok(());
@@ -238,15 +239,16 @@ impl Admin {
             let mut after = before.clone();
             after.record.status = KeyStatus::Frozen;
             (after.revision, after.record.status_revision) = (edit.revision(), edit.revision());
-            self.write_key(edit, &call, json!({ "why": why }), &after).await
+            let detail = json!({ "why": why, "before": shown(&before), "after": shown(&after) });
+            self.write_key(edit, &call, detail, &after).await
         })
         .await
     }
 
     /// What an update would have to change and cannot: a key keeps its workspace and its time zone.
-    fn fixed_parts_named_otherwise(&self, key: &StoredKey, update: &KeyUpdate) -> Vec<String> {
+    fn fixed_parts_named_otherwise(&self, call: &Call, key: &StoredKey, update: &KeyUpdate) -> Vec<String> {
         let mut problems = Vec::new();
-        let workspace = || self.workspace_or_default(&update.workspace).map(|workspace| workspace.id);
+        let workspace = || self.workspace_or_default(call, &update.workspace).map(|workspace| workspace.id);
         if update.mask.workspace() && workspace() != Some(key.record.workspace) {
             problems.push(format!("workspace: {}", fixed("workspace")));
         }
@@ -258,7 +260,8 @@ impl Admin {
         problems
     }
 
-    async fn edit_key(&self, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
+    async fn edit_key(&self, call: &Call, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
+        self.unless_hidden(call.workspace, id)?;
         let mut edit = self.edit().await?;
         let found = keys::get(edit.connection(), id).await?.ok_or_else(|| AdminError::not_found("virtual key", id))?;
         self.unless_published(&found.record, |state| state.key(id), "virtual_keys")?;

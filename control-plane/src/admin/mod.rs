@@ -1,12 +1,15 @@
-//! Administration: the only writer of workspaces, keys, credentials and models.
+//! Administration: the only writer of workspaces, operators, keys, credentials and models.
 //!
 //! Every mutation is one straight line: validate, write rows, move to the next revision under a new seal, append an entry to the administrators'
 //! chain, commit, publish. Rows and entry are one transaction, so that nothing changes without a trace. Reads and refused calls are entries, too.
+//! An operator who is bound to a workspace sees nothing else: what belongs to another one is answered as what does not exist, by the same steps.
 //! Commit and publication run in a task of their own: a caller who hangs up cannot come between them.
 
+pub mod authenticate;
 pub mod credentials;
 pub mod deployment;
 mod error;
+mod failures;
 mod follow;
 pub mod key_update;
 pub mod keys;
@@ -15,18 +18,20 @@ pub mod nodes;
 pub mod operators;
 pub mod page;
 pub mod receipts;
+pub mod roles;
+pub mod roster;
 pub mod state_seal;
 mod strangers;
 pub mod workspaces;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::OperatorId;
+use keyforge_shared::id::{KeyId, OperatorId, WorkspaceId};
 use keyforge_shared::state::{Change, State};
 use keyforge_shared::state_seal::SealSum;
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard};
@@ -37,6 +42,8 @@ use crate::store::sql::Conn;
 use crate::store::{Store, StoreError, Tx, deployment as stored_deployment, locks, state_changes};
 use crate::vault::Vault;
 
+use failures::Failures;
+use roster::Roster;
 use state_seal::StateSeal;
 use strangers::Strangers;
 
@@ -61,16 +68,30 @@ struct Parts {
     /// Runs commits to their end.
     shutdown: Shutdown,
     strangers: Strangers,
+    failures: Failures,
     seal: StateSeal,
+    /// As of the published revision. Replaced by whoever has the turn.
+    roster: RwLock<Arc<Roster>>,
     /// Held from a mutation's first look at the state until its publication: the sum of the published state, which its seal is made of.
     turn: Arc<TurnMutex<SealSum>>,
 }
 
-/// Someone who proved to be an operator.
+/// What a seal held for when a deployment was opened, and what makes the next ones.
+pub struct Sealed {
+    /// Seals states.
+    pub seal: StateSeal,
+    /// Sum of the state.
+    pub sum: SealSum,
+    /// The operators.
+    pub roster: Roster,
+}
+
+/// Someone who proved to be an operator who may make the call.
 #[derive(Clone, Debug)]
 pub struct Caller {
     operator: OperatorId,
     peer: String,
+    workspace: Option<WorkspaceId>,
 }
 
 impl Caller {
@@ -85,6 +106,12 @@ impl Caller {
     pub fn peer(&self) -> &str {
         &self.peer
     }
+
+    /// The only workspace that they see; `None` for all.
+    #[must_use]
+    pub const fn workspace(&self) -> Option<WorkspaceId> {
+        self.workspace
+    }
 }
 
 /// A call as its entry names it.
@@ -94,15 +121,24 @@ struct Call {
     peer: String,
     method: &'static str,
     target: String,
+    /// The only workspace that the caller sees; `None` for all.
+    workspace: Option<WorkspaceId>,
 }
 
 impl Call {
     fn new(caller: &Caller, method: &'static str, target: impl fmt::Display) -> Self {
-        Self { operator: caller.operator, peer: caller.peer.clone(), method, target: target.to_string() }
+        let (operator, peer, workspace) = (caller.operator, caller.peer.clone(), caller.workspace);
+        Self { operator, peer, method, target: target.to_string(), workspace }
+    }
+
+    /// What the control plane does on its own account.
+    fn of_control_plane(method: &'static str, target: impl fmt::Display) -> Self {
+        let (operator, peer) = (OperatorId::from_bytes([0; 16]), "control plane".to_owned());
+        Self { operator, peer, method, target: target.to_string(), workspace: None }
     }
 
     fn act(&self, outcome: AdminOutcome, detail: String) -> AdminAct {
-        let Self { operator, peer, method, target } = self.clone();
+        let Self { operator, peer, method, target, .. } = self.clone();
         AdminAct { operator, peer, method, target, outcome, detail }
     }
 }
@@ -127,16 +163,17 @@ impl Edit {
 }
 
 impl Admin {
-    /// Administration over an opened deployment, whose state in `hub` has the given sum.
+    /// Administration over an opened deployment, whose state is in `hub`.
     #[must_use]
     pub fn new(
         store: Store,
         vault: Arc<Vault>,
         audit: Arc<Audit>,
         hub: Hub,
-        (seal, sum): (StateSeal, SealSum),
+        sealed: Sealed,
         shutdown: Shutdown,
     ) -> Self {
+        let Sealed { seal, sum, roster } = sealed;
         let revision = hub.revision();
         Self {
             inner: Arc::new(Parts {
@@ -144,10 +181,12 @@ impl Admin {
                 vault,
                 audit,
                 hub,
-                position: Mutex::new((revision, seal.seal(revision, sum).to_vec())),
+                position: Mutex::new((revision, seal.seal(revision, sum, &roster).to_vec())),
                 shutdown,
                 strangers: Strangers::default(),
+                failures: Failures::default(),
                 seal,
+                roster: RwLock::new(Arc::new(roster)),
                 turn: Arc::new(TurnMutex::new(sum)),
             }),
         }
@@ -199,7 +238,7 @@ impl Admin {
     }
 
     async fn note_failure(&self, call: &Call, error: AdminError) -> AdminError {
-        if let Err(unrecorded) = self.append(call.act(AdminOutcome::Failed, brief(&error))).await {
+        if let Err(unrecorded) = self.append(call.act(error.outcome(), brief(&error))).await {
             tracing::error!(method = call.method, %error, %unrecorded, "a refused call could not be recorded");
         }
         error
@@ -209,6 +248,28 @@ impl Admin {
         let mut tx = self.inner.store.write().await?;
         self.inner.audit.append_admin(&mut tx, act).await?;
         Ok(tx.commit().await.map_err(StoreError::from)?)
+    }
+
+    /// The operators, as of the published revision.
+    fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.inner.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other operators in their place. Only whoever has the turn may.
+    fn replace_roster(&self, roster: Arc<Roster>) {
+        *self.inner.roster.write().unwrap_or_else(PoisonError::into_inner) = roster;
+    }
+
+    /// Refuses a virtual key that the operator of a call does not see, in the words and by the steps for one that does not exist. `workspace` is the only
+    /// one that they see.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]. An operator of the whole deployment is told by whoever looks the key up.
+    pub fn unless_hidden(&self, workspace: Option<WorkspaceId>, key: KeyId) -> Result<(), AdminError> {
+        let Some(own) = workspace else { return Ok(()) };
+        // Looked up in memory, where a miss and another's key cost the same; a key never changes its workspace.
+        let seen = self.inner.hub.with_state(|state| state.key(key).is_some_and(|key| key.workspace == own));
+        if seen { Ok(()) } else { Err(AdminError::not_found("virtual key", key)) }
     }
 
     /// Begins a mutation; one at a time, also over all control planes that share the database.
@@ -232,27 +293,51 @@ impl Admin {
     }
 
     /// Commits a mutation with its entry and publishes its changes. Without changes the revision stays.
-    async fn commit(
+    async fn commit(&self, edit: Edit, call: &Call, detail: String, changes: Vec<Change>) -> Result<(), AdminError> {
+        self.commit_all(edit, call, detail, changes, None).await
+    }
+
+    /// Commits a change of operators. It is a revision without changes for nodes, so that an older copy of the operators is noticed like one of keys.
+    async fn commit_operators(
+        &self,
+        edit: Edit,
+        call: &Call,
+        detail: String,
+        roster: Roster,
+    ) -> Result<(), AdminError> {
+        self.commit_all(edit, call, detail, Vec::new(), Some(roster)).await
+    }
+
+    async fn commit_all(
         &self,
         mut edit: Edit,
         call: &Call,
         detail: String,
         changes: Vec<Change>,
+        operators: Option<Roster>,
     ) -> Result<(), AdminError> {
-        let (held, parts) = (edit.held, &self.inner);
+        let (held, parts) = (edit.held, Arc::clone(&self.inner));
         let sum = parts.hub.with_state(|state| parts.seal.sum_after(*edit.turn, state, &changes));
-        if !changes.is_empty() {
-            let seal = parts.seal.seal(edit.revision(), sum);
+        let (moves, operators) = (!changes.is_empty() || operators.is_some(), operators.map(Arc::new));
+        let seal = if moves {
+            let roster = operators.clone().unwrap_or_else(|| self.roster());
+            let seal = parts.seal.seal(edit.revision(), sum, &roster);
             stored_deployment::advance_revision(edit.connection(), held, &seal).await?;
-            state_changes::insert(edit.connection(), &follow::row(held, &changes, &seal)?).await?;
-        }
-        self.inner.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
-        let admin = self.clone();
+            state_changes::insert(edit.connection(), &follow::row(held, &changes, &seal, roster.digest())?).await?;
+            Some(seal)
+        } else {
+            None
+        };
+        parts.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
         let Edit { tx, mut turn, .. } = edit;
+        let this = self.clone();
         let committing = self.inner.shutdown.spawn("commit", async move {
             tx.commit().await?;
-            if !changes.is_empty() {
-                admin.publish(changes, &mut turn, sum);
+            if let Some(operators) = operators {
+                this.replace_roster(operators);
+            }
+            if let Some(seal) = seal {
+                this.publish(changes, (&mut turn, sum), seal.to_vec());
             }
             drop(turn);
             Ok::<(), sqlx::Error>(())
@@ -263,14 +348,12 @@ impl Admin {
 }
 
 impl Admin {
-    /// Publishes what is committed and leads to the state with the sum `after`.
-    fn publish(&self, changes: Vec<Change>, sum: &mut SealSum, after: SealSum) {
+    /// Publishes what is committed under `seal` and leads from the state with the sum `sum` to that with `after`.
+    fn publish(&self, changes: Vec<Change>, (sum, after): (&mut SealSum, SealSum), seal: Vec<u8>) {
         let parts = &self.inner;
         parts.hub.commit(changes);
         *sum = after;
-        let revision = parts.hub.revision();
-        *parts.position.lock().unwrap_or_else(PoisonError::into_inner) =
-            (revision, parts.seal.seal(revision, after).to_vec());
+        *parts.position.lock().unwrap_or_else(PoisonError::into_inner) = (parts.hub.revision(), seal);
     }
 
     /// What is published.

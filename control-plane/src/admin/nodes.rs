@@ -154,7 +154,7 @@ impl Admin {
         }
         // The entry names the operator whose token it was.
         let (operator, peer) = (found.created_by, peer.to_owned());
-        let call = Call { operator, peer, method: "nodes/Join", target: node.to_string() };
+        let call = Call { operator, peer, method: "nodes/Join", target: node.to_string(), workspace: None };
         let detail = json!({ "name": name, "certificate": hex::encode(&issued.serial), "again": again }).to_string();
         self.commit(edit, &call, detail, Vec::new()).await?;
         Ok(issued)
@@ -276,7 +276,7 @@ async fn replaceable_node(
 }
 
 const fn unknown_caller(method: &'static str, target: String) -> Call {
-    Call { operator: OperatorId::from_bytes([0; 16]), peer: String::new(), method, target }
+    Call { operator: OperatorId::from_bytes([0; 16]), peer: String::new(), method, target, workspace: None }
 }
 
 /// Why somebody did not become a node.

@@ -3,34 +3,24 @@
 //! It is written in the transaction of every change. What goes into it comes from memory, where it was loaded under a seal that held, and never
 //! from rows that somebody may have changed meanwhile: such a change is found at the next start, and is not sealed before.
 
-use std::collections::HashMap;
-
-use keyforge_shared::id::OperatorId;
 use keyforge_shared::state::{Change, State};
 use keyforge_shared::state_seal::{SealKey, SealSum};
-use keyforge_shared::token::TokenDigest;
 
 use super::deployment::OpenError;
+use super::roster::Roster;
 use crate::audit::Audit;
 use crate::store::deployment::Deployment;
-use crate::store::operators::{self, Operator};
 
 /// Seals states of one deployment.
 pub struct StateSeal {
     key: SealKey,
-    operators: HashMap<TokenDigest, OperatorId>,
-    operators_digest: [u8; 32],
 }
 
 impl StateSeal {
-    /// A seal for the deployment of `audit` with these operators.
+    /// Seals for the deployment of `audit`.
     #[must_use]
-    pub fn new(audit: &Audit, operators: &[Operator]) -> Self {
-        Self {
-            key: audit.state_seal_key(),
-            operators: operators.iter().map(|operator| (operator.digest, operator.id)).collect(),
-            operators_digest: operators::digest(operators),
-        }
+    pub fn new(audit: &Audit) -> Self {
+        Self { key: audit.state_seal_key() }
     }
 
     /// The sum over a state, from which its seal and that of the next one follow.
@@ -45,29 +35,24 @@ impl StateSeal {
         self.key.sum_after(sum, state, changes)
     }
 
-    /// What is to be stored beside the state at `revision`.
+    /// What is to be stored beside the state at `revision`, with these operators.
     #[must_use]
-    pub fn seal(&self, revision: u64, sum: SealSum) -> [u8; 32] {
-        self.key.seal(revision, sum, &self.operators_digest)
+    pub fn seal(&self, revision: u64, sum: SealSum, roster: &Roster) -> [u8; 32] {
+        self.key.seal(revision, sum, roster.digest())
     }
 
-    /// Whether `stored` is the seal of the state with this sum at `revision`.
+    /// Whether `stored` is the seal of the state with this sum at `revision`, with operators of this digest.
     #[must_use]
-    pub fn holds(&self, revision: u64, sum: SealSum, stored: &[u8]) -> bool {
-        self.key.holds(stored, revision, sum, &self.operators_digest)
+    pub fn holds(&self, revision: u64, sum: SealSum, operators: &[u8; 32], stored: &[u8]) -> bool {
+        self.key.holds(stored, revision, sum, operators)
     }
 
-    /// Refuses a state that is not the one that was sealed.
+    /// Refuses a state, or operators, that are not the ones that were sealed.
     ///
     /// # Errors
     /// [`OpenError::StateChanged`].
-    pub fn check(&self, deployment: &Deployment, sum: SealSum) -> Result<(), OpenError> {
-        if self.holds(deployment.revision, sum, &deployment.state_seal) { Ok(()) } else { Err(OpenError::StateChanged) }
-    }
-
-    /// The operator whose token has this digest.
-    #[must_use]
-    pub fn operator(&self, digest: &TokenDigest) -> Option<OperatorId> {
-        self.operators.get(digest).copied()
+    pub fn check(&self, deployment: &Deployment, sum: SealSum, roster: &Roster) -> Result<(), OpenError> {
+        let holds = self.holds(deployment.revision, sum, roster.digest(), &deployment.state_seal);
+        if holds { Ok(()) } else { Err(OpenError::StateChanged) }
     }
 }

@@ -36,6 +36,12 @@ impl Strangers {
         tally.recorded += 1;
         Some(std::mem::take(&mut tally.unrecorded))
     }
+
+    /// Counts a refused call that is to have no entry of its own whatever else there is.
+    pub(super) fn pass_over(&self) {
+        let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.unrecorded = tally.unrecorded.saturating_add(1);
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +59,7 @@ mod tests {
             assert_eq!(strangers.admit(at(659)), None);
         }
         assert_eq!(strangers.admit(at(660)), Some(1_000));
-        assert_eq!(strangers.admit(at(660)), Some(0));
+        strangers.pass_over();
+        assert_eq!(strangers.admit(at(660)), Some(1));
     }
 }

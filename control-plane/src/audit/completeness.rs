@@ -14,7 +14,7 @@ use crate::store::{StoreError, deployment, keys};
 /// Detail of an act that was carried out and left everything as it was.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 /// The acts that move the state to its next revision when they are carried out and change anything.
-const CHANGES: [&str; 16] = [
+const CHANGES: [&str; 20] = [
     "workspaces/Create",
     "workspaces/Update",
     "workspaces/Delete",
@@ -31,6 +31,10 @@ const CHANGES: [&str; 16] = [
     "credentials/Remove",
     "models/Set",
     "models/Remove",
+    "operators/Create",
+    "operators/SetRole",
+    "operators/Rotate",
+    "operators/Revoke",
 ];
 /// Revision of the state that a deployment begins with.
 const FIRST_REVISION: i64 = 1;

@@ -8,7 +8,7 @@
 use keyforge_shared::audit::chain::{Broken, ChainKey, Entry, Fault, Hash, Verifier};
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{ChainId, KeyId};
+use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct Verdict {
 pub enum Selection {
     /// All that there are, and all that there should be.
     All,
+    /// Those of a workspace's virtual keys.
+    Workspace(WorkspaceId),
     /// One.
     One(ChainId),
 }
@@ -61,6 +63,7 @@ enum Next {
     Strays,
     After(Vec<u8>),
     BootAfter(Vec<u8>),
+    InAfter(WorkspaceId, Vec<u8>),
     One(ChainId),
     Done,
 }
@@ -71,6 +74,7 @@ impl Verification {
     pub const fn new(store: Store, audit: Arc<Audit>, selection: Selection) -> Self {
         let next = match selection {
             Selection::All => Next::Strays,
+            Selection::Workspace(workspace) => Next::InAfter(workspace, Vec::new()),
             Selection::One(chain) => Next::One(chain),
         };
         Self { store, audit, ready: VecDeque::new(), next }
@@ -96,12 +100,11 @@ impl Verification {
                     self.next = Next::After(Vec::new());
                     self.ready = self.strays(&mut tx).await?;
                 }
-                Next::One(chain) => {
-                    let verdict = match chains::chain(&mut tx, chain.as_bytes()).await? {
-                        Some(stored) => self.audit.verify_chain(&mut tx, &stored).await?,
-                        None => absent(chain.to_string()),
-                    };
-                    self.ready.push_back(verdict);
+                Next::One(chain) => self.ready.push_back(self.verify_one(&mut tx, chain).await?),
+                Next::InAfter(workspace, last) => {
+                    let Some(chain) = chains::chain_in_after(&mut tx, workspace, &last).await? else { continue };
+                    self.ready.push_back(self.verify_one(&mut tx, chain).await?);
+                    self.next = Next::InAfter(workspace, chain.as_bytes().to_vec());
                 }
                 Next::After(last) => {
                     let Some(id) = chains::chain_after(&mut tx, &last).await? else {
@@ -121,6 +124,13 @@ impl Verification {
                     self.next = Next::BootAfter(boot);
                 }
             }
+        }
+    }
+
+    async fn verify_one(&self, conn: &mut Conn, chain: ChainId) -> Result<Verdict, StoreError> {
+        match chains::chain(conn, chain.as_bytes()).await? {
+            Some(stored) => self.audit.verify_chain(conn, &stored).await,
+            None => Ok(absent(chain.to_string())),
         }
     }
 

@@ -282,7 +282,8 @@ impl Custodian {
         let begun = BegunRotation { to_term: to.term, operator, total, began_at: self.store.now() };
         vault_keys::let_seal(&mut tx, to.term).await?;
         vault_keys::begin_rotation(&mut tx, &begun).await?;
-        let detail = json!({ "term": to.term, "secrets": total }).to_string();
+        let (before, after) = (json!({ "key": self.current() }), json!({ "key": to.id }));
+        let detail = json!({ "before": before, "after": after, "secrets": total }).to_string();
         self.append(&mut tx, caller, to.id, detail).await?;
         tx.commit().await.map_err(StoreError::from)?;
         self.vault.seal_with(to.term)?;

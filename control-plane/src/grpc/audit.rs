@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::auth::operator;
 use super::recorded::recorded;
 use crate::admin::page::PageRequest;
-use crate::admin::{Admin, AdminError};
+use crate::admin::{Admin, AdminError, Caller};
 use crate::audit::Audit;
 use crate::audit::list::{self, Listed};
 use crate::audit::verify::{Selection, Verdict, Verification};
@@ -43,18 +43,26 @@ impl AuditApi {
         Self { admin, store, audit, walks: Arc::new(Semaphore::new(WALKS)) }
     }
 
-    async fn chain(&self, selector: Option<proto::ChainSelector>) -> Result<ChainId, AdminError> {
+    async fn chain(&self, caller: &Caller, selector: Option<proto::ChainSelector>) -> Result<ChainId, AdminError> {
         match required(selector.and_then(|selector| selector.chain), "chain")? {
+            Chain::Admin(_) if caller.workspace().is_some() => Err(AdminError::Denied(
+                "the administrators' chain is the whole deployment's: you are bound to a workspace and see the chains of its keys".to_owned(),
+            )),
             Chain::Admin(_) => Ok(self.audit.admin_chain()),
             Chain::KeyId(text) => {
                 let key: KeyId = parsed(&text, "chain.key_id")?;
+                self.admin.unless_hidden(caller.workspace(), key)?;
                 let found = chains::chain_of_key(&mut *self.store.read().await?, key).await?;
                 found.ok_or_else(|| AdminError::NotFound { noun: "virtual key", name: key.to_string() })
             }
         }
     }
 
-    async fn list(&self, request: proto::ListEntriesRequest) -> Result<proto::ListEntriesResponse, AdminError> {
+    async fn list(
+        &self,
+        caller: &Caller,
+        request: proto::ListEntriesRequest,
+    ) -> Result<proto::ListEntriesResponse, AdminError> {
         let page = PageRequest { size: request.page_size, token: request.page_token };
         let size = page.size()?;
         let after = match page.token.as_str() {
@@ -63,7 +71,7 @@ impl AuditApi {
                 token.parse().map_err(|_| AdminError::Invalid("page_token: not one that this list gave".to_owned()))?
             }
         };
-        let chain = self.chain(request.chain).await?;
+        let chain = self.chain(caller, request.chain).await?;
         let mut entries = list::entries(&self.store, chain, after, size + 1).await?;
         let full = entries.len() > size as usize;
         entries.truncate(size as usize);
@@ -84,7 +92,7 @@ impl AuditService for AuditApi {
         let caller = operator(&self.admin, &request, LIST).await?;
         let request = request.into_inner();
         let target = target(request.chain.as_ref());
-        let answer = self.list(request).await;
+        let answer = self.list(&caller, request).await;
         recorded(&self.admin, &caller, LIST, &target, answer).await.map(Response::new)
     }
 
@@ -96,8 +104,8 @@ impl AuditService for AuditApi {
         let request = request.into_inner();
         let target = target(request.chain.as_ref());
         let selection = match request.chain {
-            None => Ok(Selection::All),
-            Some(selector) => self.chain(Some(selector)).await.map(Selection::One),
+            None => Ok(caller.workspace().map_or(Selection::All, Selection::Workspace)),
+            Some(selector) => self.chain(&caller, Some(selector)).await.map(Selection::One),
         };
         let selection = recorded(&self.admin, &caller, VERIFY, &target, selection).await?;
         let verification = Verification::new(self.store.clone(), Arc::clone(&self.audit), selection);

@@ -16,6 +16,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 use tower_service::Service;
 
+use crate::admin::authenticate::Proof;
 use crate::admin::{Admin, AdminError, Caller};
 use crate::metrics::RefusedNodes;
 use crate::nodes::refusal::Refusal;
@@ -29,7 +30,8 @@ pub async fn operator<T>(admin: &Admin, request: &Request<T>, method: &'static s
     // The request itself is not held over the await: its body need not be shareable between threads.
     let (token, peer) = (bearer(request).map(<[u8]>::to_vec), peer(request));
     let token = token.map(SecretBytes::new);
-    Ok(admin.authenticate(token.as_ref().map(SecretBytes::expose), &peer, method).await?)
+    let proof = token.as_ref().map_or(Proof::None, |token| Proof::Token(token.expose()));
+    Ok(admin.authenticate(proof, &peer, method).await?)
 }
 
 /// What a request was decoded to; a request that could not be decoded is recorded as refused.

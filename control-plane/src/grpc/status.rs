@@ -9,6 +9,8 @@ impl From<AdminError> for Status {
     fn from(error: AdminError) -> Self {
         let code = match &error {
             AdminError::Unauthenticated(_) => Code::Unauthenticated,
+            AdminError::TooManyFailures(_) | AdminError::Plan(_) => Code::ResourceExhausted,
+            AdminError::Denied(_) => Code::PermissionDenied,
             AdminError::Invalid(_) => Code::InvalidArgument,
             AdminError::NotFound { .. } => Code::NotFound,
             AdminError::Exists(_) => Code::AlreadyExists,

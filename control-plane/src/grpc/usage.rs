@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::auth::operator;
 use super::recorded::recorded;
 use crate::admin::page::PageRequest;
-use crate::admin::{Admin, AdminError};
+use crate::admin::{Admin, AdminError, Caller};
 use crate::ledger::{Balance, Ledger, LedgerError};
 use crate::store::Store;
 use crate::store::usage::{self, Grouping, UsageQuery, UsageSums};
@@ -34,13 +34,18 @@ impl UsageApi {
         Self { admin, store, ledger }
     }
 
-    async fn query(&self, request: proto::QueryUsageRequest) -> Result<proto::QueryUsageResponse, AdminError> {
+    async fn query(
+        &self,
+        caller: &Caller,
+        request: proto::QueryUsageRequest,
+    ) -> Result<proto::QueryUsageResponse, AdminError> {
         let page = PageRequest { size: request.page_size, token: request.page_token };
         let size = page.size()?;
         if !page.token.is_empty() && !page.token.starts_with(MARK) {
             return Err(AdminError::Invalid("page_token: not one that this list gave".to_owned()));
         }
         let query = UsageQuery {
+            workspace: caller.workspace(),
             key: request.key_id.as_deref().map(|text| parsed::<KeyId>(text, "key_id")).transpose()?,
             grouping: grouping(request.group_by)?,
             from_day: day(request.from_day.as_deref(), "from_day")?,
@@ -56,8 +61,9 @@ impl UsageApi {
         Ok(proto::QueryUsageResponse { rows, next_page_token: next.unwrap_or_default() })
     }
 
-    async fn balance(&self, key: &str) -> Result<proto::GetBalanceResponse, AdminError> {
+    async fn balance(&self, caller: &Caller, key: &str) -> Result<proto::GetBalanceResponse, AdminError> {
         let key = parsed(key, "key_id")?;
+        self.admin.unless_hidden(caller.workspace(), key)?;
         let balances = self.ledger.balance(key).await.map_err(|error| match error {
             LedgerError::Store(error) => AdminError::Store(error),
             _ => AdminError::NotFound { noun: "virtual key", name: key.to_string() },
@@ -89,7 +95,7 @@ impl UsageService for UsageApi {
         let caller = operator(&self.admin, &request, QUERY).await?;
         let request = request.into_inner();
         let target = key_target(request.key_id.as_deref().unwrap_or_default());
-        let answer = self.query(request).await;
+        let answer = self.query(&caller, request).await;
         recorded(&self.admin, &caller, QUERY, &target, answer).await.map(Response::new)
     }
 
@@ -99,7 +105,7 @@ impl UsageService for UsageApi {
     ) -> Result<Response<proto::GetBalanceResponse>, Status> {
         let caller = operator(&self.admin, &request, BALANCE).await?;
         let key = request.into_inner().key_id;
-        let answer = self.balance(&key).await;
+        let answer = self.balance(&caller, &key).await;
         recorded(&self.admin, &caller, BALANCE, &key_target(&key), answer).await.map(Response::new)
     }
 
@@ -108,7 +114,7 @@ impl UsageService for UsageApi {
         request: Request<proto::GetWorkspaceBalanceRequest>,
     ) -> Result<Response<proto::GetWorkspaceBalanceResponse>, Status> {
         let caller = operator(&self.admin, &request, WORKSPACE_BALANCE).await?;
-        let workspace = self.admin.workspace_id(&request.into_inner().workspace);
+        let workspace = self.admin.workspace_id(&caller, &request.into_inner().workspace);
         let target = workspace.as_ref().map(WorkspaceId::to_string).unwrap_or_default();
         let answer = self.workspace_balance(workspace).await;
         recorded(&self.admin, &caller, WORKSPACE_BALANCE, &target, answer).await.map(Response::new)

@@ -31,10 +31,12 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<proto::CreateWorkspaceRequest>,
     ) -> Result<Response<proto::Workspace>, Status> {
         let caller = operator(&self.admin, &request, "workspaces/Create").await?;
-        let proto::CreateWorkspaceRequest { name, request_limits, spend_limits } = request.into_inner();
-        let limits = convert::limits(request_limits, spend_limits).map_err(AdminError::from);
+        let proto::CreateWorkspaceRequest { name, request_limits, spend_limits, plan } = request.into_inner();
+        let limits = convert::limits(request_limits, spend_limits)
+            .and_then(|limits| Ok((limits.0, limits.1, convert::plan(plan, "plan")?)))
+            .map_err(AdminError::from);
         let limits = decoded(&self.admin, &caller, "workspaces/Create", &name, limits).await?;
-        let new = NewWorkspace { name, request_limits: limits.0, spend_limits: limits.1 };
+        let new = NewWorkspace { name, request_limits: limits.0, spend_limits: limits.1, plan: limits.2 };
         Ok(Response::new(encode(&self.admin.create_workspace(&caller, new).await?)))
     }
 
@@ -69,7 +71,12 @@ impl WorkspaceService for WorkspaceApi {
             let mask = required(request.update_mask, "update_mask")?;
             let (requests, spend) = convert::limits(request.request_limits, request.spend_limits)?;
             let name = Some(request.name);
-            let values = WorkspaceUpdate { name, request_limits: Some(requests), spend_limits: Some(spend) };
+            let plan = Some(convert::plan(request.plan, "plan")?);
+            let is_named = mask.paths.iter().any(|path| path == "plan");
+            if is_named && request.plan == i32::from(proto::Plan::Unspecified) {
+                return Err(AdminError::Invalid("plan: unspecified".to_owned()));
+            }
+            let values = WorkspaceUpdate { name, request_limits: Some(requests), spend_limits: Some(spend), plan };
             WorkspaceUpdate::masked(values, mask.paths.iter().map(String::as_str))
         })();
         let update = decoded(&self.admin, &caller, "workspaces/Update", "", update).await?;
@@ -93,6 +100,7 @@ fn encode(workspace: &StoredWorkspace) -> proto::Workspace {
         name: record.name.clone(),
         request_limits: record.request_limits.iter().copied().map(Into::into).collect(),
         spend_limits: record.spend_limits.iter().copied().map(Into::into).collect(),
+        plan: proto::Plan::from(record.plan).into(),
         created_at_ms: workspace.created_at.millis(),
         revision: workspace.revision,
     }

@@ -51,6 +51,7 @@ pub mod leave;
 pub mod settle;
 pub mod signs;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,8 +165,8 @@ async fn limited(conn: &mut Conn, key: KeyId) -> Result<(KeyRecord, WorkspaceRec
 /// The limit that `counter` counts against; `None` when there is none.
 fn limit_of(key: &KeyRecord, workspace: &WorkspaceRecord, counter: &CounterId) -> Option<u64> {
     let (requests, spend) = match counter.scope {
-        Scope::Key => (&key.policy.request_limits, &key.policy.spend_limits),
-        Scope::Workspace => (&workspace.request_limits, &workspace.spend_limits),
+        Scope::Key => (Cow::Borrowed(&key.policy.request_limits[..]), &key.policy.spend_limits),
+        Scope::Workspace => (workspace.request_limits_in_effect(), &workspace.spend_limits),
     };
     let window = counter.window;
     match counter.dimension {

@@ -4,7 +4,7 @@
 
 use keyforge_shared::audit::chain::Hash;
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::{ChainId, KeyId};
+use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 
 use super::sql::{self, Conn, Engine, Row};
 use super::{StoreError, column};
@@ -198,6 +198,22 @@ pub async fn chain(conn: &mut Conn, chain: &[u8]) -> Result<Option<StoredChain>,
 pub async fn chain_after(conn: &mut Conn, after: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
     let next = sql::query("SELECT chain_id FROM chains WHERE chain_id > $1 ORDER BY chain_id LIMIT 1");
     Ok(next.bind(after).fetch_value(conn).await?)
+}
+
+/// The chain after `after` of a workspace's virtual keys, as the keys name them, in the order of ids.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn chain_in_after(
+    conn: &mut Conn,
+    workspace: WorkspaceId,
+    after: &[u8],
+) -> Result<Option<ChainId>, StoreError> {
+    let next = sql::query(
+        "SELECT chain_id FROM virtual_keys WHERE workspace_id = $1 AND chain_id > $2 ORDER BY chain_id LIMIT 1",
+    );
+    let row = next.bind(workspace.as_bytes().as_slice()).bind(after).fetch_optional(conn).await?;
+    row.as_ref().map(|row| column::bytes(row, "chain_id", ChainId::from_slice)).transpose()
 }
 
 /// The chain of a virtual key, as the key names it; `None` when there is no such key.

@@ -149,9 +149,7 @@ pub async fn workspaces_of(connection: &mut Conn, chains: &[ChainId]) -> Result<
 /// # Errors
 /// [`StoreError`].
 pub async fn page(connection: &mut Conn, after: Option<After>, count: u32) -> Result<Vec<StoredKey>, StoreError> {
-    // Text compares by bytes, so that every text is below this one.
-    let (created_at, id) =
-        after.map_or((i64::MAX, "~".to_owned()), |after| (after.created_at.nanos(), after.id.as_str().to_owned()));
+    let (created_at, id) = before(after);
     let rows = sql::query(
         "SELECT * FROM virtual_keys WHERE created_at < $1 OR (created_at = $2 AND key_id < $3) \
          ORDER BY created_at DESC, key_id DESC LIMIT $4",
@@ -163,6 +161,36 @@ pub async fn page(connection: &mut Conn, after: Option<After>, count: u32) -> Re
     .fetch_all(connection)
     .await?;
     rows.iter().map(read).collect()
+}
+
+/// The same of one workspace's keys. Those of others are not read, so that how long it takes says nothing about them.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn page_in(
+    connection: &mut Conn,
+    workspace: WorkspaceId,
+    after: Option<After>,
+    count: u32,
+) -> Result<Vec<StoredKey>, StoreError> {
+    let (created_at, id) = before(after);
+    let rows = sql::query(
+        "SELECT * FROM virtual_keys WHERE workspace_id = $1 AND (created_at, key_id) < ($2, $3) \
+         ORDER BY created_at DESC, key_id DESC LIMIT $4",
+    )
+    .bind(workspace.as_bytes().as_slice())
+    .bind(created_at)
+    .bind(id)
+    .bind(i64::from(count))
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// What every key of a page is older than.
+fn before(after: Option<After>) -> (i64, String) {
+    // Text compares by bytes, so that every text is below this one.
+    after.map_or((i64::MAX, "~".to_owned()), |after| (after.created_at.nanos(), after.id.as_str().to_owned()))
 }
 
 /// Every key, as nodes know them.

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const SQLITE: [(i64, &str, &str); 10] = [
+const SQLITE: [(i64, &str, &str); 11] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
@@ -19,16 +19,18 @@ const SQLITE: [(i64, &str, &str); 10] = [
     (6, "nodes", include_str!("../../migrations/sqlite/0006_nodes.sql")),
     (7, "status_revisions", include_str!("../../migrations/sqlite/0007_status_revisions.sql")),
     (8, "vault_keys", include_str!("../../migrations/sqlite/0008_vault_keys.sql")),
+    (9, "operators_and_plans", include_str!("../../migrations/sqlite/0009_operators_and_plans.sql")),
     (11, "node_providers", include_str!("../../migrations/sqlite/0011_node_providers.sql")),
     (12, "limit_changes", include_str!("../../migrations/sqlite/0012_limit_changes.sql")),
 ];
 /// The steps in PostgreSQL.
-const POSTGRES: [(i64, &str, &str); 7] = [
+const POSTGRES: [(i64, &str, &str); 8] = [
     (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
     (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
     (6, "nodes", include_str!("../../migrations/postgres/0006_nodes.sql")),
     (7, "status_revisions", include_str!("../../migrations/postgres/0007_status_revisions.sql")),
     (8, "vault_keys", include_str!("../../migrations/postgres/0008_vault_keys.sql")),
+    (9, "operators_and_plans", include_str!("../../migrations/postgres/0009_operators_and_plans.sql")),
     (11, "node_providers", include_str!("../../migrations/postgres/0011_node_providers.sql")),
     (12, "limit_changes", include_str!("../../migrations/postgres/0012_limit_changes.sql")),
 ];
@@ -110,9 +112,23 @@ mod tests {
     async fn a_workspaces_keys_are_found_by_an_index() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         sqlite(&mut connection).await.unwrap();
-        let plan = "EXPLAIN QUERY PLAN SELECT count(*) FROM virtual_keys WHERE workspace_id = x'00'";
-        let plan: (i64, i64, i64, String) = sqlx::query_as(plan).fetch_one(&mut connection).await.unwrap();
-        assert!(plan.3.contains("virtual_keys_by_workspace"), "{}", plan.3);
+        for (query, index) in [
+            ("EXPLAIN QUERY PLAN SELECT count(*) FROM virtual_keys WHERE workspace_id = x'00'", "by_workspace"),
+            (
+                "EXPLAIN QUERY PLAN SELECT * FROM virtual_keys WHERE workspace_id = x'00' AND (created_at, key_id) < (7, 'a') \
+                 ORDER BY created_at DESC, key_id DESC LIMIT 9",
+                "by_workspace_age",
+            ),
+            (
+                "EXPLAIN QUERY PLAN SELECT chain_id FROM virtual_keys WHERE workspace_id = x'00' AND chain_id > x'00' \
+                 ORDER BY chain_id LIMIT 1",
+                "by_workspace_chain",
+            ),
+        ] {
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(query).fetch_all(&mut connection).await.unwrap();
+            let [(.., plan)] = plan.as_slice() else { panic!("{plan:?}") };
+            assert!(plan.starts_with("SEARCH") && plan.contains(index), "{plan}");
+        }
     }
 
     #[tokio::test]

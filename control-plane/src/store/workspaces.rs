@@ -2,6 +2,7 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::WorkspaceId;
+use keyforge_shared::plan::Plan;
 use keyforge_shared::state::WorkspaceRecord;
 use serde::Serialize;
 
@@ -25,11 +26,12 @@ pub struct StoredWorkspace {
 /// [`StoreError`]; also when there is one of this name.
 pub async fn insert(connection: &mut Conn, workspace: &StoredWorkspace) -> Result<(), StoreError> {
     sql::query(
-        "INSERT INTO workspaces (request_limits, spend_limits, revision, workspace_id, name, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO workspaces (request_limits, spend_limits, plan, revision, workspace_id, name, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(limits_text(&workspace.record.request_limits)?)
     .bind(limits_text(&workspace.record.spend_limits)?)
+    .bind(workspace.record.plan.as_str())
     .bind(column::signed(workspace.revision, "the revision")?)
     .bind(workspace.record.id.as_bytes().as_slice())
     .bind(workspace.record.name.as_str())
@@ -45,11 +47,12 @@ pub async fn insert(connection: &mut Conn, workspace: &StoredWorkspace) -> Resul
 /// [`StoreError`].
 pub async fn update(connection: &mut Conn, workspace: &StoredWorkspace) -> Result<(), StoreError> {
     sql::query(
-        "UPDATE workspaces SET name = $1, request_limits = $2, spend_limits = $3, revision = $4 WHERE workspace_id = $5",
+        "UPDATE workspaces SET name = $1, request_limits = $2, spend_limits = $3, plan = $4, revision = $5 WHERE workspace_id = $6",
     )
     .bind(workspace.record.name.as_str())
     .bind(limits_text(&workspace.record.request_limits)?)
     .bind(limits_text(&workspace.record.spend_limits)?)
+    .bind(workspace.record.plan.as_str())
     .bind(column::signed(workspace.revision, "the revision")?)
     .bind(workspace.record.id.as_bytes().as_slice())
     .execute(connection)
@@ -107,6 +110,7 @@ fn read(row: &Row) -> Result<StoredWorkspace, StoreError> {
         name: row.try_get("name")?,
         request_limits: column::word(row, "request_limits", |text| serde_json::from_str(text).ok())?,
         spend_limits: column::word(row, "spend_limits", |text| serde_json::from_str(text).ok())?,
+        plan: column::word(row, "plan", Plan::from_word)?,
     };
     Ok(StoredWorkspace {
         record,

@@ -116,6 +116,26 @@ async fn every_service_asks_for_the_token_of_its_own_kind() {
 }
 
 #[tokio::test]
+async fn an_address_with_too_many_failures_waits_and_a_right_token_passes_at_once() {
+    let plane = Plane::start().await;
+    let (channel, bearer) = plane.with(None);
+    let mut keys = KeyServiceClient::with_interceptor(channel, bearer);
+    let before = plane.admin_entries().await.len();
+    let mut codes = Vec::new();
+    for _ in 0..15 {
+        let status = keys.list_keys(admin::ListKeysRequest::default()).await.unwrap_err();
+        assert!(status.code() != Code::ResourceExhausted || status.message().contains("wait for a minute"), "{status}");
+        codes.push(status.code());
+    }
+    assert_eq!(codes[..10], [Code::Unauthenticated; 10]);
+    assert_eq!(codes[10..], [Code::ResourceExhausted; 5]);
+    plane.keys().list_keys(admin::ListKeysRequest::default()).await.unwrap();
+    assert_eq!(plane.admin_entries().await.len(), before + 10 + 1, "ten refusals and the list");
+    assert_eq!(plane.running.admin().failed_sign_ins(), (10, 5));
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn administration_verifies_as_an_unbroken_chain() {
     let plane = Plane::start().await;
     let (key, _) = plane.make_key("one").await;

@@ -13,6 +13,7 @@ use keyforge_shared::id::{BootId, LifeId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope, touched};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{Calendar, Window, ZoneName};
+use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
 use keyforge_shared::state::{KeyRecord, WorkspaceRecord};
 use proptest::prelude::*;
@@ -237,6 +238,7 @@ impl World {
             name: "team".to_owned(),
             request_limits: limits.request_limits,
             spend_limits: limits.spend_limits,
+            plan: Plan::Unlimited,
         };
         let mut world = Self {
             rig,

@@ -165,7 +165,15 @@ async fn usage_is_summed_by_key_model_and_day_in_pages() {
     rig.ship(boot(1), &[huge, more]).await.unwrap();
 
     let until_day = Some("2026-11-23".parse().unwrap());
-    let all = UsageQuery { key: None, grouping: Grouping::Model, from_day: None, until_day, after: None, limit: 1 };
+    let all = UsageQuery {
+        workspace: None,
+        key: None,
+        grouping: Grouping::Model,
+        from_day: None,
+        until_day,
+        after: None,
+        limit: 1,
+    };
     let mut tx = rig.store.read().await.unwrap();
     let first = usage::query(&mut tx, &all).await.unwrap();
     assert_eq!(first.len(), 1);
@@ -203,8 +211,15 @@ async fn a_day_that_no_calendar_has_is_reported_once_and_does_not_hold_up_the_pa
     let key = rig.key(1, Policy::default()).await;
     let never = RequestRecord { period: u32::MAX, ..rig.record(key, boot(1), 1, 0, 1) };
     rig.ship(boot(1), &[never]).await.unwrap();
-    let mut query =
-        UsageQuery { key: None, grouping: Grouping::Day, from_day: None, until_day: None, after: None, limit: 10 };
+    let mut query = UsageQuery {
+        workspace: None,
+        key: None,
+        grouping: Grouping::Day,
+        from_day: None,
+        until_day: None,
+        after: None,
+        limit: 10,
+    };
     let days = usage::query(&mut rig.store.read().await.unwrap(), &query).await.unwrap();
     assert_eq!((days.len(), days[0].0.as_str()), (1, "9999-12-31"));
     query.after = Some(days[0].0.clone());
@@ -248,8 +263,15 @@ async fn what_was_not_counted_takes_no_request_and_is_still_chained() {
     let key = rig.key(1, Policy::default()).await;
     let uncounted = RequestRecord { flags: Flags::NOT_COUNTED, ..rig.record(key, boot(1), 1, 0, 0) };
     rig.ship(boot(1), &[uncounted]).await.unwrap();
-    let query =
-        UsageQuery { key: None, grouping: Grouping::Key, from_day: None, until_day: None, after: None, limit: 10 };
+    let query = UsageQuery {
+        workspace: None,
+        key: None,
+        grouping: Grouping::Key,
+        from_day: None,
+        until_day: None,
+        after: None,
+        limit: 10,
+    };
     let rows = usage::query(&mut rig.store.read().await.unwrap(), &query).await.unwrap();
     assert_eq!((rows[0].1.requests, rows[0].1.refused), (0, 0));
     assert_eq!(key_entries(&rig, key.chain).await, 1);

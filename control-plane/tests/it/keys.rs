@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use keyforge_control_plane::admin::authenticate::Proof;
 use keyforge_control_plane::admin::keys::NewKey;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::audit::admin::AdminOutcome;
@@ -290,7 +291,7 @@ async fn caller_who_hangs_up_at_any_point_leaves_store_and_published_state_in_st
     let plane = Plane::start().await;
     let administration = plane.running.admin();
     let token = plane.operator_token.clone();
-    let caller = administration.authenticate(Some(token.as_bytes()), "test", "keys/Create").await.unwrap();
+    let caller = administration.authenticate(Proof::Token(token.as_bytes()), "test", "keys/Create").await.unwrap();
     let (mut hung_up, mut answered) = (0, 0);
     for attempt in 0..120_u64 {
         let new = NewKey { name: format!("key {attempt}"), policy: Policy::default(), workspace: String::new() };

@@ -12,6 +12,7 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_proto::admin::v1::model_service_client::ModelServiceClient;
+use keyforge_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use keyforge_proto::admin::v1::vault_service_client::VaultServiceClient;
 use keyforge_proto::admin::v1::workspace_service_client::WorkspaceServiceClient;
 use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
@@ -126,6 +127,32 @@ impl Plane {
     pub fn models(&self) -> ModelServiceClient<Authorized> {
         let (channel, bearer) = self.with(Some(&self.operator_token));
         ModelServiceClient::with_interceptor(channel, bearer)
+    }
+
+    pub fn operators(&self) -> OperatorServiceClient<Authorized> {
+        let (channel, bearer) = self.with(Some(&self.operator_token));
+        OperatorServiceClient::with_interceptor(channel, bearer)
+    }
+
+    /// Makes an operator, of a workspace unless that is empty.
+    pub async fn make_operator(&self, name: &str, role: admin::Role, workspace: &str) -> (admin::Operator, String) {
+        let (name, workspace) = (name.to_owned(), workspace.to_owned());
+        let request = admin::CreateOperatorRequest { name, role: role.into(), workspace, expires_at_ms: None };
+        let made = self.operators().create_operator(request).await.unwrap().into_inner();
+        (made.operator.unwrap(), made.token)
+    }
+
+    /// Makes a workspace without limits.
+    pub async fn make_workspace(&self, name: &str) -> String {
+        let request = admin::CreateWorkspaceRequest { name: name.to_owned(), ..Default::default() };
+        self.workspaces().create_workspace(request).await.unwrap().into_inner().id
+    }
+
+    /// Makes a key in a workspace.
+    pub async fn make_key_in(&self, workspace: &str, name: &str) -> admin::Key {
+        let (name, workspace) = (name.to_owned(), workspace.to_owned());
+        let request = admin::CreateKeyRequest { name, workspace, ..Default::default() };
+        self.keys().create_key(request).await.unwrap().into_inner().key.unwrap()
     }
 
     pub fn state(&self) -> StateServiceClient<Authorized> {

@@ -16,6 +16,7 @@ use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, KeyId, No
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{Calendar, CivilDay, Window};
+use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
 use keyforge_shared::secret::Key256;
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
@@ -87,6 +88,7 @@ impl Rig {
             name: name.to_owned(),
             request_limits: limits.request_limits.clone(),
             spend_limits: limits.spend_limits.clone(),
+            plan: Plan::Unlimited,
         };
         let workspace = StoredWorkspace { record, created_at: self.clock.now(), revision: 1 };
         let mut tx = self.store.write().await.unwrap();

@@ -36,6 +36,7 @@ async fn lived() -> TempDir {
         name: "team".to_owned(),
         request_limits: vec![admin::RequestLimit { requests: 5, window: admin::Window::Month.into() }],
         spend_limits: limits.clone(),
+        ..Default::default()
     };
     plane.workspaces().create_workspace(team).await.unwrap();
     let policy = Some(admin::Policy { spend_limits: limits, time_zone: zone, ..Default::default() });
@@ -95,7 +96,7 @@ async fn changed_workspaces_keys_models_credentials_and_operators_are_refused_at
         "UPDATE workspaces SET name = 'renamed' WHERE name = 'team'",
         "UPDATE workspaces SET workspace_id = zeroblob(16) WHERE name = 'team'",
         "DELETE FROM workspaces WHERE name = 'default'",
-        "INSERT INTO workspaces VALUES (zeroblob(16), 'another', '[]', '[]', 0, 1)",
+        "INSERT INTO workspaces VALUES (zeroblob(16), 'another', '[]', '[]', 0, 1, 'unlimited')",
         "UPDATE virtual_keys SET workspace_id = (SELECT workspace_id FROM workspaces WHERE name = 'default') WHERE name = 'capped'",
         "UPDATE virtual_keys SET policy = json_set(policy, '$.time_zone', 'Asia/Tokyo') WHERE name = 'capped'",
         "UPDATE virtual_keys SET policy = json_set(policy, '$.tokens_per_minute', 1) WHERE name = 'capped'",
@@ -114,7 +115,12 @@ async fn changed_workspaces_keys_models_credentials_and_operators_are_refused_at
         "DELETE FROM models WHERE name = 'gpt-5-mini'",
         "DELETE FROM models",
         "INSERT INTO models SELECT 'x', json_set(model, '$.name', 'x') FROM models WHERE name = 'gpt-5-mini'",
-        "INSERT INTO operators VALUES (zeroblob(16), 'me, too', zeroblob(32), 0)",
+        "INSERT INTO operators (operator_id, name, token_digest, created_at) VALUES (zeroblob(16), 'me, too', zeroblob(32), 0)",
+        "UPDATE operators SET role = 'viewer'",
+        "UPDATE operators SET workspace_id = zeroblob(16)",
+        "UPDATE operators SET expires_at = 9000000000000000000",
+        "UPDATE operators SET revoked_at = 0",
+        "UPDATE workspaces SET plan = 'free' WHERE name = 'team'",
         "UPDATE operators SET token_digest = zeroblob(32)",
         "UPDATE operators SET operator_id = zeroblob(16)",
         "DELETE FROM operators",
@@ -257,7 +263,9 @@ async fn operator_who_was_inserted_under_a_running_control_plane_is_a_stranger()
     let plane = Plane::start().await;
     let token = token::generate(TokenKind::Operator).unwrap();
     let mut database = database(plane.directory.path()).await;
-    let insert = sql::query("INSERT INTO operators VALUES (zeroblob(16), 'me, too', $1, 0)");
+    let insert =
+        "INSERT INTO operators (operator_id, name, token_digest, created_at) VALUES (zeroblob(16), 'me, too', $1, 0)";
+    let insert = sql::query(insert);
     insert.bind(token::digest(token.as_bytes()).0.to_vec()).execute(&mut database).await.unwrap();
     drop(database);
     let (channel, bearer) = plane.with(Some(&token));

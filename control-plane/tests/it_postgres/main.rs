@@ -10,6 +10,7 @@
 mod assurance;
 mod beside;
 mod failure;
+mod operator_replicas;
 mod relocation;
 mod replicas;
 mod schema;
@@ -39,12 +40,18 @@ mod ledger;
 mod models;
 #[path = "../it/nodes.rs"]
 mod nodes;
+#[path = "../it/operators.rs"]
+mod operators;
 #[path = "../it/plane.rs"]
 mod plane;
+#[path = "../it/plans.rs"]
+mod plans;
 #[path = "../it/receipts.rs"]
 mod receipts;
 #[path = "../it/rig.rs"]
 mod rig;
+#[path = "../it/roles.rs"]
+mod roles;
 #[path = "../it/signs.rs"]
 mod signs;
 #[path = "../it/start.rs"]
@@ -55,6 +62,8 @@ mod stores;
 mod stream;
 #[path = "../it/tampering.rs"]
 mod tampering;
+#[path = "../it/tenancy.rs"]
+mod tenancy;
 #[path = "../it/vault.rs"]
 mod vault;
 #[path = "../it/workspace_limits.rs"]

@@ -7,6 +7,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::limit::{Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::Window;
+use keyforge_shared::plan::Plan;
 use serde_json::{Value, json};
 
 use super::tenths;
@@ -15,6 +16,8 @@ use crate::rate_headers::RateHeaders;
 /// A limit that does not cover a request: what the answer tells the agent about it, in requests or nano-dollars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exhausted {
+    /// The workspace's plan, if the limit is the plan's.
+    pub plan: Option<Plan>,
     /// Whose limit.
     pub scope: Scope,
     /// What ran out.
@@ -80,8 +83,9 @@ impl Exhausted {
             Scope::Key => "This virtual key's",
             Scope::Workspace => "The workspace's",
         };
+        let plan = self.plan.map_or_else(String::new, |plan| format!(", which is that of the plan {plan},"));
         format!(
-            "{whose} {what} of {} {per} does not cover this request: {} spent, {} held, {} needed.{reset}",
+            "{whose} {what} of {} {per}{plan} does not cover this request: {} spent, {} held, {} needed.{reset}",
             self.amount(self.limit),
             self.amount(self.spent),
             self.amount(self.held),
@@ -95,7 +99,8 @@ impl Exhausted {
             Dimension::Spend => json!(NanoUsd::new(value).decimal()),
             Dimension::Requests => json!(value),
         };
-        vec![
+        let plan = self.plan.map(|plan| ("plan", json!(plan.as_str())));
+        let members = vec![
             ("scope", json!(self.scope.as_str())),
             ("dimension", json!(self.dimension.as_str())),
             ("unit", json!(if self.dimension == Dimension::Spend { "usd" } else { "requests" })),
@@ -105,6 +110,7 @@ impl Exhausted {
             ("held", amount(self.held)),
             ("needed", amount(self.needed)),
             ("reset_at", self.resets_at.map_or(Value::Null, |at| json!(at.rfc3339()))),
-        ]
+        ];
+        members.into_iter().chain(plan).collect()
     }
 }

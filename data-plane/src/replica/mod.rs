@@ -364,8 +364,13 @@ fn changed_workspace(change: &Change) -> Option<WorkspaceId> {
 }
 
 fn same_limits(one: Option<&WorkspaceRecord>, other: Option<&WorkspaceRecord>) -> bool {
-    let limits = |workspace: &'_ WorkspaceRecord| (workspace.request_limits.clone(), workspace.spend_limits.clone());
-    one.map(limits) == other.map(limits)
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            one.request_limits_in_effect() == other.request_limits_in_effect() && one.spend_limits == other.spend_limits
+        }
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
 }
 
 fn differences(before: &State, now: &State) -> Changes {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use keyforge_providers::redact;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::limit::{Dimension, Scope, Touched, touched};
+use keyforge_shared::limit::{CounterId, Dimension, Scope, Touched, touched};
 use keyforge_shared::period::CivilDay;
-use keyforge_shared::policy::Policy;
+use keyforge_shared::plan::Plan;
+use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
 
 use super::authenticate::Caller;
@@ -45,6 +46,15 @@ impl Permit {
     /// The counters that the request touches.
     pub fn counters(&self) -> impl Iterator<Item = Touched> + use<'_> {
         touched(&self.key, &self.workspace, self.at)
+    }
+
+    /// The workspace's plan, if a limit of `limit` on this counter is the plan's and not the workspace's own.
+    #[must_use]
+    pub fn plan_behind(&self, counter: &CounterId, limit: u64) -> Option<Plan> {
+        let plan = self.workspace.plan;
+        let of_plan = |most: RequestLimit| most.window == counter.window && most.requests == limit;
+        let of_requests = (counter.scope, counter.dimension) == (Scope::Workspace, Dimension::Requests);
+        (of_requests && plan.request_limit().is_some_and(of_plan)).then_some(plan)
     }
 
     /// The date that the request is charged to, in the calendar of its key.
@@ -93,6 +103,7 @@ pub fn standing(plane: &Plane, key: &KeyRecord) -> Result<(), Rejection> {
 pub(super) fn nothing_left() -> Rejection {
     let limit = Policy::NOTHING_LEFT;
     Rejection::Exhausted(Box::new(Exhausted {
+        plan: None,
         scope: Scope::Key,
         dimension: Dimension::Requests,
         window: limit.window,

@@ -10,6 +10,7 @@ use keyforge_shared::id::LifeId;
 use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::Window;
+use keyforge_shared::plan::Plan;
 
 use super::authorize::Permit;
 use super::bound::Bound;
@@ -292,13 +293,14 @@ impl Asking<'_> {
                 None => self.bound.least(&self.permit).nanos(),
             },
         };
+        let plan = self.permit.plan_behind(&need.counter, need.limit);
         if proof_is_wanting(standing, least) {
             tracing::info!(key = %self.permit.key().id, %life, "the books hold charges that nobody proved, and are given up for what the records say");
             let given_up = self.plane.grants.give_up(self.permit.key().id, life).await;
             given_up.map_err(|_| unavailable(self.plane, "counters"))?;
-            return Err(Rejection::Settling(used_up(need, standing, unsettled, least)));
+            return Err(Rejection::Settling(Box::new(Exhausted { plan, ..used_up(need, standing, unsettled, least) })));
         }
-        Err(exhausted(need, standing, unsettled, least))
+        Err(exhausted(need, standing, unsettled, least, plan))
     }
 
     /// Gives what has ended time to be told to the store, a few times; false when that was enough.
@@ -353,10 +355,10 @@ fn unavailable(plane: &Plane, missing: &'static str) -> Rejection {
 
 /// A limit does not cover a request that needs at least `least`. It is exhausted if it would not even if all that runs ended without a charge and
 /// others gave back all that they were granted and have not settled.
-fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Rejection {
+fn exhausted(need: &Need, standing: &Standing, unsettled: u64, least: u64, plan: Option<Plan>) -> Rejection {
     let gone = standing.elsewhere.saturating_add(standing.used);
     let would_fit = gone.saturating_add(least) <= need.limit.saturating_add(unsettled);
-    let exhausted = used_up(need, standing, unsettled, least);
+    let exhausted = Box::new(Exhausted { plan, ..used_up(need, standing, unsettled, least) });
     if would_fit { Rejection::Settling(exhausted) } else { Rejection::Exhausted(exhausted) }
 }
 
@@ -366,8 +368,9 @@ const fn proof_is_wanting(standing: &Standing, least: u64) -> bool {
     standing.orphaned > 0 && standing.free.saturating_add(standing.orphaned) >= least
 }
 
-fn used_up(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Box<Exhausted> {
-    Box::new(Exhausted {
+fn used_up(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Exhausted {
+    Exhausted {
+        plan: None,
         scope: need.counter.scope,
         dimension: need.counter.dimension,
         window: need.counter.window,
@@ -376,7 +379,7 @@ fn used_up(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Box<
         held: standing.held.saturating_add(unsettled),
         needed: least,
         resets_at: (need.counter.window != Window::Total).then_some(need.period.end),
-    })
+    }
 }
 
 #[cfg(test)]

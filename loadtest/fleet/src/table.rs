@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use keyforge_control_plane::admin::{Admin, deployment};
+use keyforge_control_plane::admin::{Admin, Sealed, deployment};
 use keyforge_control_plane::config::{DEFAULT_CERTIFICATE_LIFE, VaultConfig};
 use keyforge_control_plane::custody::holders::Holder;
 use keyforge_control_plane::grpc::auth::NodeGate;
@@ -31,6 +31,7 @@ use keyforge_runtime::telemetry::{Telemetry, TelemetryConfig};
 use keyforge_shared::clock::{Clock, SystemClock};
 use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::period::Window;
+use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::{Change, Delta, KeyRecord, KeyStatus, Resource, State, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
@@ -169,7 +170,7 @@ async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Resu
         clock: Arc::clone(&clock),
         certificate_life: DEFAULT_CERTIFICATE_LIFE,
     });
-    let sealed = (opened.seal, opened.sum);
+    let sealed = Sealed { seal: opened.seal, sum: opened.sum, roster: opened.roster };
     let admin = Admin::new(store, opened.vault, opened.audit, hub.clone(), sealed, shutdown.clone());
     let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("keyforge-fleetload"))?;
     let gate = NodeGate::new(nodes, admin, RefusedNodes::new(&telemetry.meter()));
@@ -224,8 +225,8 @@ fn lookup(keys: u64) -> anyhow::Result<String> {
 fn state(keys: u64) -> anyhow::Result<State> {
     let mut state = State::with_room(1, usize::try_from(keys)?);
     let (id, name) = (workspace(), "default".to_owned());
-    let limits = (Vec::new(), Vec::new());
-    let record = WorkspaceRecord { id, name, request_limits: limits.0, spend_limits: limits.1 };
+    let (request_limits, spend_limits) = (Vec::new(), Vec::new());
+    let record = WorkspaceRecord { id, name, request_limits, spend_limits, plan: Plan::Unlimited };
     state.add(Resource::Workspace(Arc::new(record)));
     for number in 0..keys {
         state.add(key(number)?);

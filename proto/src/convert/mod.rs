@@ -8,6 +8,7 @@ mod counters;
 mod credentials;
 mod keys;
 mod models;
+mod operators;
 mod policy;
 mod state;
 mod workspaces;
@@ -21,8 +22,9 @@ use std::str::FromStr;
 use keyforge_shared::clock::Timestamp;
 
 pub use counters::{counter_id, dimension, scope};
+pub use operators::role;
 pub use policy::window;
-pub use workspaces::limits;
+pub use workspaces::{limits, plan};
 
 /// Why a message is not a valid domain value.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, CredentialId, KeyId, WorkspaceId};
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
 use keyforge_shared::period::{Window, ZoneName};
+use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
 use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
@@ -71,12 +72,13 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
 }
 
 pub(super) fn workspace() -> impl Strategy<Value = WorkspaceRecord> {
-    (any::<[u8; 16]>(), ".{1,20}", request_limits(), spend_limits()).prop_map(
-        |(id, name, request_limits, spend_limits)| WorkspaceRecord {
+    (any::<[u8; 16]>(), ".{1,20}", request_limits(), spend_limits(), select(Plan::ALL.to_vec())).prop_map(
+        |(id, name, request_limits, spend_limits, plan)| WorkspaceRecord {
             id: WorkspaceId::from_bytes(id),
             name,
             request_limits,
             spend_limits,
+            plan,
         },
     )
 }

@@ -1,6 +1,7 @@
-//! [`WorkspaceRecord`], and limits outside of a policy.
+//! [`WorkspaceRecord`], its plan, and limits outside of a policy.
 
 use keyforge_shared::id::WorkspaceId;
+use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{RequestLimit, SpendLimit, limit_problems};
 use keyforge_shared::state::WorkspaceRecord;
 
@@ -21,6 +22,27 @@ pub fn limits(
     Ok((requests, spend))
 }
 
+impl From<Plan> for admin::Plan {
+    fn from(plan: Plan) -> Self {
+        match plan {
+            Plan::Unlimited => Self::Unlimited,
+            Plan::Free => Self::Free,
+        }
+    }
+}
+
+/// A plan out of the enum's number. Unspecified is the unlimited one: that is what there was before there were plans.
+///
+/// # Errors
+/// [`ConvertError`] naming `field` when no plan has this number.
+pub fn plan(number: i32, field: &str) -> Result<Plan, ConvertError> {
+    match admin::Plan::try_from(number) {
+        Ok(admin::Plan::Unspecified | admin::Plan::Unlimited) => Ok(Plan::Unlimited),
+        Ok(admin::Plan::Free) => Ok(Plan::Free),
+        Err(_) => Err(ConvertError::new(field, format!("no plan has the number {number}"))),
+    }
+}
+
 impl From<&WorkspaceRecord> for proto::WorkspaceRecord {
     fn from(workspace: &WorkspaceRecord) -> Self {
         Self {
@@ -28,6 +50,7 @@ impl From<&WorkspaceRecord> for proto::WorkspaceRecord {
             name: workspace.name.clone(),
             request_limits: workspace.request_limits.iter().copied().map(Into::into).collect(),
             spend_limits: workspace.spend_limits.iter().copied().map(Into::into).collect(),
+            plan: admin::Plan::from(workspace.plan).into(),
         }
     }
 }
@@ -44,6 +67,7 @@ impl TryFrom<proto::WorkspaceRecord> for WorkspaceRecord {
             name: workspace.name,
             request_limits,
             spend_limits,
+            plan: plan(workspace.plan, "plan")?,
         })
     }
 }
@@ -69,6 +93,7 @@ mod tests {
                 ("id", proto::WorkspaceRecord { id: vec![1; 15], ..whole.clone() }),
                 ("name", proto::WorkspaceRecord { name: String::new(), ..whole.clone() }),
                 ("spend_limits[0].window", proto::WorkspaceRecord { spend_limits: vec![limit(0)], ..whole.clone() }),
+                ("plan", proto::WorkspaceRecord { plan: 99, ..whole.clone() }),
                 ("spend_limits", proto::WorkspaceRecord { spend_limits: vec![limit(1); 2], ..whole }),
             ];
             for (field, broken) in cases {

@@ -1,5 +1,6 @@
 //! The records of the replicated state, and the canonical bytes that their digests are made of.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -8,6 +9,7 @@ use crate::audit::canonical::Writer;
 use crate::catalog::{Model, ProviderName};
 use crate::id::{ChainId, CredentialId, KeyId, WorkspaceId};
 use crate::period::ZoneName;
+use crate::plan::Plan;
 use crate::policy::{Policy, RequestLimit, SpendLimit};
 use crate::token::TokenDigest;
 
@@ -97,6 +99,16 @@ pub struct WorkspaceRecord {
     pub request_limits: Vec<RequestLimit>,
     /// Spend caps over all its keys, at most one per window.
     pub spend_limits: Vec<SpendLimit>,
+    /// What bounds it whatever its own limits say.
+    pub plan: Plan,
+}
+
+impl WorkspaceRecord {
+    /// The request quotas that hold: its own, and its plan's where that is lower.
+    #[must_use]
+    pub fn request_limits_in_effect(&self) -> Cow<'_, [RequestLimit]> {
+        self.plan.bound(&self.request_limits)
+    }
 }
 
 /// A credential as nodes know it: everything but the secret, which travels sealed and apart from the replicated set.
@@ -192,9 +204,14 @@ fn key_bytes(key: &KeyRecord, policy: &[u8; 32]) -> Vec<u8> {
 }
 
 fn workspace_bytes(workspace: &WorkspaceRecord) -> Vec<u8> {
-    let mut writer = Writer::with_magic(b"KSW1");
+    // A workspace that no plan limits has the bytes that it had before there were plans.
+    let is_plain = workspace.plan == Plan::Unlimited;
+    let mut writer = Writer::with_magic(if is_plain { b"KSW1" } else { b"KSW2" });
     writer.raw(workspace.id.as_bytes()).str(&workspace.name);
     write_limits(&mut writer, &workspace.request_limits, &workspace.spend_limits);
+    if !is_plain {
+        writer.str(workspace.plan.as_str());
+    }
     writer.finish()
 }
 

@@ -4,6 +4,7 @@ use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::money::NanoUsd;
 use serde::Serialize;
 
+use super::changes::changes;
 use crate::output::{Row, moment};
 
 /// One entry of a chain.
@@ -153,6 +154,7 @@ impl Row for EntryView {
                 let space = if admin.target.is_empty() { "" } else { " " };
                 let what = format!("{}{space}{}", admin.method, admin.target);
                 let by = format!("{what} by {} from {}", admin.operator_id, admin.peer);
+                let by = std::iter::once(by).chain(changes(&admin.detail)).collect::<Vec<_>>().join("; ");
                 ("admin", admin.outcome.as_str(), by)
             }
             RecordView::Gap(gap) => {
@@ -235,11 +237,15 @@ mod tests {
             cost_nano_usd: 2_500_000,
             ..Default::default()
         };
-        let admin =
-            proto::AdminEntry { method: "keys/Create".to_owned(), outcome: "done".to_owned(), ..Default::default() };
+        let admin = proto::AdminEntry {
+            method: "keys/Create".to_owned(),
+            outcome: "done".to_owned(),
+            detail: r#"{"before": {"name": "a"}, "after": {"name": "keys/Create b"}}"#.to_owned(),
+            ..Default::default()
+        };
         for (record, kind, word) in [
             (proto::entry::Record::Request(request), "request", "$0.0025"),
-            (proto::entry::Record::Admin(admin), "admin", "keys/Create"),
+            (proto::entry::Record::Admin(admin), "admin", "; name: a → keys/Create b"),
             (proto::entry::Record::Gap(proto::GapEntry::default()), "gap", "charged"),
         ] {
             let view =

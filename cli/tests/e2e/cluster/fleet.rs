@@ -255,7 +255,8 @@ impl Cluster {
     pub async fn create_workspace(&self, name: &str, limits: Limits) -> String {
         let mut workspaces = admin::workspace_service_client::WorkspaceServiceClient::new(self.admin().await);
         let admin::Policy { request_limits, spend_limits, .. } = limits.policy();
-        let request = admin::CreateWorkspaceRequest { name: name.to_owned(), request_limits, spend_limits };
+        let name = name.to_owned();
+        let request = admin::CreateWorkspaceRequest { name, request_limits, spend_limits, ..Default::default() };
         workspaces.create_workspace(request).await.unwrap().into_inner().id
     }
 

@@ -12,6 +12,7 @@ mod chaos;
 mod cut_off;
 mod life;
 mod outage;
+mod plans;
 mod pools;
 mod recovery;
 mod settling;
