@@ -27,7 +27,8 @@ async fn create(plane: &Plane, token: &str) -> Result<(), Status> {
 async fn operator_revoked_at_one_control_plane_is_refused_at_all_at_once() {
     let (here, mut tokens) = (Plane::start().await, Vec::new());
     let there = plane_beside(&here).await;
-    for round in 0..20 {
+    // Fewer refused calls than an address may make in a minute.
+    for round in 0..4 {
         let (one, other) = if round % 2 == 0 { (&here, &there) } else { (&there, &here) };
         let name = format!("operator {round}");
         let (made, first) = one.make_operator(&name, admin::Role::Viewer, "").await;
