@@ -68,23 +68,25 @@ impl Admin {
                 );
                 return Err(StoreError::Corrupt("state_changes"));
             }
-            self.publish(changes, (sum, after), change.state_seal);
+            parts.hub.commit(changes);
+            *sum = after;
         }
         // A database that was put back, or whose seal was changed alone, has nothing to follow to.
-        let stored = deployment::position(conn).await?;
-        let holds = stored.is_some_and(|(revision, seal)| {
-            revision == parts.hub.revision() && parts.seal.holds(revision, *sum, &operators, &seal)
+        let stored = deployment::position(conn).await?.filter(|(revision, seal)| {
+            *revision == parts.hub.revision() && parts.seal.holds(*revision, *sum, &operators, seal)
         });
-        if !holds {
+        let Some(stored) = stored else {
             tracing::error!(
                 revision = parts.hub.revision(),
                 "the database does not hold the state that was published: it was put back to an earlier one, or tampered with"
             );
             return Err(StoreError::Corrupt("deployment"));
-        }
+        };
         if let Some(roster) = roster {
             self.replace_roster(Arc::new(roster));
         }
+        // Last, because whoever finds it where the database is looks no further.
+        self.set_position(stored);
         Ok(())
     }
 

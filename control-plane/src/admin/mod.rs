@@ -337,7 +337,9 @@ impl Admin {
                 this.replace_roster(operators);
             }
             if let Some(seal) = seal {
-                this.publish(changes, (&mut turn, sum), seal.to_vec());
+                this.inner.hub.commit(changes);
+                *turn = sum;
+                this.set_position((this.inner.hub.revision(), seal.to_vec()));
             }
             drop(turn);
             Ok::<(), sqlx::Error>(())
@@ -348,15 +350,11 @@ impl Admin {
 }
 
 impl Admin {
-    /// Publishes what is committed under `seal` and leads from the state with the sum `sum` to that with `after`.
-    fn publish(&self, changes: Vec<Change>, (sum, after): (&mut SealSum, SealSum), seal: Vec<u8>) {
-        let parts = &self.inner;
-        parts.hub.commit(changes);
-        *sum = after;
-        *parts.position.lock().unwrap_or_else(PoisonError::into_inner) = (parts.hub.revision(), seal);
+    fn set_position(&self, position: (u64, Vec<u8>)) {
+        *self.inner.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }
 
-    /// What is published.
+    /// The revision that is published, and its seal.
     fn position(&self) -> (u64, Vec<u8>) {
         self.inner.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
