@@ -20,9 +20,6 @@ use crate::rate_headers::RateHeaders;
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const X_KEYFORGE_ERROR: HeaderName = HeaderName::from_static("x-keyforge-error");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-/// SDKs distrust much longer waits than a minute, so none is ever told. Tokens per minute are counted by whole seconds, so that their minute
-/// can take 61 to pass; a shorter wait would not be true.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(61);
 /// When to ask again for what was granted elsewhere and is not settled.
 const SETTLING: Duration = Duration::from_secs(2);
 
@@ -338,7 +335,6 @@ impl Rejection {
                 headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             Retry::After(wait) => {
-                let wait = told(wait);
                 let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000).max(1)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
@@ -359,14 +355,9 @@ impl Rejection {
     }
 }
 
-/// The wait that a client is told.
-fn told(wait: Duration) -> Duration {
-    wait.min(LONGEST_RETRY_AFTER)
-}
-
 /// The wait that a client is told, in seconds with one decimal, rounded up: some read it out of the message.
 fn tenths(wait: Duration) -> String {
-    let tenths = told(wait).as_millis().div_ceil(100).max(1);
+    let tenths = wait.as_millis().div_ceil(100).max(1);
     format!("{}.{}s", tenths / 10, tenths % 10)
 }
 

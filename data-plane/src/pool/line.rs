@@ -25,8 +25,9 @@ const MOST_PROMISES: usize = 8_192;
 const KEPT_FOR_KEY: Duration = Duration::from_secs(5);
 /// A moment is kept free for so long.
 const KEPT_FREE: Duration = Duration::from_secs(10);
-/// Nobody is sent away for longer: clients believe no more than that.
-const LONGEST_TOLD: Duration = Duration::from_secs(60);
+/// No moment later than this is kept free. Who must wait for longer is told the truth and has no moment: what is that far away may come otherwise, and
+/// would keep others out until then.
+const LONGEST_KEPT: Duration = Duration::from_secs(60);
 /// How fast the line moves is measured over this long, once somebody has waited for [`MEASURED_FROM`].
 const MEASURED: Duration = Duration::from_secs(5);
 const MEASURED_FROM: Duration = Duration::from_secs(1);
@@ -256,7 +257,10 @@ impl State {
 
     /// Keeps a moment free, and says how long it is until then.
     fn promise(&mut self, wish: Wish) -> Duration {
-        let latest = wish.now.plus(LONGEST_TOLD);
+        let latest = wish.now.plus(LONGEST_KEPT);
+        if wish.ready > latest {
+            return wish.ready.since(wish.now);
+        }
         let moment = self.free_from.max(wish.ready).max(wish.now).min(latest);
         let is_full = self.promised >= MOST_PROMISES;
         let promises = self.promises.entry(wish.key).or_default();

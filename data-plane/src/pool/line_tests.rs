@@ -158,6 +158,18 @@ fn the_line_is_bounded_for_each_key_and_for_all() {
     assert_eq!((places.len(), line.waiting()), (MOST_WAITING, MOST_WAITING));
 }
 
+#[test]
+fn who_must_wait_for_minutes_is_told_so_and_keeps_nobody_else_out_until_then() {
+    let line = Arc::new(Line::default());
+    for number in 1..100 {
+        let Granted::Later(wait) = line.join(wish(number, 0, 600_000, 1.0)) else { panic!("waits for minutes") };
+        assert_eq!(wait, Duration::from_secs(600));
+    }
+    assert_eq!(line.0.lock().promised, 0);
+    let early = line.join(wish(1, 1_000, 1_500, 1.0));
+    assert!(matches!(early, Granted::Place(_)), "another credential was added");
+}
+
 proptest! {
     /// Whatever joins and leaves: one is next as long as anyone waits, and nothing is left behind.
     #[test]

@@ -32,6 +32,8 @@ use crate::fixture::{FakeLedger, Node, Parts, START, cap, key, key_id, model, qu
 
 const THROTTLED: &str =
     "HTTP/1.1 429 Too Many Requests\r\nretry-after: 60\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const THROTTLED_FOR_LONG: &str =
+    "HTTP/1.1 429 Too Many Requests\r\nretry-after: 120\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 /// Ten tokens in and five out: 60,000 nano-dollars.
 const SERVED: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n\
@@ -288,6 +290,22 @@ async fn a_pool_that_serves_nobody_in_time_says_when_it_will() {
     bench.asked().await.send(THROTTLED).unwrap();
     assert_eq!(told(&asking.await.unwrap().ok().unwrap()), (429, "pool_exhausted"));
     assert_eq!(bench.books().await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_wait_of_minutes_is_told_as_what_it_is() {
+    let mut bench = Bench::with_quota().await;
+    bench.shut_second(Duration::from_secs(300)).await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(THROTTLED_FOR_LONG).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    let seconds = |name: &str| answer.response.headers()[name].to_str().unwrap().parse::<u64>().unwrap();
+    // A tenth is added, so that not all come back in the same moment.
+    assert!((120..=132).contains(&seconds("retry-after")), "{}", seconds("retry-after"));
+    assert!((120_000..=132_000).contains(&seconds("retry-after-ms")));
+    let body = http_body_util::BodyExt::collect(answer.response.into_body()).await.unwrap().to_bytes();
+    let body = std::str::from_utf8(&body).unwrap();
+    assert!(body.contains("try again in 12") || body.contains("try again in 13"), "{body}");
 }
 
 #[tokio::test]
