@@ -13,6 +13,7 @@ use keyforge_shared::usage::{ServiceTier, Usage};
 
 use crate::anthropic::Anthropic;
 use crate::chat::ignored::Ignored;
+use crate::chat::response::Response;
 use crate::fault::Fault;
 use crate::google::Google;
 use crate::openai::chunk::ChunkWriter;
@@ -95,12 +96,14 @@ pub struct Answer {
     pub model: Option<String>,
     /// The class of service that was billed, if the provider says so.
     pub tier: Option<ServiceTier>,
+    /// Whether it was served within one region, for which the provider may ask more.
+    pub in_region: bool,
 }
 
 impl Answer {
     /// An answer that the client gets as it came.
     fn same(read: response::Answer, body: Bytes) -> Self {
-        Self { body, usage: read.usage, model: read.model, tier: read.tier }
+        Self { body, usage: read.usage, model: read.model, tier: read.tier, in_region: false }
     }
 }
 
@@ -196,7 +199,8 @@ impl Exchange {
             (Some(translator), Asked::Chat { .. }) => {
                 let answer = translator.answer(&body, &self.memo)?;
                 let body = completion::write(&answer, &self.stamp);
-                Ok(Answer { body, usage: answer.usage, model: named(answer.model), tier: answer.tier })
+                let Response { usage, model, tier, in_region, .. } = answer;
+                Ok(Answer { body, usage, model: named(model), tier, in_region })
             }
             (Some(translator), Asked::Embeddings { inputs, encoding }) => {
                 let answer = translator.embedded(&body, &self.memo)?;
@@ -204,7 +208,7 @@ impl Exchange {
                     return Err(NotAnAnswer::NoEmbeddings);
                 }
                 let body = openai::embeddings::write(&answer, encoding, &self.stamp);
-                Ok(Answer { body, usage: answer.usage, model: named(answer.model), tier: None })
+                Ok(Answer { body, usage: answer.usage, model: named(answer.model), tier: None, in_region: false })
             }
         }
     }
@@ -288,6 +292,15 @@ impl StreamReader {
         match &self.0 {
             Reader::Same(meter) => meter.tier(),
             Reader::Translated(translated) => translated.tier(),
+        }
+    }
+
+    /// Whether it is served within one region, for which the provider may ask more.
+    #[must_use]
+    pub fn in_region(&self) -> bool {
+        match &self.0 {
+            Reader::Same(_) => false,
+            Reader::Translated(translated) => translated.in_region(),
         }
     }
 

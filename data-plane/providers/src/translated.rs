@@ -25,6 +25,7 @@ pub(crate) struct Translated {
 struct Seen {
     usage: Option<Usage>,
     tier: Option<ServiceTier>,
+    in_region: bool,
     model: Option<String>,
     has_content: bool,
     finished: bool,
@@ -36,7 +37,9 @@ impl Seen {
             ChatEvent::Start { model, .. } => self.model = Some(model.clone()).filter(|model| !model.is_empty()),
             ChatEvent::Delta { delta, .. } => self.note_delta(delta),
             ChatEvent::Finish { .. } => self.finished = true,
-            ChatEvent::Usage { usage, tier } => (self.usage, self.tier) = (Some(*usage), *tier),
+            ChatEvent::Usage { usage, tier, in_region } => {
+                (self.usage, self.tier, self.in_region) = (Some(*usage), *tier, *in_region);
+            }
         }
     }
 
@@ -107,6 +110,10 @@ impl Translated {
 
     pub(crate) fn tier(&self) -> Option<ServiceTier> {
         self.seen.tier
+    }
+
+    pub(crate) fn in_region(&self) -> bool {
+        self.seen.in_region
     }
 
     pub(crate) fn model(&self) -> Option<&str> {
@@ -194,7 +201,7 @@ mod tests {
     }
 
     fn used() -> ChatEvent {
-        ChatEvent::Usage { usage: Usage { input: 3, output: 4, ..Usage::default() }, tier: None }
+        ChatEvent::Usage { usage: Usage { input: 3, output: 4, ..Usage::default() }, tier: None, in_region: false }
     }
 
     fn any() -> Event {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::usage::Counts;
 use super::{fault, finish, signature};
 use crate::chat::request::{Content, Maker, Part, ToolCall};
-use crate::chat::response::{Choice, Response};
+use crate::chat::response::{Choice, Finish, Response};
 use crate::credible::brief;
 use crate::form;
 use crate::refusal::NotAnAnswer;
@@ -27,6 +27,8 @@ struct Wire<'a> {
     content: Option<&'a RawValue>,
     #[serde(borrow)]
     stop_reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stop_details: Option<&'a RawValue>,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -80,7 +82,10 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
         });
     };
     let mut reader = Reader { json_tool: memo.json_tool.as_deref(), ..Reader::default() };
-    let mut parts: Vec<Part<'a>> = blocks.into_iter().filter_map(|block| reader.part(block)).collect();
+    let mut parts: Vec<Part<'a>> = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        parts.extend(reader.part(block)?);
+    }
     if let Some(json) = reader.json {
         // What was said in words besides is not of the form that was asked for.
         parts.retain(|part| !matches!(part.content, Content::Text(_)));
@@ -97,8 +102,13 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
         counts.read(usage.get());
     }
     let usage = counts.usage(!parts.is_empty());
-    let choice = Choice { index: 0, parts, finish: finish(&stop_reason, reader.calls_tools), logprobs: None };
-    Ok(Response { id: name(wire.id), model: name(wire.model), choices: vec![choice], usage, tier: counts.tier })
+    let finish = finish(&stop_reason, reader.calls_tools);
+    if finish == Finish::ContentFilter {
+        parts.extend(explanation(wire.stop_details).map(|text| Part::new(Content::Refusal(text))));
+    }
+    let choice = Choice { index: 0, parts, finish, logprobs: None };
+    let Counts { tier, in_region, .. } = counts;
+    Ok(Response { id: name(wire.id), model: name(wire.model), choices: vec![choice], usage, tier, in_region })
 }
 
 /// Takes the object off an answer, which may come as several texts.
@@ -120,9 +130,18 @@ struct Reader<'a, 'm> {
 }
 
 impl<'a> Reader<'a, '_> {
-    fn part(&mut self, raw: &'a RawValue) -> Option<Part<'a>> {
-        let native = || Part::new(Content::Native { maker: Maker::Anthropic, block: Cow::Borrowed(raw) });
-        let Ok(block) = serde_json::from_str::<Block<'a>>(raw.get()) else { return Some(native()) };
+    /// # Errors
+    /// [`NotAnAnswer::Malformed`] for a block of a known type that says what cannot be read, such as half of a character: without it the answer
+    /// would be another.
+    fn part(&mut self, raw: &'a RawValue) -> Result<Option<Part<'a>>, NotAnAnswer> {
+        match serde_json::from_str::<Block<'a>>(raw.get()) {
+            Ok(block) => Ok(self.said(raw, block)),
+            Err(_) if is_known(raw) => Err(NotAnAnswer::Malformed),
+            Err(_) => Ok(Some(native(raw))),
+        }
+    }
+
+    fn said(&mut self, raw: &'a RawValue, block: Block<'a>) -> Option<Part<'a>> {
         Some(match &*block.kind.0 {
             "text" => return filled(block.text).map(Part::text),
             "tool_use" => return self.call(block),
@@ -138,7 +157,7 @@ impl<'a> Reader<'a, '_> {
                 let data = filled(block.data)?;
                 Part { signature: Some(signature(data.clone())), ..Part::new(Content::RedactedThinking(data)) }
             }
-            _ => native(),
+            _ => native(raw),
         })
     }
 
@@ -159,9 +178,35 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
+/// A block that only Anthropic understands.
+fn native(raw: &RawValue) -> Part<'_> {
+    Part::new(Content::Native { maker: Maker::Anthropic, block: Cow::Borrowed(raw) })
+}
+
+/// Whether the block is of a type that is read.
+fn is_known(raw: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Text<'a>,
+    }
+    let kind = serde_json::from_str::<Kind<'_>>(raw.get());
+    kind.is_ok_and(|kind| matches!(&*kind.kind.0, "text" | "tool_use" | "thinking" | "redacted_thinking"))
+}
+
 /// The arguments of a call as JSON text, `{}` for none.
 pub(super) fn arguments(input: Option<&RawValue>) -> &str {
     input.map(RawValue::get).filter(|input| *input != "null" && !input.is_empty()).unwrap_or("{}")
+}
+
+/// Why a model did not answer, in words for people.
+pub(super) fn explanation(details: Option<&RawValue>) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Details<'a> {
+        #[serde(borrow)]
+        explanation: Option<Text<'a>>,
+    }
+    filled(serde_json::from_str::<Details<'_>>(details?.get()).ok()?.explanation)
 }
 
 fn string(value: Option<&RawValue>) -> Option<Cow<'_, str>> {

@@ -31,10 +31,37 @@ fn read_short(body: &str, memo: &Memo) -> (Vec<String>, Finish) {
             Content::Thinking(text) => format!("thinking {text} {signature}"),
             Content::RedactedThinking(data) => format!("redacted {data} {signature}"),
             Content::Native { block, .. } => format!("native {}", block.get()),
+            Content::Refusal(text) => format!("refusal {text}"),
             other => panic!("{other:?}"),
         }
     };
     (choice.parts.iter().map(short).collect(), choice.finish.clone())
+}
+
+#[test]
+fn why_a_model_refused_is_said() {
+    let body = message(&json!([]), "refusal").replace(
+        r#""stop_sequence":null"#,
+        r#""stop_sequence":null,"stop_details":{"type":"refusal","category":"cyber","explanation":"Not that."}"#,
+    );
+    assert_eq!(read_short(&body, &Memo::default()), (vec!["refusal Not that.".to_owned()], Finish::ContentFilter));
+    let silent = message(&json!([]), "refusal");
+    assert_eq!(read_short(&silent, &Memo::default()), (Vec::new(), Finish::ContentFilter));
+}
+
+#[test]
+fn a_block_that_cannot_be_read_is_not_left_out_of_the_answer() {
+    for block in [
+        r#"{"type":"text","text":"ok \ud83d"}"#,
+        r#"{"type":"thinking","thinking":"\udc00","signature":"s"}"#,
+        r#"{"type":"tool_use","id":"t","name":"\ud83d","input":{}}"#,
+        r#"{"type":"text","text":7}"#,
+    ] {
+        let body = message(&json!([]), "end_turn").replace("[]", &format!("[{block}]"));
+        assert_eq!(read(body.as_bytes(), &Memo::default()).err(), Some(NotAnAnswer::Malformed), "{block}");
+    }
+    let unknown = message(&json!([{ "type": "later", "text": 7 }]), "end_turn");
+    assert!(read(unknown.as_bytes(), &Memo::default()).is_ok());
 }
 
 #[test]

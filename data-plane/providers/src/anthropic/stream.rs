@@ -10,10 +10,11 @@ use keyforge_shared::usage::Usage;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::response::{Block, Text, arguments, filled, name};
+use super::response::{Block, Text, arguments, explanation, filled, name};
 use super::usage::Counts;
 use super::{fault, finish, signature};
 use crate::chat::event::{Delta, Event};
+use crate::chat::response::Finish;
 use crate::fault::Fault;
 use crate::form;
 use crate::sse;
@@ -33,6 +34,8 @@ pub(super) struct MessageDecoder {
     open: BTreeMap<u64, Open>,
     counts: Counts,
     stop_reason: Option<String>,
+    /// Why the model did not answer, in words for people.
+    explanation: Option<String>,
     calls: u32,
     has_json: bool,
     has_started: bool,
@@ -97,6 +100,8 @@ struct Piece<'a> {
     partial_json: Option<Text<'a>>,
     #[serde(borrow)]
     stop_reason: Option<Text<'a>>,
+    #[serde(borrow)]
+    stop_details: Option<&'a RawValue>,
 }
 
 impl MessageDecoder {
@@ -245,9 +250,14 @@ impl MessageDecoder {
             self.say(Delta::Text(text), out);
         }
         let finish = finish(self.stop_reason.as_deref().unwrap_or("end_turn"), self.calls > 0);
+        // Words that the model did not make, beside an output of nothing, would make that look like a wrong count.
+        let explanation = self.explanation.take().filter(|_| finish == Finish::ContentFilter);
+        if let Some(text) = explanation.filter(|_| self.counts.usage(true).is_some()) {
+            out.push(Event::Delta { choice: 0, delta: Delta::Refusal(text) });
+        }
         out.push(Event::Finish { choice: 0, finish });
         if let Some(usage) = self.counts.usage(self.has_content) {
-            out.push(Event::Usage { usage, tier: self.counts.tier });
+            out.push(Event::Usage { usage, tier: self.counts.tier, in_region: self.counts.in_region });
         }
     }
 }
@@ -278,6 +288,8 @@ impl Decoder for MessageDecoder {
             }
             ("message_delta", _) => {
                 wire.usage.iter().for_each(|usage| self.counts.read(usage.get()));
+                let details = wire.delta.as_ref().and_then(|delta| delta.stop_details);
+                self.explanation = explanation(details).map(std::borrow::Cow::into_owned).or(self.explanation.take());
                 let said = wire.delta.and_then(|delta| filled(delta.stop_reason));
                 self.stop_reason = said.map(std::borrow::Cow::into_owned).or(self.stop_reason.take());
             }

@@ -56,6 +56,7 @@ fn short(event: &Event) -> String {
             Delta::RedactedThinking(signature) => format!("redacted {}", signature.value),
             Delta::ToolCall { index, id, name, .. } => format!("call {index} {id} {name}"),
             Delta::Arguments { index, fragment } => format!("arguments {index} {fragment}"),
+            Delta::Refusal(text) => format!("refusal {text}"),
             other => panic!("{other:?}"),
         },
         Event::Finish { finish, .. } => format!("finish {finish:?}"),
@@ -65,6 +66,21 @@ fn short(event: &Event) -> String {
 
 fn tool(id: &str, name: &str) -> Value {
     json!({ "type": "tool_use", "id": id, "name": name, "input": {} })
+}
+
+#[test]
+fn why_a_model_refused_is_said_where_it_made_something() {
+    for (made, expected) in [(3, vec!["refusal Not that.", "finish ContentFilter"]), (0, vec!["finish ContentFilter"])]
+    {
+        let details = json!({ "type": "refusal", "explanation": "Not that." });
+        let events = [
+            start(),
+            json!({ "type": "message_delta", "delta": { "stop_reason": "refusal", "stop_details": details }, "usage": { "output_tokens": made } }),
+            json!({ "type": "message_stop" }),
+        ];
+        let said = decode(&mut MessageDecoder::default(), &events);
+        assert_eq!(said[1..=expected.len()], expected);
+    }
 }
 
 #[test]

@@ -34,6 +34,9 @@ struct OutputDetails {
 struct Service<'a> {
     #[serde(borrow)]
     service_tier: Option<std::borrow::Cow<'a, str>>,
+    /// Where it was served: `global`, a region, or `not_available` for models that have no choice.
+    #[serde(borrow)]
+    inference_geo: Option<std::borrow::Cow<'a, str>>,
 }
 
 /// What has been said so far; of a count that comes again, the last counts.
@@ -50,6 +53,8 @@ pub(super) struct Counts {
     is_broken: bool,
     /// The class of service that is billed.
     pub(super) tier: Option<ServiceTier>,
+    /// Whether it was served within one region, at the price of that.
+    pub(super) in_region: bool,
 }
 
 impl Counts {
@@ -67,8 +72,9 @@ impl Counts {
         keep(&mut self.written_5m, wire.cache_creation.and_then(|split| split.ephemeral_5m_input_tokens));
         keep(&mut self.written_1h, wire.cache_creation.and_then(|split| split.ephemeral_1h_input_tokens));
         keep(&mut self.thinking, wire.output_tokens_details.and_then(|details| details.thinking_tokens));
-        let said = serde_json::from_str::<Service<'_>>(json).ok().and_then(|service| service.service_tier);
-        self.tier = said.as_deref().and_then(tier).or(self.tier);
+        let Ok(service) = serde_json::from_str::<Service<'_>>(json) else { return };
+        self.tier = service.service_tier.as_deref().and_then(tier).or(self.tier);
+        self.in_region = service.inference_geo.as_deref().map_or(self.in_region, is_region);
     }
 
     /// Forgets the output said so far: the start of a stream has some, which is not what the answer will have taken.
@@ -102,6 +108,11 @@ impl Counts {
         let is_sound = !self.is_broken && counts.iter().all(|count| *count <= MAX_COUNT);
         (is_sound && usage.input_total() > 0).then_some(usage)
     }
+}
+
+/// Any region that comes to be is dearer than everywhere.
+fn is_region(geo: &str) -> bool {
+    !matches!(geo, "" | "global" | "not_available")
 }
 
 fn tier(name: &str) -> Option<ServiceTier> {
@@ -141,6 +152,21 @@ mod tests {
         let mut counts = Counts::default();
         counts.read(whole);
         assert_eq!(counts.tier, Some(ServiceTier::Priority));
+    }
+
+    #[test]
+    fn where_it_was_served_is_known_from_any_of_its_counts() {
+        for (parts, expected) in [
+            (&[r#"{"input_tokens":1,"inference_geo":"us"}"#, r#"{"output_tokens":4}"#][..], true),
+            (&[r#"{"input_tokens":1,"output_tokens":4,"inference_geo":"global"}"#], false),
+            (&[r#"{"input_tokens":1,"output_tokens":4,"inference_geo":"not_available"}"#], false),
+            (&[r#"{"input_tokens":1,"output_tokens":4,"inference_geo":null}"#], false),
+            (&[r#"{"input_tokens":1,"output_tokens":4}"#], false),
+        ] {
+            let mut counts = Counts::default();
+            parts.iter().for_each(|part| counts.read(part));
+            assert_eq!(counts.in_region, expected, "{parts:?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Event {
         usage: Usage,
         /// The class of service that is billed, if the provider says so.
         tier: Option<ServiceTier>,
+        /// Whether it was served within one region, for which the provider may ask more.
+        in_region: bool,
     },
 }
 

@@ -18,6 +18,8 @@ pub struct Response<'a> {
     pub usage: Option<Usage>,
     /// The class of service that was billed, if the provider says so.
     pub tier: Option<ServiceTier>,
+    /// Whether it was served within one region, for which the provider may ask more.
+    pub in_region: bool,
 }
 
 /// One answer.

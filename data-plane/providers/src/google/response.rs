@@ -50,7 +50,7 @@ pub(super) fn read<'a>(body: &'a [u8], memo: &Memo) -> Result<Response<'a>, NotA
     }
     choices.sort_by_key(|choice| choice.index);
     let has_content = choices.iter().any(|choice| choice.parts.iter().any(says_something));
-    Ok(Response { id, model, choices, usage: trusted(usage, has_content), tier: tier.flatten() })
+    Ok(Response { id, model, choices, usage: trusted(usage, has_content), tier: tier.flatten(), in_region: false })
 }
 
 /// Who said something cannot have counted nothing.

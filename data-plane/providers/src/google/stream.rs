@@ -77,7 +77,7 @@ impl Decoder for Stream {
             out.push(Event::Finish { choice, finish: candidate::finish(reason, seen.calls > 0) });
         }
         if let Some((usage, tier)) = self.usage() {
-            out.push(Event::Usage { usage, tier });
+            out.push(Event::Usage { usage, tier, in_region: false });
         }
     }
 

@@ -59,7 +59,7 @@ impl ChunkWriter {
             Event::Delta { choice, delta } => self.delta(choice, &delta),
             Event::Finish { choice, finish } => self.finish(choice, &finish),
             // Written at the end: what follows may correct it.
-            Event::Usage { usage, tier } => self.usage = Some((usage, tier)),
+            Event::Usage { usage, tier, .. } => self.usage = Some((usage, tier)),
         }
     }
 

@@ -55,7 +55,11 @@ fn a_text_comes_as_openai_sends_it() {
             of(Delta::Text("h\"i".to_owned())),
             of(Delta::Text(String::new())),
             Event::Finish { choice: 0, finish: Finish::Stop },
-            Event::Usage { usage: Usage { input: 1, output: 2, ..Usage::default() }, tier: Some(ServiceTier::Flex) },
+            Event::Usage {
+                usage: Usage { input: 1, output: 2, ..Usage::default() },
+                tier: Some(ServiceTier::Flex),
+                in_region: false,
+            },
         ]
     };
     let head = r#"{"id":"chatcmpl-msg_1","object":"chat.completion.chunk","created":7,"model":"dated","choices":["#;
@@ -197,7 +201,7 @@ proptest! {
             join(&mut joined, choices[0]["delta"].as_object().unwrap());
         }
         let choice = WholeChoice { index: 0, parts, finish: Finish::Stop, logprobs: None };
-        let answer = Response { id: String::new(), model: String::new(), choices: vec![choice], usage: None, tier: None };
+        let answer = Response { id: String::new(), model: String::new(), choices: vec![choice], usage: None, tier: None, in_region: false };
         let whole: Value = serde_json::from_slice(&completion::write(&answer, &stamp())).unwrap();
         let whole = &whole["choices"][0];
         prop_assert_eq!(&chunks.last().unwrap()[0]["finish_reason"], &whole["finish_reason"]);

@@ -17,7 +17,7 @@ fn stamp() -> Stamp {
 
 fn response(parts: Vec<Part<'static>>, finish: Finish) -> Response<'static> {
     let choices = vec![Choice { index: 0, parts, finish, logprobs: None }];
-    Response { id: String::new(), model: String::new(), choices, usage: None, tier: None }
+    Response { id: String::new(), model: String::new(), choices, usage: None, tier: None, in_region: false }
 }
 
 fn written(answer: &Response<'_>) -> Value {

@@ -99,7 +99,7 @@ impl Seen {
             match event {
                 ChatEvent::Start { id, model } => (seen.id, seen.model) = (id, model),
                 ChatEvent::Finish { choice: 0, finish } => assert_eq!(seen.finish.replace(finish), None),
-                ChatEvent::Usage { usage, tier } => (seen.usage, seen.tier) = (Some(usage), tier),
+                ChatEvent::Usage { usage, tier, .. } => (seen.usage, seen.tier) = (Some(usage), tier),
                 ChatEvent::Delta { choice: 0, delta } => match delta {
                     Delta::Text(text) => seen.text.push_str(&text),
                     Delta::Thinking(text) => seen.thinking.push_str(&text),
