@@ -2,6 +2,7 @@
 //!
 //! What is put around an answer is taken off again before a client sees it, whole and in a stream alike: both go through [`Unwrapper`].
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde::Deserialize;
@@ -60,6 +61,24 @@ pub(crate) fn wrap(schema: &RawValue) -> Result<Option<Box<RawValue>>, RequestEr
         \"additionalProperties\":false{comma}{definitions}}}"
     );
     RawValue::from_string(made).map(Some).map_err(|_| refused("is not JSON that can be passed on"))
+}
+
+/// The schema with what the answer is for, where a provider takes no such words beside it; and whether there was no place for them. A schema with words
+/// of its own keeps those, and beside a reference some take nothing.
+pub(crate) fn described<'r>(schema: Cow<'r, RawValue>, purpose: Option<&str>) -> (Cow<'r, RawValue>, bool) {
+    let Some(purpose) = purpose.filter(|purpose| !purpose.trim().is_empty()) else { return (schema, false) };
+    let made = members(schema.get()).and_then(|members| {
+        if members.iter().any(|(name, _)| name == "description" || name == "$ref") {
+            return None;
+        }
+        let rest = schema.get().strip_prefix('{')?;
+        let comma = if members.is_empty() { "" } else { "," };
+        RawValue::from_string(format!("{{\"description\":{}{comma}{rest}", serde_json::Value::from(purpose))).ok()
+    });
+    match made {
+        Some(made) => (Cow::Owned(made), false),
+        None => (schema, true),
+    }
 }
 
 fn refused(problem: &str) -> RequestError {
@@ -242,6 +261,25 @@ mod tests {
         assert_eq!(wrapped(listed), Ok(Some(expected)));
         for object in [r#"{"type":"object"}"#, r#"{"properties":{},"anyOf":[]}"#, "{}", r##"{"$ref":"#/$defs/A"}"##] {
             assert_eq!(wrapped(object), Ok(None), "{object}");
+        }
+    }
+
+    #[test]
+    fn what_an_answer_is_for_goes_into_its_schema_where_there_is_a_place() {
+        let of = |schema: &str, purpose| {
+            let schema = RawValue::from_string(schema.to_owned()).unwrap();
+            let (made, is_lost) = described(Cow::Owned(schema), purpose);
+            (made.get().to_owned(), is_lost)
+        };
+        let kept = |schema: &str, is_lost| (schema.to_owned(), is_lost);
+        let purpose = Some("A \"city\"");
+        assert_eq!(of(r#"{"type":"object"}"#, purpose), kept(r#"{"description":"A \"city\"","type":"object"}"#, false));
+        assert_eq!(of("{ }", purpose), kept(r#"{"description":"A \"city\"" }"#, false));
+        for schema in [r#"{"description":"Mine"}"#, r##"{"$ref":"#/$defs/A"}"##] {
+            assert_eq!(of(schema, purpose), kept(schema, true));
+        }
+        for nothing in [None, Some(" ")] {
+            assert_eq!(of("{}", nothing), kept("{}", false));
         }
     }
 

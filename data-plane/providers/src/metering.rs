@@ -36,6 +36,8 @@ pub struct Metering {
     pub usage_option: bool,
     /// Whether the host's tokenizers may change a text before they cut it, so that a character can become several.
     pub normalises: bool,
+    /// What the host adds to the prices of all tokens, in percent, where it serves within one region: the account's own setting may ask for that.
+    pub region_percent: u64,
 }
 
 /// Tokens that a host's template adds to what the request says.
@@ -293,6 +295,8 @@ pub fn of(provider: &str, upstream_name: &str) -> Metering {
         usage_option: provider != "mistral",
         // The others' tokens are made of the text's own bytes.
         normalises: !matches!(provider, "openai" | "azure" | "mistral" | "google"),
+        // "Data residency", pricing (Anthropic, 2026): 1.1 times, from Opus 4.6 and Sonnet 4.6 on.
+        region_percent: if provider == "anthropic" && anthropic::has_regions(upstream_name) { 10 } else { 0 },
     }
 }
 

@@ -8,6 +8,7 @@
 //! most clients send a temperature with every request. A temperature above 1, Anthropic's highest, is the default, 1.
 //! A reasoning effort on a model that thinks by budget becomes a budget.
 
+mod exact;
 pub mod fault;
 pub mod headroom;
 mod messages;
@@ -21,7 +22,7 @@ mod tools;
 mod usage;
 mod wire;
 
-pub(crate) use model::sees_finely;
+pub(crate) use model::{has_regions, sees_finely};
 
 use crate::chat::request::{Maker, Request, Signature};
 use crate::chat::response::{Finish, Response};

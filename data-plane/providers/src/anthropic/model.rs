@@ -76,6 +76,11 @@ pub(crate) fn sees_finely(name: &str) -> bool {
     version(name).is_none_or(|version| version >= (4, 7))
 }
 
+/// Whether a model can be served within one region at a price of its own: those from 4.6 on.
+pub(crate) fn has_regions(name: &str) -> bool {
+    version(name).is_some_and(|version| version >= (4, 6))
+}
+
 /// `claude-3-7-sonnet-20250219`: 3.7; `claude-opus-4-20250514`: 4.0; `claude-opus-5`: 5.0. `None`: not a Claude.
 fn version(name: &str) -> Option<Version> {
     let (_, rest) = name.split_once("claude")?;

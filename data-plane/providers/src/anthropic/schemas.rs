@@ -3,33 +3,14 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::exact::unions;
 use crate::refusal::RequestError;
 
 const EMPTY_SCHEMA: &str = r#"{"type":"object","properties":{}}"#;
-/// Keywords that the API refuses in a schema that a model is held to.
-const REFUSED: [&str; 14] = [
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "multipleOf",
-    "minLength",
-    "maxLength",
-    "maxItems",
-    "uniqueItems",
-    "minProperties",
-    "maxProperties",
-    "patternProperties",
-    "if",
-    "not",
-];
-
-/// Longest schema that is looked into, in bytes: read, it takes many times as much memory. A longer one is not held to exactly.
-const MAX_EXACT_BYTES: usize = 1 << 18;
-
+/// The same of a function whose calls are held to it.
+const EXACTLY_EMPTY: &str = r#"{"type":"object","properties":{},"additionalProperties":false}"#;
 /// How much a request may still hold its model to.
 ///
 /// Source: "Structured outputs", limitations (Anthropic, 2026): in all of a request's exact schemas at most 16 members of several types,
@@ -62,36 +43,6 @@ impl Room {
     }
 }
 
-/// How many members have several types; `None` if the schema holds what the API refuses, or too much. A member that is called as a refused keyword is
-/// taken for it.
-fn unions(schema: &RawValue) -> Option<usize> {
-    if schema.get().len() > MAX_EXACT_BYTES {
-        return None;
-    }
-    let schema: Value = serde_json::from_str(schema.get()).ok()?;
-    let (mut open, mut count) = (vec![&schema], 0_usize);
-    while let Some(value) = open.pop() {
-        match value {
-            Value::Object(members) => {
-                for (name, value) in members {
-                    let is_refused = REFUSED.contains(&name.as_str())
-                        || (name == "$ref" && value == "#")
-                        || (name == "minItems" && value.as_u64().is_none_or(|least| least > 1))
-                        || (name == "additionalProperties" && *value != Value::Bool(false));
-                    if is_refused {
-                        return None;
-                    }
-                    count += usize::from(name == "anyOf" || (name == "type" && value.is_array()));
-                    open.push(value);
-                }
-            }
-            Value::Array(elements) => open.extend(elements),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-    }
-    Some(count)
-}
-
 /// The schema of a function's arguments with the `type` that the API insists on. The rest stays as the client wrote it.
 pub(super) fn of_arguments(
     schema: Option<&RawValue>,
@@ -121,6 +72,17 @@ pub(super) fn of_arguments(
     }
 }
 
+/// The same of a function whose calls are to fit it exactly: one without a schema takes nothing.
+pub(super) fn of_exact_arguments(
+    schema: Option<&RawValue>,
+    field: impl Fn() -> String,
+) -> Result<Cow<'_, RawValue>, RequestError> {
+    let nothing = || RawValue::from_string(EXACTLY_EMPTY.to_owned()).ok().map(Cow::Owned);
+    let is_given = schema.is_some_and(|schema| schema.get() != "null");
+    let exact = if is_given { None } else { nothing() };
+    exact.map_or_else(|| of_arguments(schema, field), Ok)
+}
+
 /// The schema of an answer that is the arguments of a function.
 pub(super) fn of_answer(schema: Option<Cow<'_, RawValue>>) -> Result<Cow<'_, RawValue>, RequestError> {
     let field = || "response_format.json_schema.schema".to_owned();
@@ -138,28 +100,6 @@ mod tests {
 
     fn raw(json: &str) -> Box<RawValue> {
         RawValue::from_string(json.to_owned()).unwrap()
-    }
-
-    #[test]
-    fn what_the_api_refuses_in_exact_schemas_is_known() {
-        for (schema, expected) in [
-            (r#"{"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":false}"#, Some(0)),
-            (
-                r#"{"properties":{"a":{"type":["string","null"]},"b":{"anyOf":[{"type":"string"},{"type":"null"}]}}}"#,
-                Some(2),
-            ),
-            (r#"{"properties":{"a":{"type":"array","minItems":1}}}"#, Some(0)),
-            (r#"{"properties":{"a":{"type":"array","minItems":2}}}"#, None),
-            (r#"{"properties":{"a":{"type":"integer","minimum":0}}}"#, None),
-            (r#"{"additionalProperties":true}"#, None),
-            (r##"{"properties":{"next":{"$ref":"#"}}}"##, None),
-            ("[", None),
-        ] {
-            let counted = RawValue::from_string(schema.to_owned()).ok().and_then(|schema| unions(&schema));
-            assert_eq!(counted, expected, "{schema}");
-        }
-        let long = format!(r#"{{"enum":[{}1]}}"#, "1,".repeat(MAX_EXACT_BYTES / 2));
-        assert_eq!(unions(&raw(&long)), None);
     }
 
     #[test]

@@ -55,15 +55,21 @@ pub(super) fn plan<'r>(request: &'r Request<'r>, model: &Model) -> Result<Plan<'
     let strict: Vec<bool> = offered.clone().map(|(_, tool)| tool.strict == Some(true)).collect();
     let tools: Result<Vec<_>, _> = offered.map(|(at, tool)| write(at, tool, &mut room)).collect();
     let is_native = schema.is_some();
+    let purpose = match &request.format {
+        Format::JsonSchema { description, .. } => description.as_deref(),
+        Format::Text | Format::JsonObject => None,
+    };
+    let (schema, is_lost) = schema.map(|schema| form::described(schema, purpose)).unzip();
     let mut plan = Plan { tools: tools?, choice: None, schema, wrapped, json_tool: None, ignored: Ignored::default() };
     let is_loose = plan.tools.iter().zip(strict).any(|(written, is_strict)| is_strict && !written.strict);
     plan.ignored.note(Wish::StrictTool, is_loose);
+    plan.ignored.note(Wish::FormDescription, is_lost == Some(true));
     let choice = request.tool_choice.as_ref();
     let form = match &request.format {
         Format::Text => None,
         _ if is_native => None,
         Format::JsonObject => Some((None, None)),
-        Format::JsonSchema { description, .. } => Some((asked, description.as_deref())),
+        Format::JsonSchema { .. } => Some((asked, purpose)),
     };
     let is_call_anyway = matches!(
         choice,
@@ -119,7 +125,11 @@ fn asked_for<'r>(format: &Format<'r>) -> Result<(Option<Cow<'r, RawValue>>, Wrap
 }
 
 fn write<'r>(at: usize, tool: &'r Tool<'r>, room: &mut Room) -> Result<wire::Tool<'r>, RequestError> {
-    let input_schema = schemas::of_arguments(tool.parameters, || format!("tools[{at}].function.parameters"))?;
+    let field = || format!("tools[{at}].function.parameters");
+    let input_schema = match tool.strict {
+        Some(true) => schemas::of_exact_arguments(tool.parameters, field)?,
+        Some(false) | None => schemas::of_arguments(tool.parameters, field)?,
+    };
     Ok(wire::Tool {
         name: Cow::Borrowed(&tool.name),
         description: tool.description.as_deref().filter(|text| !text.trim().is_empty()),

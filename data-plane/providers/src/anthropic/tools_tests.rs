@@ -9,6 +9,44 @@ use crate::chat::request::{Format, Request, Tool, ToolChoice};
 use crate::translate::{Memo, Wrapped};
 
 #[test]
+fn a_schema_that_the_api_cannot_hold_a_model_to_is_shown_to_it_and_that_is_told() {
+    let recursive = raw(
+        r##"{"type":"object","properties":{"first":{"$ref":"#/$defs/n"}},"required":["first"],"additionalProperties":false,"$defs":{"n":{
+            "type":"object","properties":{"next":{"anyOf":[{"$ref":"#/$defs/n"},{"type":"null"}]}},"required":["next"],"additionalProperties":false}}}"##,
+    );
+    let format =
+        Format::JsonSchema { name: "x".into(), description: None, schema: Some(&recursive), strict: Some(true) };
+    let call = write(&Request { format, ..hello() }, &target(SONNET_4_5)).unwrap();
+    let body: Value = serde_json::from_slice(&call.body).unwrap();
+    assert_eq!((body.get("output_config"), &body["tools"][0]["name"]), (None, &json!("give_answer")));
+    assert_eq!(call.ignored.fields(), "response_format.json_schema.strict");
+    let tools = vec![Tool { strict: Some(true), ..tool("a", Some(&recursive)) }];
+    let call = write(&Request { tools, ..hello() }, &target(SONNET_4_5)).unwrap();
+    let body: Value = serde_json::from_slice(&call.body).unwrap();
+    assert_eq!((body["tools"][0].get("strict"), call.ignored.fields()), (None, "tools.function.strict".to_owned()));
+}
+
+#[test]
+fn what_a_form_is_for_goes_with_its_schema() {
+    let plain = raw(r#"{"type":"object","properties":{},"additionalProperties":false}"#);
+    let named = raw(r#"{"description":"Mine.","type":"object","properties":{},"additionalProperties":false}"#);
+    for (schema, expected, ignored) in
+        [(&plain, "A city.", ""), (&named, "Mine.", "response_format.json_schema.description")]
+    {
+        let format = Format::JsonSchema {
+            name: "x".into(),
+            description: Some("A city.".into()),
+            schema: Some(schema),
+            strict: Some(true),
+        };
+        let call = write(&Request { format, ..hello() }, &target(SONNET_4_5)).unwrap();
+        let body: Value = serde_json::from_slice(&call.body).unwrap();
+        assert_eq!(body["output_config"]["format"]["schema"]["description"], expected);
+        assert_eq!(call.ignored.fields(), ignored);
+    }
+}
+
+#[test]
 fn tools_are_sent_with_schemas_that_the_api_takes() {
     let (full, bare, empty) =
         (raw(r#"{"type":"object","properties":{"b":{},"a":{}}}"#), raw(r#"{"properties":{}}"#), raw("{ }"));
@@ -24,7 +62,7 @@ fn tools_are_sent_with_schemas_that_the_api_takes() {
     let body: Value = serde_json::from_str(text).unwrap();
     assert_eq!(body["tools"][1]["input_schema"], json!({ "type": "object", "properties": {} }));
     assert_eq!(body["tools"][2]["input_schema"], json!({ "type": "object" }));
-    let strict = json!({ "name": "d", "input_schema": { "type": "object", "properties": {} }, "strict": true });
+    let strict = json!({ "name": "d", "input_schema": { "type": "object", "properties": {}, "additionalProperties": false }, "strict": true });
     assert_eq!((&body["tools"][3], body.get("tool_choice")), (&strict, None));
     let list = raw("[]");
     assert_eq!(field(&Request { tools: vec![tool("a", Some(&list))], ..hello() }), "tools[0].function.parameters");
@@ -63,8 +101,7 @@ fn a_strict_schema_is_native_where_the_model_has_it() {
     let schema = raw(r#"{"type":"object","additionalProperties":false}"#);
     let request = Request { format: schema_format(&schema, true), ..hello() };
     let (body, memo) = sent(&request, SONNET_4_5);
-    let format =
-        json!({ "format": { "type": "json_schema", "schema": { "type": "object", "additionalProperties": false } } });
+    let format = json!({ "format": { "type": "json_schema", "schema": { "description": "why", "type": "object", "additionalProperties": false } } });
     assert_eq!((&body["output_config"], body.get("tools"), memo), (&format, None, Memo::default()));
     let (body, memo) = sent(&request, "claude-3-5-haiku-latest");
     assert_eq!((body.get("output_config"), memo.json_tool.as_deref()), (None, Some("give_answer")));
@@ -114,11 +151,12 @@ fn any_other_form_is_a_call_that_must_come() {
 fn an_answer_that_is_no_object_gets_one_around_it() {
     let list = raw(r#"{"type":"array","items":{"type":"string"}}"#);
     let (exact, memo) = sent(&Request { format: schema_format(&list, true), ..hello() }, SONNET_4_5);
-    let around = &exact["output_config"]["format"]["schema"];
+    let mut around = exact["output_config"]["format"]["schema"].clone();
+    assert_eq!(around.as_object_mut().unwrap().remove("description"), Some(json!("why")));
     assert_eq!((&around["type"], &around["properties"]["answer"]["type"]), (&json!("object"), &json!("array")));
     assert_eq!(memo, Memo { wrapped: Wrapped::Value, ..Memo::default() });
     let (loose, memo) = sent(&Request { format: schema_format(&list, false), ..hello() }, SONNET_4_5);
-    assert_eq!(&loose["tools"][0]["input_schema"], around);
+    assert_eq!(loose["tools"][0]["input_schema"], around);
     assert_eq!((memo.json_tool.as_deref(), memo.wrapped), (Some("give_answer"), Wrapped::Value));
     let forced = Request { tools: vec![tool("f", None)], tool_choice: Some(ToolChoice::Required), ..hello() };
     let (_, memo) = sent(&Request { format: schema_format(&list, false), ..forced }, SONNET_4_5);

@@ -26,9 +26,11 @@ pub enum Wish {
     StrictTool,
     /// That the answer fit its schema exactly.
     StrictAnswer,
+    /// What the answer's form is for.
+    FormDescription,
 }
 
-const ALL: [Wish; 10] = [
+const ALL: [Wish; 11] = [
     Wish::Seed,
     Wish::Temperature,
     Wish::TopP,
@@ -39,6 +41,7 @@ const ALL: [Wish; 10] = [
     Wish::ParticipantName,
     Wish::StrictTool,
     Wish::StrictAnswer,
+    Wish::FormDescription,
 ];
 
 impl Wish {
@@ -56,6 +59,7 @@ impl Wish {
             Self::ParticipantName => "messages.name",
             Self::StrictTool => "tools.function.strict",
             Self::StrictAnswer => "response_format.json_schema.strict",
+            Self::FormDescription => "response_format.json_schema.description",
         }
     }
 }
