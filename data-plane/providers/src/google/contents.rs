@@ -1,6 +1,6 @@
 //! A conversation as Google's API writes it.
 //!
-//! * Leading turns of system and developer are the system instruction; later ones, for which there is no place, are user texts.
+//! * Leading turns of system and developer are the system instruction; later ones, for which there is no place, are user texts within `<system>` tags.
 //! * Turns of one role in a row become one, but results of functions stand alone, as recordings show it.
 //! * A part goes back with the signature that it came with, if Google made it. Thoughts of others stay out.
 
@@ -41,7 +41,7 @@ pub(super) fn write<'r>(turns: &'r [Turn<'r>], generation: Generation) -> Result
             Role::Assistant => writer.model(turn)?,
             Role::User => writer.user(turn)?,
             Role::System | Role::Developer => {
-                for part in instructions(turn)? {
+                for part in instructions(turn, ("<system>", "</system>"))? {
                     writer.push("user", part);
                 }
             }
@@ -50,18 +50,29 @@ pub(super) fn write<'r>(turns: &'r [Turn<'r>], generation: Generation) -> Result
     let mut contents = writer.finish();
     let mut parts = Vec::new();
     for turn in system {
-        parts.extend(instructions(turn)?);
+        parts.extend(instructions(turn, ("", ""))?);
     }
     // A request of nothing but instructions asks for what they say.
     if contents.is_empty() && !parts.is_empty() {
         contents.push(wire::Content { role: "user", parts: std::mem::take(&mut parts) });
     }
+    if contents.is_empty() && !turns.is_empty() {
+        let message = "messages: there must be a text that is not empty".to_owned();
+        return Err(RequestError { field: Some("messages".to_owned()), message });
+    }
     Ok(Told { system: (!parts.is_empty()).then_some(Instruction { parts }), contents })
 }
 
-fn instructions<'r>(turn: &'r Turn<'r>) -> Result<Vec<Piece<'r>>, RequestError> {
-    let texts = turn.parts.iter().map(|part| match &part.content {
-        Content::Text(text) | Content::Refusal(text) => Ok(Data::Text(Cow::Borrowed(text)).into()),
+/// What a turn of system or developer says, between `tags`. They go around the turn, not each part: the bound of a part has no room for them.
+fn instructions<'r>(turn: &'r Turn<'r>, tags: (&str, &str)) -> Result<Vec<Piece<'r>>, RequestError> {
+    let last = turn.parts.len().saturating_sub(1);
+    let texts = turn.parts.iter().enumerate().map(|(number, part)| match &part.content {
+        Content::Text(text) | Content::Refusal(text) => {
+            let (open, close) = (if number == 0 { tags.0 } else { "" }, if number == last { tags.1 } else { "" });
+            let is_bare = open.is_empty() && close.is_empty();
+            let text = if is_bare { Cow::Borrowed(&**text) } else { Cow::Owned(format!("{open}{text}{close}")) };
+            Ok(Data::Text(text).into())
+        }
         _ => Err(at(turn, "this provider takes only text as instructions")),
     });
     texts.collect()

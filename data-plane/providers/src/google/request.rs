@@ -1,9 +1,12 @@
 //! Writes a request.
 //!
-//! Left out, because they change no answer: cache marks (Google caches by itself), the user, the name and description of a form. Mere wishes
+//! Left out, because they change no answer: cache marks (Google caches by itself), the user, the name of a form. Mere wishes
 //! are ignored, and that is told: the detail of pictures, names of participants, `verbosity`. `parallel_tool_calls: false` has no
 //! counterpart: of several calls only the first is passed on. Everything else that has no counterpart is refused by name.
 
+use std::borrow::Cow;
+
+use serde_json::Number;
 use serde_json::value::RawValue;
 
 use super::contents;
@@ -13,6 +16,7 @@ use super::tools;
 use super::wire::{Generate, GenerationConfig};
 use crate::chat::ignored::{Ignored, Wish};
 use crate::chat::request::{Format, Request, RequestedTier, Turn};
+use crate::form;
 use crate::refusal::RequestError;
 use crate::translate::{Memo, Target};
 
@@ -31,8 +35,11 @@ pub(super) fn generate<'r>(
     let told = contents::write(&request.turns, generation)?;
     let plan = tools::plan(request, generation)?;
     let mut generation_config = config(request, target)?;
+    let mut ignored = ignored(request, generation, generation_config.max_output_tokens);
     if plan.has_native_form {
-        (generation_config.response_mime_type, generation_config.response_json_schema) = form(&request.format);
+        let (mime_type, schema, is_lost) = form(&request.format);
+        (generation_config.response_mime_type, generation_config.response_json_schema) = (mime_type, schema);
+        ignored.note(Wish::FormDescription, is_lost);
     }
     let limit = generation_config.max_output_tokens;
     generation_config.thinking_config = thinking::config(request.reasoning, generation, limit);
@@ -44,12 +51,13 @@ pub(super) fn generate<'r>(
         generation_config,
         service_tier: tier(request.tier.as_ref())?,
     };
-    Ok((written, plan.memo, ignored(request, generation, limit)))
+    Ok((written, plan.memo, ignored))
 }
 
 fn ignored(request: &Request<'_>, generation: Generation, limit: Option<u64>) -> Ignored {
     let mut ignored = Ignored::default();
     ignored.note(Wish::Verbosity, request.wants_length());
+    ignored.note(Wish::Seed, request.sampling.seed.is_some() && seed(request).is_none());
     ignored.note(Wish::Detail, request.wants_detail());
     let is_named = |turn: &Turn<'_>| turn.name.as_ref().is_some_and(|name| !name.trim().is_empty());
     ignored.note(Wish::ParticipantName, request.turns.iter().any(is_named));
@@ -61,6 +69,9 @@ fn ignored(request: &Request<'_>, generation: Generation, limit: Option<u64>) ->
 fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<GenerationConfig<'r>, RequestError> {
     if request.stop.len() > MOST_STOPS {
         return Err(refused("stop", &format!("this provider takes at most {MOST_STOPS} stop texts")));
+    }
+    if request.stop.iter().any(|stop| stop.is_empty()) {
+        return Err(refused("stop", "must not be empty: this provider takes no such stop text"));
     }
     let sampling = &request.sampling;
     let limits = [target.limit, request.max_output_tokens];
@@ -74,7 +85,7 @@ fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<Generatio
         top_k: sampling.top_k.as_ref(),
         presence_penalty: sampling.presence_penalty.as_ref(),
         frequency_penalty: sampling.frequency_penalty.as_ref(),
-        seed: sampling.seed.as_ref(),
+        seed: seed(request),
         stop_sequences: &request.stop,
         candidate_count: (request.choices > 1).then_some(request.choices),
         response_logprobs: request.logprobs.map(|_| true),
@@ -85,11 +96,22 @@ fn config<'r>(request: &'r Request<'r>, target: &Target<'_>) -> Result<Generatio
     })
 }
 
-fn form<'r>(format: &'r Format<'r>) -> (Option<&'static str>, Option<&'r RawValue>) {
+/// Google's seeds have 32 bits ("GenerationConfig", Gemini API reference, 2026-10); it refuses others.
+fn seed<'r>(request: &'r Request<'_>) -> Option<&'r Number> {
+    request.sampling.seed.as_ref().filter(|seed| seed.as_i64().is_some_and(|seed| i32::try_from(seed).is_ok()))
+}
+
+/// The type of the answer, its schema, and whether there was no place for what it is for.
+fn form<'r>(format: &'r Format<'r>) -> (Option<&'static str>, Option<Cow<'r, RawValue>>, bool) {
+    const JSON: Option<&str> = Some("application/json");
     match format {
-        Format::Text => (None, None),
-        Format::JsonObject => (Some("application/json"), None),
-        Format::JsonSchema { schema, .. } => (Some("application/json"), *schema),
+        Format::Text => (None, None, false),
+        Format::JsonObject => (JSON, None, false),
+        Format::JsonSchema { schema: None, description, .. } => (JSON, None, description.is_some()),
+        Format::JsonSchema { schema: Some(schema), description, .. } => {
+            let (schema, is_lost) = form::described(Cow::Borrowed(schema), description.as_deref());
+            (JSON, Some(schema), is_lost)
+        }
     }
 }
 

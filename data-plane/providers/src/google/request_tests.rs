@@ -69,6 +69,58 @@ fn text(text: &str) -> Value {
 }
 
 #[test]
+fn instructions_that_come_later_keep_their_rank() {
+    let later = turn(Role::System, vec![Part::text("Be brief."), Part::text("Be kind.")]);
+    let body =
+        sent(&talk(vec![say(Role::System, "Be exact."), say(Role::User, "Hi"), later, say(Role::Developer, "Now.")]));
+    assert_eq!(body["systemInstruction"]["parts"], json!([{ "text": "Be exact." }]));
+    let said = json!([{ "text": "Hi" }, { "text": "<system>Be brief." }, { "text": "Be kind.</system>" }, { "text": "<system>Now.</system>" }]);
+    assert_eq!(body["contents"], json!([{ "role": "user", "parts": said }]));
+}
+
+#[test]
+fn what_the_api_would_refuse_is_refused_by_the_clients_own_name_for_it() {
+    let tools = |name: &'static str| {
+        vec![Tool { name: name.into(), description: None, parameters: None, strict: None, cache: None }]
+    };
+    for name in ["3d", "-x", ""] {
+        let refused = refusal(&Request { tools: tools(name), ..talk(vec![say(Role::User, "Hi")]) });
+        assert!(refused.starts_with("tools[0].function.name"), "{refused}");
+    }
+    sent(&Request { tools: tools("_3d"), ..talk(vec![say(Role::User, "Hi")]) });
+    assert!(refusal(&Request { stop: vec!["".into()], ..talk(vec![say(Role::User, "Hi")]) }).starts_with("stop"));
+    assert!(refusal(&talk(vec![turn(Role::User, Vec::new())])).starts_with("messages"));
+}
+
+#[test]
+fn a_seed_beyond_the_apis_own_is_left_out_and_that_is_told() {
+    for (seed, is_sent) in
+        [("2147483647", true), ("-2147483648", true), ("1099511627776", false), ("2147483648", false)]
+    {
+        let sampling = Sampling { seed: serde_json::from_str(seed).unwrap(), ..Sampling::default() };
+        let request = Request { sampling, ..talk(vec![say(Role::User, "Hi")]) };
+        let target = Target { model: "gemini-2.5-flash", limit: None, model_limit: None };
+        let call = Google.call(&request, &target).unwrap();
+        let body: Value = serde_json::from_slice(&call.body).unwrap();
+        assert_eq!(body["generationConfig"].get("seed").is_some(), is_sent, "{seed}");
+        assert_eq!(call.ignored.fields(), if is_sent { "" } else { "seed" });
+    }
+}
+
+#[test]
+fn what_a_form_is_for_goes_with_its_schema() {
+    let schema = RawValue::from_string(r#"{"type":"object"}"#.to_owned()).unwrap();
+    let form =
+        |schema| Format::JsonSchema { name: "x".into(), description: Some("A city.".into()), schema, strict: None };
+    let request = Request { format: form(Some(&*schema)), ..talk(vec![say(Role::User, "Hi")]) };
+    let expected = json!({ "description": "A city.", "type": "object" });
+    assert_eq!(sent(&request)["generationConfig"]["responseJsonSchema"], expected);
+    let target = Target { model: "gemini-2.5-flash", limit: None, model_limit: None };
+    let bare = Request { format: form(None), ..talk(vec![say(Role::User, "Hi")]) };
+    assert_eq!(Google.call(&bare, &target).unwrap().ignored.fields(), "response_format.json_schema.description");
+}
+
+#[test]
 fn the_path_tells_stream_from_answer() {
     let target = Target { model: "gemini-2.5-flash", limit: None, model_limit: None };
     let mut request = talk(vec![say(Role::User, "hi")]);
@@ -95,7 +147,7 @@ fn leading_instructions_are_the_systems_and_turns_of_one_role_become_one() {
         "contents": [
             {"role": "user", "parts": [text("a"), text("b")]},
             {"role": "model", "parts": [text("c")]},
-            {"role": "user", "parts": [text("later"), text("e")]},
+            {"role": "user", "parts": [text("<system>later</system>"), text("e")]},
         ],
     });
     assert_eq!(sent(&request), expected);

@@ -28,8 +28,15 @@ pub(super) struct Plan<'r> {
 /// Plans both.
 ///
 /// # Errors
-/// [`RequestError`] naming a schema that cannot be had beside functions.
+/// [`RequestError`] naming a function whose name Google does not take ("FunctionDeclaration", Gemini API reference, 2026-10), or a schema that cannot
+/// be had beside functions.
 pub(super) fn plan<'r>(request: &'r Request<'r>, generation: Generation) -> Result<Plan<'r>, RequestError> {
+    let is_name = |tool: &Tool<'_>| tool.name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    if let Some(at) = request.tools.iter().position(|tool| !is_name(tool)) {
+        let field = format!("tools[{at}].function.name");
+        let message = format!("{field}: this provider takes names that begin with a letter or an underscore");
+        return Err(RequestError { field: Some(field), message });
+    }
     let memo = Memo { one_call: request.parallel_tool_calls == Some(false), ..Memo::default() };
     let mut plan = Plan {
         tools: declare(&request.tools),
