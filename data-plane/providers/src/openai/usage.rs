@@ -20,6 +20,10 @@ struct Wire {
     prompt_cache_hit_tokens: Option<u64>,
     /// The name of cached tokens at hosts that give no details.
     cached_tokens: Option<u64>,
+    /// Perplexity's thoughts, which it bills beside the completion and counts in no total.
+    reasoning_tokens: Option<u64>,
+    /// Only Perplexity says it.
+    num_search_queries: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -42,7 +46,7 @@ struct CompletionDetails {
 /// are cut in this order of precedence, dearest first: audio, cache writes, cache reads; audio, reasoning. Rejected
 /// prediction tokens are part of the completion and billed as output. Some hosts leave reasoning out of the completion: that
 /// is recognised by a total that is larger than prompt and completion together, which are output as far as the total goes, or without a total
-/// by reasoning that is more than the completion.
+/// by reasoning that is more than the completion, and in Perplexity's by what only it says.
 #[must_use]
 pub fn read(json: &str) -> Option<Usage> {
     let wire: Wire = serde_json::from_str(json).ok()?;
@@ -52,7 +56,8 @@ pub fn read(json: &str) -> Option<Usage> {
     let written = prompt_details.cache_write_tokens.or(prompt_details.cache_creation_tokens).unwrap_or(0);
     let (input_audio, output_audio) =
         (prompt_details.audio_tokens.unwrap_or(0), completion_details.audio_tokens.unwrap_or(0));
-    let reasoning = completion_details.reasoning_tokens.unwrap_or(0);
+    let beside = wire.reasoning_tokens.filter(|_| completion_details.reasoning_tokens.is_none()).unwrap_or(0);
+    let reasoning = completion_details.reasoning_tokens.unwrap_or(beside);
     let total = wire.total_tokens.unwrap_or(0);
     let counts =
         [wire.prompt_tokens, wire.completion_tokens, cached, written, input_audio, output_audio, reasoning, total];
@@ -63,9 +68,10 @@ pub fn read(json: &str) -> Option<Usage> {
 
     // None of these sums can overflow: each count is at most 2^53.
     let inside = wire.prompt_tokens + wire.completion_tokens;
+    let is_beside = beside > 0 && (wire.num_search_queries.is_some() || beside > wire.completion_tokens);
     let completion = if total > inside {
         total - wire.prompt_tokens
-    } else if total == 0 && reasoning > wire.completion_tokens {
+    } else if is_beside || (total == 0 && reasoning > wire.completion_tokens) {
         wire.completion_tokens + reasoning
     } else {
         wire.completion_tokens
@@ -236,6 +242,22 @@ mod tests {
             r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":120,"completion_tokens_details":{"reasoning_tokens":100}}"#,
         );
         assert_eq!(usage.map(|usage| (usage.output, usage.reasoning)), Some((10, 100)));
+    }
+
+    #[test]
+    fn perplexitys_thoughts_are_billed_beside_the_completion() {
+        let usage = read(
+            r#"{"prompt_tokens":7,"completion_tokens":900,"total_tokens":907,"citation_tokens":50,"num_search_queries":3,
+            "reasoning_tokens":400,"cost":{"total_cost":0.1}}"#,
+        )
+        .unwrap();
+        assert_eq!((usage.input, usage.output, usage.reasoning), (7, 900, 400));
+        let many =
+            read(r#"{"prompt_tokens":7,"completion_tokens":90,"total_tokens":97,"reasoning_tokens":400}"#).unwrap();
+        assert_eq!((many.output, many.reasoning), (90, 400), "more than all of it is no part of it");
+        let within =
+            read(r#"{"prompt_tokens":7,"completion_tokens":900,"total_tokens":907,"reasoning_tokens":400}"#).unwrap();
+        assert_eq!((within.output, within.reasoning), (500, 400));
     }
 
     #[test]
