@@ -80,9 +80,26 @@ pub fn read(status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Fa
         fault.kind = FaultKind::NoModel;
         fault.code = Some("model_not_found".to_owned());
     }
+    name(&mut fault, &said);
     // A field of this API is none that the client wrote.
     fault.param = None;
     fault
+}
+
+/// What only the message tells apart, by the codes that clients of chat completions know.
+fn name(fault: &mut Fault, said: &Said) {
+    if fault.kind != FaultKind::ClientError || fault.code.is_some() {
+        return;
+    }
+    let code = if said.begins("prompt is too long") || said.begins("input length and `max_tokens` exceed context limit")
+    {
+        "context_length_exceeded"
+    } else if said.begins("Output blocked by content filtering policy") {
+        "content_filter"
+    } else {
+        return;
+    };
+    fault.code = Some(code.to_owned());
 }
 
 /// What the provider says of the credential is for nobody but the operator.
@@ -141,6 +158,7 @@ fn after_success(text: &str) -> Fault {
     if fault.kind == FaultKind::Dead || said.is_disabled() {
         refuse_credential(&mut fault);
     }
+    name(&mut fault, &said);
     fault.param = None;
     fault
 }

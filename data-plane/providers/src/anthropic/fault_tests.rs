@@ -39,6 +39,23 @@ fn each_status_says_whose_fault_it_is() {
 }
 
 #[test]
+fn clients_can_tell_a_prompt_that_is_too_long_by_its_code() {
+    for (message, code) in [
+        ("prompt is too long: 210000 tokens > 200000 maximum", Some("context_length_exceeded")),
+        (
+            "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+            Some("context_length_exceeded"),
+        ),
+        ("Output blocked by content filtering policy", Some("content_filter")),
+        ("messages: prompt is too long", None),
+    ] {
+        assert_eq!(fault(400, &[], &error("invalid_request_error", message)).code.as_deref(), code, "{message}");
+    }
+    let in_answer = in_answer(&error("invalid_request_error", "Output blocked by content filtering policy"));
+    assert_eq!(in_answer.code.as_deref(), Some("content_filter"));
+}
+
+#[test]
 fn a_body_in_another_form_is_not_repeated() {
     for body in ["upstream connect error at 10.0.0.7", "<html>10.0.0.7</html>", "", "{", "[]", "\u{feff}7"] {
         let fault = fault(503, &[("content-type", "text/plain")], body);

@@ -179,7 +179,14 @@ impl Said {
             (Some(message), _) => redact::message(&without_projects(message)),
             (None, _) => otherwise,
         };
-        let code = if kind == FaultKind::NoModel { Some("model_not_found".to_owned()) } else { self.reason };
+        // As clients of chat completions know it.
+        let is_too_long =
+            self.lower.contains("token count") && self.lower.contains("exceeds the maximum number of tokens");
+        let code = match kind {
+            FaultKind::NoModel => Some("model_not_found".to_owned()),
+            FaultKind::ClientError if is_too_long => Some("context_length_exceeded".to_owned()),
+            _ => self.reason,
+        };
         // The field that Google may name is one of its own API, which the client did not write.
         Fault {
             kind,

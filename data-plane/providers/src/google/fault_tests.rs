@@ -36,6 +36,13 @@ fn a_spent_day_closes_until_midnight_at_the_pacific() {
 }
 
 #[test]
+fn clients_can_tell_a_prompt_that_is_too_long_by_its_code() {
+    let message = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).";
+    let fault = fault(400, &error(400, "INVALID_ARGUMENT", message, json!([])));
+    assert_eq!((fault.kind, fault.code.as_deref()), (FaultKind::ClientError, Some("context_length_exceeded")));
+}
+
+#[test]
 fn days_begin_at_the_pacific_also_when_clocks_are_set() {
     // 2026-11-01T07:30:00Z is 00:30 of the day that has 25 hours there.
     let autumn = Timestamp::from_millis(1_793_518_200_000);

@@ -289,7 +289,11 @@ fn located(url: Cow<'_, str>) -> Result<Source<'_>, Wrong> {
     if !media_type.split_once('/').is_some_and(|(kind, name)| is_type_name(kind) && is_type_name(name)) {
         return Err(Wrong::here("is a data URL whose media type is none"));
     }
-    let media_type = slice(&url, "data:".len()..type_end);
+    let mut media_type = slice(&url, "data:".len()..type_end);
+    // Types are the same in any case, but not every provider knows that.
+    if media_type.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        media_type.to_mut().make_ascii_lowercase();
+    }
     Ok(Source::Data { media_type, base64: rest(url, comma + 1) })
 }
 

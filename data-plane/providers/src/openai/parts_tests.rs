@@ -10,7 +10,7 @@ use crate::chat::request::{Content, Source};
 fn media_are_read_by_address_and_in_place() {
     let content = json!([
         { "type": "image_url", "image_url": { "url": "https://x/y.png", "detail": "low" } },
-        { "type": "image_url", "image_url": { "url": "data:image/png;base64,QUJD" } },
+        { "type": "image_url", "image_url": { "url": "data:image/PNG;base64,QUJD" } },
         { "type": "image_url", "image_url": "data:image/jpeg;charset=x;base64,QUJD" },
         { "type": "input_audio", "input_audio": { "data": "QUJD", "format": "mp3" } },
         { "type": "file", "file": { "file_data": "data:application/pdf;base64,QUJD", "filename": "a.pdf" } },

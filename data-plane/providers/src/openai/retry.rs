@@ -9,12 +9,16 @@ use keyforge_shared::clock::Timestamp;
 const LONGEST: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
 /// The wait asked for, by the first of: `retry-after-ms`, `retry-after` (seconds or a date), "try again in …" in the
-/// message, `x-ratelimit-reset-*`. Zero counts as nothing said: some hosts send it with every refusal.
+/// message, `x-ratelimit-reset-*`, `x-ratelimit-reset` (a moment). Zero counts as nothing said: some hosts send it with every refusal.
 pub(super) fn after(headers: &HeaderMap, message: &str, now: Timestamp) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let from_millis = || text("retry-after-ms").and_then(|millis| seconds(millis.parse::<f64>().ok()? / 1000.0));
     let from_header = || text("retry-after").and_then(|value| delay(value, now));
-    from_millis().or_else(from_header).or_else(|| in_message(message)).or_else(|| reset(headers))
+    from_millis()
+        .or_else(from_header)
+        .or_else(|| in_message(message))
+        .or_else(|| reset(headers))
+        .or_else(|| reset_at(headers, now))
 }
 
 fn delay(value: &str, now: Timestamp) -> Option<Duration> {
@@ -43,6 +47,20 @@ fn reset(headers: &HeaderMap) -> Option<Duration> {
         resets.push((remaining.is_some_and(|count| count == "0"), wait));
     }
     resets.into_iter().max().map(|(_, wait)| wait)
+}
+
+/// The moment at which the one limit that is told without a name is whole again, in milliseconds or seconds of Unix time, as OpenRouter does for those of
+/// a minute and of a day.
+fn reset_at(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    const MILLIS_FROM: i64 = 1_000_000_000_000;
+    const SECONDS_FROM: i64 = 1_000_000_000;
+    let at: i64 = headers.get("x-ratelimit-reset")?.to_str().ok()?.trim().parse().ok()?;
+    let millis = match at {
+        MILLIS_FROM.. => at,
+        SECONDS_FROM.. => at.checked_mul(1_000)?,
+        _ => return None,
+    };
+    Some(Timestamp::from_millis(millis).since(now)).filter(|wait| !wait.is_zero()).map(|wait| wait.min(LONGEST))
 }
 
 /// "12ms", "1.5s", "2m30s", "1h", or a bare number of seconds.
@@ -114,6 +132,16 @@ mod tests {
         assert_eq!(wait(&headers, ""), Some(1.2));
         assert_eq!(wait(&headers[3..], ""), Some(360.0));
         assert_eq!(wait(&[("x-ratelimit-reset-tokens", "7")], ""), Some(7.0));
+    }
+
+    #[test]
+    fn a_limit_without_a_name_is_whole_again_at_a_moment() {
+        assert_eq!(wait(&[("x-ratelimit-reset", "1795330800000")], ""), Some(3_600.0));
+        assert_eq!(wait(&[("x-ratelimit-reset", "1795330800")], ""), Some(3_600.0));
+        for nothing in ["1795320000000", "60", "0", "-1", "99999999999999999999", "soon"] {
+            assert_eq!(wait(&[("x-ratelimit-reset", nothing)], ""), None, "{nothing}");
+        }
+        assert_eq!(wait(&[("retry-after", "5"), ("x-ratelimit-reset", "1795330800000")], ""), Some(5.0));
     }
 
     #[test]
