@@ -202,7 +202,7 @@ impl Call {
             }
         };
         let mut ending = Ending::new(answer.usage.map_or(Charge::Unknown, Charge::Known), parts.status.as_u16());
-        ending.tier = answer.tier;
+        (ending.tier, ending.in_region) = (answer.tier, answer.in_region);
         ending.answered_model = answer.model;
         ending.response_digest = digest;
         let cost = commitment.settle(ending.with(self.flags()));

@@ -181,9 +181,15 @@ const fn has_cache_writes(rates: &Rates) -> bool {
 }
 
 impl Bound {
-    /// What a known use of `model` costs. A class of service that nobody has named is the dearest that it can have been.
+    /// What a known use of `model` costs, within one region if the provider said so. A class of service that nobody has named is the dearest that it can
+    /// have been.
     #[must_use]
-    pub fn cost(&self, model: &Model, usage: &Usage, tier: Option<ServiceTier>) -> NanoUsd {
+    pub fn cost(&self, model: &Model, usage: &Usage, tier: Option<ServiceTier>, in_region: bool) -> NanoUsd {
+        let cost = self.list_cost(model, usage, tier);
+        if in_region { self.with_region(cost) } else { cost }
+    }
+
+    fn list_cost(&self, model: &Model, usage: &Usage, tier: Option<ServiceTier>) -> NanoUsd {
         let Some(prices) = &model.prices else { return NanoUsd::ZERO };
         let at = |tier: &ServiceTier| prices.cost(usage, *tier);
         match tier {
@@ -196,7 +202,22 @@ impl Bound {
         let Some(prices) = &model.prices else { return NanoUsd::ZERO };
         // Without any known limit the amount is beyond every budget, which the clamp then brings down.
         let output = if self.capped { output.unwrap_or(u64::MAX) } else { output.unwrap_or(0) };
-        prices.bound(&self.most(output), self.tiers)
+        // Which region serves it is the account's setting, which is not ours to know.
+        self.with_region(prices.bound(&self.most(output), self.tiers))
+    }
+
+    /// The amount with what the host adds to it within one region, rounded up.
+    fn with_region(&self, amount: NanoUsd) -> NanoUsd {
+        let percent = u128::from(self.metering.region_percent).saturating_add(100);
+        let nanos = u128::from(amount.nanos()).saturating_mul(percent).div_ceil(100);
+        NanoUsd::new(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// The largest amount that is at most this one within one region.
+    fn without_region(&self, amount: NanoUsd) -> NanoUsd {
+        let percent = u128::from(self.metering.region_percent).saturating_add(100);
+        let nanos = u128::from(amount.nanos()).saturating_mul(100) / percent;
+        NanoUsd::new(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// The most tokens with so many output tokens in each choice.
@@ -218,7 +239,7 @@ impl Bound {
 
     fn cut_to_budget(&self, model: &Model, budget: NanoUsd) -> Option<Self> {
         let prices = model.prices.as_ref()?;
-        let affordable = prices.affordable_output(&self.most(0), budget, self.tiers)?;
+        let affordable = prices.affordable_output(&self.most(0), self.without_region(budget), self.tiers)?;
         self.cut_to_output(model, affordable)
     }
 
@@ -292,7 +313,7 @@ impl Bound {
     }
 
     /// The output limit that must be written into the body, so that no field which the host might obey says more; `None` when the client's own
-    /// will do, or when nothing depends on it.
+    /// will do, or when nothing depends on it. A client that asks for more than the model can give gets what it can, as with every provider.
     #[must_use]
     pub fn limit_to_send(&self, wanted: &Wanted) -> Option<u64> {
         match wanted {
@@ -302,7 +323,7 @@ impl Bound {
     }
 
     fn chat_limit_to_send(&self, request: &ChatRequest) -> Option<u64> {
-        let output = self.output.filter(|_| self.limited)?;
+        let output = self.output.filter(|_| self.limited || self.lowered_from.is_some())?;
         let given = [&request.max_completion_tokens, &request.max_tokens];
         let all_say_so = given.into_iter().flatten().all(|field| field.value == output);
         let is_obeyed = match self.limit_field() {

@@ -61,6 +61,43 @@ fn refused(result: Result<Bound, Rejection>) -> String {
 }
 
 #[test]
+fn an_account_whose_requests_stay_in_one_region_pays_more_and_the_bound_covers_it() {
+    let usage = Usage { input: 1_000, output: 100, ..Usage::default() };
+    for (name, percent) in
+        [("claude-opus-4-6", 110), ("claude-sonnet-4-6", 110), ("claude-opus-5", 110), ("claude-opus-4-5", 100)]
+    {
+        let claude = Model { provider: ProviderName("anthropic".to_owned()), ..model(name) };
+        let bound = compute(&claude, &Policy::default(), true, &request(json!({ "max_tokens": 100 }))).unwrap();
+        let cost = |in_region| bound.cost(&claude, &usage, Some(ServiceTier::Standard), in_region).nanos();
+        assert_eq!(cost(true), cost(false) * percent / 100, "{name}");
+        let listed = claude.prices.as_ref().unwrap().bound(&bound.most(100), bound.tiers);
+        assert_eq!(bound.amount.nanos(), listed.nanos() * percent / 100, "{name}");
+        let cut = bound.cut_to_budget(&claude, NanoUsd::new(bound.amount.nanos() - 1)).unwrap();
+        assert!(cut.amount < bound.amount && cut.output < Some(100), "{name}: {cut:?}");
+    }
+}
+
+#[test]
+fn a_limit_beyond_what_the_model_can_give_is_lowered_wherever_it_says_that_it_is() {
+    let model = model("gpt-4o-mini");
+    for capped in [false, true] {
+        let bound_of = |members: Value| {
+            let request = request(members);
+            let bound = compute(&model, &Policy::default(), capped, &request).unwrap();
+            (bound.limit_to_show(), bound.chat_limit_to_send(&request))
+        };
+        for field in ["max_tokens", "max_completion_tokens"] {
+            assert_eq!(bound_of(json!({ field: 100_000 })), (Some(16_384), Some(16_384)), "{field}");
+            assert_eq!(bound_of(json!({ field: 16_384 })), (None, None), "{field}");
+        }
+        let unknown = Model { max_output_tokens: None, ..model.clone() };
+        let asked = request(json!({ "max_tokens": 100_000 }));
+        let bound = compute(&unknown, &Policy::default(), capped, &asked).unwrap();
+        assert_eq!((bound.limit_to_show(), bound.chat_limit_to_send(&asked)), (None, None), "nobody knows");
+    }
+}
+
+#[test]
 fn the_amount_is_the_input_and_every_choice_at_its_price() {
     let bound = capped(json!({ "max_tokens": 100, "n": 3 })).unwrap();
     assert_eq!(bound.amount, NanoUsd::new(INPUT * 2_500 + 300 * 10_000));
@@ -134,7 +171,7 @@ fn a_cache_that_is_written_needs_a_price_on_a_capped_key() {
     }
     let bound = compute(&claude, &marked, true).unwrap();
     let written = Usage { cache_write_1h: bound.input.unwrap().text, output: 16_384, ..Usage::default() };
-    assert!(bound.cost(&claude, &written, None) <= bound.amount);
+    assert!(bound.cost(&claude, &written, None, true) <= bound.amount);
 }
 
 #[test]
@@ -173,7 +210,7 @@ fn what_may_be_sound_needs_a_price_of_sound_on_a_capped_key() {
 fn a_class_of_service_that_nobody_names_is_the_dearest_that_it_can_have_been() {
     let model = model("gpt-4o");
     let usage = Usage { input: 1000, output: 1000, ..Usage::default() };
-    let cost = |asked: Value, told| capped(json!({ "service_tier": asked })).unwrap().cost(&model, &usage, told);
+    let cost = |asked: Value, told| capped(json!({ "service_tier": asked })).unwrap().cost(&model, &usage, told, false);
     let (standard, priority) = (NanoUsd::new(12_500_000), NanoUsd::new(21_250_000));
     assert_eq!(cost(json!("default"), None), standard);
     for asked in [json!("priority"), json!("auto"), json!(null), json!("other")] {

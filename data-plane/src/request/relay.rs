@@ -330,7 +330,7 @@ impl LiveStream {
         let mut ending = Ending::new(charge, 200);
         ending.rejection = rejection.map(Rejection::code);
         if let Some(feed) = &mut self.feed {
-            ending.tier = feed.reader().tier();
+            (ending.tier, ending.in_region) = (feed.reader().tier(), feed.reader().in_region());
             ending.answered_model = feed.reader().model().map(str::to_owned);
             ending.response_digest = feed.take_digest();
         }

@@ -40,6 +40,8 @@ pub struct Ending {
     pub status: u16,
     /// The class of service that was billed.
     pub tier: Option<ServiceTier>,
+    /// Whether it was served within one region, for which the provider may ask more.
+    pub in_region: bool,
     /// The model that says it answered.
     pub answered_model: Option<String>,
     /// Further facts.
@@ -58,6 +60,7 @@ impl Ending {
             charge,
             status,
             tier: None,
+            in_region: false,
             answered_model: None,
             flags: Flags(0),
             response_digest: None,
@@ -183,7 +186,7 @@ fn price(open: &Open, ending: &Ending) -> (NanoUsd, Flags) {
     let flags = open.intent.flags.with(ending.flags);
     match &ending.charge {
         Charge::Known(usage) => {
-            let cost = open.bound.cost(open.permit.model(), usage, ending.tier);
+            let cost = open.bound.cost(open.permit.model(), usage, ending.tier, ending.in_region);
             (cost, flags.with(Flags::USAGE_KNOWN))
         }
         Charge::Unknown => (open.bound.amount, flags),
