@@ -133,7 +133,7 @@ impl Answer {
         describe(answer.response.headers_mut(), permit);
         answer.key = Some(permit.key().id);
         answer.model.clone_from(&permit.model().name);
-        answer.costing(cost, terms).under(terms)
+        answer.costing(cost, permit, terms).under(terms)
     }
 
     /// The provider's answer. What it is, is known by now: it was read, and perhaps written anew.
@@ -171,10 +171,12 @@ impl Answer {
         self
     }
 
-    /// The same, saying what it cost and what is left.
+    /// The same, saying what it cost and what is left. What a model without a price costs nobody knows, which is not nothing.
     #[must_use]
-    pub fn costing(mut self, cost: NanoUsd, terms: &Terms) -> Self {
-        insert(self.response.headers_mut(), COST, cost.decimal());
+    pub fn costing(mut self, cost: NanoUsd, permit: &Permit, terms: &Terms) -> Self {
+        if permit.model().prices.is_some() {
+            insert(self.response.headers_mut(), COST, cost.decimal());
+        }
         if let Some(left) = terms.budget_after(cost) {
             insert(self.response.headers_mut(), BUDGET_LEFT, left.decimal());
         }
@@ -227,7 +229,37 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: impl TryInto<HeaderV
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use keyforge_shared::catalog::Model;
+    use keyforge_shared::clock::ManualClock;
+    use keyforge_shared::policy::Policy;
+    use keyforge_shared::state::Resource;
+
+    use super::super::fixture::{head, permit_for};
     use super::*;
+    use crate::fixture::{FakeLedger, Parts, START, key, model, workspace};
+
+    #[tokio::test]
+    async fn what_a_model_without_a_price_costs_is_not_told_as_nothing() {
+        let Resource::Model(priced) = model() else { panic!("a model") };
+        let unpriced = Model { name: "unpriced".to_owned(), prices: None, ..Model::clone(&priced) };
+        let state = vec![
+            workspace(Vec::new(), Vec::new()),
+            key(1, Policy::default()),
+            Resource::Model(priced),
+            Resource::Model(Arc::new(unpriced)),
+        ];
+        let ledger = Arc::new(FakeLedger::default());
+        let node = Parts::in_memory(ledger.serve().await, &Arc::new(ManualClock::at(START)), state).build();
+        for (name, expected) in [("m", Some("0.00")), ("unpriced", None)] {
+            let permit = permit_for(&node, 1, name).unwrap();
+            let answer =
+                Answer::failure(&head(&node), &permit, &Rejection::UpstreamBroken, NanoUsd::ZERO, &Terms::default());
+            let told = answer.response.headers().get(COST).map(|value| value.to_str().unwrap());
+            assert_eq!(told, expected, "{name}");
+        }
+    }
 
     #[test]
     fn an_answer_says_what_it_is_and_not_what_the_provider_called_it() {

@@ -209,7 +209,7 @@ impl Call {
         let body = AnswerBody::Whole(Full::new(answer.body));
         let answer = Answer::success(&self.head, &self.permit, parts.status, &parts.headers, body);
         let cost = self.cost_before.saturating_add(cost);
-        Outcome::Answered(Box::new(answer.costing(cost, &self.terms).under(&self.terms)))
+        Outcome::Answered(Box::new(answer.costing(cost, &self.permit, &self.terms).under(&self.terms)))
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn permit_for(node: &Node, key: u8, model: &str) -> Result<Permit, Re
     permit(&node.plane, key, model, node.plane.clock.now())
 }
 
-fn head(node: &Node) -> Head {
+pub(super) fn head(node: &Node) -> Head {
     let (parts, ()) = http::Request::new(()).into_parts();
     let peer = "127.0.0.1:1".parse().unwrap();
     let id = RequestId::generate_at(node.plane.clock.now()).unwrap();
