@@ -44,6 +44,11 @@ async fn a_model_is_called_by_its_name_or_its_providers_and_recorded_by_its_name
     }
     let one = scene.get("/v1/models/openai%2Fm").await;
     assert_eq!((one.status, &one.json()["id"]), (200, &json!("m")));
+    for googles in ["models%2Fgemini-1", "models%2Fgemini", "google%2Fmodels%2Fgemini-1"] {
+        let one = scene.get(&format!("/v1/models/{googles}")).await;
+        assert_eq!((one.status, &one.json()["id"]), (200, &json!("gemini")), "{googles}");
+    }
+    assert_eq!(scene.get("/v1/models/models%2Fm-1").await.status, 404, "another provider's");
 }
 
 #[tokio::test]

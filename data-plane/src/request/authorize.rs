@@ -149,11 +149,16 @@ pub fn authorize(plane: &Plane, caller: &Caller, wanted: &Wanted) -> Result<Perm
     permit(plane, key, model, at)
 }
 
-/// The catalogue entry that a client means: by its name, or by its provider, a slash, and its name or the one that the provider knows it by.
+/// The catalogue entry that a client means: by its name, or by its provider, a slash, and its name or the one that the provider knows it by. Google calls
+/// its models `models/name` itself.
 pub fn find(plane: &Plane, name: &str) -> Option<Arc<Model>> {
     let replica = &plane.replica;
     replica.model(name).or_else(|| {
-        let (provider, rest) = name.split_once('/')?;
+        let (provider, rest) = match name.split_once('/')? {
+            ("models", rest) => ("google", rest),
+            ("google", rest) => ("google", rest.strip_prefix("models/").unwrap_or(rest)),
+            other => other,
+        };
         let own = replica.model(rest).filter(|model| model.provider.0 == provider);
         let known_as = |model: &Model| model.provider.0 == provider && model.upstream_name == rest;
         own.or_else(|| replica.models(known_as).into_iter().next())
