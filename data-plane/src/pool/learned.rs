@@ -1,6 +1,7 @@
 //! The rate of a provider that states no limits, learned from its refusals: lowered to seven tenths with each cooldown, raised by two hundredths a second.
 //!
 //! Nothing is limited before the first refusal, and again when none has come for so long that the rate has risen far above the one that was refused.
+//! A refusal of what was sent more slowly than the least rate that is ever set says nothing about one: it is a cooldown, and no more.
 //!
 //! Pure: time is given.
 
@@ -88,6 +89,9 @@ impl Learned {
 
     /// A cooldown began.
     pub fn refused(&mut self, now: Moment) {
+        if self.measured(now) < FLOOR {
+            return;
+        }
         let rate = self.limit(now).map_or_else(|| self.measured(now), |limit| limit.rate);
         self.limit = Some(Limit { rate: (rate * LOWERED).max(FLOOR), refused: rate, level: 0.0, at: now });
     }
@@ -167,6 +171,22 @@ mod tests {
         }
         let wait = learned.fits(at(9_999)).unwrap_err().since(at(9_999));
         assert_eq!(wait, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_refusal_of_what_is_hardly_used_teaches_no_rate() {
+        let mut learned = Learned::default();
+        for second in 0..5 {
+            learned.take(at(second * 1_000));
+            learned.refused(at(second * 1_000));
+        }
+        assert_eq!((learned.fits(at(5_000)), learned.per_second(at(5_000))), (Ok(()), None));
+        let mut learned = busy();
+        learned.refused(at(9_999));
+        let known = learned.per_second(at(60_000));
+        learned.take(at(60_000));
+        learned.refused(at(60_000));
+        assert_eq!(learned.per_second(at(60_000)), known, "one request after a silence was not too fast");
     }
 
     proptest! {

@@ -60,8 +60,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 const PROBE: Duration = gate::SILENCE;
 /// The same for what was closed or dead.
 const SLOW_PROBE: Duration = Duration::from_secs(30);
-/// What a pool is believed to serve in a second when nothing tells.
-const MODEST: f64 = 1.0;
+/// What a limit group is believed to serve in a second when nothing tells: the way out of a cooldown begins with one, two, four at a time. How fast the
+/// line moves shows soon whether it is so.
+const MODEST: f64 = 4.0;
 
 /// The pools of a node. Clones share them.
 #[derive(Clone)]
@@ -234,7 +235,8 @@ impl Pools {
         let mut limits: Vec<_> = pool.members.iter().map(|member| member.limit).collect();
         limits.sort_unstable();
         limits.dedup();
-        let rates = limits.into_iter().filter_map(|limit| registry.limit(limit).per_second(asking.need, now));
+        let rates =
+            limits.into_iter().map(|limit| registry.limit(limit).per_second(asking.need, now).unwrap_or(MODEST));
         let per_second = rates.reduce(|one, other| one + other).unwrap_or(MODEST);
         Wish { key: asking.key, now, ready, per_second, patience: deadline.since(now) }
     }
