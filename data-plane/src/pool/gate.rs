@@ -251,7 +251,7 @@ impl Gate {
         }
     }
 
-    /// Its state, for reports. What waits for its probe is still shut.
+    /// Its state, for reports. What was refused for a moment and waits for its probe is shut no longer; what is closed or dead is, until one has passed.
     #[must_use]
     pub fn condition(&self, now: Moment) -> Condition {
         match self.phase {
@@ -259,8 +259,13 @@ impl Gate {
             Phase::SlowStart { .. } => Condition::SlowStart,
             Phase::Probing if self.class == CooldownClass::Dead => Condition::Shut(self.class, now),
             Phase::Probing => Condition::Probing,
+            Phase::Cooling { until } if until <= now && self.is_of_the_moment() => Condition::Probing,
             Phase::Cooling { until } => Condition::Shut(self.class, until),
         }
+    }
+
+    const fn is_of_the_moment(&self) -> bool {
+        matches!(self.class, CooldownClass::Throttled | CooldownClass::Overloaded)
     }
 
     fn begin(&mut self, now: Moment) -> u64 {
@@ -312,7 +317,7 @@ pub enum Condition {
     Healthy,
     /// Some pass at a time.
     SlowStart,
-    /// One tries.
+    /// One tries, or may.
     Probing,
     /// Nobody passes.
     Shut(CooldownClass, Moment),

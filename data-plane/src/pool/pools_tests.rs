@@ -178,6 +178,32 @@ async fn a_credential_without_the_right_to_one_model_serves_others() {
 }
 
 #[tokio::test]
+async fn operators_are_told_what_a_credential_lacks_and_not_that_it_is_dead() {
+    use keyforge_proto::admin::v1::CredentialState;
+    let bench = Bench::new(&[record(1), record(2)]);
+    let standing = || bench.pools.standings()[0].clone();
+    let mut other = bench.model.clone();
+    (other.name, other.upstream_name) = ("another".to_owned(), "another".to_owned());
+    bench.meets(0, &fault(FaultKind::Dead, 403, None)).await;
+    assert_eq!(standing().state, i32::from(CredentialState::Dead), "it has no other use");
+    assert_eq!((standing().last_error_code.as_str(), standing().headroom_percent), ("a_code (m)", 0));
+    drop(bench.pools.of(&other));
+    assert_eq!(standing().state, i32::from(CredentialState::Healthy));
+    assert_eq!((standing().last_error_class.as_str(), standing().last_error_code.as_str()), ("dead", "a_code (m)"));
+}
+
+#[tokio::test]
+async fn what_waits_for_its_probe_is_not_told_as_shut() {
+    use keyforge_proto::admin::v1::CredentialState;
+    let bench = Bench::new(&[record(1)]);
+    let standing = || bench.pools.standings()[0].clone();
+    bench.meets(0, &fault(FaultKind::Throttled, 429, MINUTE)).await;
+    assert_eq!((standing().state, standing().headroom_percent), (i32::from(CredentialState::Cooling), 0));
+    bench.clock.advance(Duration::from_secs(67));
+    assert_eq!((standing().state, standing().ready_in_ms), (i32::from(CredentialState::Probing), 0));
+}
+
+#[tokio::test]
 async fn a_quota_of_the_day_closes_the_credential_until_then() {
     let bench = Bench::new(&[record(1), record(2)]);
     let hours = |count: u64| Some(Duration::from_secs(count * 3_600));

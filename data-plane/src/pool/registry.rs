@@ -14,6 +14,7 @@ use keyforge_shared::state::CredentialRecord;
 use super::chance::Chance;
 use super::gate::{Gate, News};
 use super::headroom::Headroom;
+use super::members::Member;
 use super::moment::Moment;
 use super::retry_budget::RetryBudget;
 
@@ -70,8 +71,10 @@ pub struct Uses {
     record: Arc<CredentialRecord>,
     /// The credential's own gate.
     pub own: GateAt,
-    /// All of its gates, each once.
+    /// The gates that it shares with others, or with all families: each once, its own among them.
     pub gates: Vec<GateAt>,
+    /// Those of its rights to families of models.
+    pub rights: Vec<GateAt>,
     /// Its limits, each once.
     pub limits: Vec<LimitAt>,
 }
@@ -162,15 +165,22 @@ impl Registry {
     }
 
     /// A credential's requests pass these gates, of which the first is its own, and take from this limit.
-    pub fn used(&mut self, record: &Arc<CredentialRecord>, gates: &[GateAt; 4], limit: LimitAt) {
-        let new = || Uses { record: Arc::clone(record), own: gates[0], gates: Vec::new(), limits: Vec::new() };
+    pub fn used(&mut self, record: &Arc<CredentialRecord>, gates: &[GateAt; Member::GATES], limit: LimitAt) {
+        let new = || Uses {
+            record: Arc::clone(record),
+            own: gates[0],
+            gates: Vec::new(),
+            rights: Vec::new(),
+            limits: Vec::new(),
+        };
         let uses = self.uses.entry(record.id).or_insert_with(new);
         if !uses.are_of(record) {
             *uses = new();
         }
-        for gate in gates {
-            if !uses.gates.contains(gate) {
-                uses.gates.push(*gate);
+        for (at, gate) in gates.iter().enumerate() {
+            let known = if at == Member::RIGHT { &mut uses.rights } else { &mut uses.gates };
+            if !known.contains(gate) {
+                known.push(*gate);
             }
         }
         if !uses.limits.contains(&limit) {

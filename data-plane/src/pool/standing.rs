@@ -14,7 +14,7 @@ use keyforge_shared::state::CredentialRecord;
 use super::Pools;
 use super::gate::{Condition, Gate};
 use super::moment::Moment;
-use super::registry::LastRefusal;
+use super::registry::{GateAt, LastRefusal};
 use crate::control::ControlChannel;
 
 /// How often it is told when nothing changes.
@@ -68,7 +68,10 @@ impl Pools {
         let registry = self.registry();
         let seen = |credential: Arc<CredentialRecord>| {
             let uses = registry.uses(&credential)?;
-            let state = uses.gates.iter().map(|gate| state(registry.gate_seen(*gate), now));
+            let state_of = |gate: &GateAt| state(registry.gate_seen(*gate), now);
+            // Without the right to one family it serves others, and its last refusal names that family: only what it lacks for all is its state.
+            let rights = uses.rights.iter().map(state_of).reduce(better);
+            let state = uses.gates.iter().map(state_of).chain(rights);
             let state = state.fold((CredentialState::Healthy, Duration::ZERO), worse);
             let left = uses.limits.iter().map(|limit| registry.limit_seen(*limit).ratio(now)).fold(1.0, f64::min);
             Some((credential.id, Seen { state, left, refusal: registry.refusals.get(&credential.id).cloned() }))
@@ -102,6 +105,7 @@ struct Seen {
 
 fn report(id: CredentialId, seen: Seen) -> proto::CredentialReport {
     let Seen { state: (state, ready_in), left, refusal } = seen;
+    let left = if is_shut(state) { 0.0 } else { left };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
     let headroom_percent = (left.clamp(0.0, 1.0) * 100.0).round() as u32;
     let refusal = refusal.as_ref();
@@ -124,6 +128,15 @@ fn states(reports: &[proto::CredentialReport]) -> Vec<(&[u8], i32, i64)> {
 
 fn worse(one: (CredentialState, Duration), other: (CredentialState, Duration)) -> (CredentialState, Duration) {
     if (other.0 as i32, other.1) > (one.0 as i32, one.1) { other } else { one }
+}
+
+fn better(one: (CredentialState, Duration), other: (CredentialState, Duration)) -> (CredentialState, Duration) {
+    if (other.0 as i32, other.1) < (one.0 as i32, one.1) { other } else { one }
+}
+
+/// Of what cannot be used nothing is left, whatever its provider last said or did not say.
+const fn is_shut(state: CredentialState) -> bool {
+    matches!(state, CredentialState::Cooling | CredentialState::Closed | CredentialState::Dead)
 }
 
 fn state(gate: &Gate, now: Moment) -> (CredentialState, Duration) {

@@ -73,6 +73,7 @@ impl Served {
         let gate = (member.gates[place], self.entries[place]);
         let mut registry = self.pools.registry();
         let shut = refuse(&mut registry, member, gate, (class, asked), now);
+        let code = told_of(&self.pool, place, code);
         registry.refusals.insert(member.candidate.credential.id, LastRefusal { class, code, at: wall });
         drop(registry);
         if let Some(before) = shut {
@@ -207,7 +208,7 @@ impl Turn {
         let mut shut = None;
         let pool = Arc::clone(&self.pool);
         let member = &pool.members[self.index];
-        let refusal = LastRefusal { class, code, at: pools.wall() };
+        let refusal = LastRefusal { class, code: told_of(&pool, place, code), at: pools.wall() };
         self.end(|entries, gates, registry| {
             for (at, (gate, entry)) in gates.iter().zip(entries).enumerate() {
                 if at == place {
@@ -305,6 +306,11 @@ const A_DAY: Duration = Duration::from_secs(25 * 3_600);
 const UNREACHABLE: &str = "unreachable";
 /// The word for a model that other credentials have.
 const NO_MODEL: &str = "model_not_found";
+
+/// What operators read: of a right that is denied, to which models.
+fn told_of(pool: &Pool, place: usize, code: Arc<str>) -> Arc<str> {
+    if place == Member::RIGHT { format!("{code} ({})", pool.family).into() } else { code }
+}
 
 fn code_of(fault: &Fault) -> Arc<str> {
     match (fault.code.as_ref().or(fault.error_type.as_ref()), fault.status) {
