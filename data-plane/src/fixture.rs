@@ -354,7 +354,7 @@ impl Parts {
             refusals: Refusals::default(),
             limits: Limits::default(),
             times: UpstreamTimes::default(),
-            body_room: Arc::new(Semaphore::new(1 << 20)),
+            body_room: Arc::new(Semaphore::new(usize::try_from(config.limits.buffered_bytes).unwrap())),
             body_digests: false,
             readiness: Readiness::new(),
             shutdown,

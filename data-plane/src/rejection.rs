@@ -85,6 +85,11 @@ pub enum Rejection {
         /// When one can serve it.
         retry_after: Duration,
     },
+    /// The provider ended an answer before its end, for a limit of the credential's.
+    CutShort {
+        /// When the same request can be served.
+        retry_after: Duration,
+    },
     /// Limits cannot be enforced right now, so nothing is admitted.
     EnforcementUnavailable,
     /// The node has not heard from the control plane for longer than it may serve the key without.
@@ -166,7 +171,7 @@ impl Rejection {
             Self::RateLimited(limited) => {
                 shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(limited.retry_after))
             }
-            Self::PoolExhausted { retry_after } => {
+            Self::PoolExhausted { retry_after } | Self::CutShort { retry_after } => {
                 shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::After(*retry_after))
             }
             Self::TooManyTokens { .. } => shape(429, "rate_limit_error", "rate_limit_exceeded", Retry::Never),
@@ -199,6 +204,7 @@ impl Rejection {
             Self::KeyExpired(_) => "key_expired",
             Self::KeyFrozen => "key_frozen",
             Self::PoolExhausted { .. } => "pool_exhausted",
+            Self::CutShort { .. } => "upstream_cut_short",
             other => other.shape().code,
         }
     }
@@ -256,6 +262,11 @@ impl Rejection {
                 let wait = tenths(*retry_after);
                 format!("No credential can serve this model right now: the provider limits their rate, is overloaded or out of reach. Please try again in {wait}.").into()
             }
+            Self::CutShort { retry_after } => format!(
+                "The provider broke this answer off at a limit of the credential that it came with. Please try again in {}.",
+                tenths(*retry_after)
+            )
+            .into(),
             Self::EnforcementUnavailable => {
                 "Limits cannot be checked right now, so nothing is admitted on this key. Try again shortly.".into()
             }

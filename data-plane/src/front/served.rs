@@ -147,6 +147,17 @@ impl Scene {
         self.post("/v1/chat/completions", body.to_string()).await
     }
 
+    /// The same by a client that waits for a fifth of a second.
+    pub async fn chat_in_haste(&self, body: &Value) -> Reply {
+        let request = Request::post(format!("http://{}/v1/chat/completions", self.address))
+            .header("authorization", format!("Bearer {}", self.token.expose()))
+            .header("x-stainless-timeout", "0.2")
+            .body(Full::new(body.to_string().into()))
+            .unwrap();
+        let (parts, body) = self.client.request(request).await.unwrap().into_parts();
+        Reply { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    }
+
     pub async fn get(&self, path: &str) -> Reply {
         let request = Request::get(format!("http://{}{path}", self.address))
             .header("x-api-key", self.token.expose())

@@ -379,19 +379,20 @@ async fn errors_of_another_provider_are_told_in_the_clients_dialect() {
     let scene = Scene::start(Script::default(), &[]).await;
     let overloaded = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
     scene.provider.push(Scripted::json(529, overloaded.to_string()));
-    assert_eq!(scene.chat(&ask("claude")).await.error(), (502, "upstream_error".to_owned()));
+    let limited = (429, "rate_limit_exceeded".to_owned());
+    assert_eq!(scene.chat_in_haste(&ask("claude")).await.error(), limited, "as whoever asks next is told");
     assert_eq!(scene.money().await, (0, 0), "refused before it began");
     let start = anthropic_stream().split(|byte| *byte == b'\n').take(2).collect::<Vec<_>>().join(&b'\n');
     let events = [start, format!("\n\nevent: error\ndata: {overloaded}\n\n").into_bytes()].concat();
     // One that nothing was said of.
     let scene = Scene::start(Script::default(), &[]).await;
     scene.provider.push(Scripted::events(events));
-    assert_eq!(scene.chat(&streamed("claude")).await.error(), (502, "upstream_error".to_owned()));
+    assert_eq!(scene.chat_in_haste(&streamed("claude")).await.error(), limited);
     let exhausted =
         json!({ "error": { "code": 429, "message": "Resource has been exhausted", "status": "RESOURCE_EXHAUSTED" } });
     scene.provider.push(Scripted::json(429, exhausted.to_string()));
-    let reply = scene.chat(&ask("gemini")).await;
-    assert_eq!(reply.error(), (429, "rate_limit_exceeded".to_owned()));
+    let reply = scene.chat_in_haste(&ask("gemini")).await;
+    assert_eq!(reply.error(), limited);
     assert!(reply.headers.contains_key("retry-after"));
 }
 

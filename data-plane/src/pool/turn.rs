@@ -11,12 +11,12 @@ use keyforge_providers::fault::{Fault, FaultKind};
 use keyforge_providers::{anthropic, openai};
 use keyforge_shared::provider::{self, Api};
 
-use super::Pools;
 use super::gate::{Condition, Entry};
 use super::headroom::Sent;
 use super::members::{Candidate, Member, Pool};
 use super::moment::Moment;
 use super::registry::{GateAt, LastRefusal, Registry};
+use super::{Pools, Unserved};
 
 /// What was learned about credentials from the attempts at one request. What a provider denies the request and not the credential would otherwise shut
 /// one credential after another.
@@ -64,6 +64,16 @@ impl Served {
     pub fn failed_later(&self, fault: &Fault) {
         if let Some(gate) = blamed(fault) {
             self.shut(gate, fault.retry_after, code_of(fault));
+        }
+    }
+
+    /// How long it is until its pool can serve a request again; `None` if it is of no use until somebody does something.
+    #[must_use]
+    pub fn ready_in(&self) -> Option<Duration> {
+        match self.pools.glance(&self.pool, Duration::ZERO) {
+            Ok(()) => Some(Duration::ZERO),
+            Err(Unserved::Later(wait)) => Some(wait),
+            Err(Unserved::Hopeless) => None,
         }
     }
 

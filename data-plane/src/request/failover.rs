@@ -16,12 +16,13 @@ use super::answer::Answer;
 use super::attempt::{Call, Held};
 use super::authorize;
 use super::bound::Bound;
-use super::outcome::{Failed, Outcome, is_refusal};
+use super::outcome::{A_MOMENT, Failed, Outcome, is_refusal};
 use super::refuse::refuse;
 use super::reservation::Reservation;
 use super::reserve::{FIRST, reserve_again};
 use super::route;
 use super::settle::{Charge, Commitment};
+use crate::plane::Plane;
 use crate::pool::{Asking, Blame, LONGEST_WAIT, Pool, Turn, Unserved};
 use crate::rejection::Rejection;
 use crate::upstream;
@@ -41,6 +42,8 @@ pub struct Failover {
     blame: Blame,
     /// How much longer it may wait for a credential.
     patience: Duration,
+    /// Whether it was refused by all that it may try and has got in line as others do.
+    has_come_back: bool,
 }
 
 /// An attempt that is written down and may be sent.
@@ -62,7 +65,7 @@ impl Failover {
     /// Nothing was attempted yet.
     pub fn new(call: Call, pool: Arc<Pool>, digest: Option<[u8; 32]>, held: Held) -> Self {
         let patience = route::patience(&call.head).min(LONGEST_WAIT);
-        Self { call, pool, digest, held, tried: Vec::new(), blame: Blame::default(), patience }
+        Self { call, pool, digest, held, tried: Vec::new(), blame: Blame::default(), patience, has_come_back: false }
     }
 
     /// Waits for a credential if it must, and writes the attempt down.
@@ -99,7 +102,7 @@ impl Failover {
     pub async fn run(mut self: Box<Self>, mut begun: Box<Begun>) -> Answer {
         loop {
             let Begun { commitment, bound, request, mut turn } = *begun;
-            self.held.may_be_sent_again = self.tried.len() + 1 < self.most_attempts();
+            self.held.may_be_sent_again = self.tried.len() + 1 < self.most_attempts() || self.may_come_back_later();
             let outcome = self.call.attempt(commitment, request, &mut turn, &mut self.held).await;
             let slot = turn.slot().to_owned();
             let failed = match outcome {
@@ -143,6 +146,7 @@ impl Failover {
             return Next::Over(Box::new(self.over(failed)));
         }
         let rejection = self.shown(&failed);
+        self.has_come_back |= self.tried.len() >= self.most_attempts();
         let cost = failed.make_way().await;
         self.call.cost_before = self.call.cost_before.saturating_add(cost);
         match self.again(bound).await {
@@ -181,7 +185,8 @@ impl Failover {
 
     /// What a failed attempt met, if another may be served.
     fn may_be_replayed(&self, failed: &Failed) -> Option<&'static str> {
-        if self.tried.len() >= self.most_attempts() || self.call.gone.is_set() {
+        let has_attempts = self.tried.len() < self.most_attempts() || self.may_come_back(failed);
+        if !has_attempts || self.call.gone.is_set() {
             return None;
         }
         match &failed.fault {
@@ -191,6 +196,20 @@ impl Failover {
             None if was_not_sent(failed) => Some("not_connected"),
             Some(_) | None => None,
         }
+    }
+
+    /// Whoever finds a pool shut waits for it. So does once who finds out that it is, if that cost nothing.
+    fn may_come_back(&self, failed: &Failed) -> bool {
+        !self.has_come_back
+            && matches!(failed.ending.charge, Charge::NotBilled)
+            && failed.fault.as_ref().is_some_and(|fault| is_of_the_moment(fault.kind))
+            && matches!(self.call.plane.pools.glance(&self.pool, Duration::ZERO), Err(Unserved::Later(_)))
+    }
+
+    /// Whether its body may be kept for that: while the node has room to spare.
+    fn may_come_back_later(&self) -> bool {
+        let Plane { body_room, limits, .. } = &*self.call.plane;
+        !self.has_come_back && body_room.available_permits() as u64 > limits.buffered_bytes / 2
     }
 
     /// The last attempt failed: what the client gets.
@@ -212,15 +231,28 @@ impl Failover {
         Answer::failure(head, permit, rejection, *cost_before, terms)
     }
 
-    /// What a failed attempt tells the client: of a credential's limits, when the pool can serve it, and not when that one credential can.
+    /// What a failed attempt tells the client: of what a pool can be shut for, when the pool can serve it, and not when that one credential can.
     fn shown(&self, failed: &Failed) -> Rejection {
-        let is_limit = matches!(failed.rejection, Rejection::PoolExhausted { .. } | Rejection::NoCredential(_));
+        let is_overload = failed.fault.as_ref().is_some_and(|fault| fault.kind == FaultKind::Overloaded);
+        let (is_limit, is_denied) = match failed.rejection {
+            Rejection::PoolExhausted { .. } => (true, false),
+            Rejection::NoCredential(_) => (false, true),
+            _ => (false, false),
+        };
         match self.call.plane.pools.glance(&self.pool, Duration::ZERO) {
-            Err(unserved) if is_limit => route::unserved(&self.pool, unserved),
+            Err(unserved) if is_limit || is_denied || is_overload => route::unserved(&self.pool, unserved),
             // One can be used at this moment: this request has used up its attempts.
             Ok(()) if is_limit => Rejection::PoolExhausted { retry_after: A_MOMENT },
+            // No limit, so no time helps: another credential may, if there is one that has not denied it.
+            Ok(()) if is_denied && !self.has_tried_all() => {
+                Rejection::UpstreamFailed(failed.fault.as_ref().and_then(|fault| fault.status).unwrap_or(200))
+            }
             Ok(()) | Err(_) => failed.rejection.clone(),
         }
+    }
+
+    fn has_tried_all(&self) -> bool {
+        (0..self.pool.members.len()).all(|index| self.tried.contains(&index))
     }
 
     fn most_attempts(&self) -> usize {
@@ -237,13 +269,15 @@ impl Failover {
     }
 }
 
+/// What a pool is shut for of which the provider says that it passes.
+const fn is_of_the_moment(kind: FaultKind) -> bool {
+    matches!(kind, FaultKind::Throttled | FaultKind::Overloaded)
+}
+
 /// No connection: whoever is asked next gets it for the first time.
 const fn was_not_sent(failed: &Failed) -> bool {
     failed.fault.is_none() && matches!(failed.ending.charge, Charge::NotDispatched)
 }
-
-/// When to come back to a pool that can serve something now.
-const A_MOMENT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 #[path = "failover_tests.rs"]

@@ -292,6 +292,68 @@ async fn a_pool_that_serves_nobody_in_time_says_when_it_will() {
     assert_eq!(bench.books().await, (0, 0));
 }
 
+/// Throttles for less than its client waits.
+const THROTTLED_BRIEFLY: &str =
+    "HTTP/1.1 429 Too Many Requests\r\nretry-after: 3\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const OVERLOADED: &str = "HTTP/1.1 529 Overloaded\r\nretry-after: 25\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const DENIED: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n\
+    {\"error\":{\"message\":\"You may not use this model.\",\"type\":\"invalid_request_error\",\"code\":\"model_not_found\"}}";
+
+#[tokio::test]
+async fn who_finds_out_that_all_are_throttled_waits_in_line_as_others_do() {
+    let mut bench = Bench::with_quota().await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(THROTTLED_BRIEFLY).unwrap();
+    bench.asked().await.send(THROTTLED_BRIEFLY).unwrap();
+    bench.until("waiting", |bench| bench.pool().line.waiting() == 1).await;
+    bench.clock.advance(Duration::from_secs(4));
+    bench.asked().await.send(SERVED).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    assert_eq!(
+        (told(&answer).0, &answer.response.headers()["x-keyforge-attempts"]),
+        (200, &http::HeaderValue::from(3))
+    );
+    assert_eq!(bench.books().await, (0, 1), "it counts once");
+}
+
+#[tokio::test]
+async fn who_waited_for_a_pool_and_is_refused_again_is_told_when_to_come_back() {
+    let mut bench = Bench::with_quota().await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(THROTTLED_BRIEFLY).unwrap();
+    bench.asked().await.send(THROTTLED_BRIEFLY).unwrap();
+    bench.until("waiting", |bench| bench.pool().line.waiting() == 1).await;
+    bench.clock.advance(Duration::from_secs(4));
+    bench.asked().await.send(THROTTLED).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    assert_eq!((told(&answer), bench.books().await), ((429, "pool_exhausted"), (0, 1)), "its last attempt counts");
+    assert!(bench.asked.try_recv().is_err(), "it gets in line once");
+}
+
+#[tokio::test]
+async fn an_overloaded_provider_is_told_with_its_wait_as_to_whoever_asks_next() {
+    let mut bench = Bench::with_quota().await;
+    bench.shut_second(Duration::from_secs(60)).await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(OVERLOADED).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    let wait = answer.response.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap();
+    assert_eq!(told(&answer), (429, "pool_exhausted"));
+    assert!((25..=28).contains(&wait), "{wait}");
+}
+
+#[tokio::test]
+async fn a_model_that_all_credentials_are_denied_is_no_limit_of_a_moment() {
+    let mut bench = Bench::with_quota().await;
+    let asking = bench.ask("20");
+    bench.asked().await.send(DENIED).unwrap();
+    bench.asked().await.send(DENIED).unwrap();
+    let answer = asking.await.unwrap().ok().unwrap();
+    assert_eq!(told(&answer), (502, "upstream_credentials_exhausted"));
+    assert_eq!(answer.response.headers()["x-should-retry"], "false");
+    assert_eq!(bench.serving().await.len(), 1, "one request takes one right");
+}
+
 #[tokio::test]
 async fn a_wait_of_minutes_is_told_as_what_it_is() {
     let mut bench = Bench::with_quota().await;
@@ -393,6 +455,7 @@ async fn a_limit_that_is_met_within_a_stream_is_kept_from_the_next_request_and_f
     let got = http_body_util::BodyExt::collect(answer.response.into_body()).await.unwrap().to_bytes();
     let got = std::str::from_utf8(&got).unwrap();
     assert!(got.contains("Hel") && got.contains("rate_limit_error") && !got.contains("[DONE]"), "{got}");
+    assert!(got.contains("broke this answer off") && !got.contains("No credential"), "another can serve it: {got}");
     assert!(bench.asked.try_recv().is_err(), "no other attempt after the first byte");
     let serving = bench.serving().await;
     assert!(serving.len() == 1 && !serving.contains(&met), "{serving:?}");

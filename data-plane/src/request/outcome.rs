@@ -9,6 +9,7 @@ use keyforge_shared::money::NanoUsd;
 use super::answer::Answer;
 use super::authorize::Permit;
 use super::settle::{Charge, Commitment, Ending};
+use crate::pool::Served;
 use crate::rejection::Rejection;
 
 /// What came of an attempt.
@@ -66,6 +67,23 @@ pub fn rejection_for(fault: &Fault, permit: &Permit) -> Rejection {
         }
     }
 }
+
+/// What the client of a stream is told that the provider ended before its end: `said` is of the credential, and the pool is shut by now for what it
+/// is shut for. It was served until then, and what others can have is no limit of this moment.
+#[must_use]
+pub fn cut_short(said: Rejection, served: Option<&Served>) -> Rejection {
+    let ready_in = served.and_then(Served::ready_in);
+    match (said, ready_in) {
+        (Rejection::PoolExhausted { retry_after }, ready_in) => {
+            Rejection::CutShort { retry_after: ready_in.unwrap_or(retry_after).max(A_MOMENT) }
+        }
+        (Rejection::NoCredential(_), Some(_)) => Rejection::UpstreamFailed(200),
+        (said, _) => said,
+    }
+}
+
+/// When to come back to a pool that can serve something now.
+pub const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// Whether the provider says that it did not begin: for another credential, or later, the same request may be served.
 #[must_use]

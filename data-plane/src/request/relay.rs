@@ -24,7 +24,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::authorize::{Permit, nothing_left};
 use super::carry_on::ClientGone;
 use super::feed::{Failure, Feed, Step};
-use super::outcome::{Failed, Stood, charge_for, rejection_for};
+use super::outcome::{Failed, Stood, charge_for, cut_short, rejection_for};
 use super::receive::Head;
 use super::settle::{Charge, Commitment, Ending};
 use crate::plane::Plane;
@@ -266,10 +266,18 @@ impl LiveStream {
     }
 
     fn break_off(&mut self, failure: &Failure) {
-        let rejection = self.rejection(failure);
+        let (rejection, ending) = self.broken(failure);
         self.queue.push_back(rejection.stream_event(self.dialect));
-        let ending = self.failed(failure, &rejection);
         self.settle(ending);
+    }
+
+    /// The provider ended the stream before its end. The pool is told first: what its client is told is how the pool stands then.
+    fn broken(&mut self, failure: &Failure) -> (Rejection, Ending) {
+        let said = self.rejection(failure);
+        let ending = self.failed(failure, &said);
+        let rejection = cut_short(said, self.served.as_ref());
+        let ending = Ending { rejection: Some(rejection.code()), ..ending };
+        (rejection, ending)
     }
 
     fn cut_off(&mut self) {
@@ -374,10 +382,7 @@ impl LiveStream {
             match std::future::poll_fn(|cx| self.poll_step(cx)).await {
                 Next::Step(Step::Forward(_)) => {}
                 Next::Step(Step::Done(_)) => return self.ending(self.known(), None),
-                Next::Step(Step::Failed(failure)) => {
-                    let rejection = self.rejection(&failure);
-                    break self.failed(&failure, &rejection);
-                }
+                Next::Step(Step::Failed(failure)) => break self.broken(&failure).1,
                 Next::Cut => {
                     let (rejection, flags) = self.cut_rejection();
                     break self.ending(self.known(), Some(&rejection)).with(flags);
