@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use keyforge_providers::redact;
+use keyforge_shared::audit::request::Flags;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::limit::{CounterId, Dimension, Scope, Touched, touched};
 use keyforge_shared::period::CivilDay;
 use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit};
-use keyforge_shared::state::{KeyRecord, KeyStatus, WorkspaceRecord};
+use keyforge_shared::state::{KeyRecord, KeyStatus, Standing, WorkspaceRecord};
 
 use super::authenticate::Caller;
 use super::wanted::{Endpoint, Wanted};
@@ -100,7 +101,7 @@ pub fn standing(plane: &Plane, key: &KeyRecord) -> Result<(), Rejection> {
 }
 
 /// What a key that was set to nothing is told.
-pub(super) fn nothing_left() -> Rejection {
+fn nothing_left() -> Rejection {
     let limit = Policy::NOTHING_LEFT;
     Rejection::Exhausted(Box::new(Exhausted {
         plan: None,
@@ -200,6 +201,15 @@ pub(super) fn permit(
 pub fn still_stands(plane: &Plane, permit: &Permit) -> Result<(), Rejection> {
     let key = plane.replica.key_by_digest(&permit.key.digest).ok_or(Rejection::KeyRevoked)?;
     standing(plane, &key)
+}
+
+/// Why the streams of a permit's key are cut.
+pub(super) fn why_cut(plane: &Plane, permit: &Permit) -> (Rejection, Flags) {
+    match plane.replica.key(permit.key.id).map(|key| key.standing()) {
+        Some(Standing { status: KeyStatus::Frozen, .. }) => (Rejection::KeyFrozen, Flags(0)),
+        Some(Standing { status: KeyStatus::Active, spent: true }) => (nothing_left(), Flags(0)),
+        Some(Standing { .. }) | None => (Rejection::KeyRevoked, Flags::REVOKED),
+    }
 }
 
 /// Whether a model can be called through any endpoint of this version.

@@ -16,12 +16,11 @@ use keyforge_providers::dialect::Dialect;
 use keyforge_providers::exchange::StreamReader;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::money::NanoUsd;
-use keyforge_shared::state::{KeyStatus, Standing};
 use keyforge_shared::usage::Usage;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::authorize::{Permit, nothing_left};
+use super::authorize::{Permit, why_cut};
 use super::carry_on::ClientGone;
 use super::feed::{Failure, Feed, Step};
 use super::outcome::{Failed, Stood, charge_for, cut_short, rejection_for};
@@ -182,7 +181,7 @@ impl LiveStream {
                 (self.failed(&failure, &rejection), rejection, Some(failure))
             }
             Stopped::Cut => {
-                let (rejection, flags) = self.cut_rejection();
+                let (rejection, flags) = why_cut(&self.plane, &self.permit);
                 (self.ending(Charge::Unknown, Some(&rejection)).with(flags), rejection, None)
             }
         };
@@ -281,7 +280,7 @@ impl LiveStream {
     }
 
     fn cut_off(&mut self) {
-        let (rejection, flags) = self.cut_rejection();
+        let (rejection, flags) = why_cut(&self.plane, &self.permit);
         self.queue.push_back(rejection.stream_event(self.dialect));
         let ending = self.ending(self.known(), Some(&rejection)).with(flags);
         self.settle(ending);
@@ -323,15 +322,6 @@ impl LiveStream {
         let counted = |usage: &Usage, reader: &StreamReader| usage.output_total() > 0 || !reader.has_content();
         let usage = ended.and_then(|reader| reader.usage().filter(|usage| counted(usage, reader)));
         usage.map_or(Charge::Unknown, Charge::Known)
-    }
-
-    /// Why the key's streams are cut.
-    fn cut_rejection(&self) -> (Rejection, Flags) {
-        match self.plane.replica.key(self.permit.key().id).map(|key| key.standing()) {
-            Some(Standing { status: KeyStatus::Frozen, .. }) => (Rejection::KeyFrozen, Flags(0)),
-            Some(Standing { status: KeyStatus::Active, spent: true }) => (nothing_left(), Flags(0)),
-            Some(Standing { .. }) | None => (Rejection::KeyRevoked, Flags::REVOKED),
-        }
     }
 
     fn ending(&mut self, charge: Charge, rejection: Option<&Rejection>) -> Ending {
@@ -384,7 +374,7 @@ impl LiveStream {
                 Next::Step(Step::Done(_)) => return self.ending(self.known(), None),
                 Next::Step(Step::Failed(failure)) => break self.broken(&failure).1,
                 Next::Cut => {
-                    let (rejection, flags) = self.cut_rejection();
+                    let (rejection, flags) = why_cut(&self.plane, &self.permit);
                     break self.ending(self.known(), Some(&rejection)).with(flags);
                 }
             }

@@ -57,7 +57,7 @@ fn short(event: &Event) -> String {
             Delta::ToolCall { index, id, name, .. } => format!("call {index} {id} {name}"),
             Delta::Arguments { index, fragment } => format!("arguments {index} {fragment}"),
             Delta::Refusal(text) => format!("refusal {text}"),
-            other => panic!("{other:?}"),
+            other @ Delta::Logprobs(_) => panic!("{other:?}"),
         },
         Event::Finish { finish, .. } => format!("finish {finish:?}"),
         Event::Usage { usage, .. } => format!("usage {} {}", usage.input_total(), usage.output_total()),
