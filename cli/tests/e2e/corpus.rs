@@ -151,7 +151,7 @@ async fn replay(recordings: &[Recording], title: &str) -> HashMap<String, admin:
         let mut replies: Vec<_> = stream::iter(replies).buffer_unordered(8).collect().await;
         // One after the other, each with a credential that nothing was said of.
         for recording in failures {
-            replies.push((recording, gateway.chat_as(&key, &asked(recording, way.unasked)).await));
+            replies.push((recording, gateway.chat_in_haste(&key, &asked(recording, way.unasked)).await));
             gateway.rotate_credentials().await;
         }
         for (recording, reply) in replies {
@@ -335,6 +335,11 @@ fn check_refusal(recording: &Recording, reply: &Reply) -> Result<(), String> {
             // Up to a tenth more, so that not all come back in the same moment; and some of it has passed.
             let fits = |recorded: u64| (recorded * 99 / 100..=recorded * 11 / 10 + 1).contains(&millis);
             ensure(seconds > 0 && millis > 0 && recorded.is_none_or(fits), problem)
+        }
+        // The pool is shut for a moment, and says until when.
+        498 | 503 | 529 => {
+            let told = error["code"] == "rate_limit_exceeded" && reply.status == 429;
+            ensure(told && !reply.header("retry-after").is_empty(), problem)
         }
         408 | 500.. => failed("upstream_error"),
         _ => refused(status),

@@ -47,7 +47,7 @@ async fn a_buffered_request_survives_every_failure_of_its_provider() {
     let case = |reply, status, code, charge| Case { reply, status, code, charge };
     let cases = [
         case(Scripted::status(500), 502, "upstream_error", Charge::Bound),
-        case(Scripted::status(503), 502, "upstream_error", Charge::Bound),
+        case(Scripted::status(503), 429, "rate_limit_exceeded", Charge::Bound),
         case(Scripted::Html, 502, "upstream_error", Charge::Bound),
         case(Scripted::Garbage, 502, "upstream_broken", Charge::Bound),
         case(Scripted::CloseBeforeResponse, 502, "upstream_broken", Charge::Bound),
@@ -55,7 +55,6 @@ async fn a_buffered_request_survives_every_failure_of_its_provider() {
         case(Scripted::GzipGarbage, 502, "upstream_broken", Charge::Bound),
         case(Scripted::Hang, 504, "upstream_timeout", Charge::Bound),
         case(Scripted::EndlessHeader, 502, "upstream_broken", Charge::Bound),
-        case(Scripted::status(429), 429, "rate_limit_exceeded", Charge::Nothing),
         case(Scripted::status(401), 502, "upstream_credentials_exhausted", Charge::Nothing),
     ];
     for (number, case) in cases.into_iter().enumerate() {
@@ -79,6 +78,19 @@ async fn a_buffered_request_survives_every_failure_of_its_provider() {
     let rotation = RotateCredentialRequest { id: credential, secret: PROVIDER_KEY.into() };
     credentials.rotate_credential(rotation).await.unwrap();
     gateway.eventually("the next one is served", async || gateway.chat_as(&token, &hello()).await.status == 200).await;
+    // A moment is waited for, and a minute is not.
+    let (token, id) = gateway.create_key("throttled", cap(8_000_000_000_000)).await;
+    provider.push(Scripted::status(429).with_header("retry-after", "1"));
+    let reply = gateway.chat_as(&token, &hello()).await;
+    assert_eq!((reply.status, reply.header("x-keyforge-attempts")), (200, "2"), "{}", reply.text());
+    provider.push(Scripted::status(429).with_header("retry-after", "60"));
+    let reply = gateway.chat_as(&token, &hello()).await;
+    assert_eq!((reply.status, reply.code().as_str()), (429, "rate_limit_exceeded"));
+    let entries = gateway.entries(&id, 3).await;
+    assert_eq!(entries.iter().filter(|entry| entry.status == 200).count(), 1);
+    for refused in entries.iter().filter(|entry| entry.status == 429) {
+        assert_charged(refused, Charge::Nothing, "throttled");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,9 @@ use crate::harness::{Gateway, Reply, cap, hello, hello_streamed, provider, quota
 /// gpt-4o-mini's output price in nano-dollars a token, times a thousand.
 const OUTPUT_PICO: u64 = 600_000;
 
+/// A refusal that no waiting helps, and that is no credential's fault.
+const TOO_LARGE: &str = r#"{"error":{"message":"Request too large for gpt-4o-mini on tokens per min (TPM): Limit 1, Requested 2.","type":"tokens","code":"rate_limit_exceeded"}}"#;
+
 fn by_status(replies: &[Reply]) -> BTreeMap<u16, usize> {
     let mut counts = BTreeMap::new();
     for reply in replies {
@@ -156,7 +159,7 @@ async fn a_keys_rates_are_told_whatever_becomes_of_its_request_and_what_is_left_
     assert_eq!(told(&gateway.chat_as(&token, &small(false)).await), (200, true, true));
     assert_eq!(told(&gateway.chat_as(&token, &small(true)).await), (200, true, false));
     for (fault, streamed, status) in [
-        (Scripted::status(429), false, 429),
+        (Scripted::json(429, TOO_LARGE), false, 429),
         (Scripted::json(400, r#"{"error":{"message":"no"}}"#), false, 400),
         (Scripted::status(500), false, 502),
         (Scripted::CutStream { after_events: 0 }, true, 502),

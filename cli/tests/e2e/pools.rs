@@ -262,8 +262,10 @@ async fn a_request_that_needs_a_moment_waits_for_it_and_one_that_needs_longer_is
     let replies = [gateway.chat_as(&token, &hello()).await, gateway.chat_as(&token, &hello()).await];
     let refused = replies.iter().find(|reply| reply.status != 200).unwrap();
     assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limit_exceeded"));
-    assert_eq!((refused.header("x-keyforge-error"), refused.header("retry-after")), ("pool_exhausted", "60"));
-    assert!(refused.text().contains("try again in 60.0s"), "{}", refused.text());
+    assert_eq!(refused.header("x-keyforge-error"), "pool_exhausted");
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((3_500..=3_960).contains(&seconds), "{seconds}");
+    assert!(refused.text().contains("try again in 3"), "{}", refused.text());
 }
 
 /// Agents that ask for much more than there is, each with a key of its own, and come back when they are told to.

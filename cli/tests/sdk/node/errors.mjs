@@ -88,9 +88,12 @@ check(async function aFullMinuteIsWaitedFor() {
 check(async function aBusyProviderIsWaitedFor() {
   const { client, statuses } = counted("free");
   const model = "busy-every-second-time";
-  assert.ok((await chat(client, { model })).choices);
+  // One that says that it has no time; for others KeyForge waits itself.
+  const headers = { "x-stainless-timeout": "0.1" };
+  const inHaste = () => client.chat.completions.create({ model, messages: HELLO }, { headers });
+  assert.ok((await inHaste()).choices);
   const started = performance.now();
-  assert.ok((await chat(client, { model })).choices);
+  assert.ok((await inHaste()).choices);
   assert.deepEqual(statuses, [200, 429, 200]);
   // Timers may fire a millisecond early.
   assert.ok(performance.now() - started >= 295);
