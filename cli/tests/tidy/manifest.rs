@@ -6,7 +6,15 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("keyforge-loadtest", &[]),
     (
         "keyforge-fleetload",
-        &["keyforge-control-plane", "keyforge-data-plane", "keyforge-proto", "keyforge-runtime", "keyforge-shared"],
+        &[
+            "keyforge-control-plane",
+            "keyforge-counters",
+            "keyforge-data-plane",
+            "keyforge-loadtest",
+            "keyforge-proto",
+            "keyforge-runtime",
+            "keyforge-shared",
+        ],
     ),
     ("keyforge-proto", &["keyforge-shared"]),
     ("keyforge-runtime", &["keyforge-shared"]),

@@ -52,7 +52,7 @@ impl Serves {
     /// Whether this provider's secrets are for the node.
     #[must_use]
     pub fn includes(&self, provider: &ProviderName) -> bool {
-        self.names.is_empty() || self.names.iter().any(|name| *name == provider.0)
+        self.names.is_empty() || self.names.contains(&provider.0)
     }
 }
 
