@@ -402,6 +402,7 @@ impl Rest {
             times: self.config.upstream,
             body_room: Arc::new(Semaphore::new(room)),
             body_digests: self.config.body_digests,
+            trusted_proxies: self.config.trusted_proxies,
             shutdown: self.shutdown,
             readiness: self.readiness,
         }));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use keyforge_runtime::config::{self, ConfigError, Problems, SecretRef};
 use keyforge_runtime::telemetry::{RawTelemetry, TelemetryConfig};
 use keyforge_shared::name;
+use keyforge_shared::network::{Network, Networks};
 use keyforge_shared::secret::SecretBytes;
 use serde::Deserialize;
 
@@ -59,6 +60,8 @@ struct RawListen {
     tls_key: Option<PathBuf>,
     #[serde(default)]
     allow_plaintext: bool,
+    #[serde(default)]
+    trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,6 +112,8 @@ pub struct Config {
     pub ops: Option<SocketAddr>,
     /// Certificate chain and key files of the agents' listener.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Proxies whose `x-forwarded-for` says where a request comes from.
+    pub trusted_proxies: Networks,
     /// The control plane's gRPC URL.
     pub control_plane_url: String,
     /// What the node shows to the control plane.
@@ -201,6 +206,7 @@ impl Config {
             agents,
             ops: None,
             tls: None,
+            trusted_proxies: Networks::default(),
             control_plane_url: format!("http://{control_plane}"),
             access: Access::Token(fleet_token),
             counters: CounterConfig::Memory,
@@ -257,6 +263,7 @@ impl Config {
                 "virtual keys would cross the network in the clear: configure TLS, listen on loopback, or set listen.allow_plaintext = true",
             );
         }
+        let trusted_proxies = trusted_proxies(&raw.listen.trusted_proxies, &mut problems);
         if let (false, Err(error)) = (raw.region.is_empty(), name::check(&raw.region)) {
             problems.push("region", error);
         }
@@ -269,6 +276,7 @@ impl Config {
             agents,
             ops: ops.flatten(),
             tls,
+            trusted_proxies,
             control_plane_url: raw.control_plane.url,
             access,
             counters,
@@ -308,6 +316,12 @@ fn access(raw: &RawControlPlane, data_dir: &Path, problems: &mut Problems) -> Op
     };
     let reference = problems.check("control_plane.fleet_token", SecretRef::parse(token))?;
     problems.check("control_plane.fleet_token", reference.resolve()).map(Access::Token)
+}
+
+fn trusted_proxies(raw: &[String], problems: &mut Problems) -> Networks {
+    let networks = raw.iter().enumerate();
+    let path = |index| format!("listen.trusted_proxies[{index}]");
+    Networks::new(networks.filter_map(|(index, text)| problems.check(path(index), text.parse::<Network>())).collect())
 }
 
 fn limits(raw: &RawLimits, problems: &mut Problems) -> Limits {
@@ -404,6 +418,17 @@ mod tests {
             let error = check(wrong).err().unwrap().to_string();
             assert!(error.contains(field), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn proxies_are_trusted_by_network_and_a_wrong_one_is_named_by_its_place() {
+        let file = |list: &str| NODE.replacen("[listen]", &format!("[listen]\ntrusted_proxies = {list}"), 1);
+        let check = |list: &str| Config::check(config::parse(Path::new("node.toml"), &file(list)).unwrap());
+        assert!(
+            check(r#"["10.0.0.0/8", "::1"]"#).is_ok_and(|(config, _)| config.trusted_proxies.as_slice().len() == 2)
+        );
+        let error = check(r#"["10.0.0.0/8", "10.0.0.0/40"]"#).err().unwrap().to_string();
+        assert!(error.contains("listen.trusted_proxies[1]"), "{error}");
     }
 
     #[test]

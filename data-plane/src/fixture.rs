@@ -15,6 +15,7 @@ use keyforge_shared::clock::{Clock, ManualClock, Timestamp};
 use keyforge_shared::id::{BootId, ChainId, DeploymentId, KeyId, LifeId, NodeId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
+use keyforge_shared::network::Networks;
 use keyforge_shared::period::{Calendar, Window};
 use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
@@ -356,6 +357,7 @@ impl Parts {
             times: UpstreamTimes::default(),
             body_room: Arc::new(Semaphore::new(usize::try_from(config.limits.buffered_bytes).unwrap())),
             body_digests: false,
+            trusted_proxies: Networks::default(),
             readiness: Readiness::new(),
             shutdown,
         };

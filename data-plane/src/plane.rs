@@ -7,6 +7,7 @@ use keyforge_counters::Counters;
 use keyforge_runtime::readiness::Readiness;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Clock;
+use keyforge_shared::network::Networks;
 use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Identity, Spool};
@@ -55,6 +56,8 @@ pub struct Plane {
     pub refusals: Refusals,
     /// What one request may take.
     pub limits: Limits,
+    /// Proxies whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Networks,
     /// How long the provider may take.
     pub times: UpstreamTimes,
     /// Room for request bodies, in bytes.

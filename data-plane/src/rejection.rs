@@ -11,7 +11,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use keyforge_providers::dialect::{Dialect, ErrorBody};
 use keyforge_providers::redact;
+use keyforge_shared::admission::Denial;
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::endpoint::Endpoint;
 
 pub use self::limits::{Exhausted, RateLimit};
 use crate::rate_headers::RateHeaders;
@@ -40,6 +42,10 @@ pub enum Rejection {
     KeyExpired(Timestamp),
     /// The key is switched off.
     KeyFrozen,
+    /// The policy does not allow the address that the request comes from.
+    AddressNotAllowed,
+    /// The policy does not allow the endpoint.
+    EndpointNotAllowed(Endpoint),
     /// The policy does not allow the model.
     ModelNotAllowed(String),
     /// The catalogue does not have the model.
@@ -156,6 +162,8 @@ impl Rejection {
             | Self::KeyRevoked
             | Self::KeyExpired(_)
             | Self::KeyFrozen => shape(401, "invalid_request_error", "invalid_api_key", Retry::Never),
+            Self::AddressNotAllowed => shape(403, "permission_error", "address_not_allowed", Retry::Never),
+            Self::EndpointNotAllowed(_) => shape(403, "permission_error", "endpoint_not_allowed", Retry::Never),
             Self::ModelNotAllowed(_) => shape(403, "permission_error", "model_not_allowed", Retry::Never),
             Self::ModelUnknown(_) => shape(404, "invalid_request_error", "model_not_found", Retry::Never),
             Self::ModelNotServed(_) => shape(400, "invalid_request_error", "model_not_served", Retry::Never),
@@ -226,18 +234,14 @@ impl Rejection {
                 "This is not a virtual key. KeyForge takes keys that start with vk_; provider keys stay in its vault.".into()
             }
             Self::KeyUnknown => "Unknown virtual key: it was mistyped, cut short, or never existed.".into(),
-            Self::KeyRevoked => "This virtual key was revoked.".into(),
-            Self::KeyExpired(at) => format!("This virtual key expired at {}.", at.rfc3339()).into(),
-            Self::KeyFrozen => "This virtual key is frozen; an operator can unfreeze it.".into(),
-            Self::ModelNotAllowed(model) => {
-                format!("This virtual key's policy does not allow the model `{model}`.").into()
-            }
-            Self::ModelUnknown(model) => {
-                format!("The model `{model}` does not exist here; GET /v1/models lists what does.").into()
-            }
-            Self::ModelNotServed(model) => {
-                format!("The model `{model}` cannot be called through this endpoint.").into()
-            }
+            Self::KeyRevoked => Denial::KeyRevoked.message(),
+            Self::KeyExpired(at) => Denial::KeyExpired(*at).message(),
+            Self::KeyFrozen => Denial::KeyFrozen.message(),
+            Self::AddressNotAllowed => Denial::AddressNotAllowed.message(),
+            Self::EndpointNotAllowed(endpoint) => Denial::EndpointNotAllowed(*endpoint).message(),
+            Self::ModelNotAllowed(model) => Denial::ModelNotAllowed(model.clone()).message(),
+            Self::ModelUnknown(model) => Denial::ModelUnknown(model.clone()).message(),
+            Self::ModelNotServed(model) => Denial::ModelNotServed(model.clone()).message(),
             Self::ModelNotPriced(model) => {
                 format!("The model `{model}` has no price, so it cannot be used with a key that has a spend limit.").into()
             }
@@ -366,6 +370,24 @@ impl Rejection {
     }
 }
 
+impl From<Denial> for Rejection {
+    fn from(denial: Denial) -> Self {
+        match denial {
+            Denial::KeyRevoked => Self::KeyRevoked,
+            Denial::KeyFrozen => Self::KeyFrozen,
+            Denial::KeyExpired(at) => Self::KeyExpired(at),
+            Denial::AddressNotAllowed => Self::AddressNotAllowed,
+            Denial::EndpointNotAllowed(endpoint) => Self::EndpointNotAllowed(endpoint),
+            Denial::ModelNotAllowed(model) => Self::ModelNotAllowed(model),
+            Denial::ModelUnknown(model) => Self::ModelUnknown(model),
+            Denial::ModelNotServed(model) => Self::ModelNotServed(model),
+            Denial::ModelElsewhere(..) => {
+                Self::BodyInvalid { field: Some("model".to_owned()), message: denial.message().into_owned() }
+            }
+        }
+    }
+}
+
 /// The wait that a client is told, in seconds with one decimal, rounded up: some read it out of the message.
 fn tenths(wait: Duration) -> String {
     let tenths = wait.as_millis().div_ceil(100).max(1);
@@ -378,4 +400,32 @@ fn too_many_tokens(needed: Option<u64>, limit: u64) -> String {
          waiting does not help. Send less input, lower max_completion_tokens, or have the limit raised.",
         needed.map_or_else(|| "any number of tokens".to_owned(), |needed| format!("up to {needed} tokens"))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_is_explained_with_the_status_and_the_words_that_the_agent_gets() {
+        let model = || "m".to_owned();
+        let denials = [
+            Denial::KeyRevoked,
+            Denial::KeyFrozen,
+            Denial::KeyExpired(Timestamp::from_millis(0)),
+            Denial::AddressNotAllowed,
+            Denial::EndpointNotAllowed(Endpoint::Models),
+            Denial::ModelNotAllowed(model()),
+            Denial::ModelUnknown(model()),
+            Denial::ModelNotServed(model()),
+            Denial::ModelElsewhere(model(), Endpoint::Chat, Endpoint::Embeddings),
+        ];
+        for denial in denials {
+            let rejection = Rejection::from(denial.clone());
+            let body: serde_json::Value = serde_json::from_slice(&rejection.body(Dialect::ChatCompletions)).unwrap();
+            let (error, status) = (&body["error"], rejection.status().as_u16());
+            assert_eq!((status, &error["code"]), (denial.status(), &denial.code().into()), "{denial:?}");
+            assert_eq!(error["message"], denial.message().as_ref(), "{denial:?}");
+        }
+    }
 }

@@ -4,22 +4,26 @@
 //!
 //! * [`id`], [`identity`], [`name`], [`token`], [`secret`], [`clock`]: ids, names in certificates, names that people give, virtual key tokens, secrets, time
 //! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
-//! * [`period`], [`policy`], [`plan`], [`limit`]: what a key and a workspace may do, and the counters that a request touches
+//! * [`period`], [`network`], [`endpoint`], [`policy`], [`plan`], [`limit`]: what a key and a workspace may do, and the counters that a request touches
+//! * [`admission`]: whether a key may make a request at all
 //! * [`role`]: what an operator may do
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
 //! * [`seal`], [`fleet_seal`]: authenticated encryption of secrets, at rest and on their way to a node
 //! * [`state_seal`], [`row_seal`]: the seals of the replicated state, and of rows beside it, where they are stored
 //! * [`audit`]: the entry encoding and the per-key HMAC chain
 
+pub mod admission;
 pub mod audit;
 pub mod catalog;
 pub mod clock;
+pub mod endpoint;
 pub mod fleet_seal;
 pub mod id;
 pub mod identity;
 pub mod limit;
 pub mod money;
 pub mod name;
+pub mod network;
 pub mod period;
 pub mod plan;
 pub mod policy;

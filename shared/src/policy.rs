@@ -1,4 +1,4 @@
-//! What a virtual key may do: models, quotas, spend, rates, expiry.
+//! What a virtual key may do: models, quotas, spend, rates, expiry, from where and which endpoints.
 //!
 //! A policy is checked once, where it enters; whoever holds a [`Policy`] that came out of the control plane need not check it again.
 
@@ -7,7 +7,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::endpoint::Endpoints;
 use crate::money::NanoUsd;
+use crate::network::Networks;
 use crate::period::{Calendar, Window, ZoneName};
 
 /// A model name with `*` for any run of characters, such as `gpt-5*`.
@@ -101,6 +103,12 @@ pub struct Policy {
     /// this on a node that cannot hear of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_staleness_seconds: Option<u32>,
+    /// Networks that it may be used from; none allows every address.
+    #[serde(default)]
+    pub networks: Networks,
+    /// Endpoints that it may be used for; none allows all.
+    #[serde(default)]
+    pub endpoints: Endpoints,
 }
 
 /// Largest request quota: counters may live where integers are exact only up to 2^53.
@@ -109,6 +117,8 @@ pub const MAX_REQUEST_LIMIT: u64 = 9_000_000_000_000_000;
 pub const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
 /// Largest tokens-per-minute limit: counters may live where integers are exact only up to 2^53.
 pub const MAX_TOKENS_PER_MINUTE: u64 = 9_000_000_000_000_000;
+/// Most networks of one policy: each is tried on every request.
+pub const MAX_NETWORKS: usize = 64;
 /// Largest limit of requests at the same time: each is remembered until it ends.
 pub const MAX_CONCURRENT_REQUESTS: u32 = 1_000_000;
 
@@ -171,6 +181,9 @@ impl Policy {
         }
         if self.max_output_tokens == Some(0) {
             problems.push("max_output_tokens: at least 1".to_owned());
+        }
+        if self.networks.as_slice().len() > MAX_NETWORKS {
+            problems.push(format!("networks: at most {MAX_NETWORKS}"));
         }
         problems
     }
@@ -252,6 +265,13 @@ mod tests {
         ] {
             assert!(problems.contains(field), "{field} in {problems}");
         }
+    }
+
+    #[test]
+    fn more_networks_than_are_tried_on_a_request_are_refused() {
+        let many = (0..=MAX_NETWORKS as u8).map(|number| format!("10.{number}.0.0/16").parse().unwrap()).collect();
+        let problems = Policy { networks: Networks::new(many), ..Policy::default() }.problems();
+        assert_eq!(problems, ["networks: at most 64"]);
     }
 
     #[test]

@@ -272,6 +272,16 @@ mod tests {
     }
 
     #[test]
+    fn networks_and_endpoints_are_given_changed_and_removed() {
+        let (paths, policy) = updated("--network 10.1.0.0/8 --network 2001:db8::/32,192.0.2.1 --endpoints chat,models");
+        assert_eq!(paths, ["policy.networks", "policy.endpoints"]);
+        assert_eq!(policy.networks, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"]);
+        assert_eq!(policy.endpoints, [proto::Endpoint::Chat, proto::Endpoint::Models].map(i32::from));
+        let (paths, policy) = updated("--no-network --no-endpoints");
+        assert_eq!((paths.len(), policy.networks.len(), policy.endpoints.len()), (2, 0, 0));
+    }
+
+    #[test]
     fn a_key_is_made_in_a_workspace_and_a_time_zone_and_an_update_names_them_for_the_server_to_refuse() {
         let Call::Create(request) = call("create n --workspace team --time-zone europe/berlin").unwrap() else {
             panic!("not a creation")
@@ -327,6 +337,9 @@ mod tests {
             ("create n --time-zone Mars/Olympus", "--time-zone"),
             ("create n --workspace ws_1", "workspace"),
             ("create n --daily 5", "--daily"),
+            ("create n --network 10.0.0.0/40", "--network"),
+            ("create n --network ,", "--network"),
+            ("create n --endpoints chat,images", "--endpoints"),
         ] {
             let error = call(words).unwrap_err().to_string();
             assert!(error.contains(option), "{words}: {error}");

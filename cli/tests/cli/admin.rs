@@ -44,6 +44,7 @@ fn a_key_lives_from_create_to_revoke() {
         "spend_limits": [{ "usd": "12.50", "nano_usd": 12_500_000_000_u64, "window": "month" }],
         "requests_per_minute": 120, "tokens_per_minute": 90000, "concurrent_requests": 8, "max_output_tokens": 256,
         "expires_at": "2030-01-02T00:00:00Z", "time_zone": "Europe/Berlin", "max_staleness_seconds": null,
+        "networks": [], "endpoints": [],
     });
     assert_eq!((&made["key"]["policy"], &made["key"]["status"]), (&policy, &"active".into()));
     assert_eq!(made["key"]["workspace"], "default");
@@ -82,6 +83,29 @@ fn a_key_lives_from_create_to_revoke() {
         listed.stdout
     );
     assert_eq!(dev.json(&["key", "list", "--limit", "1"])[0]["id"], id);
+}
+
+#[test]
+fn a_key_works_from_its_networks_and_for_its_endpoints_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let made = dev.json(&["key", "create", "ci", "--network", "10.0.0.0/8,192.0.2.1", "--endpoints", "models"]);
+    let (id, token) = (made["key"]["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    assert_eq!(made["key"]["policy"]["networks"], json!(["10.0.0.0/8", "192.0.2.1/32"]));
+    let refused = |code: &str| {
+        eventually(code, || Some(dev.chat(token)).filter(|(status, text)| *status == 403 && text.contains(code)))
+    };
+    let (_, answer) = refused("address_not_allowed");
+    assert!(!answer.contains("10.0.0.0") && !answer.contains("192.0.2"), "{answer}");
+    dev.json(&["key", "update", id, "--network", "127.0.0.0/8"]);
+    let (_, answer) = refused("endpoint_not_allowed");
+    assert!(answer.contains("`chat`"), "{answer}");
+    dev.json(&["key", "update", id, "--no-endpoints"]);
+    eventually("the key to work from here", || (dev.chat(token).0 == 200).then_some(()));
+    eventually("the refusals in the chain", || {
+        let entries = dev.run(&["audit", "list", id, "--output", "json"]).stdout;
+        ["address_not_allowed", "endpoint_not_allowed"].iter().all(|code| entries.contains(code)).then_some(())
+    });
 }
 
 #[test]

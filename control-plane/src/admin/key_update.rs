@@ -22,9 +22,11 @@ enum Part {
     ConcurrentRequests,
     TimeZone,
     MaxStaleness,
+    Networks,
+    Endpoints,
 }
 
-const POLICY: [(&str, Part); 10] = [
+const POLICY: [(&str, Part); 12] = [
     ("policy.models", Part::Models),
     ("policy.request_limits", Part::RequestLimits),
     ("policy.spend_limits", Part::SpendLimits),
@@ -35,6 +37,8 @@ const POLICY: [(&str, Part); 10] = [
     ("policy.concurrent_requests", Part::ConcurrentRequests),
     ("policy.time_zone", Part::TimeZone),
     ("policy.max_staleness_seconds", Part::MaxStaleness),
+    ("policy.networks", Part::Networks),
+    ("policy.endpoints", Part::Endpoints),
 ];
 
 /// The parts that an update names. Never empty.
@@ -116,6 +120,8 @@ impl KeyMask {
                 Part::TokensPerMinute => policy.tokens_per_minute = new.tokens_per_minute,
                 Part::ConcurrentRequests => policy.concurrent_requests = new.concurrent_requests,
                 Part::MaxStaleness => policy.max_staleness_seconds = new.max_staleness_seconds,
+                Part::Networks => policy.networks.clone_from(&new.networks),
+                Part::Endpoints => policy.endpoints = new.endpoints,
             }
         }
     }
@@ -130,7 +136,9 @@ fn shown(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use keyforge_shared::clock::Timestamp;
+    use keyforge_shared::endpoint::Endpoint;
     use keyforge_shared::money::NanoUsd;
+    use keyforge_shared::network::Networks;
     use keyforge_shared::period::{Window, ZoneName};
     use keyforge_shared::policy::{ModelPattern, RequestLimit, SpendLimit};
 
@@ -148,6 +156,8 @@ mod tests {
             concurrent_requests: u32::try_from(number).ok(),
             time_zone: ZoneName::new(if number == 1 { "Europe/Berlin" } else { "Asia/Tokyo" }).ok(),
             max_staleness_seconds: u32::try_from(number).ok(),
+            networks: Networks::new(vec![format!("10.0.0.{number}").parse().unwrap()]),
+            endpoints: [if number == 1 { Endpoint::Chat } else { Endpoint::Models }].into_iter().collect(),
         }
     }
 

@@ -7,6 +7,8 @@ use keyforge_control_plane::admin::authenticate::Proof;
 use keyforge_control_plane::admin::keys::NewKey;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::endpoint::Endpoints;
+use keyforge_shared::network::Networks;
 use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::policy_digest;
@@ -27,6 +29,8 @@ fn policy() -> admin::Policy {
         concurrent_requests: Some(8),
         time_zone: Some("Europe/Berlin".to_owned()),
         max_staleness_seconds: Some(60),
+        networks: vec!["10.0.0.0/8".to_owned()],
+        endpoints: vec![admin::Endpoint::Chat.into()],
     }
 }
 
@@ -149,6 +153,8 @@ fn digest_that_a_chain_begins_with_names_every_field_of_the_policy() {
         Policy { requests_per_minute: None, ..policy.clone() },
         Policy { max_output_tokens: None, ..policy.clone() },
         Policy { expires_at: None, ..policy.clone() },
+        Policy { networks: Networks::default(), ..policy.clone() },
+        Policy { endpoints: Endpoints::default(), ..policy.clone() },
         Policy { tokens_per_minute: None, ..policy.clone() },
         Policy { tokens_per_minute: Some(1), ..policy.clone() },
         Policy { concurrent_requests: None, ..policy.clone() },
@@ -195,6 +201,8 @@ async fn every_wrong_field_is_named_and_the_refusal_recorded() {
             create("k", admin::Policy { spend_limits: vec![window(1); 2], ..policy() }),
             "policy.spend_limits: more than one",
         ),
+        (create("k", admin::Policy { networks: vec!["10.0.0.0/40".to_owned()], ..policy() }), "policy.networks[0]: "),
+        (create("k", admin::Policy { endpoints: vec![0], ..policy() }), "policy.endpoints[0]: unspecified"),
         (create("k", admin::Policy { requests_per_minute: Some(0), ..policy() }), "policy.requests_per_minute: "),
         (create("k", admin::Policy { tokens_per_minute: Some(0), ..policy() }), "policy.tokens_per_minute: "),
         (create("k", admin::Policy { tokens_per_minute: Some(u64::MAX), ..policy() }), "policy.tokens_per_minute: "),

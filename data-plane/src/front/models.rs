@@ -9,6 +9,7 @@ use http::{HeaderValue, Response};
 use http_body_util::Full;
 use keyforge_providers::redact;
 use keyforge_shared::catalog::{Model, ProviderName};
+use keyforge_shared::endpoint::Endpoint;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::state::KeyRecord;
 use serde_json::json;
@@ -17,7 +18,7 @@ use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::request::answer::{Answer, AnswerBody};
 use crate::request::authenticate::authenticate;
-use crate::request::authorize::{can_be_called, find, standing};
+use crate::request::authorize::{can_be_called, entry as may_enter, find};
 use crate::request::receive::Head;
 
 /// Every model that the key may call and the node can reach.
@@ -52,7 +53,7 @@ fn with_key(
     read: impl FnOnce(&KeyRecord) -> Result<serde_json::Value, Rejection>,
 ) -> Result<(KeyId, serde_json::Value), Rejection> {
     let caller = authenticate(plane, head)?;
-    standing(plane, caller.key())?;
+    may_enter(plane, caller.key(), head, Endpoint::Models)?;
     Ok((caller.key().id, read(caller.key())?))
 }
 

@@ -1,11 +1,13 @@
-//! May they: status, expiry, model. Only here is a [`Permit`] made.
+//! May they: status, expiry, address, endpoint, model. Only here is a [`Permit`] made.
 
 use std::sync::Arc;
 
 use keyforge_providers::redact;
+use keyforge_shared::admission;
 use keyforge_shared::audit::request::Flags;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::endpoint::Endpoint;
 use keyforge_shared::limit::{CounterId, Dimension, Scope, Touched, touched};
 use keyforge_shared::period::CivilDay;
 use keyforge_shared::plan::Plan;
@@ -13,7 +15,9 @@ use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::{KeyRecord, KeyStatus, Standing, WorkspaceRecord};
 
 use super::authenticate::Caller;
-use super::wanted::{Endpoint, Wanted};
+use super::origin;
+use super::receive::Head;
+use super::wanted::Wanted;
 use crate::plane::Plane;
 use crate::rejection::{Exhausted, Rejection};
 
@@ -82,14 +86,24 @@ impl Permit {
     }
 }
 
-/// Whether the key works at all, and the node can know it. Checked before the body is read, so that a dead key costs nothing.
+/// Whether the key works at all, from here and at this endpoint, and the node can know it. Checked before the body is read, so that a dead or stolen
+/// key costs nothing.
+///
+/// # Errors
+/// A rejection with status 403, or as those of [`standing`].
+pub fn entry(plane: &Plane, key: &KeyRecord, head: &Head, endpoint: Endpoint) -> Result<(), Rejection> {
+    standing(plane, key)?;
+    admission::address(&key.policy, || origin::client(&plane.trusted_proxies, head.peer.ip(), &head.parts.headers))?;
+    Ok(admission::endpoint(&key.policy, endpoint)?)
+}
+
+/// Whether the key works at all, and the node can know it.
 ///
 /// # Errors
 /// A rejection with status 401, or 402 when what the key has left was set to nothing, or 503 when the node has not heard from the control plane for
 /// longer than the key may be served without it.
 pub fn standing(plane: &Plane, key: &KeyRecord) -> Result<(), Rejection> {
-    let now = plane.clock.now();
-    status(key, now)?;
+    admission::standing(key, plane.clock.now())?;
     if !plane.replica.freshness.covers(&key.policy, &*plane.clock) {
         plane.metrics.failed_closed("state");
         return Err(Rejection::StateStale);
@@ -116,37 +130,17 @@ fn nothing_left() -> Rejection {
     }))
 }
 
-fn status(key: &KeyRecord, now: Timestamp) -> Result<(), Rejection> {
-    match key.status {
-        KeyStatus::Revoked => return Err(Rejection::KeyRevoked),
-        KeyStatus::Frozen => return Err(Rejection::KeyFrozen),
-        KeyStatus::Active => {}
-    }
-    match key.policy.expires_at {
-        Some(expiry) if expiry <= now => Err(Rejection::KeyExpired(expiry)),
-        _ => Ok(()),
-    }
-}
-
 /// Whether the key may make this request. The key is looked up again: reading the body took time, and it may have been revoked meanwhile.
 ///
 /// # Errors
 /// A rejection with status 401, 403, 404 or 503.
-pub fn authorize(plane: &Plane, caller: &Caller, wanted: &Wanted) -> Result<Permit, Rejection> {
+pub fn authorize(plane: &Plane, caller: &Caller, head: &Head, wanted: &Wanted) -> Result<Permit, Rejection> {
     let _step = tracing::debug_span!("authorize").entered();
     let at = plane.clock.now();
     let key = plane.replica.key_by_digest(&caller.key().digest).ok_or(Rejection::KeyRevoked)?;
-    standing(plane, &key)?;
-    let name = wanted.model();
-    let model = find(plane, name);
-    // What a key may not call it need not learn exists: the policy speaks first. It speaks of the catalogue's name, whatever the client wrote.
-    if !key.policy.allows_model(model.as_ref().map_or(name, |model| &model.name)) {
-        return Err(Rejection::ModelNotAllowed(brief(name)));
-    }
-    let model = model.ok_or_else(|| Rejection::ModelUnknown(brief(name)))?;
-    if model.operation != wanted.endpoint().operation() {
-        return Err(elsewhere(&model, wanted.endpoint()));
-    }
+    let (name, endpoint) = (wanted.model(), wanted.endpoint().named());
+    entry(plane, &key, head, endpoint)?;
+    let model = admission::model(&key.policy, name, find(plane, name), endpoint, brief)?;
     permit(plane, key, model, at)
 }
 
@@ -164,19 +158,6 @@ pub fn find(plane: &Plane, name: &str) -> Option<Arc<Model>> {
         let known_as = |model: &Model| model.provider.0 == provider && model.upstream_name == rest;
         own.or_else(|| replica.models(known_as).into_iter().next())
     })
-}
-
-/// The model is called through another endpoint than the one that the request came to.
-fn elsewhere(model: &Model, endpoint: Endpoint) -> Rejection {
-    let name = brief(&model.name);
-    let (is, path) = match model.operation {
-        Operation::Chat => ("a chat model", "/v1/chat/completions"),
-        Operation::Embedding => ("an embedding model", "/v1/embeddings"),
-        Operation::Responses => return Rejection::ModelNotServed(name),
-    };
-    let path_here = endpoint.path();
-    let message = format!("The model `{name}` is {is}: use POST {path} for it, not {path_here}.");
-    Rejection::BodyInvalid { field: Some("model".to_owned()), message }
 }
 
 /// Leave for this key and this model, at this moment.

@@ -5,7 +5,7 @@
 //!
 //! * [`authenticate`]: token → key record
 //! * [`receive`]: the body, within limits, and what it asks for: [`wanted`]
-//! * [`authorize`]: status, expiry, model
+//! * [`authorize`]: status, expiry, address, endpoint, model; [`origin`] is where it comes from
 //! * [`route`]: the credentials that can serve it
 //! * [`bound`]: the most that it can cost
 //! * [`reserve`]: that much is taken from the key's counters, or nothing; [`reservation`] is what was taken
@@ -29,6 +29,7 @@ pub mod feed;
 #[cfg(test)]
 mod fixture;
 mod join;
+pub mod origin;
 pub mod outcome;
 mod question;
 pub mod receive;
@@ -81,13 +82,13 @@ async fn admit(
     body: Incoming,
     model: &mut String,
 ) -> Result<Answer, Rejection> {
-    if let Err(rejection) = authorize::standing(plane, caller.key()) {
+    if let Err(rejection) = authorize::entry(plane, caller.key(), head, endpoint.named()) {
         receive::discard(plane, body);
         return Err(rejection);
     }
     let inbound = receive::receive(plane, endpoint, head, body).instrument(tracing::debug_span!("receive")).await?;
     inbound.wanted.model().clone_into(model);
-    let permit = authorize::authorize(plane, caller, &inbound.wanted)?;
+    let permit = authorize::authorize(plane, caller, head, &inbound.wanted)?;
     model.clone_from(&permit.model().name);
     let pool = route::route(plane, &permit, head)?;
     let bound = bound::bound(&permit, &inbound.wanted)?;

@@ -5,7 +5,7 @@ use keyforge_providers::exchange::{self, Destination, Exchange, Outgoing, Stamp}
 use keyforge_providers::openai::embeddings::{self, EmbeddingsRequest};
 use keyforge_providers::openai::request::{self, ChatRequest};
 use keyforge_providers::refusal::RequestError;
-use keyforge_shared::catalog::Operation;
+use keyforge_shared::endpoint;
 
 /// An endpoint that requests with a body come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,22 +17,19 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Where it is.
+    /// What policies call it.
     #[must_use]
-    pub const fn path(self) -> &'static str {
+    pub const fn named(self) -> endpoint::Endpoint {
         match self {
-            Self::ChatCompletions => "/v1/chat/completions",
-            Self::Embeddings => "/v1/embeddings",
+            Self::ChatCompletions => endpoint::Endpoint::Chat,
+            Self::Embeddings => endpoint::Endpoint::Embeddings,
         }
     }
 
-    /// What a model must be called through to be called here.
+    /// Where it is.
     #[must_use]
-    pub const fn operation(self) -> Operation {
-        match self {
-            Self::ChatCompletions => Operation::Chat,
-            Self::Embeddings => Operation::Embedding,
-        }
+    pub const fn path(self) -> &'static str {
+        self.named().path()
     }
 }
 

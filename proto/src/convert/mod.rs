@@ -2,7 +2,7 @@
 //!
 //! Decoding validates, once, by the domain's own rules, and names the field that is wrong, by its path in the message. Enums that were left
 //! unspecified and ids of the wrong length are refused: nothing is guessed. What was decoded encodes back to the same message,
-//! but for the name of a time zone, which is put into the spelling of its database.
+//! but for the name of a time zone, which is put into the spelling of its database, and networks and endpoints, which are put into one form and order.
 
 mod counters;
 mod credentials;
@@ -23,7 +23,7 @@ use keyforge_shared::clock::Timestamp;
 
 pub use counters::{counter_id, dimension, scope};
 pub use operators::role;
-pub use policy::window;
+pub use policy::{endpoint, window};
 pub use workspaces::{limits, plan};
 
 /// Why a message is not a valid domain value.

@@ -1,11 +1,13 @@
-//! [`Policy`], its limits, and [`Window`].
+//! [`Policy`], its limits, [`Window`] and [`Endpoint`].
 
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::endpoint::{Endpoint, Endpoints};
 use keyforge_shared::money::NanoUsd;
+use keyforge_shared::network::Networks;
 use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
 
-use super::{ConvertError, each, time, unspecified};
+use super::{ConvertError, each, parsed, time, unspecified};
 use crate::admin::v1 as proto;
 
 impl From<Window> for proto::Window {
@@ -60,6 +62,41 @@ impl TryFrom<proto::SpendLimit> for SpendLimit {
     }
 }
 
+impl From<Endpoint> for proto::Endpoint {
+    fn from(endpoint: Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Chat => Self::Chat,
+            Endpoint::Embeddings => Self::Embeddings,
+            Endpoint::Models => Self::Models,
+        }
+    }
+}
+
+/// An endpoint out of the enum's number.
+///
+/// # Errors
+/// [`ConvertError`] naming `field` when it is unspecified or unknown.
+pub fn endpoint(number: i32, field: &str) -> Result<Endpoint, ConvertError> {
+    match proto::Endpoint::try_from(number) {
+        Ok(proto::Endpoint::Chat) => Ok(Endpoint::Chat),
+        Ok(proto::Endpoint::Embeddings) => Ok(Endpoint::Embeddings),
+        Ok(proto::Endpoint::Models) => Ok(Endpoint::Models),
+        Ok(proto::Endpoint::Unspecified) => Err(unspecified(field)),
+        Err(_) => Err(ConvertError::new(field, format!("no endpoint has the number {number}"))),
+    }
+}
+
+fn networks(texts: &[String]) -> Result<Networks, ConvertError> {
+    let numbered = texts.iter().enumerate();
+    let networks = numbered.map(|(index, text)| parsed(text, &format!("networks[{index}]")));
+    networks.collect::<Result<Vec<_>, _>>().map(Networks::new)
+}
+
+fn endpoints(numbers: &[i32]) -> Result<Endpoints, ConvertError> {
+    let numbered = numbers.iter().enumerate();
+    numbered.map(|(index, number)| endpoint(*number, &format!("endpoints[{index}]"))).collect()
+}
+
 impl From<&Policy> for proto::Policy {
     fn from(policy: &Policy) -> Self {
         Self {
@@ -73,6 +110,8 @@ impl From<&Policy> for proto::Policy {
             concurrent_requests: policy.concurrent_requests,
             time_zone: policy.time_zone.as_ref().map(|zone| zone.as_str().to_owned()),
             max_staleness_seconds: policy.max_staleness_seconds,
+            networks: policy.networks.as_slice().iter().map(ToString::to_string).collect(),
+            endpoints: policy.endpoints.iter().map(|endpoint| proto::Endpoint::from(endpoint).into()).collect(),
         }
     }
 }
@@ -92,6 +131,8 @@ impl TryFrom<proto::Policy> for Policy {
             concurrent_requests: policy.concurrent_requests,
             time_zone: policy.time_zone.map(zone).transpose()?,
             max_staleness_seconds: policy.max_staleness_seconds,
+            networks: networks(&policy.networks)?,
+            endpoints: endpoints(&policy.endpoints)?,
         };
         ConvertError::unless_valid(decoded.problems())?;
         Ok(decoded)
@@ -127,6 +168,17 @@ mod tests {
         for wrong in ["", "Mars/Olympus", "Europe", "+02:00"] {
             let policy = proto::Policy { time_zone: Some(wrong.to_owned()), ..Default::default() };
             assert_eq!(Policy::try_from(policy).unwrap_err().field, "time_zone", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_network_and_an_endpoint_that_are_none_are_refused_by_their_places() {
+        let policy = proto::Policy { networks: vec!["::1".to_owned(), "10.0.0.0/40".to_owned()], ..Default::default() };
+        assert_eq!(Policy::try_from(policy).unwrap_err().field, "networks[1]");
+        for (number, problem) in [(0, "unspecified"), (99, "no endpoint has the number 99")] {
+            let policy = proto::Policy { endpoints: vec![1, number], ..Default::default() };
+            let error = Policy::try_from(policy).unwrap_err();
+            assert_eq!((error.field.as_str(), error.problem.as_str()), ("endpoints[1]", problem));
         }
     }
 

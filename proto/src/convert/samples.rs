@@ -1,11 +1,14 @@
 //! Random valid domain values for the round-trip tests.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use keyforge_shared::catalog::{LongContext, Model, Operation, Prices, ProviderName, Rates};
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::endpoint::{Endpoint, Endpoints};
 use keyforge_shared::id::{ChainId, CredentialId, KeyId, WorkspaceId};
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
+use keyforge_shared::network::{Network, Networks};
 use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
@@ -48,14 +51,15 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
     let rates = (option::of(1u32..=100_000), option::of(1u64..1_000_000_000), option::of(1u32..=1_000));
     let zone = select(vec![None, Some("UTC"), Some("Europe/Berlin"), Some("America/St_Johns")]);
     let zone = zone.prop_map(|name| name.map(|name| ZoneName::new(name).unwrap()));
-    let others = (option::of(1u64..), option::of(moment()), zone, option::of(1u32..=86_400));
+    let staleness = option::of(1u32..=86_400);
+    let others = (option::of(1u64..), option::of(moment()), zone, staleness, places());
     (models, request_limits(), spend_limits(), rates, others).prop_map(
         |(
             models,
             request_limits,
             spend_limits,
             rates,
-            (max_output_tokens, expires_at, time_zone, max_staleness_seconds),
+            (max_output_tokens, expires_at, time_zone, max_staleness_seconds, places),
         )| Policy {
             models,
             request_limits,
@@ -67,8 +71,16 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
             expires_at,
             time_zone,
             max_staleness_seconds,
+            networks: places.0,
+            endpoints: places.1,
         },
     )
+}
+
+fn places() -> impl Strategy<Value = (Networks, Endpoints)> {
+    let network = (any::<IpAddr>(), 0u8..=32).prop_map(|(address, prefix)| Network::new(address, prefix).unwrap());
+    let endpoints = subsequence(Endpoint::ALL.to_vec(), 0..=Endpoint::ALL.len());
+    (vec(network, 0..4).prop_map(Networks::new), endpoints.prop_map(Endpoints::from_iter))
 }
 
 pub(super) fn workspace() -> impl Strategy<Value = WorkspaceRecord> {

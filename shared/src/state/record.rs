@@ -229,9 +229,15 @@ fn write_limits(writer: &mut Writer, requests: &[RequestLimit], spend: &[SpendLi
 /// SHA-256 over a policy's canonical bytes: what a chain's genesis names its first policy by.
 #[must_use]
 pub fn policy_digest(policy: &Policy) -> [u8; 32] {
-    // A policy that says nothing of staleness has the bytes that it had before there was that field.
+    // A policy that says nothing of what came later has the bytes that it had before there was that: first staleness, then places.
     let staleness = policy.max_staleness_seconds;
-    let mut writer = Writer::with_magic(if staleness.is_none() { b"KSP1" } else { b"KSP2" });
+    let has_places = !policy.networks.is_empty() || !policy.endpoints.is_empty();
+    let mut writer = Writer::with_magic(match (has_places, staleness) {
+        (false, None) => b"KSP1",
+        (false, Some(_)) => b"KSP2",
+        (true, None) => b"KSP3",
+        (true, Some(_)) => b"KSP4",
+    });
     writer.u64(policy.models.len() as u64);
     for pattern in &policy.models {
         writer.str(&pattern.0);
@@ -244,7 +250,22 @@ pub fn policy_digest(policy: &Policy) -> [u8; 32] {
     if let Some(seconds) = staleness {
         writer.u32(seconds);
     }
+    if has_places {
+        write_places(&mut writer, policy);
+    }
     Sha256::digest(writer.finish()).into()
+}
+
+/// From where and for what a key may be used.
+fn write_places(writer: &mut Writer, policy: &Policy) {
+    writer.u64(policy.networks.as_slice().len() as u64);
+    for network in policy.networks.as_slice() {
+        writer.str(&network.to_string());
+    }
+    writer.u64(policy.endpoints.iter().count() as u64);
+    for endpoint in policy.endpoints.iter() {
+        writer.str(endpoint.as_str());
+    }
 }
 
 fn model_bytes(model: &Model) -> Vec<u8> {

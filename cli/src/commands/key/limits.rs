@@ -3,6 +3,8 @@
 use clap::Args;
 use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::endpoint::Endpoint;
+use keyforge_shared::network::Network;
 
 use crate::commands::period_limits::{NoPeriodLimitArgs, PeriodLimitArgs};
 use crate::errors::Failure;
@@ -35,6 +37,12 @@ pub(super) struct LimitArgs {
     /// How long a node may serve it without the control plane, in seconds: a revocation holds everywhere after that [default: the deployment's, 30]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     max_staleness: Option<u32>,
+    /// Networks that it may be used from, such as 10.0.0.0/8 or 2001:db8::/32; may be repeated [default: everywhere]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    network: Option<Vec<Network>>,
+    /// Endpoints that it may be used for, of chat, embeddings and models, with commas between [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    endpoints: Option<Vec<Endpoint>>,
 }
 
 impl LimitArgs {
@@ -51,12 +59,16 @@ impl LimitArgs {
             ("policy.max_output_tokens", self.max_output_tokens.is_some()),
             ("policy.expires_at_ms", self.expires.is_some()),
             ("policy.max_staleness_seconds", self.max_staleness.is_some()),
+            ("policy.networks", self.network.is_some()),
+            ("policy.endpoints", self.endpoints.is_some()),
         ];
         let not_an_end = |error: String| match error.ends_with("in the past") {
             true => Failure::usage(error).hint("to end a key now, use `keyforge key revoke ID`"),
             false => Failure::usage(error),
         };
         let models = model_patterns(self.models.unwrap_or_default())?;
+        let networks = self.network.unwrap_or_default().into_iter().map(Into::into).collect();
+        let endpoints = self.endpoints.unwrap_or_default().into_iter();
         let (request_limits, spend_limits) = self.periods.into_messages();
         let policy = proto::Policy {
             models,
@@ -69,6 +81,8 @@ impl LimitArgs {
             expires_at_ms: self.expires.map(|expiry| expiry.millis(now).map_err(not_an_end)).transpose()?,
             time_zone: None,
             max_staleness_seconds: self.max_staleness,
+            networks,
+            endpoints: endpoints.map(|endpoint| proto::Endpoint::from(endpoint).into()).collect(),
         };
         Ok((policy, given.into_iter().filter_map(|(path, given)| given.then_some(path)).collect()))
     }
@@ -111,6 +125,12 @@ pub(super) struct NoLimitArgs {
     /// As long without the control plane as the deployment allows
     #[arg(long, conflicts_with = "max_staleness")]
     no_max_staleness: bool,
+    /// Use from everywhere
+    #[arg(long, conflicts_with = "network")]
+    no_network: bool,
+    /// Use for every endpoint
+    #[arg(long, conflicts_with = "endpoints")]
+    no_endpoints: bool,
 }
 
 impl NoLimitArgs {
@@ -125,6 +145,8 @@ impl NoLimitArgs {
             ("policy.max_output_tokens", self.no_max_output_tokens),
             ("policy.expires_at_ms", self.no_expires),
             ("policy.max_staleness_seconds", self.no_max_staleness),
+            ("policy.networks", self.no_network),
+            ("policy.endpoints", self.no_endpoints),
         ];
         given.into_iter().filter_map(|(path, given)| given.then_some(path))
     }

@@ -1,6 +1,7 @@
 //! What is shown of a key. The token is in one place only: the answer to making a key.
 
 use keyforge_proto::admin::v1 as proto;
+use keyforge_proto::convert;
 use serde::Serialize;
 
 use crate::commands::period_limits::{self, RequestLimitView, SpendLimitView};
@@ -35,6 +36,10 @@ struct PolicyView {
     time_zone: Option<String>,
     /// How long nodes may serve it without the control plane; none: the deployment's.
     max_staleness_seconds: Option<u32>,
+    /// Where it may be used from; none: everywhere.
+    networks: Vec<String>,
+    /// What it may be used for; none: everything.
+    endpoints: Vec<&'static str>,
 }
 
 impl KeyView {
@@ -72,8 +77,15 @@ impl PolicyView {
             expires_at: policy.expires_at_ms.map(moment),
             time_zone: policy.time_zone,
             max_staleness_seconds: policy.max_staleness_seconds,
+            networks: policy.networks,
+            endpoints: policy.endpoints.into_iter().map(endpoint).collect(),
         }
     }
+}
+
+/// The word for an endpoint; a later server may know more of them.
+fn endpoint(number: i32) -> &'static str {
+    convert::endpoint(number, "endpoints").map_or("unknown", keyforge_shared::endpoint::Endpoint::as_str)
 }
 
 impl Row for KeyView {
@@ -89,6 +101,8 @@ impl Row for KeyView {
         "tpm",
         "concurrent",
         "max output",
+        "networks",
+        "endpoints",
         "expires",
         "time zone",
         "created",
@@ -97,24 +111,29 @@ impl Row for KeyView {
     fn cells(&self) -> Vec<String> {
         let policy = &self.policy;
         let [requests, spend] = period_limits::cells(&policy.request_limits, &policy.spend_limits);
-        let models = if policy.models.is_empty() { "all".to_owned() } else { policy.models.join(",") };
         vec![
             self.id.clone(),
             self.name.clone(),
             self.status.to_owned(),
             self.workspace.clone(),
-            models,
+            all_or(policy.models.join(",")),
             requests,
             spend,
             or_dash(policy.requests_per_minute),
             or_dash(policy.tokens_per_minute),
             or_dash(policy.concurrent_requests),
             or_dash(policy.max_output_tokens),
+            all_or(policy.networks.join(",")),
+            all_or(policy.endpoints.join(",")),
             or_dash(policy.expires_at.as_ref()),
             policy.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
             self.created_at.clone(),
         ]
     }
+}
+
+fn all_or(list: String) -> String {
+    if list.is_empty() { "all".to_owned() } else { list }
 }
 
 /// A key that was just made, with its token.
@@ -152,8 +171,9 @@ mod tests {
             expires_at_ms: Some(1_795_327_200_000),
             tokens_per_minute: Some(90_000),
             concurrent_requests: None,
-            time_zone: None,
-            max_staleness_seconds: None,
+            networks: vec!["10.0.0.0/8".to_owned()],
+            endpoints: vec![proto::Endpoint::Chat.into(), 99],
+            ..Default::default()
         };
         let status = proto::KeyStatus::Frozen.into();
         proto::Key {
@@ -172,7 +192,8 @@ mod tests {
         let cells = view.cells();
         assert_eq!(cells.len(), KeyView::COLUMNS.len());
         assert_eq!(&cells[2..7], ["frozen", "team", "gpt-5*", "500/day", "$10.50/month"]);
-        assert_eq!(&cells[7..13], ["60", "90000", "-", "-", "2026-11-22T06:00:00Z", "UTC"]);
+        assert_eq!(&cells[7..13], ["60", "90000", "-", "-", "10.0.0.0/8", "chat,unknown"]);
+        assert_eq!(&cells[13..15], ["2026-11-22T06:00:00Z", "UTC"]);
     }
 
     #[test]
