@@ -2,6 +2,8 @@
 //!
 //! A text is read exactly or refused with an example of what is right; nothing is rounded or guessed. Dates on which something ends are in UTC.
 
+use std::time::Duration;
+
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use keyforge_shared::clock::Timestamp;
@@ -98,13 +100,23 @@ pub fn expiry(text: &str) -> Result<Expiry, String> {
     })
 }
 
+/// Reads a time such as `30s`, `90m`, `24h` or `7d`.
+///
+/// # Errors
+/// A message with examples.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let millis = from_now(text).and_then(|millis| u64::try_from(millis).ok());
+    millis.map(Duration::from_millis).ok_or_else(|| "not a time such as 30s, 90m, 24h, 7d or 2w".to_owned())
+}
+
 fn from_now(text: &str) -> Option<i64> {
     let unit = text.chars().last()?;
-    let minutes: i64 = match unit {
-        'm' => 1,
-        'h' => 60,
-        'd' => 60 * 24,
-        'w' => 60 * 24 * 7,
+    let millis: i64 = match unit {
+        's' => 1_000,
+        'm' => MINUTE_MS,
+        'h' => 60 * MINUTE_MS,
+        'd' => 24 * 60 * MINUTE_MS,
+        'w' => 7 * 24 * 60 * MINUTE_MS,
         _ => return None,
     };
     let number = text.strip_suffix(unit)?;
@@ -117,7 +129,7 @@ fn from_now(text: &str) -> Option<i64> {
         return None;
     }
     // What does not fit is too late, which is said later and better.
-    Some(number.saturating_mul(minutes).saturating_mul(MINUTE_MS))
+    Some(number.saturating_mul(millis))
 }
 
 /// Reads a day of the calendar, `YYYY-MM-DD` from 1970 on, and gives it back as it was written.
@@ -260,6 +272,16 @@ mod tests {
         }
         let latest = "2262-04-11T23:47:15Z";
         assert_eq!(expiry(latest).unwrap().millis(now), Ok(moment(latest).millis()));
+    }
+
+    #[test]
+    fn times_have_a_number_and_a_unit() {
+        assert_eq!(span("24h"), Ok(Duration::from_secs(24 * 3600)));
+        assert_eq!(span("2w"), Ok(Duration::from_secs(14 * 24 * 3600)));
+        assert_eq!((span("5s"), span("5m")), (Ok(Duration::from_secs(5)), Ok(Duration::from_secs(300))));
+        for wrong in ["", "h", "7", "0d", "1.5h", "-1h", "7 d"] {
+            assert!(span(wrong).unwrap_err().contains("24h"), "{wrong}");
+        }
     }
 
     #[test]

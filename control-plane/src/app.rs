@@ -38,6 +38,7 @@ use crate::audit::Audit;
 use crate::config::{Config, DEFAULT_CERTIFICATE_LIFE};
 use crate::custody::holders::Holder;
 use crate::custody::{Configured, Custodian};
+use crate::expiry::ExpiringKeys;
 use crate::grpc::audit::AuditApi;
 use crate::grpc::auth::NodeGate;
 use crate::grpc::credentials::CredentialApi;
@@ -241,6 +242,7 @@ async fn assemble(
     let sealed = Sealed { seal: opened.seal, sum: opened.sum, roster: opened.roster };
     let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
     metrics::register(&telemetry.meter(), &hub, &fleet, (&admin, &custodian));
+    metrics::register_expiring(&telemetry.meter(), ExpiringKeys::watch(store.clone(), Arc::clone(&clock), shutdown));
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
     let nodes = Nodes::new(NodeParts {
         store: store.clone(),

@@ -18,6 +18,7 @@ pub mod audit;
 pub mod catalog;
 pub mod config;
 pub mod custody;
+mod expiry;
 pub mod grpc;
 pub mod ledger;
 mod listeners;

@@ -5,6 +5,7 @@ use opentelemetry::metrics::{Counter, Meter};
 
 use crate::admin::Admin;
 use crate::custody::Custodian;
+use crate::expiry::ExpiringKeys;
 use crate::publish::fleet::{Fleet, NodeSeen};
 use crate::publish::hub::Hub;
 
@@ -64,6 +65,12 @@ fn failed_sign_ins(meter: &Meter, admin: Admin) {
     };
     let counter = meter.u64_observable_counter("keyforge.admin.failed_sign_ins").with_description(description);
     let _registered = counter.with_callback(callback).build();
+}
+
+/// Registers how many keys end soon.
+pub(crate) fn register_expiring(meter: &Meter, expiring: ExpiringKeys) {
+    let description = "Keys that are not revoked and end within seven days.";
+    gauge(meter, "keyforge.keys.expiring", description, move || expiring.number());
 }
 
 fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {

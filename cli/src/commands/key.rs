@@ -2,21 +2,27 @@
 //!
 //! What stops a key or lets it go on prints a receipt: which nodes have done it, and from when on no node does otherwise.
 
+mod label;
 mod limits;
 mod receipt;
 mod view;
+
+use std::borrow::Cow;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::clock::{Clock as _, SystemClock, Timestamp};
 use keyforge_shared::period::ZoneName;
 
+use self::label::Label;
 use self::limits::{LimitArgs, NoLimitArgs};
 use self::receipt::ReceiptView;
-use self::view::{CreatedView, KeyView};
+use self::view::{CreatedView, KeyRow, KeyView};
 use super::{key_id, workspace_name};
 use crate::client::{AdminArgs, AdminClient, pages};
 use crate::errors::Failure;
+use crate::limit_syntax;
 
 /// What `keyforge key` takes.
 #[derive(Args, Debug)]
@@ -33,12 +39,8 @@ enum KeyAction {
     #[command(after_help = "Example:\n  keyforge key create ci --models 'gpt-5*,gpt-4o*' \
                       --requests 20000/month --spend 50/month --rpm 120 --time-zone Europe/Berlin")]
     Create(CreateArgs),
-    /// Show all keys, newest first
-    List {
-        /// Show at most this many
-        #[arg(long, value_name = "N")]
-        limit: Option<usize>,
-    },
+    /// Show keys, newest first
+    List(ListArgs),
     /// Show one key
     Show(IdArgs),
     /// Change a key; only what is named changes
@@ -76,6 +78,19 @@ struct IdArgs {
 }
 
 #[derive(Args, Debug)]
+struct ListArgs {
+    /// Show at most this many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Only those with this label; may be repeated, for those with all of them
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<Label>,
+    /// Only those that end within this time from now, such as 7d
+    #[arg(long, value_name = "TIME", value_parser = limit_syntax::span)]
+    expiring: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
 struct CreateArgs {
     /// What the key is for, such as the agent's name
     name: String,
@@ -85,6 +100,9 @@ struct CreateArgs {
     /// The time zone in which its days, weeks and months begin, for all its life, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<ZoneName>,
+    /// What to sort it by, such as team=research; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<Label>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -102,6 +120,12 @@ struct UpdateArgs {
     /// Cannot change: refused unless it is the key's own
     #[arg(long, value_name = "ZONE", hide = true)]
     time_zone: Option<ZoneName>,
+    /// Add or change a label, such as team=research; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<Label>,
+    /// Take a label away; may be repeated
+    #[arg(long, value_name = "NAME")]
+    no_label: Vec<String>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -122,12 +146,13 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
             let created = CreatedView::of(keys.create_key(request).await?.into_inner());
             return output.either(|| created.text(), &created);
         }
-        Call::List(limit) => {
+        Call::List(limit, wanted) => {
             let found = pages(limit, async |page_size, page_token| {
-                let answer = keys.list_keys(proto::ListKeysRequest { page_size, page_token }).await?.into_inner();
+                let request = proto::ListKeysRequest { page_size, page_token, ..wanted.clone() };
+                let answer = keys.list_keys(request).await?.into_inner();
                 Ok((answer.keys, answer.next_page_token))
             });
-            let views: Vec<KeyView> = found.await?.into_iter().map(KeyView::of).collect();
+            let views: Vec<KeyRow> = found.await?.into_iter().map(KeyRow::of).collect();
             return output.list(&views);
         }
         Call::Show(id) => keys.get_key(proto::GetKeyRequest { id }).await?,
@@ -151,7 +176,8 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
 #[derive(Debug)]
 enum Call {
     Create(proto::CreateKeyRequest),
-    List(Option<usize>),
+    /// At most so many of those that the request is for.
+    List(Option<usize>, proto::ListKeysRequest),
     Show(String),
     Update(proto::UpdateKeyRequest),
     /// With the milliseconds to wait.
@@ -171,13 +197,17 @@ impl Call {
     /// Everything that can be wrong with a command line is found before a server is looked for.
     fn of(action: KeyAction, now: Timestamp) -> Result<Self, Failure> {
         Ok(match action {
-            KeyAction::Create(CreateArgs { name, workspace, time_zone, limits }) => {
+            KeyAction::Create(CreateArgs { name, workspace, time_zone, label, limits }) => {
                 let (limits, _) = limits.policy(now)?;
                 let policy = Some(proto::Policy { time_zone: time_zone.map(Into::into), ..limits });
                 let workspace = workspace.map(workspace_name).transpose()?.unwrap_or_default();
-                Self::Create(proto::CreateKeyRequest { name, policy, workspace })
+                Self::Create(proto::CreateKeyRequest { name, policy, workspace, labels: label::all(label) })
             }
-            KeyAction::List { limit } => Self::List(limit),
+            KeyAction::List(ListArgs { limit, label, expiring }) => {
+                let expires_before_ms = expiring.map(|time| now.saturating_add(time).millis());
+                let labels = label::all(label);
+                Self::List(limit, proto::ListKeysRequest { labels, expires_before_ms, ..Default::default() })
+            }
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
             KeyAction::Update(args) => Self::Update(update(args, now)?),
             KeyAction::Pause(args) => Self::standing(Standing::Pause, &args)?,
@@ -193,11 +223,14 @@ impl Call {
 }
 
 fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, Failure> {
-    let (limits, mut paths) = args.limits.policy(now)?;
-    paths.extend(args.remove.paths());
-    paths.extend(args.name.is_some().then_some("name"));
-    paths.extend(args.workspace.is_some().then_some("workspace"));
-    paths.extend(args.time_zone.is_some().then_some("policy.time_zone"));
+    let (limits, paths) = args.limits.policy(now)?;
+    let mut paths: Vec<_> = paths.into_iter().map(Cow::Borrowed).collect();
+    paths.extend(args.remove.paths().map(Cow::Borrowed));
+    paths.extend(args.label.iter().map(Label::path));
+    paths.extend(args.no_label.iter().map(|name| label::path_of(name)));
+    paths.extend(args.name.is_some().then_some("name".into()));
+    paths.extend(args.workspace.is_some().then_some("workspace".into()));
+    paths.extend(args.time_zone.is_some().then_some("policy.time_zone".into()));
     if paths.is_empty() {
         return Err(
             Failure::usage("nothing to change").hint("name what is to change, such as --spend 80/month or --no-rpm")
@@ -208,13 +241,14 @@ fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, F
         name: args.name.unwrap_or_default(),
         policy: Some(proto::Policy { time_zone: args.time_zone.map(Into::into), ..limits }),
         frozen: false,
-        update_mask: Some(mask(&paths)),
+        update_mask: Some(mask(paths)),
         workspace: args.workspace.map(workspace_name).transpose()?.unwrap_or_default(),
+        labels: label::all(args.label),
     })
 }
 
-fn mask(paths: &[&str]) -> prost_types::FieldMask {
-    prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }
+fn mask(paths: Vec<Cow<'static, str>>) -> prost_types::FieldMask {
+    prost_types::FieldMask { paths: paths.into_iter().map(Cow::into_owned).collect() }
 }
 
 #[cfg(test)]
@@ -269,6 +303,32 @@ mod tests {
         let (paths, policy) = updated("--no-tpm --no-concurrency");
         assert_eq!(paths, ["policy.tokens_per_minute", "policy.concurrent_requests"]);
         assert_eq!((policy.tokens_per_minute, policy.concurrent_requests), (None, None));
+    }
+
+    #[test]
+    fn labels_are_given_changed_and_taken_away_by_their_names() {
+        let Call::Create(request) = call("create n --label team=research --label env=").unwrap() else {
+            panic!("not a creation")
+        };
+        assert_eq!((request.labels["team"].as_str(), request.labels["env"].as_str()), ("research", ""));
+        let Call::Update(request) = call("update vk_0123456789ab --label a=b=c --no-label team").unwrap() else {
+            panic!("not an update")
+        };
+        assert_eq!(request.update_mask.unwrap().paths, ["labels.a", "labels.team"]);
+        assert_eq!((request.labels.len(), request.labels["a"].as_str()), (1, "b=c"));
+        for wrong in ["team", "=x", ""] {
+            assert!(call(&format!("create n --label {wrong}")).unwrap_err().to_string().contains("--label"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_of_those_with_all_labels_that_end_in_time() {
+        let Call::List(limit, request) = call("list --limit 3 --label a=1 --label b=2 --expiring 7d").unwrap() else {
+            panic!("not a list")
+        };
+        assert_eq!((limit, request.labels.len()), (Some(3), 2));
+        assert_eq!(request.expires_before_ms, Some(1_795_327_200_000 + 7 * 86_400_000));
+        assert!(call("list --expiring soon").unwrap_err().to_string().contains("--expiring"));
     }
 
     #[test]

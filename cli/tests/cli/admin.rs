@@ -86,6 +86,26 @@ fn a_key_lives_from_create_to_revoke() {
 }
 
 #[test]
+fn keys_are_listed_by_label_and_by_their_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let words = ["key", "create", "ci", "--label", "team=research", "--label", "env=ci", "--expires", "3d"];
+    let id = dev.json(&words)["key"]["id"].as_str().unwrap().to_owned();
+    let ids = |words: &[&str]| -> Vec<String> {
+        let listed = dev.json(&[&["key", "list"], words].concat());
+        listed.as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(&["--label", "team=research", "--label", "env=ci"]), [id.as_str()]);
+    assert_eq!((ids(&["--expiring", "7d"]), ids(&["--expiring", "2d"])), (vec![id.clone()], Vec::new()));
+    let changed = dev.json(&["key", "update", &id, "--label", "env=prod", "--no-label", "team"]);
+    assert_eq!(changed["labels"], json!({ "env": "prod" }));
+    assert!(ids(&["--label", "env=ci"]).is_empty());
+    let refused = dev.run(&["key", "update", &id, "--label", "Team=x"]);
+    assert!(refused.code == 1 && refused.stderr.contains("has no"), "{}", refused.stderr);
+    assert!(dev.run(&["key", "list"]).stdout.contains("env=prod"));
+}
+
+#[test]
 fn a_key_works_from_its_networks_and_for_its_endpoints_alone() {
     let directory = tempfile::tempdir().unwrap();
     let dev = dev(&directory);

@@ -231,6 +231,7 @@ async fn i_1_keys_of_a_workspace_share_its_quota_to_the_last_request() {
             name: name.to_owned(),
             policy: Some(admin::Policy::default()),
             workspace: "team".to_owned(),
+            ..Default::default()
         };
         tokens.push(keys.create_key(request).await.unwrap().into_inner().token);
     }

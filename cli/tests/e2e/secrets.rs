@@ -502,7 +502,11 @@ async fn refused_calls(channel: &Channel, bearer: &str, secret: &str) -> Vec<ton
         ..Default::default()
     };
     statuses.extend(keys.update_key(update).await.err());
-    statuses.extend(keys.list_keys(admin::ListKeysRequest { page_size: 1, page_token: id.clone() }).await.err());
+    statuses.extend(
+        keys.list_keys(admin::ListKeysRequest { page_size: 1, page_token: id.clone(), ..Default::default() })
+            .await
+            .err(),
+    );
     let add = admin::AddCredentialRequest {
         provider: "no provider has this name".to_owned(),
         secret: secret.as_bytes().to_vec(),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use keyforge_shared::policy::Policy;
 
-use super::AdminError;
+use super::{AdminError, labels};
+use crate::store::key_labels::Labels;
 
 /// A part of a key that can be changed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,7 @@ enum Part {
     MaxStaleness,
     Networks,
     Endpoints,
+    Labels,
 }
 
 const POLICY: [(&str, Part); 12] = [
@@ -43,74 +45,92 @@ const POLICY: [(&str, Part); 12] = [
 
 /// The parts that an update names. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyMask(BTreeSet<Part>);
+pub struct KeyMask {
+    parts: BTreeSet<Part>,
+    /// Single labels, by name.
+    labels: BTreeSet<String>,
+}
 
 impl KeyMask {
-    /// Reads `name`, `frozen`, `workspace`, `policy` and `policy.<field>`.
+    /// Reads `name`, `frozen`, `workspace`, `labels`, `labels.<name>`, `policy` and `policy.<field>`.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] naming every path that a key does not have, or when there is no path at all: nothing is ever changed that was
     /// not named.
     pub fn parse<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self, AdminError> {
-        let (mut parts, mut problems) = (BTreeSet::new(), Vec::new());
+        let (mut parts, mut single, mut problems) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for path in paths {
             match path {
                 "name" => drop(parts.insert(Part::Name)),
                 "frozen" => drop(parts.insert(Part::Frozen)),
                 "workspace" => drop(parts.insert(Part::Workspace)),
+                "labels" => drop(parts.insert(Part::Labels)),
                 "policy" => parts.extend(POLICY.map(|(_, part)| part)),
                 _ => match POLICY.into_iter().find(|(name, _)| *name == path) {
                     Some((_, part)) => drop(parts.insert(part)),
-                    None => problems.push(format!(
-                        "update_mask: a key has no {}; use name, frozen, policy, {}",
-                        shown(path),
-                        POLICY.map(|(name, _)| name).join(", ")
-                    )),
+                    None => match path.strip_prefix("labels.").filter(|name| labels::is_name(name)) {
+                        Some(name) => drop(single.insert(name.to_owned())),
+                        None => problems.push(unknown(path)),
+                    },
                 },
             }
         }
-        if parts.is_empty() && problems.is_empty() {
+        if parts.is_empty() && single.is_empty() && problems.is_empty() {
             problems.push("update_mask: empty; name what is to change, such as policy.models".to_owned());
         }
         AdminError::unless_valid(&problems)?;
-        Ok(Self(parts))
+        Ok(Self { parts, labels: single })
     }
 
     /// Whether the name is to change.
     #[must_use]
     pub fn name(&self) -> bool {
-        self.0.contains(&Part::Name)
+        self.parts.contains(&Part::Name)
     }
 
     /// Whether the key is to be frozen or thawed.
     #[must_use]
     pub fn frozen(&self) -> bool {
-        self.0.contains(&Part::Frozen)
+        self.parts.contains(&Part::Frozen)
     }
 
     /// Whether the update names the key's workspace, which cannot change.
     #[must_use]
     pub fn workspace(&self) -> bool {
-        self.0.contains(&Part::Workspace)
+        self.parts.contains(&Part::Workspace)
     }
 
     /// Whether the update names the key's time zone, which cannot change.
     #[must_use]
     pub fn time_zone(&self) -> bool {
-        self.0.contains(&Part::TimeZone)
+        self.parts.contains(&Part::TimeZone)
     }
 
     /// Whether any part of the policy is to change.
     #[must_use]
     pub fn policy(&self) -> bool {
-        POLICY.iter().any(|(_, part)| self.0.contains(part))
+        POLICY.iter().any(|(_, part)| self.parts.contains(part))
+    }
+
+    /// Takes the named labels of `new` over, all of them or single ones; a single one that `new` does not have is taken away.
+    pub(super) fn change_labels(&self, labels: &mut Labels, mut new: Labels) {
+        if self.parts.contains(&Part::Labels) {
+            *labels = new;
+            return;
+        }
+        for name in &self.labels {
+            match new.remove(name) {
+                Some(value) => drop(labels.insert(name.clone(), value)),
+                None => drop(labels.remove(name)),
+            }
+        }
     }
 
     /// Takes the named parts of `new` over into `policy`, all but what cannot change.
     pub(super) fn change(&self, policy: &mut Policy, new: Policy) {
-        for part in &self.0 {
+        for part in &self.parts {
             match part {
-                Part::Name | Part::Frozen | Part::Workspace | Part::TimeZone => {}
+                Part::Name | Part::Frozen | Part::Workspace | Part::TimeZone | Part::Labels => {}
                 Part::Models => policy.models.clone_from(&new.models),
                 Part::RequestLimits => policy.request_limits.clone_from(&new.request_limits),
                 Part::SpendLimits => policy.spend_limits.clone_from(&new.spend_limits),
@@ -125,6 +145,11 @@ impl KeyMask {
             }
         }
     }
+}
+
+fn unknown(path: &str) -> String {
+    let paths = POLICY.map(|(name, _)| name).join(", ");
+    format!("update_mask: a key has no {}; use name, frozen, labels, labels.NAME, policy, {paths}", shown(path))
 }
 
 /// A path that could be one. Anything else may be a secret in the wrong place, and what is said here is kept for good.
@@ -181,6 +206,23 @@ mod tests {
                 assert_eq!(value, if name == field { &new[name] } else { &old[name] }, "{name} after {path}");
             }
         }
+    }
+
+    #[test]
+    fn labels_are_replaced_together_or_set_and_taken_away_one_by_one() {
+        let labels = |pairs: &[(&str, &str)]| -> Labels {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let changed = |paths: &[&str]| {
+            let mut kept = labels(&[("a", "1"), ("b", "2")]);
+            let mask = KeyMask::parse(paths.iter().copied()).unwrap();
+            mask.change_labels(&mut kept, labels(&[("a", "3"), ("c", "4")]));
+            kept
+        };
+        assert_eq!(changed(&["labels"]), labels(&[("a", "3"), ("c", "4")]));
+        assert_eq!(changed(&["labels.a", "labels.b"]), labels(&[("a", "3")]));
+        assert_eq!(changed(&["name"]), labels(&[("a", "1"), ("b", "2")]));
+        assert!(KeyMask::parse(["labels."]).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Virtual keys: made, read, changed, frozen, revoked.
+//! Virtual keys: made, read, changed, labelled, frozen, revoked.
 
 use std::sync::Arc;
 
@@ -12,10 +12,12 @@ use keyforge_shared::token::NewToken;
 use serde_json::{Value, json};
 
 use super::key_update::KeyMask;
+use super::labels;
 use super::page::{self, Page, PageRequest};
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
-use crate::store::keys::{self, After, StoredKey};
+use crate::store::key_labels::{self, Labels};
+use crate::store::keys::{self, After, Filter, StoredKey};
 use crate::store::limit_changes::{self, Owner};
 use crate::store::{StoreError, overspent};
 
@@ -31,6 +33,8 @@ pub struct NewKey {
     pub policy: Policy,
     /// The workspace that it belongs to all its life, by id or name; empty for `default`.
     pub workspace: String,
+    /// What people sort it by.
+    pub labels: Labels,
 }
 
 /// A change of a key. What the mask does not name stays as it is.
@@ -46,6 +50,17 @@ pub struct KeyUpdate {
     pub frozen: bool,
     /// The workspace, by id or name: refused unless it is the key's own.
     pub workspace: String,
+    /// The new labels, or some of them.
+    pub labels: Labels,
+}
+
+/// Which keys are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct KeyQuery {
+    /// Those that have all of these labels.
+    pub labels: Labels,
+    /// Those that work now and end before then.
+    pub expires_before: Option<Timestamp>,
 }
 
 impl Admin {
@@ -61,6 +76,7 @@ impl Admin {
             let now = self.inner.store.now();
             let mut problems: Vec<String> = name_problem(&new.name).into_iter().collect();
             problems.extend(policy_problems(&policy));
+            problems.extend(labels::problems(&new.labels));
             if policy.expires_at.is_some_and(|at| at <= now) {
                 problems.push("policy.expires_at_ms: lies in the past".to_owned());
             }
@@ -83,7 +99,8 @@ impl Admin {
                 chain,
                 workspace,
             };
-            let key = StoredKey { record, created_at: now, revoked_at: None, revision: edit.revision() };
+            let revision = edit.revision();
+            let key = StoredKey { record, created_at: now, revoked_at: None, revision, labels: new.labels };
             keys::insert(edit.connection(), &key).await?;
             let digest = policy_digest(&key.record.policy);
             self.inner.audit.create_chain(edit.connection(), chain, Some(token.id()), digest).await?;
@@ -109,23 +126,26 @@ impl Admin {
         .await
     }
 
-    /// A page of the keys that the caller sees, newest first.
+    /// A page of the keys that are asked for and that the caller sees, newest first.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for a page that cannot be.
-    pub async fn list_keys(&self, caller: &Caller, request: &PageRequest) -> Result<Page<StoredKey>, AdminError> {
+    pub async fn list_keys(
+        &self,
+        caller: &Caller,
+        query: KeyQuery,
+        request: &PageRequest,
+    ) -> Result<Page<StoredKey>, AdminError> {
         let call = Call::new(caller, "keys/List", "");
         self.look(&call, async {
             let size = request.size()?;
+            let expiring = query.expires_before.map(|until| (self.inner.store.now(), until));
+            let filter = Filter { workspace: call.workspace, labels: query.labels, expiring };
             let after = request.after(|bytes| {
                 let (created_at, id) = page::marked(bytes)?;
                 Some(After { created_at, id: KeyId::from_ascii(id).ok()? })
             })?;
-            let mut read = self.inner.store.read().await?;
-            let found = match call.workspace {
-                Some(own) => keys::page_in(&mut read, own, after, size + 1).await?,
-                None => keys::page(&mut read, after, size + 1).await?,
-            };
+            let found = keys::page(&mut *self.inner.store.read().await?, &filter, after, size + 1).await?;
             Ok(Page::cut(found, size, |last| page::mark(last.created_at, last.record.id.as_str().as_bytes())))
         })
         .await
@@ -156,7 +176,9 @@ impl Admin {
                     .mask
                     .change(Arc::make_mut(&mut after.record.policy), whole_millis(update.policy.ok_or_else(missing)?));
             }
+            update.mask.change_labels(&mut after.labels, update.labels);
             problems.extend(policy_problems(&after.record.policy));
+            problems.extend(labels::problems(&after.labels));
             AdminError::unless_valid(&problems)?;
             self.save_key(edit, &call, &before, after).await
         })
@@ -291,6 +313,9 @@ impl Admin {
             let (owner, now) = (Owner::Key(after.record.id), edit.now);
             limit_changes::note(edit.connection(), owner, now).await?;
         }
+        if after.labels != before.labels {
+            key_labels::replace(edit.connection(), after.record.id, &after.labels).await?;
+        }
         self.write_key(edit, call, json!({ "before": shown(before), "after": shown(&after) }), &after).await?;
         Ok(after)
     }
@@ -343,5 +368,6 @@ fn publish(key: &StoredKey) -> Vec<Change> {
 /// What entries show of a key: all but its digest and its chain.
 fn shown(key: &StoredKey) -> Value {
     let KeyRecord { name, status, policy, workspace, .. } = &key.record;
-    json!({ "name": name, "status": status.as_str(), "policy": **policy, "workspace": workspace })
+    let labels = &key.labels;
+    json!({ "name": name, "status": status.as_str(), "policy": **policy, "workspace": workspace, "labels": labels })
 }

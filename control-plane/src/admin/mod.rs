@@ -13,6 +13,7 @@ mod failures;
 mod follow;
 pub mod key_update;
 pub mod keys;
+mod labels;
 pub mod models;
 pub mod nodes;
 pub mod operators;

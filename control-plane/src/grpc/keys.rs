@@ -2,18 +2,17 @@
 
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::key_service_server::KeyService;
-use keyforge_proto::convert::{ConvertError, required};
-use std::time::Duration;
-
+use keyforge_proto::convert::{ConvertError, required, time};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::auth::{decoded, operator};
 use super::ids::key_id;
 use crate::admin::key_update::KeyMask;
-use crate::admin::keys::{KeyUpdate, NewKey};
+use crate::admin::keys::{KeyQuery, KeyUpdate, NewKey};
 use crate::admin::page::PageRequest;
 use crate::admin::receipts::{Receipt, Receipts};
 use crate::admin::{Admin, AdminError, Caller};
@@ -82,6 +81,7 @@ impl KeyApi {
             revision: key.revision,
             workspace_id: key.record.workspace.to_string(),
             workspace_name: self.admin.workspace_name(key.record.workspace),
+            labels: key.labels.clone().into_iter().collect(),
         }
     }
 }
@@ -93,10 +93,11 @@ impl KeyService for KeyApi {
         request: Request<proto::CreateKeyRequest>,
     ) -> Result<Response<proto::CreateKeyResponse>, Status> {
         let caller = operator(&self.admin, &request, "keys/Create").await?;
-        let proto::CreateKeyRequest { name, policy, workspace } = request.into_inner();
+        let proto::CreateKeyRequest { name, policy, workspace, labels } = request.into_inner();
+        let labels = labels.into_iter().collect();
         let policy = decode_policy(policy.unwrap_or_default()).map_err(AdminError::from);
         let policy = decoded(&self.admin, &caller, "keys/Create", &name, policy).await?;
-        let (key, token) = self.admin.create_key(&caller, NewKey { name, policy, workspace }).await?;
+        let (key, token) = self.admin.create_key(&caller, NewKey { name, policy, workspace, labels }).await?;
         Ok(Response::new(proto::CreateKeyResponse { key: Some(self.encode(&key)), token: token.expose().to_owned() }))
     }
 
@@ -113,8 +114,12 @@ impl KeyService for KeyApi {
         request: Request<proto::ListKeysRequest>,
     ) -> Result<Response<proto::ListKeysResponse>, Status> {
         let caller = operator(&self.admin, &request, "keys/List").await?;
-        let proto::ListKeysRequest { page_size, page_token } = request.into_inner();
-        let page = self.admin.list_keys(&caller, &PageRequest { size: page_size, token: page_token }).await?;
+        let proto::ListKeysRequest { page_size, page_token, labels, expires_before_ms } = request.into_inner();
+        let until = expires_before_ms.map(|millis| time(millis, "expires_before_ms")).transpose();
+        let expires_before = decoded(&self.admin, &caller, "keys/List", "", until.map_err(AdminError::from)).await?;
+        let query = KeyQuery { labels: labels.into_iter().collect(), expires_before };
+        let page = PageRequest { size: page_size, token: page_token };
+        let page = self.admin.list_keys(&caller, query, &page).await?;
         let keys = page.entries.iter().map(|key| self.encode(key)).collect();
         Ok(Response::new(proto::ListKeysResponse { keys, next_page_token: page.next.unwrap_or_default() }))
     }
@@ -126,8 +131,14 @@ impl KeyService for KeyApi {
             let mask = required(request.update_mask, "update_mask")?;
             let mask = KeyMask::parse(mask.paths.iter().map(String::as_str))?;
             let policy = request.policy.map(decode_policy).transpose()?;
-            let update =
-                KeyUpdate { mask, name: request.name, policy, frozen: request.frozen, workspace: request.workspace };
+            let update = KeyUpdate {
+                mask,
+                name: request.name,
+                policy,
+                frozen: request.frozen,
+                workspace: request.workspace,
+                labels: request.labels.into_iter().collect(),
+            };
             Ok((key_id(&request.id)?, update))
         })();
         let (id, update) = decoded(&self.admin, &caller, "keys/Update", "", update).await?;

@@ -157,7 +157,7 @@ impl Ledger {
 
 /// A key and its workspace: everything that limits it.
 async fn limited(conn: &mut Conn, key: KeyId) -> Result<(KeyRecord, WorkspaceRecord), LedgerError> {
-    let key = keys::get(conn, key).await?.ok_or(LedgerError::UnknownKey(key))?.record;
+    let key = keys::record(conn, key).await?.ok_or(LedgerError::UnknownKey(key))?;
     let workspace = workspaces::get(conn, key.workspace).await?.ok_or(StoreError::Corrupt("workspace_id"))?.record;
     Ok((key, workspace))
 }

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const SQLITE: [(i64, &str, &str); 11] = [
+const SQLITE: [(i64, &str, &str); 12] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
@@ -20,17 +20,19 @@ const SQLITE: [(i64, &str, &str); 11] = [
     (7, "status_revisions", include_str!("../../migrations/sqlite/0007_status_revisions.sql")),
     (8, "vault_keys", include_str!("../../migrations/sqlite/0008_vault_keys.sql")),
     (9, "operators_and_plans", include_str!("../../migrations/sqlite/0009_operators_and_plans.sql")),
+    (10, "key_life", include_str!("../../migrations/sqlite/0010_key_life.sql")),
     (11, "node_providers", include_str!("../../migrations/sqlite/0011_node_providers.sql")),
     (12, "limit_changes", include_str!("../../migrations/sqlite/0012_limit_changes.sql")),
 ];
 /// The steps in PostgreSQL.
-const POSTGRES: [(i64, &str, &str); 8] = [
+const POSTGRES: [(i64, &str, &str); 9] = [
     (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
     (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
     (6, "nodes", include_str!("../../migrations/postgres/0006_nodes.sql")),
     (7, "status_revisions", include_str!("../../migrations/postgres/0007_status_revisions.sql")),
     (8, "vault_keys", include_str!("../../migrations/postgres/0008_vault_keys.sql")),
     (9, "operators_and_plans", include_str!("../../migrations/postgres/0009_operators_and_plans.sql")),
+    (10, "key_life", include_str!("../../migrations/postgres/0010_key_life.sql")),
     (11, "node_providers", include_str!("../../migrations/postgres/0011_node_providers.sql")),
     (12, "limit_changes", include_str!("../../migrations/postgres/0012_limit_changes.sql")),
 ];

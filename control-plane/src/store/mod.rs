@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod deployment;
 pub mod entries;
 pub mod epochs;
+pub mod key_labels;
 pub mod keys;
 pub mod ledger;
 pub mod limit_changes;

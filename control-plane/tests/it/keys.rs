@@ -1,12 +1,14 @@
 //! Virtual keys over gRPC: made, listed, changed, revoked, and every refusal by field.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use keyforge_control_plane::admin::authenticate::Proof;
 use keyforge_control_plane::admin::keys::NewKey;
+use keyforge_control_plane::store::key_labels::Labels;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::clock::{Clock as _, SystemClock};
 use keyforge_shared::endpoint::Endpoints;
 use keyforge_shared::network::Networks;
 use keyforge_shared::period::ZoneName;
@@ -43,8 +45,7 @@ fn update(id: &str, paths: &[&str]) -> admin::UpdateKeyRequest {
 async fn key_lives_from_creation_over_changes_to_revocation() {
     let plane = Plane::start().await;
     let mut keys = plane.keys();
-    let request =
-        admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), workspace: String::new() };
+    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), ..Default::default() };
     let created = keys.create_key(request).await.unwrap().into_inner();
     let key = created.key.unwrap();
     assert!(created.token.starts_with(&format!("{}_", key.id)));
@@ -77,8 +78,7 @@ async fn key_lives_from_creation_over_changes_to_revocation() {
 async fn mask_changes_what_it_names_and_nothing_else() {
     let plane = Plane::start().await;
     let mut keys = plane.keys();
-    let request =
-        admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), workspace: String::new() };
+    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), ..Default::default() };
     let id = keys.create_key(request).await.unwrap().into_inner().key.unwrap().id;
     let zone = policy().time_zone;
     let new = admin::Policy { models: vec!["claude-*".to_owned()], time_zone: zone, ..Default::default() };
@@ -101,8 +101,12 @@ async fn key_keeps_its_time_zone_and_its_workspace() {
     let plane = Plane::start().await;
     let team = admin::CreateWorkspaceRequest { name: "team".to_owned(), ..Default::default() };
     let team = plane.workspaces().create_workspace(team).await.unwrap().into_inner();
-    let request =
-        admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), workspace: team.id.clone() };
+    let request = admin::CreateKeyRequest {
+        name: "agent".to_owned(),
+        policy: Some(policy()),
+        workspace: team.id.clone(),
+        ..Default::default()
+    };
     let key = plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap();
     assert_eq!((key.workspace_id.as_str(), key.workspace_name.as_str()), (team.id.as_str(), "team"));
 
@@ -203,6 +207,8 @@ async fn every_wrong_field_is_named_and_the_refusal_recorded() {
         ),
         (create("k", admin::Policy { networks: vec!["10.0.0.0/40".to_owned()], ..policy() }), "policy.networks[0]: "),
         (create("k", admin::Policy { endpoints: vec![0], ..policy() }), "policy.endpoints[0]: unspecified"),
+        (admin::CreateKeyRequest { labels: labels(&[("A", "x")]), ..create("k", policy()) }, "labels: a name has"),
+        (admin::CreateKeyRequest { labels: labels(&[("a", "")]), ..create("k", policy()) }, "labels.a: 1 to 100"),
         (create("k", admin::Policy { requests_per_minute: Some(0), ..policy() }), "policy.requests_per_minute: "),
         (create("k", admin::Policy { tokens_per_minute: Some(0), ..policy() }), "policy.tokens_per_minute: "),
         (create("k", admin::Policy { tokens_per_minute: Some(u64::MAX), ..policy() }), "policy.tokens_per_minute: "),
@@ -248,6 +254,51 @@ async fn every_wrong_field_is_named_and_the_refusal_recorded() {
     plane.stop().await;
 }
 
+fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn keys_are_found_by_all_of_their_labels_and_by_their_end() {
+    let plane = Plane::start().await;
+    let make = async |name: &str, labels, days: Option<i64>| {
+        let expires_at_ms = days.map(|days| SystemClock.now().millis() + days * 86_400_000);
+        let policy = Some(admin::Policy { expires_at_ms, ..Default::default() });
+        let request = admin::CreateKeyRequest { name: name.to_owned(), policy, labels, ..Default::default() };
+        plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap()
+    };
+    let one = make("one", labels(&[("team", "research"), ("env", "ci")]), Some(3)).await;
+    make("two", labels(&[("team", "research"), ("env", "prod")]), Some(30)).await;
+    make("three", HashMap::new(), None).await;
+    let listed = async |page_size, wanted, days: Option<i64>| {
+        let expires_before_ms = days.map(|days| SystemClock.now().millis() + days * 86_400_000);
+        let request = admin::ListKeysRequest { page_size, labels: wanted, expires_before_ms, ..Default::default() };
+        let page = plane.keys().list_keys(request).await.unwrap().into_inner();
+        (page.keys.into_iter().map(|key| key.name).collect::<Vec<_>>(), page.next_page_token.is_empty())
+    };
+    let research = || labels(&[("team", "research")]);
+    assert_eq!(listed(0, research(), None).await.0, ["two", "one"]);
+    assert_eq!(listed(1, research(), None).await, (vec!["two".to_owned()], false), "a page is cut after filtering");
+    assert_eq!(listed(0, labels(&[("team", "research"), ("env", "ci")]), None).await.0, ["one"]);
+    assert_eq!(listed(0, labels(&[("team", "Research")]), None).await.0, Vec::<String>::new());
+    assert_eq!(listed(0, HashMap::new(), Some(7)).await.0, ["one"]);
+    assert_eq!(listed(0, research(), Some(31)).await.0, ["two", "one"]);
+
+    let change = admin::UpdateKeyRequest { labels: labels(&[("env", "nightly")]), ..update(&one.id, &["labels.env"]) };
+    let changed = plane.keys().update_key(change).await.unwrap().into_inner();
+    assert_eq!(changed.labels, labels(&[("team", "research"), ("env", "nightly")]));
+    assert_eq!(changed.revision, one.revision + 3, "a label is a change like any other");
+    assert_eq!(plane.keys().get_key(admin::GetKeyRequest { id: one.id.clone() }).await.unwrap().into_inner(), changed);
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: one.id.clone(), wait_ms: Some(0) }).await.unwrap();
+    assert_eq!(listed(0, HashMap::new(), Some(7)).await.0, Vec::<String>::new(), "a revoked key needs no notice");
+    let details: Vec<_> = plane.admin_entries().await.into_iter().map(|entry| entry.detail).collect();
+    assert!(
+        details.iter().any(|detail| detail.contains("nightly") && detail.contains("\"env\":\"ci\"")),
+        "{details:?}"
+    );
+    plane.stop().await;
+}
+
 #[tokio::test]
 async fn pages_hold_every_key_once_newest_first() {
     let plane = Plane::start().await;
@@ -257,7 +308,7 @@ async fn pages_hold_every_key_once_newest_first() {
     }
     let (mut listed, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = admin::ListKeysRequest { page_size: 3, page_token };
+        let request = admin::ListKeysRequest { page_size: 3, page_token, ..Default::default() };
         let page = plane.keys().list_keys(request).await.unwrap().into_inner();
         assert!(page.keys.len() <= 3);
         listed.extend(page.keys.into_iter().map(|key| key.id));
@@ -269,8 +320,11 @@ async fn pages_hold_every_key_once_newest_first() {
     made.reverse();
     assert_eq!(listed, made);
     for (request, field) in [
-        (admin::ListKeysRequest { page_size: 501, page_token: String::new() }, "page_size: "),
-        (admin::ListKeysRequest { page_size: 1, page_token: "made up".to_owned() }, "page_token: "),
+        (admin::ListKeysRequest { page_size: 501, ..Default::default() }, "page_size: "),
+        (
+            admin::ListKeysRequest { page_size: 1, page_token: "made up".to_owned(), ..Default::default() },
+            "page_token: ",
+        ),
     ] {
         let status = plane.keys().list_keys(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -302,7 +356,8 @@ async fn caller_who_hangs_up_at_any_point_leaves_store_and_published_state_in_st
     let caller = administration.authenticate(Proof::Token(token.as_bytes()), "test", "keys/Create").await.unwrap();
     let (mut hung_up, mut answered) = (0, 0);
     for attempt in 0..120_u64 {
-        let new = NewKey { name: format!("key {attempt}"), policy: Policy::default(), workspace: String::new() };
+        let (name, policy) = (format!("key {attempt}"), Policy::default());
+        let new = NewKey { name, policy, workspace: String::new(), labels: Labels::new() };
         // From hanging up at once to hanging up after the whole call, in small steps.
         let patience = Duration::from_micros(attempt * 100);
         match tokio::time::timeout(patience, administration.create_key(&caller, new)).await {

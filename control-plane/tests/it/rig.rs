@@ -126,7 +126,13 @@ impl Rig {
             chain,
             workspace,
         };
-        let key = StoredKey { record, created_at: self.clock.now(), revoked_at: None, revision: 1 };
+        let key = StoredKey {
+            record,
+            created_at: self.clock.now(),
+            revoked_at: None,
+            revision: 1,
+            labels: Default::default(),
+        };
         let mut tx = self.store.write().await.unwrap();
         keys::insert(&mut tx, &key).await.unwrap();
         self.audit.create_chain(&mut tx, chain, Some(id), [n; 32]).await.unwrap();

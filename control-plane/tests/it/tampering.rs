@@ -40,7 +40,12 @@ async fn lived() -> TempDir {
     };
     plane.workspaces().create_workspace(team).await.unwrap();
     let policy = Some(admin::Policy { spend_limits: limits, time_zone: zone, ..Default::default() });
-    let capped = admin::CreateKeyRequest { name: "capped".to_owned(), policy, workspace: "team".to_owned() };
+    let capped = admin::CreateKeyRequest {
+        name: "capped".to_owned(),
+        policy,
+        workspace: "team".to_owned(),
+        ..Default::default()
+    };
     plane.keys().create_key(capped).await.unwrap();
     plane.make_key("free").await;
     let (dead, _) = plane.make_key("dead").await;
@@ -108,7 +113,8 @@ async fn changed_workspaces_keys_models_credentials_and_operators_are_refused_at
         "UPDATE virtual_keys SET chain_id = zeroblob(16) WHERE name = 'capped'",
         "UPDATE virtual_keys SET name = 'renamed' WHERE name = 'capped'",
         "DELETE FROM virtual_keys WHERE name = 'dead'",
-        "INSERT INTO virtual_keys SELECT 'abcdefghijkl', zeroblob(32), name, status, policy, zeroblob(16), workspace_id, 0, NULL, 1, 0 FROM virtual_keys \
+        "INSERT INTO virtual_keys SELECT 'abcdefghijkl', zeroblob(32), name, status, policy, zeroblob(16), workspace_id, 0, NULL, 1, 0, NULL, NULL, NULL \
+         FROM virtual_keys \
          WHERE name = 'free'",
         "UPDATE models SET model = json_set(model, '$.prices.standard.input', 0) WHERE name = 'gpt-5-mini'",
         "UPDATE models SET model = json_set(model, '$.max_output_tokens', 1) WHERE name = 'gpt-5-mini'",

@@ -139,8 +139,12 @@ async fn lists_usage_and_verification_hold_their_own_workspace_alone() {
     let mut seen = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page =
-            bound.keys.list_keys(admin::ListKeysRequest { page_size: 1, page_token }).await.unwrap().into_inner();
+        let page = bound
+            .keys
+            .list_keys(admin::ListKeysRequest { page_size: 1, page_token, ..Default::default() })
+            .await
+            .unwrap()
+            .into_inner();
         seen.extend(page.keys.into_iter().map(|key| key.id));
         page_token = page.next_page_token;
         if page_token.is_empty() {

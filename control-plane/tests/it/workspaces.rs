@@ -143,7 +143,12 @@ async fn balance_shows_what_all_keys_of_the_workspace_hold_and_the_periods_of_th
 }
 
 async fn key_in_team(plane: &Plane, policy: admin::Policy) -> String {
-    let request = admin::CreateKeyRequest { name: "k".to_owned(), policy: Some(policy), workspace: "team".to_owned() };
+    let request = admin::CreateKeyRequest {
+        name: "k".to_owned(),
+        policy: Some(policy),
+        workspace: "team".to_owned(),
+        ..Default::default()
+    };
     plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap().id
 }
 

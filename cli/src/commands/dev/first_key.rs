@@ -32,7 +32,7 @@ pub(super) fn limits() -> String {
 
 /// Makes a key when the deployment never had one, and waits until the node at `agents` knows it.
 pub(in crate::commands) async fn make(client: &AdminClient, agents: SocketAddr) -> Result<Option<FirstKey>, Failure> {
-    let one = proto::ListKeysRequest { page_size: 1, page_token: String::new() };
+    let one = proto::ListKeysRequest { page_size: 1, ..Default::default() };
     if !client.keys().list_keys(one).await?.into_inner().keys.is_empty() {
         return Ok(None);
     }
@@ -42,8 +42,7 @@ pub(in crate::commands) async fn make(client: &AdminClient, agents: SocketAddr) 
         spend_limits: vec![proto::SpendLimit { nano_usd: NANO_USD_PER_MONTH, window: month }],
         ..proto::Policy::default()
     };
-    let request =
-        proto::CreateKeyRequest { name: "first key".to_owned(), policy: Some(policy), workspace: String::new() };
+    let request = proto::CreateKeyRequest { name: "first key".to_owned(), policy: Some(policy), ..Default::default() };
     let created = client.keys().create_key(request).await?.into_inner();
     let key = FirstKey { id: created.key.unwrap_or_default().id, token: Zeroizing::new(created.token) };
     let known = async {

@@ -1,5 +1,7 @@
 //! What is shown of a key. The token is in one place only: the answer to making a key.
 
+use std::collections::BTreeMap;
+
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::convert;
 use serde::Serialize;
@@ -16,6 +18,7 @@ pub(super) struct KeyView {
     /// The workspace's name.
     workspace: String,
     workspace_id: String,
+    labels: BTreeMap<String, String>,
     policy: PolicyView,
     created_at: String,
     revoked_at: Option<String>,
@@ -56,6 +59,7 @@ impl KeyView {
             status,
             workspace: key.workspace_name,
             workspace_id: key.workspace_id,
+            labels: key.labels.into_iter().collect(),
             policy: PolicyView::of(key.policy.unwrap_or_default()),
             created_at: moment(key.created_at_ms),
             revoked_at: key.revoked_at_ms.map(moment),
@@ -94,6 +98,7 @@ impl Row for KeyView {
         "name",
         "status",
         "workspace",
+        "labels",
         "models",
         "requests",
         "spend",
@@ -116,6 +121,7 @@ impl Row for KeyView {
             self.name.clone(),
             self.status.to_owned(),
             self.workspace.clone(),
+            self.labels_cell(),
             all_or(policy.models.join(",")),
             requests,
             spend,
@@ -129,6 +135,34 @@ impl Row for KeyView {
             policy.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
             self.created_at.clone(),
         ]
+    }
+}
+
+impl KeyView {
+    fn labels_cell(&self) -> String {
+        let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        or_dash(Some(labels.join(",")).filter(|text| !text.is_empty()))
+    }
+}
+
+/// A key in a list: what tells it from the others. As JSON it is whole.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub(super) struct KeyRow(KeyView);
+
+impl KeyRow {
+    pub(super) fn of(key: proto::Key) -> Self {
+        Self(KeyView::of(key))
+    }
+}
+
+impl Row for KeyRow {
+    const COLUMNS: &'static [&'static str] =
+        &["id", "name", "status", "workspace", "labels", "models", "requests", "spend", "expires", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        let mut all: BTreeMap<_, _> = KeyView::COLUMNS.iter().zip(self.0.cells()).collect();
+        Self::COLUMNS.iter().map(|name| all.remove(name).unwrap_or_default()).collect()
     }
 }
 
@@ -182,6 +216,9 @@ mod tests {
             workspace_name: "team".to_owned(),
             status,
             policy: Some(policy),
+            labels: [("team", "research"), ("env", "ci")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             ..Default::default()
         }
     }
@@ -191,9 +228,17 @@ mod tests {
         let view = KeyView::of(key());
         let cells = view.cells();
         assert_eq!(cells.len(), KeyView::COLUMNS.len());
-        assert_eq!(&cells[2..7], ["frozen", "team", "gpt-5*", "500/day", "$10.50/month"]);
-        assert_eq!(&cells[7..13], ["60", "90000", "-", "-", "10.0.0.0/8", "chat,unknown"]);
-        assert_eq!(&cells[13..15], ["2026-11-22T06:00:00Z", "UTC"]);
+        assert_eq!(&cells[2..8], ["frozen", "team", "env=ci,team=research", "gpt-5*", "500/day", "$10.50/month"]);
+        assert_eq!(&cells[8..14], ["60", "90000", "-", "-", "10.0.0.0/8", "chat,unknown"]);
+        assert_eq!(&cells[14..16], ["2026-11-22T06:00:00Z", "UTC"]);
+    }
+
+    #[test]
+    fn a_list_shows_a_part_of_what_a_key_shows() {
+        let cells = KeyRow::of(key()).cells();
+        assert_eq!(cells.len(), KeyRow::COLUMNS.len());
+        assert_eq!(&cells[3..6], ["team", "env=ci,team=research", "gpt-5*"]);
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "{cells:?}");
     }
 
     #[test]

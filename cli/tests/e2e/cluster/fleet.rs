@@ -264,7 +264,7 @@ impl Cluster {
     pub async fn create_key_in(&self, workspace: &str, name: &str, policy: admin::Policy) -> (String, String) {
         let mut keys = admin::key_service_client::KeyServiceClient::new(self.admin().await);
         let (name, workspace) = (name.to_owned(), workspace.to_owned());
-        let request = admin::CreateKeyRequest { name, policy: Some(policy), workspace };
+        let request = admin::CreateKeyRequest { name, policy: Some(policy), workspace, ..Default::default() };
         let answer = keys.create_key(request).await.unwrap().into_inner();
         for node in 0..self.nodes.len() {
             self.eventually("the node knows the new key", async || self.lists_models(node, &answer.token).await).await;

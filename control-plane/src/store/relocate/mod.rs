@@ -19,11 +19,12 @@ use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
-const TABLES: [&str; 25] = [
+const TABLES: [&str; 26] = [
     "deployment",
     "operators",
     "workspaces",
     "virtual_keys",
+    "key_labels",
     "credentials",
     "vault_records",
     "vault_keys",
