@@ -380,6 +380,7 @@ pub(crate) fn key(number: u8, policy: Policy) -> Resource {
         policy: Arc::new(policy),
         chain: ChainId::from_bytes([number; 16]),
         workspace: WorkspaceId::from_bytes([7; 16]),
+        former: None,
     }))
 }
 

@@ -40,6 +40,8 @@ pub enum Rejection {
     KeyRevoked,
     /// The key's time is over.
     KeyExpired(Timestamp),
+    /// The key was rotated, and the token that was sent worked until then; `None`: until the rotation.
+    TokenReplaced(Option<Timestamp>),
     /// The key is switched off.
     KeyFrozen,
     /// The policy does not allow the address that the request comes from.
@@ -161,6 +163,7 @@ impl Rejection {
             | Self::KeyUnknown
             | Self::KeyRevoked
             | Self::KeyExpired(_)
+            | Self::TokenReplaced(_)
             | Self::KeyFrozen => shape(401, "invalid_request_error", "invalid_api_key", Retry::Never),
             Self::AddressNotAllowed => shape(403, "permission_error", "address_not_allowed", Retry::Never),
             Self::EndpointNotAllowed(_) => shape(403, "permission_error", "endpoint_not_allowed", Retry::Never),
@@ -211,6 +214,7 @@ impl Rejection {
             Self::KeyRevoked => "key_revoked",
             Self::KeyExpired(_) => "key_expired",
             Self::KeyFrozen => "key_frozen",
+            Self::TokenReplaced(_) => "token_replaced",
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::CutShort { .. } => "upstream_cut_short",
             other => other.shape().code,
@@ -237,6 +241,7 @@ impl Rejection {
             Self::KeyRevoked => Denial::KeyRevoked.message(),
             Self::KeyExpired(at) => Denial::KeyExpired(*at).message(),
             Self::KeyFrozen => Denial::KeyFrozen.message(),
+            Self::TokenReplaced(until) => Denial::TokenReplaced(*until).message(),
             Self::AddressNotAllowed => Denial::AddressNotAllowed.message(),
             Self::EndpointNotAllowed(endpoint) => Denial::EndpointNotAllowed(*endpoint).message(),
             Self::ModelNotAllowed(model) => Denial::ModelNotAllowed(model.clone()).message(),
@@ -375,6 +380,7 @@ impl From<Denial> for Rejection {
         match denial {
             Denial::KeyRevoked => Self::KeyRevoked,
             Denial::KeyFrozen => Self::KeyFrozen,
+            Denial::TokenReplaced(until) => Self::TokenReplaced(until),
             Denial::KeyExpired(at) => Self::KeyExpired(at),
             Denial::AddressNotAllowed => Self::AddressNotAllowed,
             Denial::EndpointNotAllowed(endpoint) => Self::EndpointNotAllowed(endpoint),
@@ -412,6 +418,8 @@ mod tests {
         let denials = [
             Denial::KeyRevoked,
             Denial::KeyFrozen,
+            Denial::TokenReplaced(None),
+            Denial::TokenReplaced(Some(Timestamp::from_millis(0))),
             Denial::KeyExpired(Timestamp::from_millis(0)),
             Denial::AddressNotAllowed,
             Denial::EndpointNotAllowed(Endpoint::Models),

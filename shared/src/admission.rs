@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::endpoint::Endpoint;
 use crate::policy::Policy;
 use crate::state::{KeyRecord, KeyStatus};
+use crate::token::TokenDigest;
 
 /// Why a key may not make a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Denial {
     KeyRevoked,
     /// The key is switched off.
     KeyFrozen,
+    /// The token was replaced by a rotation, and worked until this moment; `None`: until then.
+    TokenReplaced(Option<Timestamp>),
     /// The key's time is over since this moment.
     KeyExpired(Timestamp),
     /// The request comes from outside of the networks that the key may be used from.
@@ -39,7 +42,7 @@ impl Denial {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::KeyRevoked | Self::KeyFrozen | Self::KeyExpired(_) => 401,
+            Self::KeyRevoked | Self::KeyFrozen | Self::TokenReplaced(_) | Self::KeyExpired(_) => 401,
             Self::AddressNotAllowed | Self::EndpointNotAllowed(_) | Self::ModelNotAllowed(_) => 403,
             Self::ModelUnknown(_) => 404,
             Self::ModelNotServed(_) | Self::ModelElsewhere(..) => 400,
@@ -50,7 +53,7 @@ impl Denial {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::KeyRevoked | Self::KeyFrozen | Self::KeyExpired(_) => "invalid_api_key",
+            Self::KeyRevoked | Self::KeyFrozen | Self::TokenReplaced(_) | Self::KeyExpired(_) => "invalid_api_key",
             Self::AddressNotAllowed => "address_not_allowed",
             Self::EndpointNotAllowed(_) => "endpoint_not_allowed",
             Self::ModelNotAllowed(_) => "model_not_allowed",
@@ -66,6 +69,14 @@ impl Denial {
         match self {
             Self::KeyRevoked => "This virtual key was revoked.".into(),
             Self::KeyFrozen => "This virtual key is frozen; an operator can unfreeze it.".into(),
+            Self::TokenReplaced(None) => {
+                "This virtual key was rotated, and this token of it works no more: use its new one.".into()
+            }
+            Self::TokenReplaced(Some(until)) => format!(
+                "This virtual key was rotated, and this token of it worked until {}: use its new one.",
+                until.rfc3339()
+            )
+            .into(),
             Self::KeyExpired(at) => format!("This virtual key expired at {}.", at.rfc3339()).into(),
             Self::AddressNotAllowed => "This virtual key cannot be used from this address.".into(),
             Self::EndpointNotAllowed(endpoint) => {
@@ -102,6 +113,20 @@ pub fn standing(key: &KeyRecord, now: Timestamp) -> Result<(), Denial> {
     match key.policy.expires_at {
         Some(expiry) if expiry <= now => Err(Denial::KeyExpired(expiry)),
         _ => Ok(()),
+    }
+}
+
+/// Whether the token with this digest, which resolved to the key, still works at `now`: and until when, if it was replaced.
+///
+/// # Errors
+/// [`Denial::TokenReplaced`].
+pub fn token(key: &KeyRecord, presented: &TokenDigest, now: Timestamp) -> Result<Option<Timestamp>, Denial> {
+    if key.digest == *presented {
+        return Ok(None);
+    }
+    match key.former.as_ref().filter(|former| former.digest == *presented).and_then(|former| former.until) {
+        Some(until) if now < until => Ok(Some(until)),
+        until => Err(Denial::TokenReplaced(until)),
     }
 }
 

@@ -17,7 +17,8 @@ use crate::id::{CredentialId, KeyId, WorkspaceId};
 use crate::token::TokenDigest;
 
 pub use record::{
-    CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, ResourceId, Standing, WorkspaceRecord, policy_digest,
+    CredentialRecord, FormerToken, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, ResourceId, Standing, WorkspaceRecord,
+    policy_digest,
 };
 pub use set_hash::SetHash;
 
@@ -271,7 +272,7 @@ impl State {
         self.set_hash
     }
 
-    /// The key whose token has this digest.
+    /// The key whose token, or whose former token, has this digest.
     #[must_use]
     pub fn key_by_digest(&self, digest: &TokenDigest) -> Option<Arc<KeyRecord>> {
         self.keys.by_digest(digest).map(Arc::new)
@@ -283,7 +284,7 @@ impl State {
         self.keys.by_id(id).map(Arc::new)
     }
 
-    /// All keys, in no order that means anything.
+    /// All keys, each once, in no order that means anything.
     pub fn keys(&self) -> impl Iterator<Item = KeyRecord> {
         self.keys.records().iter()
     }
@@ -355,13 +356,38 @@ mod tests {
         let digest = TokenDigest([number; 32]);
         let (policy, chain) = (Arc::new(Policy::default()), ChainId::from_bytes([number; 16]));
         let (workspace, name) = (WorkspaceId::from_bytes([0; 16]), "k".to_owned());
-        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, status_revision: 0, policy, chain, workspace }))
+        let status_revision = 0;
+        Resource::Key(Arc::new(KeyRecord {
+            id,
+            digest,
+            name,
+            status,
+            status_revision,
+            policy,
+            chain,
+            workspace,
+            former: None,
+        }))
+    }
+
+    /// The key after `times` rotations.
+    fn rotated(number: u8, times: u8) -> Resource {
+        let Resource::Key(key) = key(number, KeyStatus::Active) else { unreachable!() };
+        let digest = |times: u8| TokenDigest([number.wrapping_add(times.wrapping_mul(16)); 32]);
+        let former = FormerToken { digest: digest(times - 1), until: None };
+        Resource::Key(Arc::new(KeyRecord {
+            digest: digest(times),
+            former: Some(Box::new(former)),
+            ..KeyRecord::clone(&key)
+        }))
     }
 
     fn change() -> impl Strategy<Value = Change> {
-        (0u8..6, 0u8..3).prop_map(|(number, action)| match action {
+        (0u8..6, 0u8..5).prop_map(|(number, action)| match action {
             0 => Change::Upsert(key(number, KeyStatus::Active)),
             1 => Change::Upsert(key(number, KeyStatus::Revoked)),
+            2 => Change::Upsert(rotated(number, 1)),
+            3 => Change::Upsert(rotated(number, 2)),
             _ => Change::Remove(key(number, KeyStatus::Active).id()),
         })
     }
@@ -384,10 +410,14 @@ mod tests {
                 keys
             };
             prop_assert_eq!(keys(&follower), keys(&leader));
+            prop_assert_eq!(keys(&snapshot), keys(&leader));
             prop_assert_eq!(keys(&leader).len(), leader.key_count());
             for key in leader.keys() {
                 let found = (follower.key_by_digest(&key.digest), follower.key(key.id));
-                prop_assert_eq!(found, (Some(Arc::new(key.clone())), Some(Arc::new(key))));
+                prop_assert_eq!(found, (Some(Arc::new(key.clone())), Some(Arc::new(key.clone()))));
+                if let Some(former) = &key.former {
+                    prop_assert_eq!(follower.key_by_digest(&former.digest), Some(Arc::new(key.clone())));
+                }
             }
         }
     }
@@ -424,6 +454,22 @@ mod tests {
         assert!(of_contents.keys().all(|key| key.status == KeyStatus::Active));
         (0..300).for_each(|at| state.add(numbered(at, KeyStatus::Active)));
         assert_eq!((state.key_count(), state.contents().keys.chunks()), (600, 3), "places are used again");
+    }
+
+    #[test]
+    fn a_rotated_key_is_found_by_both_tokens_and_counts_once() {
+        let mut state = State::default();
+        state.commit(vec![Change::Upsert(key(1, KeyStatus::Active))]);
+        for times in 1..=2 {
+            state.commit(vec![Change::Upsert(rotated(1, times))]);
+            let found =
+                [times - 1, times].map(|times| state.key_by_digest(&TokenDigest([1 + times * 16; 32])).is_some());
+            assert_eq!((found, state.keys().count(), state.resources().count()), ([true, true], 1, 1));
+        }
+        assert!(state.key_by_digest(&TokenDigest([1; 32])).is_none(), "there are never more than two");
+        state.commit(vec![Change::Remove(key(1, KeyStatus::Active).id())]);
+        assert!(state.keys().next().is_none() && state.set_hash() == SetHash::default());
+        assert_eq!(state.key_by_digest(&TokenDigest([17; 32])), None);
     }
 
     #[test]

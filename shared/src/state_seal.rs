@@ -134,7 +134,18 @@ mod tests {
         let (digest, chain) = (TokenDigest([number; 32]), ChainId::from_bytes([number; 16]));
         let (name, policy) = ("k".to_owned(), Arc::new(Policy::default()));
         let workspace = WorkspaceId::from_bytes([0; 16]);
-        Resource::Key(Arc::new(KeyRecord { id, digest, name, status, status_revision: 0, policy, chain, workspace }))
+        let status_revision = 0;
+        Resource::Key(Arc::new(KeyRecord {
+            id,
+            digest,
+            name,
+            status,
+            status_revision,
+            policy,
+            chain,
+            workspace,
+            former: None,
+        }))
     }
 
     fn credential(number: u8, base_url: &str) -> Resource {

@@ -66,6 +66,21 @@ impl NewToken {
     /// When the operating system has no randomness to give.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let text = generate(TokenKind::VirtualKey)?;
+        Self::of(text)
+    }
+
+    /// Draws another token for the key with this id.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_for(key: KeyId) -> Result<Self, getrandom::Error> {
+        Self::of(generate_with(TokenKind::VirtualKey, |text| {
+            text.push_str(key.as_str());
+            Ok(())
+        })?)
+    }
+
+    fn of(text: Zeroizing<String>) -> Result<Self, getrandom::Error> {
         let id = KeyId::from_ascii(&text.as_bytes()[PREFIX.len()..PREFIX.len() + ID_LEN])
             .map_err(|_| getrandom::Error::UNEXPECTED)?;
         Ok(Self { text, id })
@@ -95,10 +110,17 @@ impl NewToken {
 /// # Errors
 /// When the operating system has no randomness to give.
 pub fn generate(kind: TokenKind) -> Result<Zeroizing<String>, getrandom::Error> {
+    generate_with(kind, |text| push_random(text, ID_LEN))
+}
+
+fn generate_with(
+    kind: TokenKind,
+    push_id: impl FnOnce(&mut String) -> Result<(), getrandom::Error>,
+) -> Result<Zeroizing<String>, getrandom::Error> {
     // Room for the longest prefix, so that growing leaves no copy of the secret behind.
     let mut text = Zeroizing::new(String::with_capacity(TOKEN_LEN + 1));
     text.push_str(kind.prefix());
-    push_random(&mut text, ID_LEN)?;
+    push_id(&mut text)?;
     text.push('_');
     push_random(&mut text, SECRET_LEN)?;
     let checksum = checksum(text.as_bytes());
@@ -195,6 +217,16 @@ mod tests {
         for length in 0..TOKEN_LEN {
             assert!(parse(&token.expose().as_bytes()[..length]).is_err(), "length {length}");
         }
+    }
+
+    #[test]
+    fn another_token_of_a_key_has_its_id_and_nothing_else_of_the_first() {
+        let first = NewToken::generate().unwrap();
+        let second = NewToken::generate_for(first.id()).unwrap();
+        assert_eq!(parse(second.expose().as_bytes()), Ok((first.id(), second.digest())));
+        assert_eq!(second.expose().len(), TOKEN_LEN);
+        let secret = PREFIX.len() + ID_LEN + 1..PREFIX.len() + ID_LEN + 1 + SECRET_LEN;
+        assert_ne!(first.expose()[secret.clone()], second.expose()[secret]);
     }
 
     #[test]

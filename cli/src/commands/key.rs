@@ -1,4 +1,4 @@
-//! `keyforge key`: virtual keys are made, shown, changed, paused and revoked. A token is printed when its key is made, and never again.
+//! `keyforge key`: virtual keys are made, shown, changed, rotated, paused and revoked. A token is printed when it is made, and never again.
 //!
 //! What stops a key or lets it go on prints a receipt: which nodes have done it, and from when on no node does otherwise.
 
@@ -46,6 +46,9 @@ enum KeyAction {
     /// Change a key; only what is named changes
     #[command(after_help = "Example:\n  keyforge key update vk_0123456789ab --spend 80/month --no-rpm")]
     Update(UpdateArgs),
+    /// Give a key another token and print it, this once
+    #[command(after_help = "Example:\n  keyforge key rotate vk_0123456789ab --grace 24h")]
+    Rotate(RotateArgs),
     /// Stop a key until it is resumed, and cut its running streams
     #[command(visible_alias = "freeze")]
     Pause(StandingArgs),
@@ -108,6 +111,15 @@ struct CreateArgs {
 }
 
 #[derive(Args, Debug)]
+struct RotateArgs {
+    /// The key's id: vk_ and 12 characters
+    id: String,
+    /// How long the token so far goes on to work, such as 24h, at most 30d [default: it ends at once]
+    #[arg(long, value_name = "TIME", value_parser = limit_syntax::span)]
+    grace: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
 struct UpdateArgs {
     /// The key's id: vk_ and 12 characters
     id: String,
@@ -146,6 +158,10 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
             let created = CreatedView::of(keys.create_key(request).await?.into_inner());
             return output.either(|| created.text(), &created);
         }
+        Call::Rotate(request) => {
+            let rotated = CreatedView::of_rotated(keys.rotate_key(request).await?.into_inner());
+            return output.either(|| rotated.text(), &rotated);
+        }
         Call::List(limit, wanted) => {
             let found = pages(limit, async |page_size, page_token| {
                 let request = proto::ListKeysRequest { page_size, page_token, ..wanted.clone() };
@@ -180,6 +196,7 @@ enum Call {
     List(Option<usize>, proto::ListKeysRequest),
     Show(String),
     Update(proto::UpdateKeyRequest),
+    Rotate(proto::RotateKeyRequest),
     /// With the milliseconds to wait.
     Standing(Standing, String, u32),
 }
@@ -210,6 +227,10 @@ impl Call {
             }
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
             KeyAction::Update(args) => Self::Update(update(args, now)?),
+            KeyAction::Rotate(RotateArgs { id, grace }) => {
+                let grace_ms = u64::try_from(grace.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+                Self::Rotate(proto::RotateKeyRequest { id: key_id(&id)?, grace_ms })
+            }
             KeyAction::Pause(args) => Self::standing(Standing::Pause, &args)?,
             KeyAction::Resume(args) => Self::standing(Standing::Resume, &args)?,
             KeyAction::Zero(args) => Self::standing(Standing::Zero, &args)?,

@@ -86,6 +86,38 @@ fn a_key_lives_from_create_to_revoke() {
 }
 
 #[test]
+fn a_rotated_key_works_with_both_tokens_until_the_grace_ends_and_stays_the_same_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let (id, old) = (dev.key(), dev.token());
+    let rotated = dev.json(&["key", "rotate", &id, "--grace", "24h"]);
+    let new = rotated["token"].as_str().unwrap().to_owned();
+    assert!(new.starts_with(&format!("{id}_")) && new != old && rotated["key"]["id"] == id.as_str());
+    let until = rotated["key"]["former_token_until"].as_str().unwrap();
+    eventually("the new token to work", || (dev.chat(&new).0 == 200).then_some(()));
+    let (status, answer) = dev.chat(&old);
+    assert!(status == 200 && answer.contains(&format!("x-keyforge-token-valid-until: {until}")), "{answer}");
+    assert!(!dev.chat(&new).1.contains("x-keyforge-token-valid-until"));
+    assert!(dev.run(&["key", "show", &id]).stdout.contains("active (old token until "));
+
+    let newest = dev.json(&["key", "rotate", &id])["token"].as_str().unwrap().to_owned();
+    let (_, answer) =
+        eventually("the replaced token to end", || Some(dev.chat(&new)).filter(|(status, _)| *status == 401));
+    assert!(answer.contains("invalid_api_key") && answer.contains("was rotated"), "{answer}");
+    assert_eq!((dev.chat(&newest).0, dev.chat(&old).0), (200, 401), "there are never more than two");
+    eventually("the use of a replaced token in the chain", || {
+        dev.run(&["audit", "list", &id, "--output", "json"]).stdout.contains("token_replaced").then_some(())
+    });
+    assert_eq!(dev.run(&["key", "rotate", &id, "--grace", "31d"]).code, 1);
+    let listed = dev.run(&["audit", "list", "--admin", "--output", "json"]).stdout;
+    assert!(listed.contains("keys/Rotate") && ![&old, &new, &newest].iter().any(|token| listed.contains(*token)));
+    dev.json(&["key", "revoke", &id]);
+    let refused = dev.run(&["key", "rotate", &id]);
+    assert!(refused.code == 1 && refused.stderr.contains("revoked for ever"), "{}", refused.stderr);
+    assert_eq!(dev.run(&["audit", "verify", "--all"]).code, 0);
+}
+
+#[test]
 fn keys_are_listed_by_label_and_by_their_end() {
     let directory = tempfile::tempdir().unwrap();
     let dev = dev(&directory);

@@ -98,6 +98,7 @@ impl Admin {
                 policy: Arc::new(policy),
                 chain,
                 workspace,
+                former: None,
             };
             let revision = edit.revision();
             let key = StoredKey { record, created_at: now, revoked_at: None, revision, labels: new.labels };
@@ -282,7 +283,7 @@ impl Admin {
         problems
     }
 
-    async fn edit_key(&self, call: &Call, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
+    pub(super) async fn edit_key(&self, call: &Call, id: KeyId) -> Result<(Edit, StoredKey), AdminError> {
         self.unless_hidden(call.workspace, id)?;
         let mut edit = self.edit().await?;
         let found = keys::get(edit.connection(), id).await?.ok_or_else(|| AdminError::not_found("virtual key", id))?;
@@ -290,7 +291,7 @@ impl Admin {
         Ok((edit, found))
     }
 
-    async fn save_key(
+    pub(super) async fn save_key(
         &self,
         mut edit: Edit,
         call: &Call,
@@ -320,13 +321,19 @@ impl Admin {
         Ok(after)
     }
 
-    async fn write_key(&self, mut edit: Edit, call: &Call, detail: Value, key: &StoredKey) -> Result<(), AdminError> {
+    pub(super) async fn write_key(
+        &self,
+        mut edit: Edit,
+        call: &Call,
+        detail: Value,
+        key: &StoredKey,
+    ) -> Result<(), AdminError> {
         keys::update(edit.connection(), key).await?;
         self.commit(edit, call, detail.to_string(), publish(key)).await
     }
 }
 
-fn unless_revoked(key: &StoredKey) -> Result<(), AdminError> {
+pub(super) fn unless_revoked(key: &StoredKey) -> Result<(), AdminError> {
     let StoredKey { record: KeyRecord { id, status, .. }, .. } = key;
     if *status == KeyStatus::Revoked {
         return Err(AdminError::Precondition(format!("{id} is revoked for ever: make a new key")));

@@ -11,6 +11,7 @@ pub mod deployment;
 mod error;
 mod failures;
 mod follow;
+mod key_life;
 pub mod key_update;
 pub mod keys;
 mod labels;

@@ -14,7 +14,7 @@ use crate::store::{StoreError, deployment, keys};
 /// Detail of an act that was carried out and left everything as it was.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 /// The acts that move the state to its next revision when they are carried out and change anything.
-const CHANGES: [&str; 20] = [
+const CHANGES: [&str; 21] = [
     "workspaces/Create",
     "workspaces/Update",
     "workspaces/Delete",
@@ -25,6 +25,7 @@ const CHANGES: [&str; 20] = [
     "keys/Pause",
     "keys/Resume",
     "keys/Zero",
+    "keys/Rotate",
     "credentials/Add",
     "credentials/Update",
     "credentials/Rotate",

@@ -1,12 +1,13 @@
 //! `keyforge.admin.v1.KeyService`.
 
+use std::time::Duration;
+
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::key_service_server::KeyService;
 use keyforge_proto::convert::{ConvertError, required, time};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
-use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::auth::{decoded, operator};
@@ -82,6 +83,7 @@ impl KeyApi {
             workspace_id: key.record.workspace.to_string(),
             workspace_name: self.admin.workspace_name(key.record.workspace),
             labels: key.labels.clone().into_iter().collect(),
+            former_token_until_ms: key.record.former.as_ref().and_then(|former| former.until).map(Timestamp::millis),
         }
     }
 }
@@ -143,6 +145,17 @@ impl KeyService for KeyApi {
         })();
         let (id, update) = decoded(&self.admin, &caller, "keys/Update", "", update).await?;
         Ok(Response::new(self.encode(&self.admin.update_key(&caller, id, update).await?)))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<proto::RotateKeyRequest>,
+    ) -> Result<Response<proto::RotateKeyResponse>, Status> {
+        let caller = operator(&self.admin, &request, "keys/Rotate").await?;
+        let proto::RotateKeyRequest { id, grace_ms } = request.into_inner();
+        let key = decoded(&self.admin, &caller, "keys/Rotate", "", key_id(&id)).await?;
+        let (key, token) = self.admin.rotate_key(&caller, key, Duration::from_millis(grace_ms)).await?;
+        Ok(Response::new(proto::RotateKeyResponse { key: Some(self.encode(&key)), token: token.expose().to_owned() }))
     }
 
     async fn revoke_key(

@@ -398,6 +398,7 @@ mod tests {
             policy: Arc::default(),
             chain: keyforge_shared::id::ChainId::from_bytes([number; 16]),
             workspace: keyforge_shared::id::WorkspaceId::from_bytes([0; 16]),
+            former: None,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 use keyforge_shared::policy::Policy;
-use keyforge_shared::state::{KeyRecord, KeyStatus};
+use keyforge_shared::state::{FormerToken, KeyRecord, KeyStatus};
 use keyforge_shared::token::TokenDigest;
 use sqlx::AssertSqlSafe;
 
@@ -55,8 +55,8 @@ pub struct After {
 pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreError> {
     sql::query(
         "INSERT INTO virtual_keys (name, status, status_revision, policy, expires_at, revoked_at, revision, key_id, token_digest, \
-             chain_id, workspace_id, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             former_digest, former_until, chain_id, workspace_id, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
@@ -67,6 +67,8 @@ pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreE
     .bind(column::signed(key.revision, "the revision")?)
     .bind(key.record.id.as_str())
     .bind(key.record.digest.0.as_slice())
+    .bind(former_digest(&key.record))
+    .bind(former_until(&key.record))
     .bind(key.record.chain.as_bytes().as_slice())
     .bind(key.record.workspace.as_bytes().as_slice())
     .bind(key.created_at.nanos())
@@ -82,8 +84,8 @@ pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreE
 pub async fn update(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreError> {
     sql::query(
         "UPDATE virtual_keys SET name = $1, status = $2, status_revision = $3, policy = $4, expires_at = $5, revoked_at = $6, \
-             revision = $7 \
-         WHERE key_id = $8",
+             revision = $7, token_digest = $8, former_digest = $9, former_until = $10 \
+         WHERE key_id = $11",
     )
     .bind(key.record.name.as_str())
     .bind(key.record.status.as_str())
@@ -92,6 +94,9 @@ pub async fn update(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreE
     .bind(key.record.policy.expires_at.map(Timestamp::nanos))
     .bind(key.revoked_at.map(Timestamp::nanos))
     .bind(column::signed(key.revision, "the revision")?)
+    .bind(key.record.digest.0.as_slice())
+    .bind(former_digest(&key.record))
+    .bind(former_until(&key.record))
     .bind(key.record.id.as_str())
     .execute(connection)
     .await?;
@@ -268,7 +273,21 @@ fn read(row: &Row) -> Result<StoredKey, StoreError> {
     })
 }
 
+fn former_digest(key: &KeyRecord) -> Option<&[u8]> {
+    key.former.as_ref().map(|former| former.digest.0.as_slice())
+}
+
+fn former_until(key: &KeyRecord) -> Option<i64> {
+    key.former.as_ref()?.until.map(Timestamp::nanos)
+}
+
 fn read_record(row: &Row) -> Result<KeyRecord, StoreError> {
+    let former: Option<&[u8]> = row.try_get("former_digest")?;
+    let until: Option<i64> = row.try_get("former_until")?;
+    let former = former.map(|digest| {
+        let digest = TokenDigest(digest.try_into().map_err(|_| StoreError::Corrupt("former_digest"))?);
+        Ok::<_, StoreError>(Box::new(FormerToken { digest, until: until.map(Timestamp::from_nanos) }))
+    });
     Ok(KeyRecord {
         id: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
         digest: TokenDigest(column::bytes32(row, "token_digest")?),
@@ -278,6 +297,7 @@ fn read_record(row: &Row) -> Result<KeyRecord, StoreError> {
         policy: column::word(row, "policy", |text| serde_json::from_str(text).ok().map(Arc::new))?,
         chain: column::bytes(row, "chain_id", ChainId::from_slice)?,
         workspace: column::bytes(row, "workspace_id", WorkspaceId::from_slice)?,
+        former: former.transpose()?,
     })
 }
 

@@ -300,6 +300,35 @@ async fn keys_are_found_by_all_of_their_labels_and_by_their_end() {
 }
 
 #[tokio::test]
+async fn a_rotated_key_is_the_same_key_with_another_token_also_after_a_restart() {
+    let plane = Plane::start().await;
+    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), ..Default::default() };
+    let made = plane.keys().create_key(request).await.unwrap().into_inner();
+    let before = made.key.unwrap();
+    let rotate = |grace_ms| admin::RotateKeyRequest { id: before.id.clone(), grace_ms };
+    let rotated = plane.keys().rotate_key(rotate(60_000)).await.unwrap().into_inner();
+    let key = rotated.key.unwrap();
+    assert!(rotated.token.starts_with(&format!("{}_", before.id)) && rotated.token != made.token);
+    assert!(key.former_token_until_ms.is_some_and(|until| until > SystemClock.now().millis()));
+    let besides = admin::Key { former_token_until_ms: None, revision: before.revision, ..key.clone() };
+    assert_eq!(besides, before, "nothing else changes");
+    // It starts with what is stored alone, and refuses to if that is not what was sealed.
+    let plane = Plane::start_again(plane.stop().await).await;
+    let shown = plane.keys().get_key(admin::GetKeyRequest { id: before.id.clone() }).await.unwrap().into_inner();
+    assert_eq!(shown, key);
+    let at_once = plane.keys().rotate_key(rotate(0)).await.unwrap().into_inner();
+    assert_eq!(at_once.key.unwrap().former_token_until_ms, None);
+    let long = plane.keys().rotate_key(rotate(31 * 86_400_000)).await.unwrap_err();
+    assert!(long.code() == Code::InvalidArgument && long.message().contains("grace_ms"), "{long:?}");
+    plane.keys().revoke_key(admin::RevokeKeyRequest { id: before.id.clone(), wait_ms: Some(0) }).await.unwrap();
+    assert_eq!(plane.keys().rotate_key(rotate(0)).await.unwrap_err().code(), Code::FailedPrecondition);
+    let entries = plane.admin_entries().await;
+    assert_eq!(entries.iter().filter(|entry| entry.method == "keys/Rotate").count(), 4, "refusals are entries, too");
+    assert!(entries.iter().all(|entry| !entry.detail.contains(&rotated.token)));
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn pages_hold_every_key_once_newest_first() {
     let plane = Plane::start().await;
     let mut made = Vec::new();

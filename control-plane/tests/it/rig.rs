@@ -125,6 +125,7 @@ impl Rig {
             policy: std::sync::Arc::new(policy),
             chain,
             workspace,
+            former: None,
         };
         let key = StoredKey {
             record,

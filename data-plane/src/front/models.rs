@@ -10,14 +10,13 @@ use http_body_util::Full;
 use keyforge_providers::redact;
 use keyforge_shared::catalog::{Model, ProviderName};
 use keyforge_shared::endpoint::Endpoint;
-use keyforge_shared::id::KeyId;
 use keyforge_shared::state::KeyRecord;
 use serde_json::json;
 
 use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::request::answer::{Answer, AnswerBody};
-use crate::request::authenticate::authenticate;
+use crate::request::authenticate::{Caller, authenticate};
 use crate::request::authorize::{can_be_called, entry as may_enter, find};
 use crate::request::receive::Head;
 
@@ -25,6 +24,7 @@ use crate::request::receive::Head;
 #[must_use]
 pub fn list(plane: &Plane, head: &Head) -> Answer {
     answer(
+        plane,
         head,
         with_key(plane, head, |key| {
             let data: Vec<_> = callable(plane, key).iter().map(|model| entry(model)).collect();
@@ -37,6 +37,7 @@ pub fn list(plane: &Plane, head: &Head) -> Answer {
 #[must_use]
 pub fn get(plane: &Plane, head: &Head, name: &str) -> Answer {
     answer(
+        plane,
         head,
         with_key(plane, head, |key| {
             let found = find(plane, name).filter(|model| is_callable(key, model, &reachable(plane)));
@@ -51,10 +52,11 @@ fn with_key(
     plane: &Plane,
     head: &Head,
     read: impl FnOnce(&KeyRecord) -> Result<serde_json::Value, Rejection>,
-) -> Result<(KeyId, serde_json::Value), Rejection> {
+) -> Result<(Caller, serde_json::Value), Rejection> {
     let caller = authenticate(plane, head)?;
-    may_enter(plane, caller.key(), head, Endpoint::Models)?;
-    Ok((caller.key().id, read(caller.key())?))
+    may_enter(plane, &caller, head, Endpoint::Models)?;
+    let value = read(caller.key())?;
+    Ok((caller, value))
 }
 
 fn callable(plane: &Plane, key: &KeyRecord) -> Vec<Arc<Model>> {
@@ -77,15 +79,17 @@ fn entry(model: &Model) -> serde_json::Value {
     json!({ "id": model.name, "object": "model", "created": 0, "owned_by": model.provider })
 }
 
-fn answer(head: &Head, result: Result<(KeyId, serde_json::Value), Rejection>) -> Answer {
+fn answer(plane: &Plane, head: &Head, result: Result<(Caller, serde_json::Value), Rejection>) -> Answer {
     match result {
-        Ok((key, value)) => {
+        Ok((caller, value)) => {
             let mut response = Response::new(AnswerBody::Whole(Full::new(Bytes::from(value.to_string()))));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             if let Ok(id) = HeaderValue::from_str(&head.id.to_string()) {
                 response.headers_mut().insert("x-request-id", id);
             }
-            Answer { response, code: "", key: Some(key), model: String::new(), cost: None }
+            let key = Some(caller.key().id);
+            let answer = Answer { response, code: "", key, model: String::new(), cost: None };
+            answer.with_token_until(caller.token_until(plane.clock.now()))
         }
         Err(rejection) => Answer::refusal(head, &rejection),
     }

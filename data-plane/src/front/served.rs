@@ -34,6 +34,7 @@ pub(crate) const CAP: u64 = 10_000_000_000;
 pub(crate) struct Scene {
     pub provider: ScriptedProvider,
     pub node: Node,
+    pub clock: Arc<ManualClock>,
     pub address: String,
     token: NewToken,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -113,14 +114,15 @@ impl Scene {
         let ledger = Arc::new(FakeLedger::default());
         let own = |dimension, limit| ((Scope::Key, dimension, Window::Day), limit);
         ledger.0.lock().limits = [own(Dimension::Spend, CAP), own(Dimension::Requests, 100)].into();
-        let node = Parts::in_memory(ledger.serve().await, &Arc::new(ManualClock::at(START)), state).build();
+        let clock = Arc::new(ManualClock::at(START));
+        let node = Parts::in_memory(ledger.serve().await, &clock, state).build();
         for credential in &credentials {
             let secret = SecretBytes::new(format!("sk-of-{}", credential.provider).into_bytes());
             node.plane.replica.secrets.put(credential.id, 1, &secret).unwrap();
         }
         let address = serve(&node).await;
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-        Self { provider, node, address, token, client, _ledger: ledger }
+        Self { provider, node, clock, address, token, client, _ledger: ledger }
     }
 
     /// The answer's head, with its body to come.

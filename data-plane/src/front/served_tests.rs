@@ -1,15 +1,19 @@
 //! What agents see of a node that serves on a socket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use keyforge_loadtest::provider::{Reply as Scripted, Script};
 use keyforge_shared::limit::Dimension;
+use keyforge_shared::state::{ApplyError, Change, Delta, FormerToken, KeyRecord, Resource, SetHash};
+use keyforge_shared::token::TokenDigest;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::served::Scene;
+use crate::fixture::{START, key_id};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -78,6 +82,42 @@ async fn every_model_that_an_endpoint_serves_is_listed_and_others_are_told_where
     );
     assert!(reply.text().contains("/v1/embeddings"), "{}", reply.text());
     assert_eq!(scene.chat(&ask("r")).await.error(), (400, "model_not_served".to_owned()));
+}
+
+#[tokio::test]
+async fn a_replaced_token_works_until_its_end_by_the_nodes_own_clock() {
+    let scene = Scene::start(Script::default(), &[]).await;
+    let replica = &scene.node.plane.replica;
+    let key = replica.key(key_id(1)).unwrap();
+    let until = START.saturating_add(Duration::from_secs(3600));
+    let former = FormerToken { digest: key.digest, until: Some(until) };
+    let digest = TokenDigest([9; 32]);
+    let rotated = KeyRecord { digest, former: Some(Box::new(former)), ..KeyRecord::clone(&key) };
+    replica_changes(&scene, Resource::Key(Arc::new(rotated.clone())));
+    for reply in [scene.chat(&ask("m")).await, scene.get("/v1/models").await, scene.chat(&ask("none")).await] {
+        assert_eq!(reply.headers["x-keyforge-token-valid-until"], until.rfc3339().as_str(), "{}", reply.status);
+    }
+    scene.clock.set(until);
+    let reply = scene.chat(&ask("m")).await;
+    assert_eq!(reply.error(), (401, "invalid_api_key".to_owned()));
+    assert!(reply.text().contains(&until.rfc3339()) && !reply.headers.contains_key("x-keyforge-token-valid-until"));
+    assert_eq!(scene.get("/v1/models").await.status, 401);
+    let at_once = FormerToken { digest: key.digest, until: None };
+    replica_changes(&scene, Resource::Key(Arc::new(KeyRecord { former: Some(Box::new(at_once)), ..rotated })));
+    scene.clock.set(START);
+    assert_eq!(scene.chat(&ask("m")).await.status, 401, "a clock that is behind does not give it back");
+}
+
+fn replica_changes(scene: &Scene, resource: Resource) {
+    let replica = &scene.node.plane.replica;
+    let (from, _) = replica.position();
+    let (_, diverged) = replica.apply(Delta {
+        from,
+        to: from + 1,
+        changes: vec![Change::Upsert(resource)],
+        set_hash: SetHash::default(),
+    });
+    assert_eq!(diverged, Err(ApplyError::Diverged(from + 1)), "the hash is not what this is about");
 }
 
 #[tokio::test]

@@ -203,8 +203,15 @@ impl<R: Read> Frames<R> {
 
 #[cfg(test)]
 mod tests {
+    use keyforge_shared::clock::Timestamp;
+    use keyforge_shared::state::{FormerToken, KeyRecord};
+    use keyforge_shared::token::TokenDigest;
+
     use super::*;
     use crate::fixture::{key, key_id, model, quota, workspace};
+
+    const FORMER: FormerToken =
+        FormerToken { digest: TokenDigest([99; 32]), until: Some(Timestamp::from_millis(7_000)) };
 
     const DEPLOYMENT: DeploymentId = DeploymentId::from_bytes([1; 16]);
 
@@ -216,6 +223,8 @@ mod tests {
         let mut state = State::with_room(7, 3);
         state.add(workspace(Vec::new(), Vec::new()));
         (1..=3).for_each(|number| state.add(key(number, quota(number.into()))));
+        let Resource::Key(rotated) = key(4, quota(4)) else { panic!("not a key") };
+        state.add(Resource::Key(Arc::new(KeyRecord { former: Some(Box::new(FORMER)), ..(*rotated).clone() })));
         state.add(model());
         state
     }
@@ -230,6 +239,8 @@ mod tests {
         let (deployment, read) = own.load().unwrap();
         assert_eq!((deployment, read.revision(), read.set_hash()), (DEPLOYMENT, 7, state.set_hash()));
         assert_eq!(read.key(key_id(2)), state.key(key_id(2)));
+        let rotated = read.key_by_digest(&FORMER.digest).unwrap();
+        assert_eq!((rotated.id, rotated.former.as_deref()), (key_id(4), Some(&FORMER)));
         assert!(file(directory.path(), 2, b"kff_token").load().is_none());
         assert!(file(directory.path(), 1, b"kff_other").load().is_none());
     }

@@ -393,7 +393,7 @@ fn key_differences(before: &State, now: &State) -> Vec<KeyChange> {
 
 #[cfg(test)]
 mod tests {
-    use keyforge_shared::state::KeyStatus;
+    use keyforge_shared::state::{FormerToken, KeyStatus};
 
     use super::*;
     use crate::fixture::{key, key_id, quota, workspace};
@@ -444,6 +444,19 @@ mod tests {
         let (changes, _) = replica.carry_out(order(9, 1, KeyStatus::Revoked, false));
         assert!(changes.keys.is_empty(), "an order that the state contains changes nothing");
         assert_eq!(status(&replica, 1), (KeyStatus::Active, 10));
+    }
+
+    #[test]
+    fn an_order_to_stop_a_key_ends_both_of_its_tokens() {
+        let replica = Replica::default();
+        let Resource::Key(record) = key(1, quota(5)) else { panic!("not a key") };
+        let former = FormerToken { digest: TokenDigest([99; 32]), until: Some(Timestamp::MAX) };
+        let rotated = KeyRecord { former: Some(Box::new(former)), ..(*record).clone() };
+        at(&replica, state(5, [Resource::Key(Arc::new(rotated))]));
+        drop(replica.carry_out(order(9, 1, KeyStatus::Revoked, false)));
+        for digest in [record.digest, former.digest] {
+            assert_eq!(replica.key_by_digest(&digest).unwrap().status, KeyStatus::Revoked);
+        }
     }
 
     #[test]

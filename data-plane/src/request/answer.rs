@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::state::KeyRecord;
@@ -28,6 +29,7 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyforge-attempts");
 const POOL_SLOT: HeaderName = HeaderName::from_static("x-keyforge-pool-slot");
 const COST: HeaderName = HeaderName::from_static("x-keyforge-cost-usd");
 const BUDGET_LEFT: HeaderName = HeaderName::from_static("x-keyforge-budget-remaining-usd");
+const TOKEN_UNTIL: HeaderName = HeaderName::from_static("x-keyforge-token-valid-until");
 const CLAMPED_TO: HeaderName = HeaderName::from_static("x-keyforge-output-limit");
 const IGNORED: HeaderName = HeaderName::from_static("x-keyforge-ignored");
 
@@ -123,6 +125,15 @@ impl Answer {
             RateHeaders::limits_of(&key.policy).write_unless_told(headers);
         }
         self.key = Some(key.id);
+        self
+    }
+
+    /// The same, saying until when the token works that it was asked with, if that was replaced.
+    #[must_use]
+    pub fn with_token_until(mut self, until: Option<Timestamp>) -> Self {
+        if let Some(until) = until {
+            insert(self.response.headers_mut(), TOKEN_UNTIL, until.rfc3339());
+        }
         self
     }
 

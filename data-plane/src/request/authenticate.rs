@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
+use keyforge_shared::admission;
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::state::KeyRecord;
-use keyforge_shared::token::{self, TokenError};
+use keyforge_shared::token::{self, TokenDigest, TokenError};
 
 use super::receive::Head;
 use crate::plane::Plane;
@@ -16,6 +18,7 @@ const KEY_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 /// Someone who holds the token of a key. Says nothing yet about what they may do.
 pub struct Caller {
     key: Arc<KeyRecord>,
+    presented: TokenDigest,
 }
 
 impl Caller {
@@ -23,6 +26,18 @@ impl Caller {
     #[must_use]
     pub const fn key(&self) -> &Arc<KeyRecord> {
         &self.key
+    }
+
+    /// The digest of the token that they hold: the key's, or the one before its rotation.
+    #[must_use]
+    pub const fn presented(&self) -> &TokenDigest {
+        &self.presented
+    }
+
+    /// Until when that token works, if the key was rotated and it still does.
+    #[must_use]
+    pub fn token_until(&self, now: Timestamp) -> Option<Timestamp> {
+        admission::token(&self.key, &self.presented, now).ok().flatten()
     }
 }
 
@@ -46,7 +61,7 @@ pub fn authenticate_headers(plane: &Plane, headers: &HeaderMap) -> Result<Caller
         TokenError::Garbled => Rejection::KeyUnknown,
     })?;
     let key = plane.replica.key_by_digest(&digest).ok_or(Rejection::KeyUnknown)?;
-    Ok(Caller { key })
+    Ok(Caller { key, presented: digest })
 }
 
 /// The one key in any of the headers. Some clients send the same key twice; different keys are refused rather than guessed among.

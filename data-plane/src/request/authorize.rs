@@ -1,4 +1,4 @@
-//! May they: status, expiry, address, endpoint, model. Only here is a [`Permit`] made.
+//! May they: status, expiry, token, address, endpoint, model. Only here is a [`Permit`] made.
 
 use std::sync::Arc;
 
@@ -8,11 +8,13 @@ use keyforge_shared::audit::request::Flags;
 use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::endpoint::Endpoint;
+use keyforge_shared::id::KeyId;
 use keyforge_shared::limit::{CounterId, Dimension, Scope, Touched, touched};
 use keyforge_shared::period::CivilDay;
 use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::{KeyRecord, KeyStatus, Standing, WorkspaceRecord};
+use keyforge_shared::token::TokenDigest;
 
 use super::authenticate::Caller;
 use super::origin;
@@ -24,6 +26,7 @@ use crate::rejection::{Exhausted, Rejection};
 /// Leave to call one model with one key, at one moment.
 pub struct Permit {
     key: Arc<KeyRecord>,
+    presented: TokenDigest,
     workspace: Arc<WorkspaceRecord>,
     model: Arc<Model>,
     at: Timestamp,
@@ -71,7 +74,7 @@ impl Permit {
     /// The same permit, for the reservation made with it.
     pub(super) fn again(&self) -> Self {
         let (key, workspace) = (Arc::clone(&self.key), Arc::clone(&self.workspace));
-        Self { key, workspace, model: Arc::clone(&self.model), at: self.at }
+        Self { key, presented: self.presented, workspace, model: Arc::clone(&self.model), at: self.at }
     }
 
     /// The same permit at a later moment.
@@ -91,19 +94,31 @@ impl Permit {
 ///
 /// # Errors
 /// A rejection with status 403, or as those of [`standing`].
-pub fn entry(plane: &Plane, key: &KeyRecord, head: &Head, endpoint: Endpoint) -> Result<(), Rejection> {
-    standing(plane, key)?;
+pub fn entry(plane: &Plane, caller: &Caller, head: &Head, endpoint: Endpoint) -> Result<(), Rejection> {
+    enter(plane, caller.key(), caller.presented(), head, endpoint)
+}
+
+fn enter(
+    plane: &Plane,
+    key: &KeyRecord,
+    presented: &TokenDigest,
+    head: &Head,
+    endpoint: Endpoint,
+) -> Result<(), Rejection> {
+    standing(plane, key, presented)?;
     admission::address(&key.policy, || origin::client(&plane.trusted_proxies, head.peer.ip(), &head.parts.headers))?;
     Ok(admission::endpoint(&key.policy, endpoint)?)
 }
 
-/// Whether the key works at all, and the node can know it.
+/// Whether the key works at all, and the token of it that was presented, and the node can know it.
 ///
 /// # Errors
 /// A rejection with status 401, or 402 when what the key has left was set to nothing, or 503 when the node has not heard from the control plane for
 /// longer than the key may be served without it.
-pub fn standing(plane: &Plane, key: &KeyRecord) -> Result<(), Rejection> {
-    admission::standing(key, plane.clock.now())?;
+fn standing(plane: &Plane, key: &KeyRecord, presented: &TokenDigest) -> Result<(), Rejection> {
+    let now = plane.clock.now();
+    admission::standing(key, now)?;
+    admission::token(key, presented, now)?;
     if !plane.replica.freshness.covers(&key.policy, &*plane.clock) {
         plane.metrics.failed_closed("state");
         return Err(Rejection::StateStale);
@@ -130,6 +145,14 @@ fn nothing_left() -> Rejection {
     }))
 }
 
+/// The key as it is now, found by the token that was presented. A token that no longer leads to its key was replaced more than once.
+fn again(plane: &Plane, presented: &TokenDigest, id: KeyId) -> Result<Arc<KeyRecord>, Rejection> {
+    plane.replica.key_by_digest(presented).ok_or_else(|| match plane.replica.key(id) {
+        Some(_) => Rejection::TokenReplaced(None),
+        None => Rejection::KeyRevoked,
+    })
+}
+
 /// Whether the key may make this request. The key is looked up again: reading the body took time, and it may have been revoked meanwhile.
 ///
 /// # Errors
@@ -137,11 +160,11 @@ fn nothing_left() -> Rejection {
 pub fn authorize(plane: &Plane, caller: &Caller, head: &Head, wanted: &Wanted) -> Result<Permit, Rejection> {
     let _step = tracing::debug_span!("authorize").entered();
     let at = plane.clock.now();
-    let key = plane.replica.key_by_digest(&caller.key().digest).ok_or(Rejection::KeyRevoked)?;
+    let key = again(plane, caller.presented(), caller.key().id)?;
     let (name, endpoint) = (wanted.model(), wanted.endpoint().named());
-    entry(plane, &key, head, endpoint)?;
+    enter(plane, &key, caller.presented(), head, endpoint)?;
     let model = admission::model(&key.policy, name, find(plane, name), endpoint, brief)?;
-    permit(plane, key, model, at)
+    permit(plane, key, *caller.presented(), model, at)
 }
 
 /// The catalogue entry that a client means: by its name, or by its provider, a slash, and its name or the one that the provider knows it by. Google calls
@@ -164,6 +187,7 @@ pub fn find(plane: &Plane, name: &str) -> Option<Arc<Model>> {
 pub(super) fn permit(
     plane: &Plane,
     key: Arc<KeyRecord>,
+    presented: TokenDigest,
     model: Arc<Model>,
     at: Timestamp,
 ) -> Result<Permit, Rejection> {
@@ -172,7 +196,7 @@ pub(super) fn permit(
         plane.metrics.failed_closed("workspace");
         Rejection::EnforcementUnavailable
     })?;
-    Ok(Permit { key, workspace, model, at })
+    Ok(Permit { key, presented, workspace, model, at })
 }
 
 /// Whether the key of a permit still works.
@@ -180,8 +204,8 @@ pub(super) fn permit(
 /// # Errors
 /// A rejection with status 401.
 pub fn still_stands(plane: &Plane, permit: &Permit) -> Result<(), Rejection> {
-    let key = plane.replica.key_by_digest(&permit.key.digest).ok_or(Rejection::KeyRevoked)?;
-    standing(plane, &key)
+    let key = again(plane, &permit.presented, permit.key.id)?;
+    standing(plane, &key, &permit.presented)
 }
 
 /// Why the streams of a permit's key are cut.

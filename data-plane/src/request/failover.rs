@@ -158,6 +158,7 @@ impl Failover {
             Err(Some(
                 now @ (Rejection::PoolExhausted { .. }
                 | Rejection::KeyRevoked
+                | Rejection::TokenReplaced(_)
                 | Rejection::KeyFrozen
                 | Rejection::KeyExpired(_)),
             )) => Next::Over(Box::new(self.refused(&now))),

@@ -35,7 +35,8 @@ pub(super) fn wanted(body: &Value) -> Wanted {
 pub(super) fn permit_for(node: &Node, key: u8, model: &str) -> Result<Permit, Rejection> {
     let replica = &node.plane.replica;
     let (key, model) = (replica.key(key_id(key)).unwrap(), replica.model(model).unwrap());
-    permit(&node.plane, key, model, node.plane.clock.now())
+    let digest = key.digest;
+    permit(&node.plane, key, digest, model, node.plane.clock.now())
 }
 
 pub(super) fn head(node: &Node) -> Head {

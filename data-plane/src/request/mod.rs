@@ -5,7 +5,7 @@
 //!
 //! * [`authenticate`]: token → key record
 //! * [`receive`]: the body, within limits, and what it asks for: [`wanted`]
-//! * [`authorize`]: status, expiry, address, endpoint, model; [`origin`] is where it comes from
+//! * [`authorize`]: status, expiry, token, address, endpoint, model; [`origin`] is where it comes from
 //! * [`route`]: the credentials that can serve it
 //! * [`bound`]: the most that it can cost
 //! * [`reserve`]: that much is taken from the key's counters, or nothing; [`reservation`] is what was taken
@@ -63,14 +63,15 @@ pub async fn handle(plane: &Arc<Plane>, endpoint: Endpoint, head: Arc<Head>, bod
             return Answer::refusal(&head, &rejection);
         }
     };
-    let mut model = String::new();
-    match admit(plane, &caller, endpoint, &head, body, &mut model).await {
+    let (mut model, token_until) = (String::new(), caller.token_until(plane.clock.now()));
+    let answer = match admit(plane, &caller, endpoint, &head, body, &mut model).await {
         Ok(answer) => answer,
         Err(rejection) => {
             refuse::refuse(plane, caller.key(), &head, model, &rejection);
             Answer::refusal(&head, &rejection).to(caller.key())
         }
-    }
+    };
+    answer.with_token_until(token_until)
 }
 
 /// The straight line. An error means that nothing was dispatched and nothing is held.
@@ -82,7 +83,7 @@ async fn admit(
     body: Incoming,
     model: &mut String,
 ) -> Result<Answer, Rejection> {
-    if let Err(rejection) = authorize::entry(plane, caller.key(), head, endpoint.named()) {
+    if let Err(rejection) = authorize::entry(plane, caller, head, endpoint.named()) {
         receive::discard(plane, body);
         return Err(rejection);
     }

@@ -252,6 +252,7 @@ fn key(number: u64) -> anyhow::Result<Resource> {
         policy: Arc::new(policy),
         chain: ChainId::from_bytes(chain),
         workspace: workspace(),
+        former: None,
     })))
 }
 

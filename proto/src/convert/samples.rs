@@ -12,7 +12,9 @@ use keyforge_shared::network::{Network, Networks};
 use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
-use keyforge_shared::state::{Change, CredentialRecord, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, WorkspaceRecord};
+use keyforge_shared::state::{
+    Change, CredentialRecord, FormerToken, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, WorkspaceRecord,
+};
 use keyforge_shared::token::TokenDigest;
 use proptest::collection::vec;
 use proptest::option;
@@ -98,11 +100,13 @@ pub(super) fn workspace() -> impl Strategy<Value = WorkspaceRecord> {
 pub(super) fn key() -> impl Strategy<Value = KeyRecord> {
     let status = select(vec![KeyStatus::Active, KeyStatus::Frozen, KeyStatus::Revoked]);
     let homes = (any::<[u8; 16]>(), any::<[u8; 16]>());
-    (key_id(), any::<[u8; 32]>(), ".{1,20}", (status, any::<u64>()), policy(), homes).prop_map(
-        |(id, digest, name, (status, status_revision), policy, (chain, workspace))| {
+    let former = option::of((any::<[u8; 32]>(), option::of(moment())));
+    (key_id(), any::<[u8; 32]>(), ".{1,20}", (status, any::<u64>()), policy(), homes, former).prop_map(
+        |(id, digest, name, (status, status_revision), policy, (chain, workspace), former)| {
             let (chain, workspace) = (ChainId::from_bytes(chain), WorkspaceId::from_bytes(workspace));
             let (digest, policy) = (TokenDigest(digest), Arc::new(policy));
-            KeyRecord { id, digest, name, status, status_revision, policy, chain, workspace }
+            let former = former.map(|(digest, until)| Box::new(FormerToken { digest: TokenDigest(digest), until }));
+            KeyRecord { id, digest, name, status, status_revision, policy, chain, workspace, former }
         },
     )
 }

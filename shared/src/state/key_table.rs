@@ -2,20 +2,21 @@
 //!
 //! Records lie in chunks that copies of a state share until one of them is changed, so that a copy for a snapshot costs a few pointers and no
 //! writer waits for its reader. Two indices hold positions, one by token digest and one by id. Policies and workspaces that many keys have are held
-//! once. A record never moves; the place of one that is gone is used again.
+//! once, and the former token, which few keys have, apart: with an index of its own. A record never moves; the place of one that is gone is used
+//! again.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
-use super::record::{KeyRecord, KeyStatus, key_digest, policy_digest};
+use super::record::{FormerToken, KeyRecord, KeyStatus, key_digest, policy_digest};
 use crate::id::{ChainId, KeyId, WorkspaceId};
 use crate::policy::Policy;
 use crate::token::TokenDigest;
 
 /// Records of one chunk: a change copies one chunk if a copy of the state still reads it.
-const CHUNK: usize = 256;
+const CHUNK: u32 = 256;
 /// Policies that nobody has any more are looked for when their number has doubled since, from here on.
 const FEW_POLICIES: usize = 64;
 
@@ -32,13 +33,37 @@ struct Packed {
     status: KeyStatus,
 }
 
-type Chunk = Arc<Vec<Option<Packed>>>;
+/// A run of records.
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    slots: Vec<Option<Packed>>,
+    /// The former tokens of those that have one, by their place in the chunk.
+    formers: Vec<(u32, FormerToken)>,
+}
+
+impl Chunk {
+    fn former(&self, place: u32) -> Option<&FormerToken> {
+        let at = self.formers.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        self.formers.get(at).map(|(_, former)| former)
+    }
+
+    fn set_former(&mut self, place: u32, former: Option<FormerToken>) {
+        match (self.formers.binary_search_by_key(&place, |(place, _)| *place), former) {
+            (Ok(at), Some(former)) => self.formers[at].1 = former,
+            (Ok(at), None) => drop(self.formers.remove(at)),
+            (Err(at), Some(former)) => self.formers.insert(at, (place, former)),
+            (Err(_), None) => {}
+        }
+    }
+}
 
 /// All keys. A clone shares the records and copies the indices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyTable {
     records: Records,
     by_digest: HashTable<u32>,
+    /// By the digest of the former token, where there is one.
+    by_former: HashTable<u32>,
     by_id: HashTable<u32>,
     hasher: DefaultHashBuilder,
     free: Vec<u32>,
@@ -51,7 +76,7 @@ pub(super) struct KeyTable {
 /// The records without the indices: what is read from end to end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Records {
-    chunks: Vec<Chunk>,
+    chunks: Vec<Arc<Chunk>>,
     workspaces: Vec<WorkspaceId>,
     used: usize,
     len: usize,
@@ -60,12 +85,16 @@ pub(super) struct Records {
 impl Records {
     /// Every record, in no order that means anything.
     pub(super) fn iter(&self) -> impl Iterator<Item = KeyRecord> + Send + use<'_> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter()).filter_map(|slot| Some(self.unpack(slot.as_ref()?)))
+        self.chunks.iter().flat_map(|chunk| self.of(chunk))
     }
 
     /// The records of one chunk, from 0; `None` after the last.
     pub(super) fn chunk(&self, number: usize) -> Option<impl Iterator<Item = KeyRecord>> {
-        Some(self.chunks.get(number)?.iter().filter_map(|slot| Some(self.unpack(slot.as_ref()?))))
+        self.chunks.get(number).map(|chunk| self.of(chunk))
+    }
+
+    fn of<'a>(&'a self, chunk: &'a Chunk) -> impl Iterator<Item = KeyRecord> + Send + use<'a> {
+        (0..).zip(&chunk.slots).filter_map(|(place, slot)| Some(self.unpack(slot.as_ref()?, chunk.former(place))))
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -77,37 +106,53 @@ impl Records {
     }
 
     fn slot(&self, position: u32) -> Option<&Packed> {
-        let position = position as usize;
-        self.chunks.get(position / CHUNK)?.get(position % CHUNK)?.as_ref()
+        let (chunk, place) = split(position);
+        self.chunks.get(chunk)?.slots.get(place as usize)?.as_ref()
     }
 
-    fn slot_mut(&mut self, position: u32) -> Option<&mut Option<Packed>> {
-        let position = position as usize;
-        Arc::make_mut(self.chunks.get_mut(position / CHUNK)?).get_mut(position % CHUNK)
+    fn former(&self, position: u32) -> Option<&FormerToken> {
+        let (chunk, place) = split(position);
+        self.chunks.get(chunk)?.former(place)
     }
 
-    fn put(&mut self, free: Option<u32>, packed: Packed) -> u32 {
+    fn get(&self, position: u32) -> Option<KeyRecord> {
+        self.slot(position).map(|packed| self.unpack(packed, self.former(position)))
+    }
+
+    fn take(&mut self, position: u32) -> Option<(Packed, Option<FormerToken>)> {
+        let (chunk, place) = split(position);
+        let chunk = Arc::make_mut(self.chunks.get_mut(chunk)?);
+        let packed = chunk.slots.get_mut(place as usize)?.take()?;
+        let former = chunk.former(place).copied();
+        chunk.set_former(place, None);
+        self.len -= 1;
+        Some((packed, former))
+    }
+
+    fn put(&mut self, free: Option<u32>, packed: Packed, former: Option<FormerToken>) -> u32 {
         self.len += 1;
-        if let Some(position) = free {
-            if let Some(slot) = self.slot_mut(position) {
-                *slot = Some(packed);
-            }
-            return position;
+        let position = free.unwrap_or_else(|| position_of(self.used));
+        let (chunk, place) = split(position);
+        if chunk == self.chunks.len() {
+            self.chunks.push(Arc::new(Chunk { slots: Vec::with_capacity(CHUNK as usize), formers: Vec::new() }));
         }
-        if self.used.is_multiple_of(CHUNK) {
-            self.chunks.push(Arc::new(Vec::with_capacity(CHUNK)));
-        }
-        if let Some(chunk) = self.chunks.last_mut() {
+        if let Some(chunk) = self.chunks.get_mut(chunk) {
             let chunk = Arc::make_mut(chunk);
-            // A chunk that was shared was copied to its length alone.
-            chunk.reserve_exact(CHUNK - chunk.len());
-            chunk.push(Some(packed));
+            match chunk.slots.get_mut(place as usize) {
+                Some(slot) => *slot = Some(packed),
+                None => {
+                    // A chunk that was shared was copied to its length alone.
+                    chunk.slots.reserve_exact(CHUNK as usize - chunk.slots.len());
+                    chunk.slots.push(Some(packed));
+                    self.used += 1;
+                }
+            }
+            chunk.set_former(place, former);
         }
-        self.used += 1;
-        position_of(self.used - 1)
+        position
     }
 
-    fn unpack(&self, packed: &Packed) -> KeyRecord {
+    fn unpack(&self, packed: &Packed, former: Option<&FormerToken>) -> KeyRecord {
         KeyRecord {
             id: packed.id,
             digest: packed.digest,
@@ -121,8 +166,14 @@ impl Records {
                 .get(packed.workspace as usize)
                 .copied()
                 .unwrap_or(WorkspaceId::from_bytes([0; 16])),
+            former: former.copied().map(Box::new),
         }
     }
+}
+
+/// The number of the chunk, and the place in it.
+const fn split(position: u32) -> (usize, u32) {
+    ((position / CHUNK) as usize, position % CHUNK)
 }
 
 /// A table holds fewer than 2^32 keys: each takes more than a hundred bytes.
@@ -135,14 +186,17 @@ impl KeyTable {
         &self.records
     }
 
+    /// The key whose token, or whose former token, has this digest.
     pub(super) fn by_digest(&self, digest: &TokenDigest) -> Option<KeyRecord> {
-        let held = |position: &u32| self.records.slot(*position).is_some_and(|packed| packed.digest == *digest);
-        let position = self.by_digest.find(self.hasher.hash_one(digest), held)?;
-        self.records.slot(*position).map(|packed| self.records.unpack(packed))
+        let (hash, records) = (self.hasher.hash_one(digest), &self.records);
+        let own = |position: &u32| records.slot(*position).is_some_and(|packed| packed.digest == *digest);
+        let former = |position: &u32| records.former(*position).is_some_and(|former| former.digest == *digest);
+        let position = self.by_digest.find(hash, own).or_else(|| self.by_former.find(hash, former))?;
+        records.get(*position)
     }
 
     pub(super) fn by_id(&self, id: KeyId) -> Option<KeyRecord> {
-        self.position(id).and_then(|position| self.records.slot(position)).map(|packed| self.records.unpack(packed))
+        self.position(id).and_then(|position| self.records.get(position))
     }
 
     fn position(&self, id: KeyId) -> Option<u32> {
@@ -172,8 +226,14 @@ impl KeyTable {
             workspace,
             status: key.status,
         };
-        let position = self.records.put(self.free.pop(), packed);
-        let Self { records, by_digest, by_id, hasher, .. } = self;
+        let former = key.former.as_deref().copied();
+        let position = self.records.put(self.free.pop(), packed, former);
+        let Self { records, by_digest, by_former, by_id, hasher, .. } = self;
+        if let Some(former) = former {
+            let digest_of =
+                |position: &u32| records.former(*position).map_or(0, |former| hasher.hash_one(former.digest));
+            by_former.insert_unique(hasher.hash_one(former.digest), position, digest_of);
+        }
         let digest_of = |position: &u32| records.slot(*position).map_or(0, |packed| hasher.hash_one(packed.digest));
         by_digest.insert_unique(hasher.hash_one(key.digest), position, digest_of);
         let id_of = |position: &u32| records.slot(*position).map_or(0, |packed| hasher.hash_one(packed.id));
@@ -184,18 +244,19 @@ impl KeyTable {
     /// Takes a key out.
     pub(super) fn remove(&mut self, id: KeyId) -> Option<KeyRecord> {
         let position = self.position(id)?;
-        let packed = self.records.slot_mut(position)?.take()?;
-        self.records.len -= 1;
-        for (index, hash) in [
-            (&mut self.by_digest, self.hasher.hash_one(packed.digest)),
-            (&mut self.by_id, self.hasher.hash_one(packed.id)),
-        ] {
+        let (packed, former) = self.records.take(position)?;
+        let Self { by_digest, by_former, by_id, hasher, .. } = self;
+        let former_hash = former.map(|former| (by_former, hasher.hash_one(former.digest)));
+        for (index, hash) in [(by_digest, hasher.hash_one(packed.digest)), (by_id, hasher.hash_one(packed.id))]
+            .into_iter()
+            .chain(former_hash)
+        {
             if let Ok(entry) = index.find_entry(hash, |held| *held == position) {
                 entry.remove();
             }
         }
         self.free.push(position);
-        Some(self.records.unpack(&packed))
+        Some(self.records.unpack(&packed, former.as_ref()))
     }
 
     fn interned(&mut self, policy: &Arc<Policy>) -> (Arc<Policy>, [u8; 32]) {
@@ -217,5 +278,16 @@ impl KeyTable {
             records.workspaces.push(id);
             position_of(records.workspaces.len() - 1)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_never_rotated_takes_no_room_for_a_former_token() {
+        assert!(size_of::<Option<Packed>>() <= 112, "{} bytes", size_of::<Option<Packed>>());
+        assert_eq!(Chunk::default().formers.capacity(), 0);
     }
 }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::canonical::Writer;
 use crate::catalog::{Model, ProviderName};
+use crate::clock::Timestamp;
 use crate::id::{ChainId, CredentialId, KeyId, WorkspaceId};
 use crate::period::ZoneName;
 use crate::plan::Plan;
@@ -42,6 +43,15 @@ impl KeyStatus {
     }
 }
 
+/// A token that a rotation replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormerToken {
+    /// Its digest.
+    pub digest: TokenDigest,
+    /// The first moment at which it no longer works; `None`: it works no more since it was replaced.
+    pub until: Option<Timestamp>,
+}
+
 /// A virtual key as nodes know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
@@ -61,6 +71,8 @@ pub struct KeyRecord {
     pub chain: ChainId,
     /// Whose limits it shares. It belongs to the same workspace all its life.
     pub workspace: WorkspaceId,
+    /// The token before the last rotation, if there was one. It resolves to this key as well.
+    pub former: Option<Box<FormerToken>>,
 }
 
 impl KeyRecord {
@@ -192,13 +204,21 @@ pub(super) fn key_digest(key: &KeyRecord, policy: &[u8; 32]) -> [u8; 32] {
 }
 
 fn key_bytes(key: &KeyRecord, policy: &[u8; 32]) -> Vec<u8> {
-    // A key that never changed its status has the bytes that it had before such changes were numbered.
-    let is_plain = key.status_revision == 0;
-    let mut writer = Writer::with_magic(if is_plain { b"KSK1" } else { b"KSK2" });
+    // A key that never changed its status has the bytes that it had before such changes were numbered, and one that was never rotated those that
+    // it had before keys could be.
+    let magic = match (&key.former, key.status_revision) {
+        (None, 0) => b"KSK1",
+        (None, _) => b"KSK2",
+        (Some(_), _) => b"KSK3",
+    };
+    let mut writer = Writer::with_magic(magic);
     writer.str(key.id.as_str()).raw(&key.digest.0).str(&key.name).str(key.status.as_str()).raw(key.chain.as_bytes());
     writer.raw(policy).raw(key.workspace.as_bytes());
-    if !is_plain {
+    if magic != b"KSK1" {
         writer.u64(key.status_revision);
+    }
+    if let Some(former) = &key.former {
+        writer.raw(&former.digest.0).option_u64(former.until.map(|until| until.nanos().cast_unsigned()));
     }
     writer.finish()
 }

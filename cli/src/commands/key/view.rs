@@ -22,6 +22,8 @@ pub(super) struct KeyView {
     policy: PolicyView,
     created_at: String,
     revoked_at: Option<String>,
+    /// Until when the token before the last rotation works, or worked.
+    former_token_until: Option<String>,
     revision: u64,
 }
 
@@ -63,6 +65,7 @@ impl KeyView {
             policy: PolicyView::of(key.policy.unwrap_or_default()),
             created_at: moment(key.created_at_ms),
             revoked_at: key.revoked_at_ms.map(moment),
+            former_token_until: key.former_token_until_ms.map(moment),
             revision: key.revision,
         }
     }
@@ -119,7 +122,7 @@ impl Row for KeyView {
         vec![
             self.id.clone(),
             self.name.clone(),
-            self.status.to_owned(),
+            self.status_cell(),
             self.workspace.clone(),
             self.labels_cell(),
             all_or(policy.models.join(",")),
@@ -139,6 +142,13 @@ impl Row for KeyView {
 }
 
 impl KeyView {
+    fn status_cell(&self) -> String {
+        match &self.former_token_until {
+            Some(until) => format!("{} (old token until {until})", self.status),
+            None => self.status.to_owned(),
+        }
+    }
+
     fn labels_cell(&self) -> String {
         let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         or_dash(Some(labels.join(",")).filter(|text| !text.is_empty()))
@@ -170,7 +180,7 @@ fn all_or(list: String) -> String {
     if list.is_empty() { "all".to_owned() } else { list }
 }
 
-/// A key that was just made, with its token.
+/// A key that was just made or rotated, with its token.
 #[derive(Serialize)]
 pub(super) struct CreatedView {
     key: KeyView,
@@ -180,6 +190,10 @@ pub(super) struct CreatedView {
 impl CreatedView {
     pub(super) fn of(created: proto::CreateKeyResponse) -> Self {
         Self { key: KeyView::of(created.key.unwrap_or_default()), token: created.token }
+    }
+
+    pub(super) fn of_rotated(rotated: proto::RotateKeyResponse) -> Self {
+        Self { key: KeyView::of(rotated.key.unwrap_or_default()), token: rotated.token }
     }
 
     pub(super) fn text(&self) -> String {
@@ -216,6 +230,7 @@ mod tests {
             workspace_name: "team".to_owned(),
             status,
             policy: Some(policy),
+            former_token_until_ms: Some(1_795_327_200_000),
             labels: [("team", "research"), ("env", "ci")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
@@ -228,7 +243,17 @@ mod tests {
         let view = KeyView::of(key());
         let cells = view.cells();
         assert_eq!(cells.len(), KeyView::COLUMNS.len());
-        assert_eq!(&cells[2..8], ["frozen", "team", "env=ci,team=research", "gpt-5*", "500/day", "$10.50/month"]);
+        assert_eq!(
+            &cells[2..8],
+            [
+                "frozen (old token until 2026-11-22T06:00:00Z)",
+                "team",
+                "env=ci,team=research",
+                "gpt-5*",
+                "500/day",
+                "$10.50/month"
+            ]
+        );
         assert_eq!(&cells[8..14], ["60", "90000", "-", "-", "10.0.0.0/8", "chat,unknown"]);
         assert_eq!(&cells[14..16], ["2026-11-22T06:00:00Z", "UTC"]);
     }

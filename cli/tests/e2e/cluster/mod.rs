@@ -15,6 +15,7 @@ mod outage;
 mod plans;
 mod pools;
 mod recovery;
+mod rotation;
 mod settling;
 mod vault;
 
