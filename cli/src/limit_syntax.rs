@@ -16,7 +16,7 @@ const MINUTE_MS: i64 = 60_000;
 const LATEST_MS: i64 = (Timestamp::MAX.seconds() - 1) * 1_000;
 const DATE_LEN: usize = "2026-12-04".len();
 
-/// When a key ends: at a moment, or so long from now.
+/// When something ends: at a moment, or so long from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
     /// At this moment, in Unix milliseconds.
@@ -29,18 +29,18 @@ impl Expiry {
     /// The moment, in Unix milliseconds.
     ///
     /// # Errors
-    /// A message when it lies in the past, where the key would never work, or later than any moment that can be kept.
-    pub fn millis(self, now: Timestamp) -> Result<i64, String> {
+    /// A message that names `option` when it lies in the past, or later than any moment that can be kept.
+    pub fn millis(self, now: Timestamp, option: &str) -> Result<i64, String> {
         let millis = match self {
             Self::At(millis) => millis,
             Self::In(millis) => now.millis().saturating_add(millis),
         };
         if millis > LATEST_MS {
             let latest = Timestamp::from_millis(LATEST_MS).rfc3339();
-            return Err(format!("--expires: at most {latest}; a key without --expires has no end"));
+            return Err(format!("{option}: at most {latest}"));
         }
         let at = Timestamp::from_millis(millis);
-        if at > now { Ok(millis) } else { Err(format!("--expires: {} lies in the past", at.rfc3339())) }
+        if at > now { Ok(millis) } else { Err(format!("{option}: {} lies in the past", at.rfc3339())) }
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
             ("8w", "2027-01-17T06:00:00Z"),
         ];
         for (text, expected) in cases {
-            assert_eq!(expiry(text).unwrap().millis(now), Ok(moment(expected).millis()), "{text}");
+            assert_eq!(expiry(text).unwrap().millis(now, "--expires"), Ok(moment(expected).millis()), "{text}");
         }
     }
 
@@ -259,19 +259,19 @@ mod tests {
     #[test]
     fn a_key_cannot_be_made_to_end_in_the_past() {
         let now = moment("2026-11-22T06:00:00Z");
-        assert!(expiry("2026-11-22").unwrap().millis(now).unwrap_err().contains("--expires"));
-        assert!(Expiry::At(now.millis()).millis(now).is_err());
+        assert!(expiry("2026-11-22").unwrap().millis(now, "--expires").unwrap_err().contains("--expires"));
+        assert!(Expiry::At(now.millis()).millis(now, "--expires").is_err());
     }
 
     #[test]
     fn an_end_later_than_any_that_can_be_kept_is_refused_with_the_latest_one() {
         let now = moment("2026-11-22T06:00:00Z");
         for wrong in ["2262-04-12", "9999-12-31", "2262-04-11T23:47:16Z", "99999999w", "99999999999999999999d"] {
-            let error = expiry(wrong).unwrap().millis(now).unwrap_err();
+            let error = expiry(wrong).unwrap().millis(now, "--expires").unwrap_err();
             assert!(error.contains("--expires: at most 2262-04-11T23:47:15Z"), "{wrong}: {error}");
         }
         let latest = "2262-04-11T23:47:15Z";
-        assert_eq!(expiry(latest).unwrap().millis(now), Ok(moment(latest).millis()));
+        assert_eq!(expiry(latest).unwrap().millis(now, "--expires"), Ok(moment(latest).millis()));
     }
 
     #[test]

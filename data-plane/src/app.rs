@@ -26,6 +26,7 @@ use crate::config::{Config, CounterConfig};
 use crate::control::ControlChannel;
 use crate::front::Front;
 use crate::grants::Grants;
+use crate::grants::raises::RaiseEnds;
 use crate::grants::returns::Returns;
 use crate::identity::admission::{Admission, AdmissionError};
 use crate::leases::Leases;
@@ -126,6 +127,7 @@ impl DataPlane {
         let counting = Counting::start(counters, &ledger, &metrics, Arc::clone(&clock), &shutdown).await?;
         let returns = Returns::start(counting.grants.clone());
         let (memberships, settlements) = (counting.memberships.clone(), counting.settlements.clone());
+        RaiseEnds::new(&replica, &memberships, &returns, &clock).start(&shutdown);
         let keys = Arc::new(KeyFollowers::new(Arc::clone(&replica), memberships, returns, settlements.clone()));
         let watcher = Watcher {
             replica: Arc::clone(&replica),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::KeyId;
 use crate::period::{Calendar, CivilDay, Period, Window};
-use crate::policy::{RequestLimit, SpendLimit};
+use crate::policy::{Policy, RequestLimit, SpendLimit};
 use crate::state::{KeyRecord, WorkspaceRecord};
 
 /// What a counter counts.
@@ -95,7 +95,14 @@ pub fn touched<'a>(
 ) -> impl Iterator<Item = Touched> + use<'a> {
     let calendar = key.policy.calendar();
     let own = (Scope::Key, &key.policy.request_limits[..], &key.policy.spend_limits[..]);
-    counters(own, key.id, &calendar, now).chain(shared(key.id, &calendar, workspace, now))
+    let own = counters(own, key.id, &calendar, now).map(move |counter| raised(counter, &key.policy, now));
+    own.chain(shared(key.id, &calendar, workspace, now))
+}
+
+/// The key's own counter with the limit that holds at `now`: raises end by the clock alone.
+fn raised(touched: Touched, policy: &Policy, now: Timestamp) -> Touched {
+    let more = policy.raised(touched.counter.dimension, touched.counter.window, now);
+    Touched { limit: touched.limit.saturating_add(more), ..touched }
 }
 
 /// Of these the counters of the workspace's limits, for a key with this id and this calendar.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::endpoint::Endpoints;
+use crate::limit::Dimension;
 use crate::money::NanoUsd;
 use crate::network::Networks;
 use crate::period::{Calendar, Window, ZoneName};
@@ -67,6 +68,20 @@ pub struct SpendLimit {
     pub window: Window,
 }
 
+/// So much more of a limit, until a moment. Nothing has to happen then: whoever asks for the limit asks for it at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raise {
+    /// Of which limits.
+    pub dimension: Dimension,
+    /// Of the limit over this window.
+    pub window: Window,
+    /// How much more: requests, or nano-dollars.
+    pub amount: u64,
+    /// The first moment at which the limit is what it was.
+    pub until: Timestamp,
+}
+
 /// What a virtual key may do. An absent limit does not limit.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,6 +124,9 @@ pub struct Policy {
     /// Endpoints that it may be used for; none allows all.
     #[serde(default)]
     pub endpoints: Endpoints,
+    /// Limits that are higher for a while.
+    #[serde(default)]
+    pub raises: Box<[Raise]>,
 }
 
 /// Largest request quota: counters may live where integers are exact only up to 2^53.
@@ -117,6 +135,8 @@ pub const MAX_REQUEST_LIMIT: u64 = 9_000_000_000_000_000;
 pub const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
 /// Largest tokens-per-minute limit: counters may live where integers are exact only up to 2^53.
 pub const MAX_TOKENS_PER_MINUTE: u64 = 9_000_000_000_000_000;
+/// Most raises of one policy.
+pub const MAX_RAISES: usize = 16;
 /// Most networks of one policy: each is tried on every request.
 pub const MAX_NETWORKS: usize = 64;
 /// Largest limit of requests at the same time: each is remembered until it ends.
@@ -147,6 +167,60 @@ impl Policy {
     #[must_use]
     pub fn has_nothing_left(&self) -> bool {
         self.request_limits.iter().any(|limit| limit.requests == 0 && limit.window == Window::Total)
+    }
+
+    /// How much more of a limit there is at `now` than its policy says: requests, or nano-dollars. Nothing of what was set to nothing.
+    #[must_use]
+    pub fn raised(&self, dimension: Dimension, window: Window, now: Timestamp) -> u64 {
+        if self.has_nothing_left() {
+            return 0;
+        }
+        let same = |raise: &&Raise| (raise.dimension, raise.window) == (dimension, window) && now < raise.until;
+        self.raises.iter().filter(same).fold(0, |sum, raise| sum.saturating_add(raise.amount))
+    }
+
+    /// Drops the raises that are over at `now`. They change nothing any more.
+    pub fn drop_ended_raises(&mut self, now: Timestamp) {
+        if self.raises.iter().any(|raise| raise.until <= now) {
+            self.raises = self.raises.iter().copied().filter(|raise| now < raise.until).collect();
+        }
+    }
+
+    /// Problems of the raises: each must raise a limit, and not beyond what a limit can be.
+    fn raise_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.raises.len() > MAX_RAISES {
+            problems.push(format!("raises: at most {MAX_RAISES} at a time"));
+        }
+        for dimension in Dimension::ALL {
+            for window in Window::ALL {
+                let raised = self.raised(dimension, window, Timestamp::from_nanos(i64::MIN));
+                let (limit, most) = match dimension {
+                    Dimension::Requests => {
+                        let limit = self.request_limits.iter().find(|limit| limit.window == window);
+                        (limit.map(|limit| limit.requests), MAX_REQUEST_LIMIT)
+                    }
+                    Dimension::Spend => {
+                        let limit = self.spend_limits.iter().find(|limit| limit.window == window);
+                        (limit.map(|limit| limit.amount.nanos()), NanoUsd::MAX_LIMIT.nanos())
+                    }
+                };
+                let dimension = dimension.as_str();
+                match limit {
+                    _ if raised == 0 => {}
+                    None => problems.push(format!("raises: there is no limit of {dimension} per {window} to raise")),
+                    Some(limit) if limit.saturating_add(raised) > most => {
+                        problems
+                            .push(format!("raises: with them, {dimension} per {window} are more than a limit can be"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        if self.raises.iter().any(|raise| raise.amount == 0) {
+            problems.push("raises: each by at least 1".to_owned());
+        }
+        problems
     }
 
     /// When the key's days begin.
@@ -185,6 +259,7 @@ impl Policy {
         if self.networks.as_slice().len() > MAX_NETWORKS {
             problems.push(format!("networks: at most {MAX_NETWORKS}"));
         }
+        problems.extend(self.raise_problems());
         problems
     }
 }
@@ -265,6 +340,35 @@ mod tests {
         ] {
             assert!(problems.contains(field), "{field} in {problems}");
         }
+    }
+
+    #[test]
+    fn a_raise_raises_a_limit_that_is_there_and_within_what_a_limit_can_be() {
+        let until = Timestamp::from_millis(1_000);
+        let raise = |dimension, window, amount| Raise { dimension, window, amount, until };
+        let policy = |raises: Vec<Raise>| Policy {
+            request_limits: vec![RequestLimit { requests: 10, window: Window::Day }],
+            raises: raises.into(),
+            ..Policy::default()
+        };
+        let problems = |raises| policy(raises).problems().join("; ");
+        assert_eq!(problems(vec![raise(Dimension::Requests, Window::Day, 5)]), "");
+        for (dimension, window) in [(Dimension::Requests, Window::Month), (Dimension::Spend, Window::Day)] {
+            assert!(problems(vec![raise(dimension, window, 5)]).starts_with("raises: there is no limit of"));
+        }
+        assert!(
+            problems(vec![raise(Dimension::Requests, Window::Day, MAX_REQUEST_LIMIT)]).contains("more than a limit")
+        );
+        assert!(problems(vec![raise(Dimension::Requests, Window::Day, 0)]).contains("at least 1"));
+        assert!(problems(vec![raise(Dimension::Requests, Window::Day, 1); 17]).contains("at most 16"));
+        let mut ended = policy(vec![raise(Dimension::Requests, Window::Day, 5); 2]);
+        ended.raises[0].until = Timestamp::from_millis(2_000);
+        assert_eq!(ended.raised(Dimension::Requests, Window::Day, Timestamp::from_millis(999)), 10);
+        assert_eq!(ended.raised(Dimension::Requests, Window::Day, until), 5, "the moment itself is after it");
+        ended.drop_ended_raises(until);
+        assert_eq!(ended.raises.len(), 1);
+        ended.request_limits.push(Policy::NOTHING_LEFT);
+        assert_eq!(ended.raised(Dimension::Requests, Window::Day, until), 0, "what is set to nothing is not raised");
     }
 
     #[test]

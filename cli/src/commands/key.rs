@@ -4,6 +4,7 @@
 
 mod label;
 mod limits;
+mod raise;
 mod receipt;
 mod view;
 
@@ -17,6 +18,7 @@ use keyforge_shared::period::ZoneName;
 
 use self::label::Label;
 use self::limits::{LimitArgs, NoLimitArgs};
+use self::raise::RaiseArgs;
 use self::receipt::ReceiptView;
 use self::view::{CreatedView, KeyRow, KeyView};
 use super::{key_id, workspace_name};
@@ -46,6 +48,9 @@ enum KeyAction {
     /// Change a key; only what is named changes
     #[command(after_help = "Example:\n  keyforge key update vk_0123456789ab --spend 80/month --no-rpm")]
     Update(UpdateArgs),
+    /// Raise limits of a key until a moment, at which they end by themselves
+    #[command(after_help = "Example:\n  keyforge key raise vk_0123456789ab --spend +20/month --until 2026-12-01")]
+    Raise(RaiseArgs),
     /// Give a key another token and print it, this once
     #[command(after_help = "Example:\n  keyforge key rotate vk_0123456789ab --grace 24h")]
     Rotate(RotateArgs),
@@ -173,6 +178,7 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
         }
         Call::Show(id) => keys.get_key(proto::GetKeyRequest { id }).await?,
         Call::Update(request) => keys.update_key(request).await?,
+        Call::Raise(request) => keys.raise_key(request).await?,
         Call::Standing(standing, id, wait) => {
             let wait_ms = Some(wait);
             let answer = match standing {
@@ -196,6 +202,7 @@ enum Call {
     List(Option<usize>, proto::ListKeysRequest),
     Show(String),
     Update(proto::UpdateKeyRequest),
+    Raise(proto::RaiseKeyRequest),
     Rotate(proto::RotateKeyRequest),
     /// With the milliseconds to wait.
     Standing(Standing, String, u32),
@@ -227,6 +234,7 @@ impl Call {
             }
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
             KeyAction::Update(args) => Self::Update(update(args, now)?),
+            KeyAction::Raise(args) => Self::Raise(args.request(now)?),
             KeyAction::Rotate(RotateArgs { id, grace }) => {
                 let grace_ms = u64::try_from(grace.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
                 Self::Rotate(proto::RotateKeyRequest { id: key_id(&id)?, grace_ms })
@@ -275,6 +283,7 @@ fn mask(paths: Vec<Cow<'static, str>>) -> prost_types::FieldMask {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use keyforge_proto::admin::v1::raise;
 
     use super::*;
 
@@ -324,6 +333,27 @@ mod tests {
         let (paths, policy) = updated("--no-tpm --no-concurrency");
         assert_eq!(paths, ["policy.tokens_per_minute", "policy.concurrent_requests"]);
         assert_eq!((policy.tokens_per_minute, policy.concurrent_requests), (None, None));
+    }
+
+    #[test]
+    fn a_raise_has_an_end_and_limits_to_raise() {
+        let Call::Raise(request) =
+            call("raise vk_0123456789ab --spend +20/month --requests 500/day --until 2026-12-01").unwrap()
+        else {
+            panic!("not a raise")
+        };
+        let amounts: Vec<_> = request.raises.iter().filter_map(|raise| raise.amount).collect();
+        assert_eq!(amounts, [raise::Amount::Requests(500), raise::Amount::NanoUsd(20_000_000_000)]);
+        assert!(request.raises.iter().all(|raise| raise.until_ms == 1_796_083_200_000));
+        for (wrong, option) in [
+            ("raise vk_0123456789ab --until 2026-12-01", "--requests"),
+            ("raise vk_0123456789ab --spend 5", "--until"),
+            ("raise vk_0123456789ab --spend -5/day --until 1d", "--spend"),
+            ("raise vk_0123456789ab --spend 5 --until 2020-01-01", "--until"),
+        ] {
+            let error = call(wrong).unwrap_err().to_string();
+            assert!(error.contains(option), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -158,8 +158,9 @@ enum Call {
 impl Call {
     /// Everything that can be wrong with a command line is found before a server is looked for.
     fn of(action: OperatorAction, now: Timestamp) -> Result<Self, Failure> {
-        let end =
-            |expires: Option<Expiry>| expires.map(|expiry| expiry.millis(now).map_err(Failure::usage)).transpose();
+        let end = |expires: Option<Expiry>| {
+            expires.map(|expiry| expiry.millis(now, "--expires").map_err(Failure::usage)).transpose()
+        };
         Ok(match action {
             OperatorAction::Create(CreateArgs { name, role, workspace, expires }) => {
                 let workspace = workspace.map(workspace_name).transpose()?.unwrap_or_default();

@@ -44,7 +44,7 @@ fn a_key_lives_from_create_to_revoke() {
         "spend_limits": [{ "usd": "12.50", "nano_usd": 12_500_000_000_u64, "window": "month" }],
         "requests_per_minute": 120, "tokens_per_minute": 90000, "concurrent_requests": 8, "max_output_tokens": 256,
         "expires_at": "2030-01-02T00:00:00Z", "time_zone": "Europe/Berlin", "max_staleness_seconds": null,
-        "networks": [], "endpoints": [],
+        "networks": [], "endpoints": [], "raises": [],
     });
     assert_eq!((&made["key"]["policy"], &made["key"]["status"]), (&policy, &"active".into()));
     assert_eq!(made["key"]["workspace"], "default");
@@ -83,6 +83,32 @@ fn a_key_lives_from_create_to_revoke() {
         listed.stdout
     );
     assert_eq!(dev.json(&["key", "list", "--limit", "1"])[0]["id"], id);
+}
+
+#[test]
+fn a_raised_limit_lets_more_through_until_it_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let made = dev.json(&["key", "create", "ci", "--requests", "1/total"]);
+    let (id, token) = (made["key"]["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    eventually("the key on the node", || (dev.chat(token).0 == 200).then_some(()));
+    eventually("the quota to be used up", || (dev.chat(token).0 == 402).then_some(()));
+    let refused = dev.run(&["key", "raise", id, "--spend", "+1/total", "--until", "1h"]);
+    assert!(refused.code == 1 && refused.stderr.contains("no limit of spend per total"), "{}", refused.stderr);
+    let until = "2100-01-01T00:00:00Z";
+    let raised = dev.json(&["key", "raise", id, "--requests", "+1/total", "--until", until]);
+    assert_eq!(raised["policy"]["raises"][0]["until"], until);
+    assert!(dev.run(&["key", "show", id]).stdout.contains(&format!("1/total, +1/total until {until}")));
+    eventually("the raised limit", || (dev.chat(token).0 == 200).then_some(()));
+    let over = dev.json(&["key", "raise", id, "--requests", "+5/total", "--until", "1h"]);
+    assert_eq!(over["policy"]["raises"].as_array().unwrap().len(), 2, "raises add up");
+    eventually("the limit with both raises", || (dev.chat(token).0 == 200).then_some(()));
+    dev.json(&["key", "update", id, "--no-raises"]);
+    eventually("the limit as it was", || {
+        let (status, answer) = dev.chat(token);
+        (status == 402 && answer.contains("request quota of 1 in total")).then_some(())
+    });
+    assert_eq!(dev.run(&["audit", "verify", "--all"]).code, 0);
 }
 
 #[test]

@@ -1,14 +1,17 @@
-//! What happens to a virtual key in its life besides changes of what it is: it gets another token.
+//! What happens to a virtual key in its life besides changes of what it is: it gets another token, and more of
+//! a limit for a while.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
+use keyforge_shared::policy::Raise;
 use keyforge_shared::state::FormerToken;
 use keyforge_shared::token::NewToken;
 use serde_json::json;
 
-use super::keys::unless_revoked;
+use super::keys::{policy_problems, unless_revoked};
 use super::{Admin, AdminError, Call, Caller};
 use crate::store::keys::StoredKey;
 
@@ -16,6 +19,33 @@ use crate::store::keys::StoredKey;
 const MAX_GRACE: Duration = Duration::from_hours(30 * 24);
 
 impl Admin {
+    /// Raises limits of a key for a while, on top of what it has.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] with every problem, [`AdminError::NotFound`], [`AdminError::Precondition`] for a revoked key.
+    pub async fn raise_key(&self, caller: &Caller, id: KeyId, raises: Vec<Raise>) -> Result<StoredKey, AdminError> {
+        let call = Call::new(caller, "keys/Raise", id);
+        self.attempt(&call, async {
+            let (edit, before) = self.edit_key(&call, id).await?;
+            unless_revoked(&before)?;
+            let mut problems = Vec::new();
+            if raises.is_empty() {
+                problems.push("raises: none; name what is to be raised".to_owned());
+            }
+            if raises.iter().any(|raise| raise.until <= edit.now) {
+                problems.push("raises: the end of one lies in the past".to_owned());
+            }
+            let mut after = before.clone();
+            let policy = Arc::make_mut(&mut after.record.policy);
+            policy.drop_ended_raises(edit.now);
+            policy.raises = policy.raises.iter().copied().chain(raises).collect();
+            problems.extend(policy_problems(&after.record.policy));
+            AdminError::unless_valid(&problems)?;
+            self.save_key(edit, &call, &before, after).await
+        })
+        .await
+    }
+
     /// Gives a key another token, and lets the one so far go on to work for `grace`. There are never more than two: a token that was replaced before
     /// ends now. The new one is in the answer and nowhere else.
     ///

@@ -25,10 +25,11 @@ enum Part {
     MaxStaleness,
     Networks,
     Endpoints,
+    Raises,
     Labels,
 }
 
-const POLICY: [(&str, Part); 12] = [
+const POLICY: [(&str, Part); 13] = [
     ("policy.models", Part::Models),
     ("policy.request_limits", Part::RequestLimits),
     ("policy.spend_limits", Part::SpendLimits),
@@ -41,6 +42,7 @@ const POLICY: [(&str, Part); 12] = [
     ("policy.max_staleness_seconds", Part::MaxStaleness),
     ("policy.networks", Part::Networks),
     ("policy.endpoints", Part::Endpoints),
+    ("policy.raises", Part::Raises),
 ];
 
 /// The parts that an update names. Never empty.
@@ -142,6 +144,7 @@ impl KeyMask {
                 Part::MaxStaleness => policy.max_staleness_seconds = new.max_staleness_seconds,
                 Part::Networks => policy.networks.clone_from(&new.networks),
                 Part::Endpoints => policy.endpoints = new.endpoints,
+                Part::Raises => policy.raises.clone_from(&new.raises),
             }
         }
     }
@@ -162,10 +165,11 @@ fn shown(path: &str) -> String {
 mod tests {
     use keyforge_shared::clock::Timestamp;
     use keyforge_shared::endpoint::Endpoint;
+    use keyforge_shared::limit::Dimension;
     use keyforge_shared::money::NanoUsd;
     use keyforge_shared::network::Networks;
     use keyforge_shared::period::{Window, ZoneName};
-    use keyforge_shared::policy::{ModelPattern, RequestLimit, SpendLimit};
+    use keyforge_shared::policy::{ModelPattern, Raise, RequestLimit, SpendLimit};
 
     use super::*;
 
@@ -182,6 +186,13 @@ mod tests {
             time_zone: ZoneName::new(if number == 1 { "Europe/Berlin" } else { "Asia/Tokyo" }).ok(),
             max_staleness_seconds: u32::try_from(number).ok(),
             networks: Networks::new(vec![format!("10.0.0.{number}").parse().unwrap()]),
+            raises: [Raise {
+                dimension: Dimension::Requests,
+                window: Window::Day,
+                amount: number,
+                until: Timestamp::MAX,
+            }]
+            .into(),
             endpoints: [if number == 1 { Endpoint::Chat } else { Endpoint::Models }].into_iter().collect(),
         }
     }

@@ -6,7 +6,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId};
 use keyforge_shared::name;
 use keyforge_shared::period::ZoneName;
-use keyforge_shared::policy::Policy;
+use keyforge_shared::policy::{Policy, Raise};
 use keyforge_shared::state::{Change, KeyRecord, KeyStatus, Resource, policy_digest};
 use keyforge_shared::token::NewToken;
 use serde_json::{Value, json};
@@ -173,9 +173,9 @@ impl Admin {
             }
             if update.mask.policy() {
                 let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
-                update
-                    .mask
-                    .change(Arc::make_mut(&mut after.record.policy), whole_millis(update.policy.ok_or_else(missing)?));
+                let policy = Arc::make_mut(&mut after.record.policy);
+                update.mask.change(policy, whole_millis(update.policy.ok_or_else(missing)?));
+                policy.drop_ended_raises(edit.now);
             }
             update.mask.change_labels(&mut after.labels, update.labels);
             problems.extend(policy_problems(&after.record.policy));
@@ -353,7 +353,7 @@ pub(super) fn name_problem(text: &str) -> Option<String> {
     name::check(text).err().map(|error| format!("name: {error}"))
 }
 
-fn policy_problems(policy: &Policy) -> Vec<String> {
+pub(super) fn policy_problems(policy: &Policy) -> Vec<String> {
     let mut problems = Vec::new();
     if policy.models.len() > MAX_PATTERNS {
         problems.push(format!("policy.models: at most {MAX_PATTERNS} patterns"));
@@ -364,8 +364,9 @@ fn policy_problems(policy: &Policy) -> Vec<String> {
 
 /// Nodes are told moments in milliseconds; a finer one here would make their set another one than ours.
 fn whole_millis(policy: Policy) -> Policy {
-    let expires_at = policy.expires_at.map(|at| Timestamp::from_millis(at.millis()));
-    Policy { expires_at, ..policy }
+    let whole = |at: Timestamp| Timestamp::from_millis(at.millis());
+    let raises = policy.raises.iter().map(|raise| Raise { until: whole(raise.until), ..*raise }).collect();
+    Policy { expires_at: policy.expires_at.map(whole), raises, ..policy }
 }
 
 fn publish(key: &StoredKey) -> Vec<Change> {

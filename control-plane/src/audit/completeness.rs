@@ -14,7 +14,7 @@ use crate::store::{StoreError, deployment, keys};
 /// Detail of an act that was carried out and left everything as it was.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 /// The acts that move the state to its next revision when they are carried out and change anything.
-const CHANGES: [&str; 21] = [
+const CHANGES: [&str; 22] = [
     "workspaces/Create",
     "workspaces/Update",
     "workspaces/Delete",
@@ -26,6 +26,7 @@ const CHANGES: [&str; 21] = [
     "keys/Resume",
     "keys/Zero",
     "keys/Rotate",
+    "keys/Raise",
     "credentials/Add",
     "credentials/Update",
     "credentials/Rotate",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::key_service_server::KeyService;
-use keyforge_proto::convert::{ConvertError, required, time};
+use keyforge_proto::convert::{self, ConvertError, required, time};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
@@ -156,6 +156,14 @@ impl KeyService for KeyApi {
         let key = decoded(&self.admin, &caller, "keys/Rotate", "", key_id(&id)).await?;
         let (key, token) = self.admin.rotate_key(&caller, key, Duration::from_millis(grace_ms)).await?;
         Ok(Response::new(proto::RotateKeyResponse { key: Some(self.encode(&key)), token: token.expose().to_owned() }))
+    }
+
+    async fn raise_key(&self, request: Request<proto::RaiseKeyRequest>) -> Result<Response<proto::Key>, Status> {
+        let caller = operator(&self.admin, &request, "keys/Raise").await?;
+        let proto::RaiseKeyRequest { id, raises } = request.into_inner();
+        let raise = (|| Ok((key_id(&id)?, convert::raises(raises)?)))();
+        let (key, raises) = decoded(&self.admin, &caller, "keys/Raise", "", raise).await?;
+        Ok(Response::new(self.encode(&self.admin.raise_key(&caller, key, raises).await?)))
     }
 
     async fn revoke_key(

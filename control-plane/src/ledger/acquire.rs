@@ -9,7 +9,7 @@ use keyforge_shared::period::{Calendar, Period};
 
 use super::former::{self, Former};
 use super::signs::expected_since;
-use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_of, limited};
+use super::{Holder, Ledger, LedgerError, STAGING, history, is_active, limit_at, limited};
 use crate::store::epochs;
 use crate::store::ledger::{self, Books};
 use crate::store::locks::{self, Hold};
@@ -119,7 +119,7 @@ impl Ledger {
         }
         let calendar = key.policy.calendar();
         let due = ask.wants.iter().map(|want| {
-            let limit = limit_of(&key, &workspace, &want.counter).ok_or(LedgerError::NoSuchLimit(want.counter))?;
+            let limit = limit_at(&key, &workspace, &want.counter, now).ok_or(LedgerError::NoSuchLimit(want.counter))?;
             let period = present_period(&calendar, &want.counter, now).ok_or(LedgerError::WrongPeriod(want.counter))?;
             Ok(Due { want: *want, period, limit })
         });

@@ -17,6 +17,9 @@
 //! Periods are runs of days in the key's own calendar, and have the first one's number in their counters' names. The periods of a workspace's limit
 //! follow each key's calendar as well: what is shared is the limit for that date.
 //!
+//! A key's limit that is raised for a while is lowered by the clock when that ends, and whoever was granted more gives it back like after any
+//! other lowering.
+//!
 //! Answers of an epoch are numbered. Books apply grants in the order of these serials and never one from before a return; a return that does not
 //! know the newest grants is refused; and who leaves names the newest answer it has, so that a leave that comes late does not end a membership
 //! that was renewed.
@@ -162,7 +165,16 @@ async fn limited(conn: &mut Conn, key: KeyId) -> Result<(KeyRecord, WorkspaceRec
     Ok((key, workspace))
 }
 
-/// The limit that `counter` counts against; `None` when there is none.
+/// The limit that `counter` counts against at `now`, with what it is raised by; `None` when there is none.
+fn limit_at(key: &KeyRecord, workspace: &WorkspaceRecord, counter: &CounterId, now: Timestamp) -> Option<u64> {
+    let raised = match counter.scope {
+        Scope::Key => key.policy.raised(counter.dimension, counter.window, now),
+        Scope::Workspace => 0,
+    };
+    limit_of(key, workspace, counter).map(|limit| limit.saturating_add(raised))
+}
+
+/// The limit that `counter` counts against when it is not raised; `None` when there is none.
 fn limit_of(key: &KeyRecord, workspace: &WorkspaceRecord, counter: &CounterId) -> Option<u64> {
     let (requests, spend) = match counter.scope {
         Scope::Key => (Cow::Borrowed(&key.policy.request_limits[..]), &key.policy.spend_limits),

@@ -33,6 +33,7 @@ fn policy() -> admin::Policy {
         max_staleness_seconds: Some(60),
         networks: vec!["10.0.0.0/8".to_owned()],
         endpoints: vec![admin::Endpoint::Chat.into()],
+        raises: Vec::new(),
     }
 }
 
@@ -325,6 +326,43 @@ async fn a_rotated_key_is_the_same_key_with_another_token_also_after_a_restart()
     let entries = plane.admin_entries().await;
     assert_eq!(entries.iter().filter(|entry| entry.method == "keys/Rotate").count(), 4, "refusals are entries, too");
     assert!(entries.iter().all(|entry| !entry.detail.contains(&rotated.token)));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_raise_adds_up_outlives_a_restart_and_is_refused_without_a_limit_or_with_an_end_in_the_past() {
+    let plane = Plane::start().await;
+    let request = admin::CreateKeyRequest { name: "agent".to_owned(), policy: Some(policy()), ..Default::default() };
+    let id = plane.keys().create_key(request).await.unwrap().into_inner().key.unwrap().id;
+    let in_an_hour = SystemClock.now().millis() + 3_600_000;
+    let raise = |window: admin::Window, amount, until_ms| admin::Raise {
+        amount: Some(amount),
+        window: window.into(),
+        until_ms,
+    };
+    let asked = |raises| admin::RaiseKeyRequest { id: id.clone(), raises };
+    let (requests, window) = (admin::raise::Amount::Requests, policy().request_limits[0].window());
+    for (raises, problem) in [
+        (vec![], "raises: none"),
+        (vec![raise(window, requests(5), 1_000)], "lies in the past"),
+        (vec![raise(window, requests(0), in_an_hour)], "at least 1"),
+        (vec![raise(admin::Window::Total, requests(5), in_an_hour)], "no limit of requests per total"),
+        (vec![raise(admin::Window::Unspecified, requests(5), in_an_hour)], "raises[0].window"),
+        (vec![admin::Raise { amount: None, ..raise(window, requests(5), in_an_hour) }], "raises[0].amount"),
+    ] {
+        let status = plane.keys().raise_key(asked(raises)).await.unwrap_err();
+        assert!(status.code() == Code::InvalidArgument && status.message().contains(problem), "{status:?}");
+    }
+    for count in 1..=2 {
+        let raised = plane.keys().raise_key(asked(vec![raise(window, requests(5), in_an_hour)])).await.unwrap();
+        assert_eq!(raised.into_inner().policy.unwrap().raises.len(), count);
+    }
+    let plane = Plane::start_again(plane.stop().await).await;
+    let shown = async || plane.keys().get_key(admin::GetKeyRequest { id: id.clone() }).await.unwrap().into_inner();
+    assert_eq!(shown().await.policy.unwrap().raises, vec![raise(window, requests(5), in_an_hour); 2]);
+    let none = admin::UpdateKeyRequest { policy: Some(Default::default()), ..update(&id, &["policy.raises"]) };
+    plane.keys().update_key(none).await.unwrap();
+    assert!(shown().await.policy.unwrap().raises.is_empty());
     plane.stop().await;
 }
 

@@ -10,7 +10,7 @@ use keyforge_shared::id::LifeId;
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{Calendar, CivilDay, Window, ZoneName};
-use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
+use keyforge_shared::policy::{Policy, Raise, RequestLimit, SpendLimit};
 use keyforge_shared::state::KeyStatus;
 
 use crate::rig::{Key, NODE, Rig, boot, requests_per, spend_per};
@@ -490,6 +490,27 @@ async fn a_lowered_limit_grants_nothing_until_it_is_reached_from_below_and_a_rai
     assert_eq!(told(&acquire(&rig, 2, day, 100).await.unwrap()), (70, 30, 0));
     rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).request_limits[0].requests = 150).await;
     assert_eq!(told(&acquire(&rig, 1, day, 100).await.unwrap()), (80, 70, 0));
+}
+
+#[tokio::test]
+async fn a_raised_limit_is_granted_until_its_end_and_from_then_on_the_ledger_grants_by_the_one_before() {
+    let rig = Rig::new().await;
+    let until = rig.clock.now().saturating_add(Duration::from_secs(60));
+    let raise = Raise { dimension: Dimension::Requests, window: Window::Day, amount: 50, until };
+    let key = rig.key(1, Policy { raises: [raise].into(), ..requests_per(Window::Day, 100) }).await;
+    let day = rig.counter(key, Dimension::Requests, Window::Day);
+    let first = acquire(&rig, 1, day, 120).await.unwrap();
+    assert_eq!((first.grants[0].limit, first.grants[0].granted, first.grants[0].available), (150, 150, 0));
+    assert_eq!(rig.ledger.balance(key.id).await.unwrap()[0].limit, 150);
+    rig.clock.set(until);
+    let ended = acquire(&rig, 1, day, 1).await.unwrap();
+    assert_eq!((ended.grants[0].limit, ended.grants[0].granted, ended.grants[0].available), (100, 150, 0));
+    assert_eq!(acquire(&rig, 2, day, 1).await.unwrap().grants[0].granted, 0, "nothing until it is given back");
+    assert_eq!(rig.ledger.balance(key.id).await.unwrap()[0].limit, 100);
+    let (boot, life, serial) = (boot(1), life(1), ended.serial);
+    let holdings = vec![(day, 80)];
+    rig.ledger.give_back(&GiveBack { boot, life, key: key.id, epoch: first.epoch, holdings, serial }).await.unwrap();
+    assert_eq!(told(&acquire(&rig, 2, day, 100).await.unwrap()), (20, 80, 0));
 }
 
 /// A key whose days are those of `zone`.

@@ -4,8 +4,9 @@
 //! wait for its answer; a ledger that has nothing left is not asked again for a moment, so that an exhausted key cannot load it. A workspace's
 //! limit that is exhausted is looked for where it lies unspent: in the books of other keys of the workspace, which give it back.
 //!
-//! * [`returns`]: gives back what changed limits no longer allow
+//! * [`returns`]: gives back what changed limits no longer allow; [`raises`]: also when a raised limit ends
 
+pub mod raises;
 pub mod returns;
 
 #[cfg(test)]

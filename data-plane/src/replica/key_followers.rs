@@ -63,7 +63,8 @@ impl KeyFollowers {
             KeyStatus::Active | KeyStatus::Frozen | KeyStatus::Revoked => {}
         }
         let limits_changed = before.policy.request_limits != now.policy.request_limits
-            || before.policy.spend_limits != now.policy.spend_limits;
+            || before.policy.spend_limits != now.policy.spend_limits
+            || before.policy.raises != now.policy.raises;
         (limits_changed || now.status != before.status).then_some(now.id)
     }
 }

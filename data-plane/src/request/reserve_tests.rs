@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use keyforge_counters::CounterStore;
-use keyforge_shared::clock::ManualClock;
+use keyforge_shared::clock::{Clock, ManualClock};
 use keyforge_shared::limit::Scope;
 use keyforge_shared::period::ZoneName;
-use keyforge_shared::policy::{Policy, RequestLimit};
+use keyforge_shared::policy::{Policy, Raise, RequestLimit};
 use keyforge_shared::state::Resource;
 
 use super::super::fixture::{admit, admitted, body, books, commit, permit_for, refused, wanted};
 use super::super::settle::{Charge, Ending};
 use super::*;
 use crate::fixture::{FakeLedger, Node, Parts, START, cap, key, key_id, model, quota, spend, workspace};
+use crate::grants::raises::RaiseEnds;
+use crate::grants::returns::Returns;
 use crate::memberships::leaving::Leaving;
 
 const OWN_QUOTA: (Scope, Dimension, Window) = (Scope::Key, Dimension::Requests, Window::Day);
@@ -101,6 +103,34 @@ async fn i_8_a_limit_that_is_used_up_is_exhausted_and_its_answer_adds_up() {
     let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(5)).await else { panic!("not exhausted") };
     assert_eq!((exhausted.limit, exhausted.spent, exhausted.held, exhausted.needed), (3, 3, 0, 1));
     assert_eq!(exhausted.resets_at.unwrap().rfc3339(), "2026-11-23T00:00:00Z");
+}
+
+#[tokio::test]
+async fn a_raised_limit_ends_by_the_clock_of_the_node_and_what_was_granted_above_it_goes_back() {
+    let (ledger, url) = ledger(&[(OWN_QUOTA, 5)], 5).await;
+    let clock = clock();
+    let until = START.saturating_add(Duration::from_secs(600));
+    let raise = |amount| Raise { dimension: Dimension::Requests, window: Window::Day, amount, until };
+    let policy = Policy { raises: [raise(1), raise(2)].into(), ..quota(2) };
+    let node = Parts::in_memory(url, &clock, one_key(policy)).build();
+    for _ in 0..3 {
+        commit(&node, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
+    }
+    let (returns, time): (_, Arc<dyn Clock>) = (Returns::start(node.plane.grants.clone()), clock.clone());
+    let ends = RaiseEnds::new(&node.plane.replica, &node.plane.memberships, &returns, &time);
+    let looked = ends.look(START);
+    clock.set(until);
+    let Rejection::Exhausted(exhausted) = refused(&node, 1, &body(5)).await else { panic!("not exhausted") };
+    assert_eq!((exhausted.limit, exhausted.spent), (2, 3));
+    assert!(ledger.0.lock().returned.is_empty());
+    let looked = ends.look(looked);
+    let returned = async {
+        while ledger.0.lock().returned.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), returned).await.unwrap();
+    assert_eq!(looked, until);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use keyforge_shared::clock::Timestamp;
 
 pub use counters::{counter_id, dimension, scope};
 pub use operators::role;
-pub use policy::{endpoint, window};
+pub use policy::{endpoint, raises, window};
 pub use workspaces::{limits, plan};
 
 /// Why a message is not a valid domain value.

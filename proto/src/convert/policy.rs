@@ -2,13 +2,15 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::endpoint::{Endpoint, Endpoints};
+use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::network::Networks;
 use keyforge_shared::period::{Window, ZoneName};
-use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
+use keyforge_shared::policy::{ModelPattern, Policy, Raise, RequestLimit, SpendLimit};
 
-use super::{ConvertError, each, parsed, time, unspecified};
+use super::{ConvertError, each, parsed, required, time, unspecified};
 use crate::admin::v1 as proto;
+use crate::admin::v1::raise::Amount;
 
 impl From<Window> for proto::Window {
     fn from(window: Window) -> Self {
@@ -62,6 +64,37 @@ impl TryFrom<proto::SpendLimit> for SpendLimit {
     }
 }
 
+impl From<&Raise> for proto::Raise {
+    fn from(raise: &Raise) -> Self {
+        let amount = match raise.dimension {
+            Dimension::Requests => Amount::Requests(raise.amount),
+            Dimension::Spend => Amount::NanoUsd(raise.amount),
+        };
+        let window = proto::Window::from(raise.window).into();
+        Self { amount: Some(amount), window, until_ms: raise.until.millis() }
+    }
+}
+
+impl TryFrom<proto::Raise> for Raise {
+    type Error = ConvertError;
+    fn try_from(raise: proto::Raise) -> Result<Self, ConvertError> {
+        let (dimension, amount) = match required(raise.amount, "amount")? {
+            Amount::Requests(requests) => (Dimension::Requests, requests),
+            Amount::NanoUsd(nanos) => (Dimension::Spend, nanos),
+        };
+        let window = window(raise.window, "window")?;
+        Ok(Self { dimension, window, amount, until: time(raise.until_ms, "until_ms")? })
+    }
+}
+
+/// Raises out of a list of them.
+///
+/// # Errors
+/// [`ConvertError`] naming the first that is wrong by its place.
+pub fn raises(messages: Vec<proto::Raise>) -> Result<Vec<Raise>, ConvertError> {
+    each(messages, "raises")
+}
+
 impl From<Endpoint> for proto::Endpoint {
     fn from(endpoint: Endpoint) -> Self {
         match endpoint {
@@ -112,6 +145,7 @@ impl From<&Policy> for proto::Policy {
             max_staleness_seconds: policy.max_staleness_seconds,
             networks: policy.networks.as_slice().iter().map(ToString::to_string).collect(),
             endpoints: policy.endpoints.iter().map(|endpoint| proto::Endpoint::from(endpoint).into()).collect(),
+            raises: policy.raises.iter().map(Into::into).collect(),
         }
     }
 }
@@ -133,6 +167,7 @@ impl TryFrom<proto::Policy> for Policy {
             max_staleness_seconds: policy.max_staleness_seconds,
             networks: networks(&policy.networks)?,
             endpoints: endpoints(&policy.endpoints)?,
+            raises: raises(policy.raises)?.into(),
         };
         ConvertError::unless_valid(decoded.problems())?;
         Ok(decoded)

@@ -7,11 +7,12 @@ use keyforge_shared::catalog::{LongContext, Model, Operation, Prices, ProviderNa
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::endpoint::{Endpoint, Endpoints};
 use keyforge_shared::id::{ChainId, CredentialId, KeyId, WorkspaceId};
+use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::{NanoUsd, PicoUsdPerToken};
 use keyforge_shared::network::{Network, Networks};
 use keyforge_shared::period::{Window, ZoneName};
 use keyforge_shared::plan::Plan;
-use keyforge_shared::policy::{ModelPattern, Policy, RequestLimit, SpendLimit};
+use keyforge_shared::policy::{ModelPattern, Policy, Raise, RequestLimit, SpendLimit};
 use keyforge_shared::state::{
     Change, CredentialRecord, FormerToken, KeyRecord, KeyStatus, MAX_WEIGHT, Resource, WorkspaceRecord,
 };
@@ -48,7 +49,23 @@ fn spend_limits() -> impl Strategy<Value = Vec<SpendLimit>> {
     })
 }
 
+/// Raises of some of the limits of a policy, which are far below what a limit can be.
+fn raised(policy: Policy) -> impl Strategy<Value = Policy> {
+    let requests = policy.request_limits.iter().map(|limit| (Dimension::Requests, limit.window));
+    let low = policy.spend_limits.iter().filter(|limit| limit.amount.nanos() < NanoUsd::MAX_LIMIT.nanos() / 2);
+    let limits: Vec<_> = requests.chain(low.map(|limit| (Dimension::Spend, limit.window))).collect();
+    let count = 0..=limits.len();
+    (subsequence(limits, count), 1u64..1_000_000, moment()).prop_map(move |(limits, amount, until)| {
+        let raise = |(dimension, window)| Raise { dimension, window, amount, until };
+        Policy { raises: limits.into_iter().map(raise).collect(), ..policy.clone() }
+    })
+}
+
 pub(super) fn policy() -> impl Strategy<Value = Policy> {
+    plain_policy().prop_flat_map(raised)
+}
+
+fn plain_policy() -> impl Strategy<Value = Policy> {
     let models = vec(word().prop_map(ModelPattern), 0..4);
     let rates = (option::of(1u32..=100_000), option::of(1u64..1_000_000_000), option::of(1u32..=1_000));
     let zone = select(vec![None, Some("UTC"), Some("Europe/Berlin"), Some("America/St_Johns")]);
@@ -75,6 +92,7 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
             max_staleness_seconds,
             networks: places.0,
             endpoints: places.1,
+            raises: Box::default(),
         },
     )
 }

@@ -249,14 +249,17 @@ fn write_limits(writer: &mut Writer, requests: &[RequestLimit], spend: &[SpendLi
 /// SHA-256 over a policy's canonical bytes: what a chain's genesis names its first policy by.
 #[must_use]
 pub fn policy_digest(policy: &Policy) -> [u8; 32] {
-    // A policy that says nothing of what came later has the bytes that it had before there was that: first staleness, then places.
+    // A policy that says nothing of what came later has the bytes that it had before there was that: first staleness, then places, then raises.
     let staleness = policy.max_staleness_seconds;
-    let has_places = !policy.networks.is_empty() || !policy.endpoints.is_empty();
-    let mut writer = Writer::with_magic(match (has_places, staleness) {
-        (false, None) => b"KSP1",
-        (false, Some(_)) => b"KSP2",
-        (true, None) => b"KSP3",
-        (true, Some(_)) => b"KSP4",
+    let has_raises = !policy.raises.is_empty();
+    let has_places = has_raises || !policy.networks.is_empty() || !policy.endpoints.is_empty();
+    let mut writer = Writer::with_magic(match (has_raises, has_places, staleness) {
+        (false, false, None) => b"KSP1",
+        (false, false, Some(_)) => b"KSP2",
+        (false, true, None) => b"KSP3",
+        (false, true, Some(_)) => b"KSP4",
+        (true, _, None) => b"KSP5",
+        (true, _, Some(_)) => b"KSP6",
     });
     writer.u64(policy.models.len() as u64);
     for pattern in &policy.models {
@@ -272,6 +275,13 @@ pub fn policy_digest(policy: &Policy) -> [u8; 32] {
     }
     if has_places {
         write_places(&mut writer, policy);
+    }
+    if has_raises {
+        writer.u64(policy.raises.len() as u64);
+        for raise in &policy.raises {
+            writer.str(raise.dimension.as_str()).str(raise.window.as_str()).u64(raise.amount);
+            writer.i64(raise.until.nanos());
+        }
     }
     Sha256::digest(writer.finish()).into()
 }

@@ -78,10 +78,14 @@ impl LimitArgs {
             tokens_per_minute: self.tpm,
             concurrent_requests: self.concurrency,
             max_output_tokens: self.max_output_tokens,
-            expires_at_ms: self.expires.map(|expiry| expiry.millis(now).map_err(not_an_end)).transpose()?,
+            expires_at_ms: self
+                .expires
+                .map(|expiry| expiry.millis(now, "--expires").map_err(not_an_end))
+                .transpose()?,
             time_zone: None,
             max_staleness_seconds: self.max_staleness,
             networks,
+            raises: Vec::new(),
             endpoints: endpoints.map(|endpoint| proto::Endpoint::from(endpoint).into()).collect(),
         };
         Ok((policy, given.into_iter().filter_map(|(path, given)| given.then_some(path)).collect()))
@@ -131,6 +135,9 @@ pub(super) struct NoLimitArgs {
     /// Use for every endpoint
     #[arg(long, conflicts_with = "endpoints")]
     no_endpoints: bool,
+    /// End what `key raise` raised
+    #[arg(long)]
+    no_raises: bool,
 }
 
 impl NoLimitArgs {
@@ -147,6 +154,7 @@ impl NoLimitArgs {
             ("policy.max_staleness_seconds", self.no_max_staleness),
             ("policy.networks", self.no_network),
             ("policy.endpoints", self.no_endpoints),
+            ("policy.raises", self.no_raises),
         ];
         given.into_iter().filter_map(|(path, given)| given.then_some(path))
     }

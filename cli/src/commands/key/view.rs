@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use keyforge_proto::admin::v1 as proto;
+use keyforge_proto::admin::v1::raise::Amount;
 use keyforge_proto::convert;
+use keyforge_shared::money::NanoUsd;
 use serde::Serialize;
 
 use crate::commands::period_limits::{self, RequestLimitView, SpendLimitView};
@@ -45,6 +47,36 @@ struct PolicyView {
     networks: Vec<String>,
     /// What it may be used for; none: everything.
     endpoints: Vec<&'static str>,
+    /// What is on top of its limits for a while.
+    raises: Vec<RaiseView>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct RaiseView {
+    dimension: &'static str,
+    window: &'static str,
+    /// Requests or nano-dollars, by `dimension`.
+    amount: u64,
+    /// In dollars, when money is raised.
+    amount_usd: Option<String>,
+    until: String,
+}
+
+impl RaiseView {
+    fn of(raise: proto::Raise) -> Self {
+        let (dimension, amount, amount_usd) = match raise.amount {
+            Some(Amount::Requests(requests)) => ("requests", requests, None),
+            Some(Amount::NanoUsd(nanos)) => ("spend", nanos, Some(NanoUsd::new(nanos).decimal())),
+            None => ("unknown", 0, None),
+        };
+        let window = period_limits::window(raise.window);
+        Self { dimension, window, amount, amount_usd, until: moment(raise.until_ms) }
+    }
+
+    fn cell(&self) -> String {
+        let amount = self.amount_usd.as_ref().map_or_else(|| self.amount.to_string(), |usd| format!("${usd}"));
+        format!(", +{amount}/{} until {}", self.window, self.until)
+    }
 }
 
 impl KeyView {
@@ -86,6 +118,7 @@ impl PolicyView {
             max_staleness_seconds: policy.max_staleness_seconds,
             networks: policy.networks,
             endpoints: policy.endpoints.into_iter().map(endpoint).collect(),
+            raises: policy.raises.into_iter().map(RaiseView::of).collect(),
         }
     }
 }
@@ -118,7 +151,11 @@ impl Row for KeyView {
 
     fn cells(&self) -> Vec<String> {
         let policy = &self.policy;
-        let [requests, spend] = period_limits::cells(&policy.request_limits, &policy.spend_limits);
+        let [mut requests, mut spend] = period_limits::cells(&policy.request_limits, &policy.spend_limits);
+        for raise in &policy.raises {
+            let raised = if raise.amount_usd.is_some() { &mut spend } else { &mut requests };
+            raised.push_str(&raise.cell());
+        }
         vec![
             self.id.clone(),
             self.name.clone(),
@@ -221,6 +258,11 @@ mod tests {
             concurrent_requests: None,
             networks: vec!["10.0.0.0/8".to_owned()],
             endpoints: vec![proto::Endpoint::Chat.into(), 99],
+            raises: vec![proto::Raise {
+                amount: Some(Amount::NanoUsd(20_000_000_000)),
+                window: proto::Window::Month.into(),
+                until_ms: 1_795_327_200_000,
+            }],
             ..Default::default()
         };
         let status = proto::KeyStatus::Frozen.into();
@@ -251,7 +293,7 @@ mod tests {
                 "env=ci,team=research",
                 "gpt-5*",
                 "500/day",
-                "$10.50/month"
+                "$10.50/month, +$20.00/month until 2026-11-22T06:00:00Z"
             ]
         );
         assert_eq!(&cells[8..14], ["60", "90000", "-", "-", "10.0.0.0/8", "chat,unknown"]);
