@@ -6,6 +6,7 @@ mod label;
 mod limits;
 mod raise;
 mod receipt;
+mod template;
 mod view;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use self::label::Label;
 use self::limits::{LimitArgs, NoLimitArgs};
 use self::raise::RaiseArgs;
 use self::receipt::ReceiptView;
+use self::template::{FileArgs, Preset, TemplateAction};
 use self::view::{CreatedView, KeyRow, KeyView};
 use super::{key_id, workspace_name};
 use crate::client::{AdminArgs, AdminClient, pages};
@@ -41,6 +43,11 @@ enum KeyAction {
     #[command(after_help = "Example:\n  keyforge key create ci --models 'gpt-5*,gpt-4o*' \
                       --requests 20000/month --spend 50/month --rpm 120 --time-zone Europe/Berlin")]
     Create(CreateArgs),
+    /// Presets for `key create --template`
+    Template {
+        #[command(subcommand)]
+        action: TemplateAction,
+    },
     /// Show keys, newest first
     List(ListArgs),
     /// Show one key
@@ -111,6 +118,11 @@ struct CreateArgs {
     /// What to sort it by, such as team=research; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<Label>,
+    /// Options that are not given are this template's: see `key template list`
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
+    #[command(flatten)]
+    templates: FileArgs,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -155,6 +167,9 @@ struct UpdateArgs {
 /// [`Failure`].
 pub async fn run(args: KeyArgs) -> Result<(), Failure> {
     let output = args.admin.output;
+    if let KeyAction::Template { action } = args.action {
+        return template::run(action, output);
+    }
     let call = Call::of(args.action, SystemClock.now())?;
     let client = AdminClient::find(&args.admin).await?;
     let mut keys = client.keys();
@@ -221,17 +236,20 @@ impl Call {
     /// Everything that can be wrong with a command line is found before a server is looked for.
     fn of(action: KeyAction, now: Timestamp) -> Result<Self, Failure> {
         Ok(match action {
-            KeyAction::Create(CreateArgs { name, workspace, time_zone, label, limits }) => {
-                let (limits, _) = limits.policy(now)?;
+            KeyAction::Create(CreateArgs { name, workspace, time_zone, label, template, templates, limits }) => {
+                let preset = template.map_or_else(|| Ok(Preset::default()), |name| templates.preset(&name))?;
+                let (limits, _) = limits.over(preset.limits).policy(now)?;
+                let labels = preset.labels.into_iter().chain(label::all(label)).collect();
                 let policy = Some(proto::Policy { time_zone: time_zone.map(Into::into), ..limits });
                 let workspace = workspace.map(workspace_name).transpose()?.unwrap_or_default();
-                Self::Create(proto::CreateKeyRequest { name, policy, workspace, labels: label::all(label) })
+                Self::Create(proto::CreateKeyRequest { name, policy, workspace, labels })
             }
             KeyAction::List(ListArgs { limit, label, expiring }) => {
                 let expires_before_ms = expiring.map(|time| now.saturating_add(time).millis());
                 let labels = label::all(label);
                 Self::List(limit, proto::ListKeysRequest { labels, expires_before_ms, ..Default::default() })
             }
+            KeyAction::Template { .. } => return Err(Failure::usage("templates are shown without a server")),
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
             KeyAction::Update(args) => Self::Update(update(args, now)?),
             KeyAction::Raise(args) => Self::Raise(args.request(now)?),
@@ -354,6 +372,20 @@ mod tests {
             let error = call(wrong).unwrap_err().to_string();
             assert!(error.contains(option), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_given_takes_the_place_of_what_the_template_says() {
+        let Call::Create(request) =
+            call("create n --template ci-bot --spend 9/week --rpm 3 --label kind=x --label team=a").unwrap()
+        else {
+            panic!("not a creation")
+        };
+        let policy = request.policy.unwrap();
+        let week = proto::Window::Week.into();
+        assert_eq!(policy.spend_limits, [proto::SpendLimit { nano_usd: 9_000_000_000, window: week }]);
+        assert_eq!((policy.requests_per_minute, policy.concurrent_requests), (Some(3), Some(4)));
+        assert_eq!((request.labels["kind"].as_str(), request.labels["team"].as_str()), ("x", "a"));
     }
 
     #[test]

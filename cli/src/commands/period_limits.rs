@@ -35,6 +35,12 @@ pub(super) struct NoPeriodLimitArgs {
 }
 
 impl PeriodLimitArgs {
+    /// These, and where nothing was given those of `base`.
+    pub(super) fn over(self, base: Self) -> Self {
+        let requests = if self.requests.is_empty() { base.requests } else { self.requests };
+        Self { requests, spend: if self.spend.is_empty() { base.spend } else { self.spend } }
+    }
+
     /// Whether request limits were given, and whether spend limits were.
     pub(super) const fn given(&self) -> (bool, bool) {
         (!self.requests.is_empty(), !self.spend.is_empty())

@@ -86,6 +86,18 @@ fn a_key_lives_from_create_to_revoke() {
 }
 
 #[test]
+fn a_key_is_made_by_a_template() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let templates = dev.json(&["key", "template", "list"]);
+    assert!(templates.as_array().unwrap().iter().any(|template| template["name"] == "research-agent"));
+    let made = dev.json(&["key", "create", "ci", "--template", "ci-bot", "--max-output-tokens", "100"]);
+    let policy = &made["key"]["policy"];
+    assert_eq!((&policy["max_output_tokens"], &policy["endpoints"]), (&json!(100), &json!(["chat", "models"])));
+    assert_eq!(made["key"]["labels"], json!({ "kind": "ci-bot" }));
+}
+
+#[test]
 fn a_raised_limit_lets_more_through_until_it_ends() {
     let directory = tempfile::tempdir().unwrap();
     let dev = dev(&directory);

@@ -46,6 +46,22 @@ pub(super) struct LimitArgs {
 }
 
 impl LimitArgs {
+    /// These, and where nothing was given those of `base`.
+    pub(super) fn over(self, base: Self) -> Self {
+        Self {
+            models: self.models.or(base.models),
+            periods: self.periods.over(base.periods),
+            rpm: self.rpm.or(base.rpm),
+            tpm: self.tpm.or(base.tpm),
+            concurrency: self.concurrency.or(base.concurrency),
+            max_output_tokens: self.max_output_tokens.or(base.max_output_tokens),
+            expires: self.expires.or(base.expires),
+            max_staleness: self.max_staleness.or(base.max_staleness),
+            network: self.network.or(base.network),
+            endpoints: self.endpoints.or(base.endpoints),
+        }
+    }
+
     /// The policy that holds the limits that were given, and their paths in an update.
     pub(super) fn policy(self, now: Timestamp) -> Result<(proto::Policy, Vec<&'static str>), Failure> {
         let (requests, spend) = self.periods.given();
