@@ -320,7 +320,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
         .add_service(OperatorServiceServer::new(OperatorApi::new(admin.clone())))
-        .add_service(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts)))
+        .add_service(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts, ledger.clone())))
         .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings, custodian.clone())))
         .add_service(VaultServiceServer::new(VaultApi::new(admin.clone(), custodian.clone())))
         .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))

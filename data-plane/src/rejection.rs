@@ -3,6 +3,7 @@
 //! Whatever goes wrong with a request ends up here, in the client's dialect. Texts name what to do and never repeat a secret, a provider's raw
 //! answer or the client's body.
 
+mod denial;
 mod limits;
 
 use std::borrow::Cow;
@@ -15,7 +16,9 @@ use keyforge_shared::admission::Denial;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::endpoint::Endpoint;
 
-pub use self::limits::{Exhausted, RateLimit};
+pub use keyforge_shared::exhausted::Exhausted;
+
+pub use self::limits::RateLimit;
 use crate::rate_headers::RateHeaders;
 
 /// Tells SDKs that trying again can or cannot help.
@@ -247,9 +250,7 @@ impl Rejection {
             Self::ModelNotAllowed(model) => Denial::ModelNotAllowed(model.clone()).message(),
             Self::ModelUnknown(model) => Denial::ModelUnknown(model.clone()).message(),
             Self::ModelNotServed(model) => Denial::ModelNotServed(model.clone()).message(),
-            Self::ModelNotPriced(model) => {
-                format!("The model `{model}` has no price, so it cannot be used with a key that has a spend limit.").into()
-            }
+            Self::ModelNotPriced(model) => Denial::ModelNotPriced(model.clone()).message(),
             Self::CostUnbounded(field) => {
                 format!("`{field}` could cost any amount, so it cannot be used with a key that has a spend limit.").into()
             }
@@ -287,9 +288,7 @@ impl Rejection {
             }
             Self::NodeBusy => "This node has no room for another request body right now. Try again shortly.".into(),
             Self::NotReady(words) | Self::PathUnknown(words) => (*words).into(),
-            Self::NoCredential(provider) => {
-                format!("No usable {provider} credential: an operator must add or enable one.").into()
-            }
+            Self::NoCredential(provider) => Denial::NoCredential(provider.clone()).message(),
             Self::UpstreamUnreachable => "The provider cannot be reached. Nothing was sent, nothing was charged.".into(),
             Self::UpstreamTimeout => "The provider did not answer in time.".into(),
             Self::UpstreamBroken => "The provider's answer broke off or could not be read.".into(),
@@ -323,7 +322,7 @@ impl Rejection {
             _ => shape.code,
         };
         let extra = match self {
-            Self::Exhausted(exhausted) | Self::Settling(exhausted) => exhausted.members(),
+            Self::Exhausted(exhausted) | Self::Settling(exhausted) => limits::members(exhausted),
             _ => Vec::new(),
         };
         // What is wrong with a body is told with a few of its words, and somebody may have written a key there.
@@ -375,25 +374,6 @@ impl Rejection {
     }
 }
 
-impl From<Denial> for Rejection {
-    fn from(denial: Denial) -> Self {
-        match denial {
-            Denial::KeyRevoked => Self::KeyRevoked,
-            Denial::KeyFrozen => Self::KeyFrozen,
-            Denial::TokenReplaced(until) => Self::TokenReplaced(until),
-            Denial::KeyExpired(at) => Self::KeyExpired(at),
-            Denial::AddressNotAllowed => Self::AddressNotAllowed,
-            Denial::EndpointNotAllowed(endpoint) => Self::EndpointNotAllowed(endpoint),
-            Denial::ModelNotAllowed(model) => Self::ModelNotAllowed(model),
-            Denial::ModelUnknown(model) => Self::ModelUnknown(model),
-            Denial::ModelNotServed(model) => Self::ModelNotServed(model),
-            Denial::ModelElsewhere(..) => {
-                Self::BodyInvalid { field: Some("model".to_owned()), message: denial.message().into_owned() }
-            }
-        }
-    }
-}
-
 /// The wait that a client is told, in seconds with one decimal, rounded up: some read it out of the message.
 fn tenths(wait: Duration) -> String {
     let tenths = wait.as_millis().div_ceil(100).max(1);
@@ -406,34 +386,4 @@ fn too_many_tokens(needed: Option<u64>, limit: u64) -> String {
          waiting does not help. Send less input, lower max_completion_tokens, or have the limit raised.",
         needed.map_or_else(|| "any number of tokens".to_owned(), |needed| format!("up to {needed} tokens"))
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_denial_is_explained_with_the_status_and_the_words_that_the_agent_gets() {
-        let model = || "m".to_owned();
-        let denials = [
-            Denial::KeyRevoked,
-            Denial::KeyFrozen,
-            Denial::TokenReplaced(None),
-            Denial::TokenReplaced(Some(Timestamp::from_millis(0))),
-            Denial::KeyExpired(Timestamp::from_millis(0)),
-            Denial::AddressNotAllowed,
-            Denial::EndpointNotAllowed(Endpoint::Models),
-            Denial::ModelNotAllowed(model()),
-            Denial::ModelUnknown(model()),
-            Denial::ModelNotServed(model()),
-            Denial::ModelElsewhere(model(), Endpoint::Chat, Endpoint::Embeddings),
-        ];
-        for denial in denials {
-            let rejection = Rejection::from(denial.clone());
-            let body: serde_json::Value = serde_json::from_slice(&rejection.body(Dialect::ChatCompletions)).unwrap();
-            let (error, status) = (&body["error"], rejection.status().as_u16());
-            assert_eq!((status, &error["code"]), (denial.status(), &denial.code().into()), "{denial:?}");
-            assert_eq!(error["message"], denial.message().as_ref(), "{denial:?}");
-        }
-    }
 }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::catalog::{Model, Operation};
+use crate::catalog::{Model, Operation, Prices};
 use crate::clock::Timestamp;
 use crate::endpoint::Endpoint;
 use crate::policy::Policy;
@@ -35,6 +35,10 @@ pub enum Denial {
     ModelNotServed(String),
     /// The model of this name is called through the first endpoint, and the request came to the second.
     ModelElsewhere(String, Endpoint, Endpoint),
+    /// The key has a spend limit, and the model of this name has no price.
+    ModelNotPriced(String),
+    /// No credential of this provider can be used.
+    NoCredential(String),
 }
 
 impl Denial {
@@ -43,7 +47,11 @@ impl Denial {
     pub const fn status(&self) -> u16 {
         match self {
             Self::KeyRevoked | Self::KeyFrozen | Self::TokenReplaced(_) | Self::KeyExpired(_) => 401,
-            Self::AddressNotAllowed | Self::EndpointNotAllowed(_) | Self::ModelNotAllowed(_) => 403,
+            Self::AddressNotAllowed
+            | Self::EndpointNotAllowed(_)
+            | Self::ModelNotAllowed(_)
+            | Self::ModelNotPriced(_) => 403,
+            Self::NoCredential(_) => 502,
             Self::ModelUnknown(_) => 404,
             Self::ModelNotServed(_) | Self::ModelElsewhere(..) => 400,
         }
@@ -60,6 +68,8 @@ impl Denial {
             Self::ModelUnknown(_) => "model_not_found",
             Self::ModelNotServed(_) => "model_not_served",
             Self::ModelElsewhere(..) => "invalid_request",
+            Self::ModelNotPriced(_) => "model_not_priced",
+            Self::NoCredential(_) => "upstream_credentials_exhausted",
         }
     }
 
@@ -90,6 +100,13 @@ impl Denial {
             }
             Self::ModelNotServed(model) => {
                 format!("The model `{model}` cannot be called through this endpoint.").into()
+            }
+            Self::ModelNotPriced(model) => {
+                format!("The model `{model}` has no price, so it cannot be used with a key that has a spend limit.")
+                    .into()
+            }
+            Self::NoCredential(provider) => {
+                format!("No usable {provider} credential: an operator must add or enable one.").into()
             }
             Self::ModelElsewhere(model, there, here) => {
                 let what = if *there == Endpoint::Embeddings { "an embedding model" } else { "a chat model" };
@@ -178,6 +195,14 @@ pub fn model<M: AsRef<Model>>(
         Operation::Embedding => Denial::ModelElsewhere(name, Endpoint::Embeddings, endpoint),
         Operation::Responses => Denial::ModelNotServed(name),
     })
+}
+
+/// The prices of a model, which a key with a spend limit needs.
+///
+/// # Errors
+/// [`Denial::ModelNotPriced`].
+pub fn prices(model: &Model) -> Result<&Prices, Denial> {
+    model.prices.as_ref().ok_or_else(|| Denial::ModelNotPriced(model.name.clone()))
 }
 
 #[cfg(test)]

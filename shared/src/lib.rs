@@ -5,7 +5,7 @@
 //! * [`id`], [`identity`], [`name`], [`token`], [`secret`], [`clock`]: ids, names in certificates, names that people give, virtual key tokens, secrets, time
 //! * [`money`], [`usage`], [`catalog`]: nano-dollars, token counts, what a model costs
 //! * [`period`], [`network`], [`endpoint`], [`policy`], [`plan`], [`limit`]: what a key and a workspace may do, and the counters that a request touches
-//! * [`admission`]: whether a key may make a request at all
+//! * [`admission`], [`exhausted`]: whether a key may make a request at all, and a limit that does not cover it
 //! * [`role`]: what an operator may do
 //! * [`state`]: the replicated machine that the control plane publishes and every node runs
 //! * [`seal`], [`fleet_seal`]: authenticated encryption of secrets, at rest and on their way to a node
@@ -17,6 +17,7 @@ pub mod audit;
 pub mod catalog;
 pub mod clock;
 pub mod endpoint;
+pub mod exhausted;
 pub mod fleet_seal;
 pub mod id;
 pub mod identity;

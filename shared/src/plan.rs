@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limit::{CounterId, Dimension, Scope};
 use crate::period::Window;
 use crate::policy::RequestLimit;
 
@@ -54,6 +55,14 @@ impl Plan {
             Self::Unlimited => None,
             Self::Free => Some(RequestLimit { requests: 1_000, window: Window::Month }),
         }
+    }
+
+    /// This plan, if a limit of `limit` on this counter is the plan's and not the workspace's own.
+    #[must_use]
+    pub fn behind(self, counter: &CounterId, limit: u64) -> Option<Self> {
+        let of_plan = |most: RequestLimit| most.window == counter.window && most.requests == limit;
+        let of_requests = (counter.scope, counter.dimension) == (Scope::Workspace, Dimension::Requests);
+        (of_requests && self.request_limit().is_some_and(of_plan)).then_some(self)
     }
 
     /// The request limits that hold on this plan, given those that a workspace has of its own: the lower one where both say something.

@@ -312,6 +312,22 @@ impl State {
         self.models.get(name)
     }
 
+    /// The catalogue entry that a client means: by its name, or by its provider, a slash, and its name or the one that the provider knows it by. Google
+    /// calls its models `models/name` itself.
+    #[must_use]
+    pub fn called(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.get(name).or_else(|| {
+            let (provider, rest) = match name.split_once('/')? {
+                ("models", rest) => ("google", rest),
+                ("google", rest) => ("google", rest.strip_prefix("models/").unwrap_or(rest)),
+                other => other,
+            };
+            let own = self.models.get(rest).filter(|model| model.provider.0 == provider);
+            let known_as = |model: &&Arc<Model>| model.provider.0 == provider && model.upstream_name == rest;
+            own.or_else(|| self.models.values().find(known_as))
+        })
+    }
+
     /// The whole catalogue, by name.
     pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values()

@@ -2,6 +2,7 @@
 //!
 //! What stops a key or lets it go on prints a receipt: which nodes have done it, and from when on no node does otherwise.
 
+mod explain;
 mod label;
 mod limits;
 mod raise;
@@ -17,6 +18,7 @@ use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::clock::{Clock as _, SystemClock, Timestamp};
 use keyforge_shared::period::ZoneName;
 
+use self::explain::{ExplainArgs, ExplainView};
 use self::label::Label;
 use self::limits::{LimitArgs, NoLimitArgs};
 use self::raise::RaiseArgs;
@@ -52,6 +54,9 @@ enum KeyAction {
     List(ListArgs),
     /// Show one key
     Show(IdArgs),
+    /// Show what a key may do now, and why a request of it would be refused
+    #[command(after_help = "Example:\n  keyforge key explain vk_0123456789ab --model gpt-5 --from 192.0.2.7")]
+    Explain(ExplainArgs),
     /// Change a key; only what is named changes
     #[command(after_help = "Example:\n  keyforge key update vk_0123456789ab --spend 80/month --no-rpm")]
     Update(UpdateArgs),
@@ -178,6 +183,10 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
             let created = CreatedView::of(keys.create_key(request).await?.into_inner());
             return output.either(|| created.text(), &created);
         }
+        Call::Explain(request) => {
+            let explained = ExplainView::of(keys.explain_key(request).await?.into_inner());
+            return output.either(|| explained.text(), &explained);
+        }
         Call::Rotate(request) => {
             let rotated = CreatedView::of_rotated(keys.rotate_key(request).await?.into_inner());
             return output.either(|| rotated.text(), &rotated);
@@ -216,6 +225,7 @@ enum Call {
     /// At most so many of those that the request is for.
     List(Option<usize>, proto::ListKeysRequest),
     Show(String),
+    Explain(proto::ExplainKeyRequest),
     Update(proto::UpdateKeyRequest),
     Raise(proto::RaiseKeyRequest),
     Rotate(proto::RotateKeyRequest),
@@ -252,6 +262,7 @@ impl Call {
             KeyAction::Template { .. } => return Err(Failure::usage("templates are shown without a server")),
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
             KeyAction::Update(args) => Self::Update(update(args, now)?),
+            KeyAction::Explain(args) => Self::Explain(args.request()?),
             KeyAction::Raise(args) => Self::Raise(args.request(now)?),
             KeyAction::Rotate(RotateArgs { id, grace }) => {
                 let grace_ms = u64::try_from(grace.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
@@ -301,7 +312,7 @@ fn mask(paths: Vec<Cow<'static, str>>) -> prost_types::FieldMask {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use keyforge_proto::admin::v1::raise;
+    use keyforge_proto::admin::v1::raise::Amount;
 
     use super::*;
 
@@ -360,13 +371,13 @@ mod tests {
         else {
             panic!("not a raise")
         };
-        let amounts: Vec<_> = request.raises.iter().filter_map(|raise| raise.amount).collect();
-        assert_eq!(amounts, [raise::Amount::Requests(500), raise::Amount::NanoUsd(20_000_000_000)]);
-        assert!(request.raises.iter().all(|raise| raise.until_ms == 1_796_083_200_000));
+        let told: Vec<_> = request.raises.into_iter().map(|raise| (raise.amount.unwrap(), raise.until_ms)).collect();
+        let until = 1_796_083_200_000;
+        assert_eq!(told, [(Amount::Requests(500), until), (Amount::NanoUsd(20_000_000_000), until)]);
         for (wrong, option) in [
             ("raise vk_0123456789ab --until 2026-12-01", "--requests"),
             ("raise vk_0123456789ab --spend 5", "--until"),
-            ("raise vk_0123456789ab --spend -5/day --until 1d", "--spend"),
+            ("raise vk_0123456789ab --spend ++5/day --until 1d", "--spend"),
             ("raise vk_0123456789ab --spend 5 --until 2020-01-01", "--until"),
         ] {
             let error = call(wrong).unwrap_err().to_string();

@@ -86,6 +86,55 @@ fn a_key_lives_from_create_to_revoke() {
 }
 
 #[test]
+fn what_is_explained_is_what_the_agent_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = dev(&directory);
+    let words = ["key", "create", "ci", "--models", "gpt-4o*", "--requests", "1/total", "--network", "127.0.0.0/8"];
+    let made = dev.json(&[&words[..], &["--spend", "5/month"]].concat());
+    let (id, token) = (made["key"]["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let explain = |words: &[&str]| dev.json(&[&["key", "explain", id, "--model"], words].concat());
+    let ours = ["gpt-4o-mini", "--from", "127.0.0.1"];
+    let good = explain(&ours);
+    assert!(good["refusal"].is_null() && good["balances"].as_array().unwrap().len() == 2, "{good}");
+    let names: Vec<_> = good["checks"].as_array().unwrap().iter().map(|check| check["check"].clone()).collect();
+    let order = ["key", "address", "endpoint", "model", "credential", "price", "output", "key requests per total"];
+    assert_eq!(names[..8], order.map(|name| json!(name)));
+    for (words, status, code) in [
+        (&["gpt-4o-mini", "--from", "10.0.0.1"][..], 403, "address_not_allowed"),
+        (&["claude-haiku-4-5"], 403, "model_not_allowed"),
+        (&["gpt-4o-nothing"], 404, "model_not_found"),
+        (&["gpt-4o-mini", "--endpoint", "embeddings"], 400, "invalid_request"),
+    ] {
+        let refusal = &explain(words)["refusal"];
+        assert_eq!((&refusal["status"], &refusal["code"]), (&json!(status), &json!(code)), "{words:?}");
+    }
+    eventually("the key on the node", || (dev.chat(token).0 == 200).then_some(()));
+    for (words, status, told) in [
+        (&["key", "update", id, "--no-network"][..], 402, "budget_exceeded"),
+        (&["key", "update", id, "--endpoints", "models"], 403, "endpoint_not_allowed"),
+        (&["key", "update", id, "--endpoints", "chat", "--network", "10.0.0.0/8"], 403, "address_not_allowed"),
+        (&["key", "freeze", id], 401, "invalid_api_key"),
+        (&["key", "revoke", id], 401, "invalid_api_key"),
+    ] {
+        dev.json(words);
+        let refusal = eventually(told, || {
+            let refusal = explain(&ours)["refusal"].clone();
+            (refusal["status"] == status && refusal["code"] == told).then_some(refusal)
+        });
+        let message = refusal["message"].as_str().unwrap().split(", 0 held").next().unwrap().to_owned();
+        eventually(&message, || {
+            let (answered, text) = dev.chat(token);
+            (answered == status && text.contains(told)).then_some(())
+        });
+        if status != 402 {
+            eventually(&message, || dev.chat(token).1.contains(&message).then_some(()));
+        }
+    }
+    let shown = dev.run(&["key", "explain", id]);
+    assert!(shown.code == 0 && shown.stdout.contains("Refused: 401 invalid_api_key. This virtual key was revoked."));
+}
+
+#[test]
 fn a_key_is_made_by_a_template() {
     let directory = tempfile::tempdir().unwrap();
     let dev = dev(&directory);

@@ -12,6 +12,7 @@ mod cluster;
 mod corpus;
 mod crash;
 mod faults;
+mod key_life;
 mod limits;
 mod nodes;
 mod pools;

@@ -9,6 +9,7 @@ pub mod authenticate;
 pub mod credentials;
 pub mod deployment;
 mod error;
+pub mod explain;
 mod failures;
 mod follow;
 mod key_life;

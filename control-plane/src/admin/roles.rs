@@ -37,13 +37,14 @@ use Reach::{Deployment, Workspace};
 use Role::{Admin, Auditor, Owner, Viewer};
 
 /// Every call of the API.
-pub const RULES: [Rule; 39] = [
+pub const RULES: [Rule; 40] = [
     rule("KeyService/CreateKey", "keys/Create", Admin, Workspace),
     rule("KeyService/GetKey", "keys/Get", Viewer, Workspace),
     rule("KeyService/ListKeys", "keys/List", Viewer, Workspace),
     rule("KeyService/UpdateKey", "keys/Update", Admin, Workspace),
     rule("KeyService/RotateKey", "keys/Rotate", Admin, Workspace),
     rule("KeyService/RaiseKey", "keys/Raise", Admin, Workspace),
+    rule("KeyService/ExplainKey", "keys/Explain", Viewer, Workspace),
     rule("KeyService/RevokeKey", "keys/Revoke", Admin, Workspace),
     rule("KeyService/PauseKey", "keys/Pause", Admin, Workspace),
     rule("KeyService/ResumeKey", "keys/Resume", Admin, Workspace),

@@ -1,22 +1,27 @@
 //! `keyforge.admin.v1.KeyService`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use keyforge_proto::admin::v1 as proto;
 use keyforge_proto::admin::v1::key_service_server::KeyService;
 use keyforge_proto::convert::{self, ConvertError, required, time};
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::endpoint::Endpoint;
 use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
 use tonic::{Request, Response, Status};
 
 use super::auth::{decoded, operator};
 use super::ids::key_id;
+use super::usage::balance;
+use crate::admin::explain::{Check, Finding, Question};
 use crate::admin::key_update::KeyMask;
 use crate::admin::keys::{KeyQuery, KeyUpdate, NewKey};
 use crate::admin::page::PageRequest;
 use crate::admin::receipts::{Receipt, Receipts};
 use crate::admin::{Admin, AdminError, Caller};
+use crate::ledger::Ledger;
 use crate::store::keys::StoredKey;
 
 /// How long a call waits for nodes unless it says otherwise.
@@ -28,6 +33,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub struct KeyApi {
     admin: Admin,
     receipts: Receipts,
+    ledger: Ledger,
 }
 
 /// A call that stops a key or lets it go on.
@@ -41,10 +47,10 @@ struct Standing {
 }
 
 impl KeyApi {
-    /// Serves what `admin` does.
+    /// Serves what `admin` does, with the balances of `ledger`.
     #[must_use]
-    pub const fn new(admin: Admin, receipts: Receipts) -> Self {
-        Self { admin, receipts }
+    pub const fn new(admin: Admin, receipts: Receipts, ledger: Ledger) -> Self {
+        Self { admin, receipts, ledger }
     }
 
     async fn standing<T>(
@@ -166,6 +172,22 @@ impl KeyService for KeyApi {
         Ok(Response::new(self.encode(&self.admin.raise_key(&caller, key, raises).await?)))
     }
 
+    async fn explain_key(
+        &self,
+        request: Request<proto::ExplainKeyRequest>,
+    ) -> Result<Response<proto::ExplainKeyResponse>, Status> {
+        let caller = operator(&self.admin, &request, "keys/Explain").await?;
+        let request = request.into_inner();
+        let asked = (|| Ok((key_id(&request.id)?, question(&request)?)))();
+        let (key, question) = decoded(&self.admin, &caller, "keys/Explain", "", asked).await?;
+        let explained = self.admin.explain_key(&caller, &self.ledger, key, &question).await?;
+        Ok(Response::new(proto::ExplainKeyResponse {
+            key: Some(self.encode(&explained.key)),
+            balances: explained.balances.iter().map(balance).collect(),
+            checks: explained.checks.into_iter().map(check).collect(),
+        }))
+    }
+
     async fn revoke_key(
         &self,
         request: Request<proto::RevokeKeyRequest>,
@@ -225,6 +247,37 @@ fn timeout(text: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     })
+}
+
+fn question(request: &proto::ExplainKeyRequest) -> Result<Question, AdminError> {
+    let unspecified = i32::from(proto::Endpoint::Unspecified);
+    let endpoint = match request.endpoint {
+        number if number == unspecified => Endpoint::Chat,
+        number => convert::endpoint(number, "endpoint")?,
+    };
+    let from = Some(request.from_address.as_str()).filter(|text| !text.is_empty());
+    let address =
+        |text: &str| text.parse::<IpAddr>().map_err(|_| ConvertError::new("from_address", "not an IP address"));
+    Ok(Question {
+        model: request.model.clone(),
+        endpoint,
+        from: from.map(address).transpose()?,
+        max_output_tokens: request.max_output_tokens,
+    })
+}
+
+fn check(check: Check) -> proto::Check {
+    let name = check.name;
+    let (finding, message) = match check.finding {
+        Finding::Refused(status, code, message) => {
+            let (finding, code) = (proto::Finding::Refused.into(), code.to_owned());
+            return proto::Check { name, finding, status: status.into(), code, message };
+        }
+        Finding::Passed(message) => (proto::Finding::Passed, message),
+        Finding::NotAsked(message) => (proto::Finding::NotAsked, message),
+        Finding::ByNodes(message) => (proto::Finding::ByNodes, message),
+    };
+    proto::Check { name, finding: finding.into(), message, ..proto::Check::default() }
 }
 
 fn decode_policy(policy: proto::Policy) -> Result<Policy, ConvertError> {

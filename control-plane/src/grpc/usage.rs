@@ -154,7 +154,7 @@ fn row((group, sums): (String, UsageSums)) -> proto::UsageRow {
     }
 }
 
-fn balance(balance: &Balance) -> proto::Balance {
+pub(super) fn balance(balance: &Balance) -> proto::Balance {
     proto::Balance {
         scope: balance.counter.scope.as_str().to_owned(),
         dimension: balance.counter.dimension.as_str().to_owned(),

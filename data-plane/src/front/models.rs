@@ -17,7 +17,7 @@ use crate::plane::Plane;
 use crate::rejection::Rejection;
 use crate::request::answer::{Answer, AnswerBody};
 use crate::request::authenticate::{Caller, authenticate};
-use crate::request::authorize::{can_be_called, entry as may_enter, find};
+use crate::request::authorize::{can_be_called, entry as may_enter};
 use crate::request::receive::Head;
 
 /// Every model that the key may call and the node can reach.
@@ -40,7 +40,7 @@ pub fn get(plane: &Plane, head: &Head, name: &str) -> Answer {
         plane,
         head,
         with_key(plane, head, |key| {
-            let found = find(plane, name).filter(|model| is_callable(key, model, &reachable(plane)));
+            let found = plane.replica.model_called(name).filter(|model| is_callable(key, model, &reachable(plane)));
             let found = found
                 .ok_or_else(|| Rejection::ModelUnknown(redact::message(&name.chars().take(64).collect::<String>())))?;
             Ok(entry(&found))
@@ -89,7 +89,7 @@ fn answer(plane: &Plane, head: &Head, result: Result<(Caller, serde_json::Value)
             }
             let key = Some(caller.key().id);
             let answer = Answer { response, code: "", key, model: String::new(), cost: None };
-            answer.with_token_until(caller.token_until(plane.clock.now()))
+            answer.with_token_until(caller.token_until(plane.clock.as_ref()))
         }
         Err(rejection) => Answer::refusal(head, &rejection),
     }

@@ -177,6 +177,12 @@ impl Replica {
         self.held.read().state.model(name).cloned()
     }
 
+    /// The catalogue entry that a client means by `name`.
+    #[must_use]
+    pub fn model_called(&self, name: &str) -> Option<Arc<Model>> {
+        self.held.read().state.called(name).cloned()
+    }
+
     /// The catalogue entries that `wanted` accepts, by name.
     #[must_use]
     pub fn models(&self, wanted: impl Fn(&Model) -> bool) -> Vec<Arc<Model>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 use keyforge_shared::admission;
-use keyforge_shared::clock::Timestamp;
+use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::state::KeyRecord;
 use keyforge_shared::token::{self, TokenDigest, TokenError};
 
@@ -36,8 +36,11 @@ impl Caller {
 
     /// Until when that token works, if the key was rotated and it still does.
     #[must_use]
-    pub fn token_until(&self, now: Timestamp) -> Option<Timestamp> {
-        admission::token(&self.key, &self.presented, now).ok().flatten()
+    pub fn token_until(&self, clock: &dyn Clock) -> Option<Timestamp> {
+        if self.key.digest == self.presented {
+            return None;
+        }
+        admission::token(&self.key, &self.presented, clock.now()).ok().flatten()
     }
 }
 

@@ -9,10 +9,9 @@ use keyforge_shared::catalog::{Model, Operation};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::endpoint::Endpoint;
 use keyforge_shared::id::KeyId;
-use keyforge_shared::limit::{CounterId, Dimension, Scope, Touched, touched};
+use keyforge_shared::limit::{CounterId, Touched, touched};
 use keyforge_shared::period::CivilDay;
 use keyforge_shared::plan::Plan;
-use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::{KeyRecord, KeyStatus, Standing, WorkspaceRecord};
 use keyforge_shared::token::TokenDigest;
 
@@ -59,10 +58,7 @@ impl Permit {
     /// The workspace's plan, if a limit of `limit` on this counter is the plan's and not the workspace's own.
     #[must_use]
     pub fn plan_behind(&self, counter: &CounterId, limit: u64) -> Option<Plan> {
-        let plan = self.workspace.plan;
-        let of_plan = |most: RequestLimit| most.window == counter.window && most.requests == limit;
-        let of_requests = (counter.scope, counter.dimension) == (Scope::Workspace, Dimension::Requests);
-        (of_requests && plan.request_limit().is_some_and(of_plan)).then_some(plan)
+        self.workspace.plan.behind(counter, limit)
     }
 
     /// The date that the request is charged to, in the calendar of its key.
@@ -131,18 +127,7 @@ fn standing(plane: &Plane, key: &KeyRecord, presented: &TokenDigest) -> Result<(
 
 /// What a key that was set to nothing is told.
 fn nothing_left() -> Rejection {
-    let limit = Policy::NOTHING_LEFT;
-    Rejection::Exhausted(Box::new(Exhausted {
-        plan: None,
-        scope: Scope::Key,
-        dimension: Dimension::Requests,
-        window: limit.window,
-        limit: limit.requests,
-        spent: 0,
-        held: 0,
-        needed: 1,
-        resets_at: None,
-    }))
+    Rejection::Exhausted(Box::new(Exhausted::NOTHING_LEFT))
 }
 
 /// The key as it is now, found by the token that was presented. A token that no longer leads to its key was replaced more than once.
@@ -163,24 +148,8 @@ pub fn authorize(plane: &Plane, caller: &Caller, head: &Head, wanted: &Wanted) -
     let key = again(plane, caller.presented(), caller.key().id)?;
     let (name, endpoint) = (wanted.model(), wanted.endpoint().named());
     enter(plane, &key, caller.presented(), head, endpoint)?;
-    let model = admission::model(&key.policy, name, find(plane, name), endpoint, brief)?;
+    let model = admission::model(&key.policy, name, plane.replica.model_called(name), endpoint, brief)?;
     permit(plane, key, *caller.presented(), model, at)
-}
-
-/// The catalogue entry that a client means: by its name, or by its provider, a slash, and its name or the one that the provider knows it by. Google calls
-/// its models `models/name` itself.
-pub fn find(plane: &Plane, name: &str) -> Option<Arc<Model>> {
-    let replica = &plane.replica;
-    replica.model(name).or_else(|| {
-        let (provider, rest) = match name.split_once('/')? {
-            ("models", rest) => ("google", rest),
-            ("google", rest) => ("google", rest.strip_prefix("models/").unwrap_or(rest)),
-            other => other,
-        };
-        let own = replica.model(rest).filter(|model| model.provider.0 == provider);
-        let known_as = |model: &Model| model.provider.0 == provider && model.upstream_name == rest;
-        own.or_else(|| replica.models(known_as).into_iter().next())
-    })
 }
 
 /// Leave for this key and this model, at this moment.

@@ -8,6 +8,7 @@ use keyforge_providers::metering::{self, Metering};
 use keyforge_providers::openai::embeddings::EmbeddingsRequest;
 use keyforge_providers::openai::request::ChatRequest;
 use keyforge_providers::openai::rewrite::MaxTokensField;
+use keyforge_shared::admission;
 use keyforge_shared::catalog::{Model, Most, Prices, ProviderName, Rates};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::policy::Policy;
@@ -80,8 +81,8 @@ fn within_limits(input: InputBound, policy: &Policy, capped: bool) -> Result<Opt
 
 /// Vectors are not billed as output, so there is nothing to cut.
 fn embedding(model: &Model, policy: &Policy, capped: bool, request: &EmbeddingsRequest) -> Result<Bound, Rejection> {
-    if capped && model.prices.is_none() {
-        return Err(Rejection::ModelNotPriced(model.name.clone()));
+    if capped {
+        admission::prices(model)?;
     }
     let metering = metering::of(&model.provider.0, &model.upstream_name);
     let input = within_limits(embedding_bound(request, &metering, model.context_tokens), policy, capped)?;
@@ -135,7 +136,7 @@ fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) 
 
 /// Whether everything that the request can be billed for has a price.
 fn priced(model: &Model, request: &ChatRequest) -> Result<(), Rejection> {
-    let Some(prices) = &model.prices else { return Err(Rejection::ModelNotPriced(model.name.clone())) };
+    let prices = admission::prices(model)?;
     let unbounded = |what: Cow<'static, str>| Err(Rejection::CostUnbounded(what));
     if let Some(field) = request.billed_extras.first() {
         return unbounded(Cow::Borrowed(field));

@@ -63,7 +63,7 @@ pub async fn handle(plane: &Arc<Plane>, endpoint: Endpoint, head: Arc<Head>, bod
             return Answer::refusal(&head, &rejection);
         }
     };
-    let (mut model, token_until) = (String::new(), caller.token_until(plane.clock.now()));
+    let (mut model, token_until) = (String::new(), caller.token_until(plane.clock.as_ref()));
     let answer = match admit(plane, &caller, endpoint, &head, body, &mut model).await {
         Ok(answer) => answer,
         Err(rejection) => {
