@@ -68,6 +68,19 @@ async fn a_key_works_from_its_networks_and_for_its_endpoints_alone_and_is_explai
 }
 
 #[tokio::test]
+async fn who_asks_for_the_models_from_elsewhere_is_refused_and_is_an_entry_of_the_chain() {
+    let provider = provider(Script::default());
+    let gateway = Gateway::start(&provider).await;
+    let made = gateway.cli_json(&["key", "create", "leaked", "--network", "192.0.2.0/24"]);
+    let (id, token) = (made["key"]["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let asked = async || gateway.send(Method::GET, "/v1/models", token, "").await;
+    gateway.eventually("the node knows the key", async || asked().await.status == 403).await;
+    assert_eq!(asked().await.code(), "address_not_allowed");
+    assert_eq!(gateway.entries(id, 1).await[0].rejection, "address_not_allowed");
+    gateway.assert_chains_hold();
+}
+
+#[tokio::test]
 async fn a_raise_lets_more_through_until_its_moment_and_then_the_limit_is_what_it_was() {
     let provider = provider(Script::default());
     let gateway = Gateway::start(&provider).await;

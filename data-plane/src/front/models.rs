@@ -19,6 +19,7 @@ use crate::request::answer::{Answer, AnswerBody};
 use crate::request::authenticate::{Caller, authenticate};
 use crate::request::authorize::{can_be_called, entry as may_enter};
 use crate::request::receive::Head;
+use crate::request::refuse::refuse;
 
 /// Every model that the key may call and the node can reach.
 #[must_use]
@@ -54,7 +55,8 @@ fn with_key(
     read: impl FnOnce(&KeyRecord) -> Result<serde_json::Value, Rejection>,
 ) -> Result<(Caller, serde_json::Value), Rejection> {
     let caller = authenticate(plane, head)?;
-    may_enter(plane, &caller, head, Endpoint::Models)?;
+    may_enter(plane, &caller, head, Endpoint::Models)
+        .inspect_err(|rejection| refuse(plane, caller.key(), head, String::new(), rejection))?;
     let value = read(caller.key())?;
     Ok((caller, value))
 }
