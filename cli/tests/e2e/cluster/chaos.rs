@@ -110,7 +110,7 @@ fn slow(millis: u64) -> Script {
 }
 
 /// Everything that agents may meet while parts of a cluster are down.
-const DOCUMENTED: [&str; 9] = [
+const DOCUMENTED: [&str; 10] = [
     "200",
     "200 cut",
     "broken connection",
@@ -119,6 +119,8 @@ const DOCUMENTED: [&str; 9] = [
     "429 rate_limit_exceeded",
     "503 enforcement_unavailable",
     "503 not_ready",
+    // A node that has its state and has not heard yet that it is the newest.
+    "503 state_stale",
     "503 audit_unavailable",
 ];
 
