@@ -15,6 +15,8 @@ use super::{Admin, AdminError, Caller};
 use crate::publish::session::Publisher;
 use crate::store::keys::StoredKey;
 
+/// How long a change without a receipt waits for nodes.
+const HEARD_WITHIN: Duration = Duration::from_millis(250);
 /// Most nodes that a receipt names.
 const MOST_NAMED: usize = 100;
 /// Of these, most that its entry names.
@@ -61,6 +63,11 @@ impl Receipts {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.publisher.clock.monotonic_nanos()
+    }
+
+    /// Waits until the connected nodes have applied `revision`, but not for long: the next request of whoever changed a key should find it changed.
+    pub async fn heard(&self, revision: u64) {
+        self.publisher.fleet.applied_everywhere(revision, HEARD_WITHIN).await;
     }
 
     /// Whether there can be nodes that this control plane does not know of: another one's, or some that have not come back since it started.

@@ -106,6 +106,7 @@ impl KeyService for KeyApi {
         let policy = decode_policy(policy.unwrap_or_default()).map_err(AdminError::from);
         let policy = decoded(&self.admin, &caller, "keys/Create", &name, policy).await?;
         let (key, token) = self.admin.create_key(&caller, NewKey { name, policy, workspace, labels }).await?;
+        self.receipts.heard(key.revision).await;
         Ok(Response::new(proto::CreateKeyResponse { key: Some(self.encode(&key)), token: token.expose().to_owned() }))
     }
 
@@ -150,7 +151,9 @@ impl KeyService for KeyApi {
             Ok((key_id(&request.id)?, update))
         })();
         let (id, update) = decoded(&self.admin, &caller, "keys/Update", "", update).await?;
-        Ok(Response::new(self.encode(&self.admin.update_key(&caller, id, update).await?)))
+        let key = self.admin.update_key(&caller, id, update).await?;
+        self.receipts.heard(key.revision).await;
+        Ok(Response::new(self.encode(&key)))
     }
 
     async fn rotate_key(
@@ -161,6 +164,7 @@ impl KeyService for KeyApi {
         let proto::RotateKeyRequest { id, grace_ms } = request.into_inner();
         let key = decoded(&self.admin, &caller, "keys/Rotate", "", key_id(&id)).await?;
         let (key, token) = self.admin.rotate_key(&caller, key, Duration::from_millis(grace_ms)).await?;
+        self.receipts.heard(key.revision).await;
         Ok(Response::new(proto::RotateKeyResponse { key: Some(self.encode(&key)), token: token.expose().to_owned() }))
     }
 
@@ -169,7 +173,9 @@ impl KeyService for KeyApi {
         let proto::RaiseKeyRequest { id, raises } = request.into_inner();
         let raise = (|| Ok((key_id(&id)?, convert::raises(raises)?)))();
         let (key, raises) = decoded(&self.admin, &caller, "keys/Raise", "", raise).await?;
-        Ok(Response::new(self.encode(&self.admin.raise_key(&caller, key, raises).await?)))
+        let key = self.admin.raise_key(&caller, key, raises).await?;
+        self.receipts.heard(key.revision).await;
+        Ok(Response::new(self.encode(&key)))
     }
 
     async fn explain_key(

@@ -19,6 +19,9 @@ const MAX_WORD: usize = 64;
 /// Orders of which each node's number of cut streams is remembered, for who asks a moment late.
 const CUTS: usize = 16;
 
+/// Times between two looks at how far nodes are: the first, and the longest.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
+
 /// What is known of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSeen {
@@ -156,6 +159,19 @@ impl Fleet {
         let serving = nodes.iter().filter(|(_, seen)| seen.may_serve(now, max_staleness));
         let (id, done) = collections.open(revision, serving, self.clock.monotonic_nanos());
         Collection::new(self.clone(), id, done)
+    }
+
+    /// Waits until every node with an open state stream has applied `revision`, but no longer than `most`.
+    pub async fn applied_everywhere(&self, revision: u64, most: Duration) {
+        let applied = async {
+            let mut pause = LOOK_AGAIN.0;
+            while self.lock().nodes.values().any(|seen| seen.streams > 0 && seen.acked_revision < revision) {
+                tokio::time::sleep(pause).await;
+                pause = LOOK_AGAIN.1.min(pause * 2);
+            }
+        };
+        // Whoever has not by then has its state a moment later, or is away.
+        drop(tokio::time::timeout(most, applied).await);
     }
 
     /// When each of some nodes can last have learned that its state was fresh, by id.

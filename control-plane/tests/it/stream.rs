@@ -12,6 +12,7 @@ use keyforge_shared::id::{BootId, CredentialId, KeyId, NodeId};
 use keyforge_shared::state::{Delta, KeyStatus, Resource, SetHash, State};
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -152,6 +153,21 @@ async fn acked(plane: &Plane, node: NodeId, revision: u64) {
         }
     };
     tokio::time::timeout(PATIENCE, reached).await.expect("the ack was not recorded");
+}
+
+#[tokio::test]
+async fn a_key_is_made_when_the_connected_nodes_know_it_and_a_node_that_does_not_answer_is_not_waited_for_long() {
+    let plane = Plane::start().await;
+    let mut node = Node::connect(&plane, 1, 1, State::default()).await;
+    node.follow_to(1).await;
+    let began = Instant::now();
+    plane.make_key("first").await;
+    assert!(began.elapsed() >= Duration::from_millis(250), "the node has not said that it knows");
+    let next = plane.revision().await + 1;
+    let (made, ()) = tokio::join!(plane.make_key("second"), node.follow_to(next));
+    assert_eq!((made.0.revision, plane.running.fleet().nodes()[0].1.acked_revision), (next, next));
+    drop(node);
+    plane.stop().await;
 }
 
 #[tokio::test]
