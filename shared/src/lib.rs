@@ -21,6 +21,7 @@ pub mod exhausted;
 pub mod fleet_seal;
 pub mod id;
 pub mod identity;
+mod key_derivation;
 pub mod limit;
 pub mod money;
 pub mod name;

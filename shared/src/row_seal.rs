@@ -7,8 +7,7 @@
 //!
 //! A seal says that this program wrote the row; it does not say that the row is still the newest of its kind.
 
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
@@ -27,14 +26,7 @@ impl RowSealKey {
     /// Derives the key of `deployment` from its audit root key.
     #[must_use]
     pub fn derive(root: &Key256, deployment: DeploymentId) -> Self {
-        // HMAC pads a shorter key with zeros to one block of 64 bytes; done here, the key has the one length that cannot be refused.
-        let mut block = zeroize::Zeroizing::new([0; 64]);
-        // Expanding a 32-byte key to 32 bytes is within HKDF's limits, so neither step can fail.
-        if let Ok(hkdf) = Hkdf::<Sha256>::from_prk(root.expose()) {
-            let expanded = hkdf.expand_multi_info(&[KEY_DOMAIN, deployment.as_bytes()], &mut block[..32]);
-            debug_assert!(expanded.is_ok());
-        }
-        Self(Hmac::new((&*block).into()))
+        Self(root.expand(&[KEY_DOMAIN, deployment.as_bytes()]).hmac())
     }
 
     /// The seal of a row of `table`, given as its canonical bytes.

@@ -12,8 +12,7 @@
 //! which everybody can compute: among enough made-up records, some would make up for any change of a plain sum (a generalised birthday attack).
 
 use hashbrown::HashMap;
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
@@ -39,14 +38,7 @@ impl SealKey {
     /// Derives the key of `deployment` from its audit root key.
     #[must_use]
     pub fn derive(root: &Key256, deployment: DeploymentId) -> Self {
-        // HMAC pads a shorter key with zeros to one block of 64 bytes; done here, the key has the one length that cannot be refused.
-        let mut block = zeroize::Zeroizing::new([0; 64]);
-        // Expanding a 32-byte key to 32 bytes is within HKDF's limits, so neither step can fail.
-        if let Ok(hkdf) = Hkdf::<Sha256>::from_prk(root.expose()) {
-            let expanded = hkdf.expand_multi_info(&[KEY_DOMAIN, deployment.as_bytes()], &mut block[..32]);
-            debug_assert!(expanded.is_ok());
-        }
-        Self { mac: Hmac::new((&*block).into()), deployment }
+        Self { mac: root.expand(&[KEY_DOMAIN, deployment.as_bytes()]).hmac(), deployment }
     }
 
     /// The sum over a whole state.

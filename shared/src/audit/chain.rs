@@ -11,8 +11,7 @@
 //! Whoever lacks K cannot change, insert, drop or swap entries unnoticed, nor shorten the chain below its sealed head. Whoever holds K can rewrite
 //! all of it: the chain convinces the operator, not third parties.
 
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -47,18 +46,8 @@ impl ChainKey {
     /// Derives the key of `chain` from the audit root of `epoch`.
     #[must_use]
     pub fn derive(root: &Key256, chain: ChainId, epoch: u32) -> Self {
-        let mut bytes = zeroize::Zeroizing::new([0; 32]);
-        // Expanding a 32-byte key to 32 bytes is within HKDF's limits, so neither step can fail.
-        if let Ok(hkdf) = Hkdf::<Sha256>::from_prk(root.expose()) {
-            let info = [CHAIN_KEY_DOMAIN, chain.as_bytes(), &epoch.to_be_bytes()];
-            let expanded = hkdf.expand_multi_info(&info, &mut *bytes);
-            debug_assert!(expanded.is_ok());
-        }
-        let key = Key256::new(*bytes);
-        // HMAC pads a shorter key with zeros to one block of 64 bytes; done here, the key has the one length that cannot be refused.
-        let mut block = zeroize::Zeroizing::new([0; 64]);
-        block[..32].copy_from_slice(key.expose());
-        let mac = Hmac::new((&*block).into());
+        let key = root.expand(&[CHAIN_KEY_DOMAIN, chain.as_bytes(), &epoch.to_be_bytes()]);
+        let mac = key.hmac();
         Self { key, mac, epoch }
     }
 
