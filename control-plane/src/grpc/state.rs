@@ -91,6 +91,33 @@ fn entitled<M: Greeting>(
     })
 }
 
+/// What ends a node's stream from this side.
+struct End<D> {
+    gate: NodeGate,
+    caller: FleetCaller,
+    peer: String,
+    drain: D,
+}
+
+impl<D: Future<Output = ()>> End<D> {
+    /// Lets `running` go on until the caller is entitled to it no longer or the drain starts, and says why on `outbound`.
+    async fn of<T>(
+        self,
+        running: impl Future<Output = ()>,
+        outbound: mpsc::Sender<Result<T, Status>>,
+        method: &'static str,
+    ) {
+        let Self { gate, caller, peer, drain } = self;
+        let last = tokio::select! {
+            () = running => return,
+            refusal = gate.nodes().ended(&caller) => gate.refuse(&refusal, &peer, method).await,
+            () = drain => Status::unavailable("the control plane is stopping: connect again"),
+        };
+        // Whatever waited to be sent is given up with the stream; a node that does not read is cut off with its connection, and need not be told.
+        drop(outbound.try_send(Err(last)));
+    }
+}
+
 #[tonic::async_trait]
 impl StateService for StateApi {
     type SubscribeStream = ReceiverStream<Result<proto::ControlMessage, Status>>;
@@ -110,19 +137,11 @@ impl StateService for StateApi {
             publisher.secrets = publisher.secrets.for_joined(serves);
         }
         let inbound = Box::pin(entitled(request.into_inner(), caller, peer.clone(), gate.clone()));
-        drop(self.shutdown.spawn("node session", async move {
-            tokio::select! {
-                () = session::run(publisher, inbound, outbound.clone()) => {}
-                refusal = gate.nodes().ended(&caller) => {
-                    // Whatever waited to be sent to it is given up with the session; a node that does not read need not be told.
-                    drop(outbound.try_send(Err(gate.refuse(&refusal, &peer, "fleet/Subscribe").await)));
-                }
-                () = drain => {
-                    // A node that does not read is cut off with its connection; it need not be told.
-                    drop(outbound.try_send(Err(Status::unavailable("the control plane is stopping: connect again"))));
-                }
-            }
-        }));
+        let running = session::run(publisher, inbound, outbound.clone());
+        drop(
+            self.shutdown
+                .spawn("node session", End { gate, caller, peer, drain }.of(running, outbound, "fleet/Subscribe")),
+        );
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -136,15 +155,10 @@ impl StateService for StateApi {
         let (caller, peer, gate) = (caller(&request)?, peer(&request), self.gate.clone());
         let (publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
         let inbound = Box::pin(entitled(request.into_inner(), caller, peer.clone(), gate.clone()));
-        drop(self.shutdown.spawn("node orders", async move {
-            tokio::select! {
-                () = watch::run(publisher, inbound, outbound.clone()) => {}
-                refusal = gate.nodes().ended(&caller) => {
-                    drop(outbound.try_send(Err(gate.refuse(&refusal, &peer, "fleet/Watch").await)));
-                }
-                () = drain => drop(outbound.try_send(Err(Status::unavailable("the control plane is stopping: connect again")))),
-            }
-        }));
+        let running = watch::run(publisher, inbound, outbound.clone());
+        drop(
+            self.shutdown.spawn("node orders", End { gate, caller, peer, drain }.of(running, outbound, "fleet/Watch")),
+        );
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
