@@ -55,6 +55,8 @@ impl Admin {
         }
         let committed = state_changes::after(conn, parts.hub.revision()).await?;
         let roster = self.roster_after(conn, &committed).await?;
+        let position = deployment::position(conn).await?;
+        // From here on nothing waits: who gave up in between would leave a state that is ahead of its operators, as if somebody had changed it.
         let mut operators = *self.roster().digest();
         for change in committed {
             let changes = decode(&change)?;
@@ -72,7 +74,7 @@ impl Admin {
             *sum = after;
         }
         // A database that was put back, or whose seal was changed alone, has nothing to follow to.
-        let stored = deployment::position(conn).await?.filter(|(revision, seal)| {
+        let stored = position.filter(|(revision, seal)| {
             *revision == parts.hub.revision() && parts.seal.holds(*revision, *sum, &operators, seal)
         });
         let Some(stored) = stored else {
