@@ -11,6 +11,9 @@ use crate::client::{AdminArgs, AdminClient};
 use crate::errors::Failure;
 use crate::output::{OutputFormat, Row, moment, table};
 
+/// How the control plane names the key of the nodes' authority among what cannot be opened.
+const NODE_AUTHORITY: &str = "node_authority";
+
 /// What `keyforge vault` takes.
 #[derive(Args, Debug)]
 pub struct VaultArgs {
@@ -155,7 +158,9 @@ impl StatusView {
     }
 
     fn text(&self) -> String {
-        let readable = self.secrets.saturating_sub(u64::try_from(self.unreadable.len()).unwrap_or(u64::MAX));
+        // The key of the nodes' authority is named among what cannot be opened, but is nobody's secret at a provider.
+        let unreadable = self.unreadable.iter().filter(|found| found.credential != NODE_AUTHORITY).count();
+        let readable = self.secrets.saturating_sub(u64::try_from(unreadable).unwrap_or(u64::MAX));
         let mut parts = vec![table(&self.keys), format!("{readable} of {} secrets can be opened", self.secrets)];
         if !self.unreadable.is_empty() {
             parts.push(table(&self.unreadable));

@@ -285,9 +285,14 @@ impl Custodian {
         let (before, after) = (json!({ "key": self.current() }), json!({ "key": to.id }));
         let detail = json!({ "before": before, "after": after, "secrets": total }).to_string();
         self.append(&mut tx, caller, to.id, detail).await?;
-        tx.commit().await.map_err(StoreError::from)?;
-        self.vault.seal_with(to.term)?;
-        Ok(self.begin(to.id, begun, 0))
+        // To its end although the caller may hang up: what is committed goes on here, not at the next start.
+        let this = self.clone();
+        let committing = self.shutdown.spawn("vault rotation begins", async move {
+            tx.commit().await.map_err(StoreError::from)?;
+            this.vault.seal_with(to.term)?;
+            Ok(this.begin(to.id, begun, 0))
+        });
+        committing.await.map_err(|_| AdminError::Interrupted)?
     }
 
     /// Refuses to let a key seal that another control plane does not hold.
@@ -373,22 +378,25 @@ impl Custodian {
     /// # Errors
     /// [`AdminError::Precondition`] when this control plane does not have the key that seals, so that it cannot seal anything.
     pub async fn look_around(&self) -> Result<(), AdminError> {
-        let keys = self.vault.keys();
-        let mut tx = self.store.write().await?;
-        self.configured.holder.hold(&mut tx, &keys, self.store.now()).await?;
-        let known = vault_keys::all(&mut tx).await?;
-        tx.commit().await.map_err(StoreError::from)?;
-        let newest = known.last().map_or(0, |key| key.term);
         let changed_at = self.configured.changed_at();
         let is_changed =
             changed_at.is_some() && *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) != changed_at;
-        if keys.of_term(newest).is_none() && is_changed {
-            // Another control plane was given a key. If this one was, too, it is taken up; if not, that one's rotation is refused.
+        let known = vault_keys::all(&mut *self.store.read().await?).await?;
+        let keys = self.vault.keys();
+        if is_changed && known.iter().any(|key| keys.of_term(key.term).is_none()) {
+            // Another control plane holds a key that this one does not. If this one was given it since, it is taken up; if not, a rotation to it is
+            // refused there.
             self.take_up().await?;
             *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = changed_at;
         }
+        let mut tx = self.store.write().await?;
+        // Nobody lets another key seal between the look and what follows from it, here neither.
+        locks::state(&mut tx).await?;
+        self.configured.holder.hold(&mut tx, &self.vault.keys(), self.store.now()).await?;
+        let known = vault_keys::all(&mut tx).await?;
         let sealing = known.iter().find(|key| key.seals).ok_or(StoreError::Corrupt("vault_keys"))?;
-        Ok(self.vault.seal_with(sealing.term)?)
+        self.vault.seal_with(sealing.term)?;
+        Ok(tx.commit().await.map_err(StoreError::from)?)
     }
 
     /// Tells the other control planes that this one is gone.

@@ -4,6 +4,7 @@
 //! the records themselves say. So it can be stopped anywhere, by a drain, a failure or a power cut, and goes on from there. What stands with the
 //! deployment itself comes last: until then the old key is needed to start, and a start without it is refused.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyforge_shared::audit::admin::AdminOutcome;
@@ -43,6 +44,9 @@ pub(super) enum Stopped {
     /// The vault failed.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// Another rotation was begun, here or elsewhere.
+    #[error("another vault key seals by now")]
+    AnotherKeySeals,
     /// The end cannot be recorded.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -112,7 +116,7 @@ impl Custodian {
                     Err(_) => unreadable.push(record.credential),
                 }
             }
-            let replaced = self.replace(begun, &anew).await?;
+            let replaced = self.replace(&anew).await?;
             rewrapped = rewrapped.saturating_add(replaced);
             self.advance(replaced, u64::try_from(unreadable.len()).unwrap_or(u64::MAX));
             tokio::time::sleep(BREATH).await;
@@ -120,12 +124,19 @@ impl Custodian {
     }
 
     /// Stores a batch. How many records were still as they were read.
-    async fn replace(&self, begun: &BegunRotation, anew: &[(&Record, Sealed)]) -> Result<u64, Stopped> {
+    async fn replace(&self, anew: &[(&Record, Sealed)]) -> Result<u64, Stopped> {
         if anew.is_empty() {
             return Ok(0);
         }
         let mut tx = self.store.write().await?;
-        count(&mut tx, begun.to_term, u64::try_from(anew.len()).unwrap_or(u64::MAX)).await?;
+        // Each under the key that sealed it: should that be another one, it is of those that the next walk finds.
+        let mut by_term = BTreeMap::<u32, u64>::new();
+        for (_, sealed) in anew {
+            *by_term.entry(sealed.kek_term).or_default() += 1;
+        }
+        for (term, sealed) in by_term {
+            count(&mut tx, term, sealed).await?;
+        }
         let mut replaced = 0_u64;
         for (record, sealed) in anew {
             let is_replaced = vault_records::rewrap(&mut tx, record, sealed).await?;
@@ -165,6 +176,9 @@ impl Custodian {
         let held = singles(&before);
         if held.terms()? != [begun.to_term; 2] {
             let sealed = self.vault.seal_singles(&self.vault.open_singles(&held)?)?;
+            if sealed.terms()? != [begun.to_term; 2] {
+                return Err(Stopped::AnotherKeySeals);
+            }
             count(tx, begun.to_term, SINGLES).await?;
             if !deployment::reseal(tx, &before, &sealed.check, &sealed.audit_root).await? {
                 return Err(StoreError::Corrupt("deployment").into());

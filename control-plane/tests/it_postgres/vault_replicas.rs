@@ -140,6 +140,37 @@ async fn a_rotation_that_two_control_planes_run_ends_once_and_one_goes_on_where_
     here.stop().await;
 }
 
+#[tokio::test]
+async fn an_earlier_key_that_nobody_held_any_more_is_taken_up_again_without_a_restart() {
+    let here = start().await;
+    let there = beside(&here).await;
+    add(&here, 2).await;
+    for plane in [&here, &there] {
+        replace_key(&plane.directory);
+    }
+    refused(&here).await;
+    there.running.custodian().look_around().await.unwrap();
+    assert_eq!(rotate(&here).await.pop().unwrap().state(), RotationState::Done);
+    let mut directories = Vec::new();
+    for plane in [there, here] {
+        let directory = plane.stop().await;
+        configure(directory.path(), NEW, &[]);
+        directories.push(directory);
+    }
+    let here = Plane::start_again(directories.pop().unwrap()).await;
+    let there = Plane::start_again(directories.pop().unwrap()).await;
+    there.running.custodian().look_around().await.unwrap();
+    for plane in [&here, &there] {
+        configure(plane.directory.path(), OLD, &[NEW]);
+    }
+    assert!(refused(&here).await.contains(&there.directory.path().display().to_string()));
+    there.running.custodian().look_around().await.unwrap();
+    assert_eq!(rotate(&here).await.pop().unwrap().state(), RotationState::Done);
+    assert_eq!(terms(here.directory.path()).await, [(1, 2)]);
+    there.stop().await;
+    here.stop().await;
+}
+
 /// Every secret of a test, as text and as what is in it.
 fn secrets(directory: &Path, tokens: [&str; 3]) -> Vec<Vec<u8>> {
     let keys = [OLD, NEW].map(|file| std::fs::read_to_string(directory.join(file)).unwrap().trim().to_owned());
