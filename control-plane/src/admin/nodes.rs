@@ -11,7 +11,7 @@ use serde_json::json;
 
 use zeroize::Zeroizing;
 
-use super::{Admin, AdminError, Call, Caller};
+use super::{Admin, AdminError, Call, Caller, roles};
 use crate::nodes::authority::{AuthorityError, Issued, ProvenKey};
 use crate::nodes::serves::Serves;
 use crate::nodes::{JOIN_TOKENS, NODES, Nodes, sealed_node};
@@ -19,6 +19,7 @@ use crate::store::StoreError;
 use crate::store::nodes::{self, JoinToken, Node};
 use crate::store::sql::Conn;
 
+const CREATE_JOIN_TOKEN: &str = "nodes/CreateJoinToken";
 const DEFAULT_TTL: u64 = 3_600;
 const MAX_TTL: u64 = 7 * 24 * 3_600;
 
@@ -48,7 +49,9 @@ impl Admin {
         (name, providers): (&str, Vec<String>),
         ttl_seconds: u64,
     ) -> Result<NewJoinToken, AdminError> {
-        let call = Call::new(caller, "nodes/CreateJoinToken", name.chars().take(64).collect::<String>());
+        // What is no name may be anything, a secret that was pasted into the wrong place included.
+        let target = if name::check(name).is_ok() { name } else { "" };
+        let call = Call::new(caller, CREATE_JOIN_TOKEN, target);
         self.attempt(&call, async {
             let mut problems = Vec::new();
             if let (false, Err(error)) = (name.is_empty(), name::check(name)) {
@@ -130,8 +133,12 @@ impl Admin {
         let mut edit = self.edit().await?;
         let now = edit.now;
         let found = admitting_token(edit.connection(), nodes, &digest, now).await?;
+        self.unless_withdrawn(&found)?;
         let node = wanted.map_or_else(NodeId::generate, Ok).map_err(|_| AdminError::Random)?;
         let before = replaceable_node(edit.connection(), nodes, node, now).await?;
+        if before.as_ref().is_some_and(|before| before.serves != found.serves) {
+            return Err(refused("the node that wants to join again serves other providers than the join token is for"));
+        }
         let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
         if !nodes::use_token(edit.connection(), &digest, node, now).await? {
             return Err(refused(USED));
@@ -158,6 +165,15 @@ impl Admin {
         let detail = json!({ "name": name, "certificate": hex::encode(&issued.serial), "again": again }).to_string();
         self.commit(edit, &call, detail, Vec::new()).await?;
         Ok(issued)
+    }
+
+    /// Refuses a token whose maker was revoked or lost the role for it: they leave nothing behind that admits.
+    fn unless_withdrawn(&self, token: &JoinToken) -> Result<(), NotJoined> {
+        let roster = self.roster();
+        let maker = roster.named(&token.created_by.to_string());
+        let may =
+            maker.is_some_and(|maker| maker.revoked_at.is_none() && roles::permit(maker, CREATE_JOIN_TOKEN).is_ok());
+        if may { Ok(()) } else { Err(refused("the operator who made the join token may not make one any more")) }
     }
 
     /// Gives a node that was admitted another certificate, for another key.

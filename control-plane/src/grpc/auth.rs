@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use keyforge_proto::convert::ConvertError;
 use keyforge_runtime::accept::Transport;
 use keyforge_shared::id::{BootId, NodeId};
+use keyforge_shared::name;
 use keyforge_shared::secret::SecretBytes;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -48,7 +49,8 @@ pub async fn decoded<T>(
     match result {
         Ok(value) => Ok(value),
         Err(error) => {
-            let target: String = target.chars().take(64).collect();
+            // What is no name may be anything, a secret that was pasted into the wrong place included.
+            let target = if name::check(target).is_ok() { target } else { "" };
             Err(admin.refuse(caller, method, target, error).await.into())
         }
     }

@@ -21,9 +21,9 @@ impl Serves {
         if names.len() > MOST {
             return Err(format!("providers: at most {MOST}"));
         }
-        if let Some(unknown) = names.iter().find(|name| !is_provider(name)) {
-            let shown: String = unknown.chars().take(64).collect();
-            return Err(format!("providers: {shown:?} is no provider that has a credential or a model"));
+        // By its place: what is no provider may be a secret that was pasted here, and errors are recorded.
+        if let Some(unknown) = names.iter().position(|name| !is_provider(name)) {
+            return Err(format!("providers[{unknown}]: no provider of this name has a credential or a model"));
         }
         let mut names = names;
         names.sort_unstable();
@@ -68,6 +68,7 @@ mod tests {
         let provider = |name: &str| ProviderName(name.to_owned());
         assert!(some.includes(&provider("openai")) && !some.includes(&provider("google")));
         assert!(Serves::parse("").includes(&provider("google")) && Serves::default().names().is_empty());
-        assert!(Serves::only(vec!["opneai".into()], known).unwrap_err().contains("\"opneai\""));
+        let error = Serves::only(vec!["openai".into(), "opneai".into()], known).unwrap_err();
+        assert!(error.contains("providers[1]") && !error.contains("opneai"), "{error}");
     }
 }

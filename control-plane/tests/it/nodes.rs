@@ -10,6 +10,7 @@ use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::node_service_client::NodeServiceClient as AdminNodes;
+use keyforge_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use keyforge_proto::fleet::v1 as fleet;
 use keyforge_proto::fleet::v1::audit_intake_service_client::AuditIntakeServiceClient;
 use keyforge_proto::fleet::v1::control_message::Message;
@@ -307,7 +308,9 @@ async fn a_node_is_given_the_secrets_of_the_providers_that_its_token_names_and_o
 
     let misspelt = admin::CreateJoinTokenRequest { providers: vec!["opneai".to_owned()], ..Default::default() };
     let status = plane.admin().await.create_join_token(misspelt).await.unwrap_err();
-    assert!(status.code() == Code::InvalidArgument && status.message().contains("opneai"), "{status}");
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("providers[0]"), "{status}");
+    let entry = plane.entries().await.pop().unwrap();
+    assert!(!format!("{entry:?}").contains("opneai"), "it may have been a secret: {entry:?}");
     drop((_open, stream));
     // What a database says that the control plane did not write gives a node nothing.
     plane.tamper("UPDATE nodes SET providers = ''").await;
@@ -346,6 +349,31 @@ async fn tokens_that_do_not_admit_are_told_apart_in_the_chain_and_nowhere_else()
     assert!(status.code() == Code::InvalidArgument && status.message().contains("signing_request"), "{status}");
     let status = EnrollmentServiceClient::new(plane.in_the_clear().await).join(request).await.unwrap_err();
     assert!(status.code() == Code::FailedPrecondition && status.message().contains("TLS"), "{status}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_join_token_is_worth_nothing_once_its_maker_may_not_make_one() {
+    let plane = Secure::start().await;
+    let mut operators = OperatorServiceClient::new(plane.operators().await);
+    let mut tokens = Vec::new();
+    for name in ["leaver", "demoted"] {
+        let role = admin::Role::Admin.into();
+        let request = admin::CreateOperatorRequest { name: name.to_owned(), role, ..Default::default() };
+        let bearer = operators.create_operator(request).await.unwrap().into_inner().token;
+        let mut nodes = AdminNodes::new(Secure::with_token(plane.channel(None).await, &bearer));
+        let request = admin::CreateJoinTokenRequest { name: "edge".to_owned(), ..Default::default() };
+        let made = nodes.create_join_token(request.clone()).await.unwrap().into_inner().token;
+        assert!(plane.try_join(&made, None).await.is_ok());
+        tokens.push(nodes.create_join_token(request).await.unwrap().into_inner().token);
+    }
+    operators.revoke_operator(admin::RevokeOperatorRequest { operator: "leaver".to_owned() }).await.unwrap();
+    let viewer = admin::SetOperatorRoleRequest { operator: "demoted".to_owned(), role: admin::Role::Viewer.into() };
+    operators.set_operator_role(viewer).await.unwrap();
+    for token in tokens {
+        assert!(plane.try_join(&token, None).await.is_err());
+        assert!(plane.refused("nodes/Join").await.detail.contains("may not make one any more"));
+    }
     plane.stop().await;
 }
 
@@ -395,6 +423,9 @@ async fn forged_and_expired_certificates_are_refused_in_the_handshake_and_record
     };
     tokio::time::timeout(PATIENCE, expired).await.unwrap();
 
+    let narrow = plane.token_for(0, &["openai"]).await;
+    assert!(plane.try_join(&narrow, Some(machine.id)).await.is_err());
+    assert!(plane.refused("nodes/Join").await.detail.contains("serves other providers"));
     let token = plane.token(0).await;
     let again = plane.try_join(&token, Some(machine.id)).await.unwrap();
     assert_eq!(again.id, machine.id, "the node whose certificate has expired goes on under its id");
