@@ -72,10 +72,10 @@ enum KeyAction {
     /// Let a paused or frozen key work again
     #[command(visible_alias = "unfreeze")]
     Resume(StandingArgs),
-    /// Set what a key has left to nothing, and cut its running streams; undone by --no-requests
+    /// Set what a key has left to nothing, and cut its running streams; undone by other request limits
     #[command(
         after_help = "The key gets a total limit of 0 requests beside its other limits. To undo it:\n  keyforge key update ID \
-                      --no-requests, or --requests with the limits it is to have"
+                      --requests, with all request limits that it is to have, or --no-requests for none"
     )]
     Zero(StandingArgs),
     /// End a key for ever, and cut its running streams

@@ -11,7 +11,7 @@ use keyforge_shared::state::FormerToken;
 use keyforge_shared::token::NewToken;
 use serde_json::json;
 
-use super::keys::{policy_problems, unless_revoked};
+use super::keys::{policy_problems, raises_over, unless_revoked};
 use super::{Admin, AdminError, Call, Caller};
 use crate::store::keys::StoredKey;
 
@@ -32,9 +32,7 @@ impl Admin {
             if raises.is_empty() {
                 problems.push("raises: none; name what is to be raised".to_owned());
             }
-            if raises.iter().any(|raise| raise.until <= edit.now) {
-                problems.push("raises: the end of one lies in the past".to_owned());
-            }
+            problems.extend(raises_over(&raises, edit.now));
             let mut after = before.clone();
             let policy = Arc::make_mut(&mut after.record.policy);
             policy.drop_ended_raises(edit.now);

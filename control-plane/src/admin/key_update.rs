@@ -108,6 +108,12 @@ impl KeyMask {
         self.parts.contains(&Part::TimeZone)
     }
 
+    /// Whether the raises are to change.
+    #[must_use]
+    pub fn raises(&self) -> bool {
+        self.parts.contains(&Part::Raises)
+    }
+
     /// Whether any part of the policy is to change.
     #[must_use]
     pub fn policy(&self) -> bool {

@@ -59,7 +59,7 @@ pub struct KeyUpdate {
 pub struct KeyQuery {
     /// Those that have all of these labels.
     pub labels: Labels,
-    /// Those that work now and end before then.
+    /// Those that are not revoked and end before then.
     pub expires_before: Option<Timestamp>,
 }
 
@@ -80,6 +80,7 @@ impl Admin {
             if policy.expires_at.is_some_and(|at| at <= now) {
                 problems.push("policy.expires_at_ms: lies in the past".to_owned());
             }
+            problems.extend(raises_over(&policy.raises, now));
             let workspace = self.workspace_or_default(&call, &new.workspace);
             if workspace.is_none() {
                 problems.push("workspace: there is none of this id or name".to_owned());
@@ -174,6 +175,9 @@ impl Admin {
             if update.mask.policy() {
                 let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
                 let policy = Arc::make_mut(&mut after.record.policy);
+                // Those that the key has may be over; new ones may not.
+                let named = update.policy.as_ref().filter(|_| update.mask.raises());
+                problems.extend(named.and_then(|named| raises_over(&named.raises, edit.now)));
                 update.mask.change(policy, whole_millis(update.policy.ok_or_else(missing)?));
                 policy.drop_ended_raises(edit.now);
             }
@@ -360,6 +364,11 @@ pub(super) fn policy_problems(policy: &Policy) -> Vec<String> {
     }
     problems.extend(policy.problems().into_iter().map(|problem| format!("policy.{problem}")));
     problems
+}
+
+/// What is wrong with raises of which one is over before it begins.
+pub(super) fn raises_over(raises: &[Raise], now: Timestamp) -> Option<String> {
+    raises.iter().any(|raise| raise.until <= now).then(|| "raises: the end of one lies in the past".to_owned())
 }
 
 /// Nodes are told moments in milliseconds; a finer one here would make their set another one than ours.

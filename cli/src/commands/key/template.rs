@@ -84,6 +84,11 @@ impl FileArgs {
             Failure::usage(format!("--template: there is no template `{name}`, but {}", names.join(", ")))
                 .hint("`keyforge key template list` shows what they say")
         })?;
+        if let Some(option) = template.empty_option() {
+            return Err(Failure::usage(format!(
+                "--template: in `{name}`: {option} is an empty list: leave it out for no restriction"
+            )));
+        }
         let line = Line::try_parse_from(template.words()).map_err(|error| {
             let error = error.to_string();
             let first = error.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -105,6 +110,11 @@ impl FileArgs {
 }
 
 impl Template {
+    /// An option with no value at all, which would say nothing where somebody may have meant "none".
+    fn empty_option(&self) -> Option<&str> {
+        self.options.iter().find(|(_, value)| value.texts().is_empty()).map(|(name, _)| name.as_str())
+    }
+
     fn words(&self) -> Vec<String> {
         let words = self.options.iter().map(|(name, value)| (name, value.texts()));
         words.flat_map(|(name, texts)| texts.into_iter().map(move |text| format!("--{name}={text}"))).collect()
