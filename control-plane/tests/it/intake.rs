@@ -9,7 +9,7 @@ use keyforge_control_plane::store::usage::{self, Grouping, UsageQuery, UsageSums
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
-use keyforge_shared::clock::Clock as _;
+use keyforge_shared::clock::{Clock as _, SystemClock};
 use keyforge_shared::id::{ChainId, DeploymentId, NodeId, RequestId};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::policy::Policy;
@@ -313,22 +313,22 @@ async fn intake_throughput_is_at_least_20_000_entries_per_second() {
     for n in 1..=50 {
         keys.push(rig.key(n, crate::rig::spend_per(keyforge_shared::period::Window::Day, 1 << 50)).await);
     }
-    let clock = keyforge_shared::clock::SystemClock;
     let mut spent = 0;
     for batch in 0..BATCHES {
         let seqs = batch * BATCH + 1..=(batch + 1) * BATCH;
         let records = seqs.map(|seq| rig.record(keys[seq as usize % 50], boot(1), seq, 1, 7).encode()).collect();
-        let start = clock.monotonic_nanos();
+        let start = SystemClock.monotonic_nanos();
         rig.intake.ship(NODE, boot(1), batch * BATCH + 1, records).await.unwrap();
-        spent += clock.monotonic_nanos() - start;
+        spent += SystemClock.monotonic_nanos() - start;
     }
     let rate = BATCHES * BATCH * 1_000_000_000 / spent;
     println!("{rate} entries per second in batches of {BATCH} over 50 chains");
     assert!(rate >= 20_000, "{rate}");
 }
 
-/// How many entries a second are chained when `nodes` ship at once, each `batches` of `batch` records over 20 keys of its own, in turn through `rigs`.
-pub async fn rate(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) -> u64 {
+/// How many entries a second are chained when `nodes` ship at once, each `batches` of `batch` records over 20 keys of its own, in turn through `rigs`,
+/// and how long a node waits for the acknowledgement of a batch.
+pub async fn measured(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) -> String {
     const KEYS: u8 = 20;
     let rig = &rigs[0];
     let mut keys = Vec::new();
@@ -345,17 +345,25 @@ pub async fn rate(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) -> u64
         let shipped: Vec<Vec<Vec<u8>>> =
             (0..batches).map(|number| (number * batch + 1..=(number + 1) * batch).map(record).collect()).collect();
         shippers.push(async move {
+            let mut waited = Vec::new();
             for (number, records) in (0..).zip(shipped) {
+                let start = SystemClock.monotonic_nanos();
                 through.intake.ship(NODE, boot(node), number * batch + 1, records).await.unwrap();
+                waited.push(SystemClock.monotonic_nanos() - start);
             }
+            waited
         });
     }
-    let clock = keyforge_shared::clock::SystemClock;
-    let start = clock.monotonic_nanos();
+    let start = SystemClock.monotonic_nanos();
+    let mut waited = Vec::new();
     for shipper in shippers.into_iter().map(|it| Shutdown::new().spawn("traffic", it)).collect::<Vec<_>>() {
-        shipper.await.unwrap();
+        waited.extend(shipper.await.unwrap());
     }
-    u64::from(nodes) * batch * batches * 1_000_000_000 / (clock.monotonic_nanos() - start)
+    let rate = u64::from(nodes) * batch * batches * 1_000_000_000 / (SystemClock.monotonic_nanos() - start);
+    waited.sort_unstable();
+    let at = |share: usize| waited[(waited.len() * share / 100).min(waited.len() - 1)] / 1_000;
+    let (half, most) = (at(50), at(99));
+    format!("{rate} entries/s: {nodes} nodes, batches of {batch}; acknowledged after {half} us (p50), {most} us (p99)")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,7 +371,6 @@ pub async fn rate(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) -> u64
 async fn intake_of_several_nodes_together() {
     for (nodes, batch) in [(1, 500), (1, 2_000), (4, 500), (4, 2_000)] {
         let rig = Arc::new(Rig::new().await);
-        let rate = rate(&[rig], nodes, batch, 40_000 / batch).await;
-        println!("{rate} entries per second: {nodes} nodes, batches of {batch}");
+        println!("{}", measured(&[rig], nodes, batch, 100_000 / batch).await);
     }
 }

@@ -40,6 +40,9 @@ pub struct ScriptsArgs {
     /// Requests at the same time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     concurrent: u32,
+    /// Let the server keep an append-only file, which nothing needs.
+    #[arg(long)]
+    append_only: bool,
     /// Virtual keys, which take turns.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     keys: u32,
@@ -51,7 +54,8 @@ pub async fn run(args: &ScriptsArgs) -> anyhow::Result<String> {
     let address = process::free_port()?;
     let mut redis = Process::start(Path::new("redis-server"), BENCH_CORE, folder.path(), "redis", |command| {
         command.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--appendonly", "yes", "--maxmemory-policy", "noeviction"]).arg("--dir").arg(folder.path());
+        let append_only = if args.append_only { "yes" } else { "no" };
+        command.args(["--appendonly", append_only, "--maxmemory-policy", "noeviction"]).arg("--dir").arg(folder.path());
     })?;
     redis.wait_for(async |redis| redis.output().contains("Ready to accept connections").then_some(())).await?;
     process::pin(std::process::id(), GATEWAY_CORE);
