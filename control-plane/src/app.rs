@@ -314,7 +314,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let state = StateApi::new(publisher.clone(), standings.clone(), gate.clone(), shutdown.clone());
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
     let node_api = NodeApi::new(admin.clone(), nodes.clone(), publisher.fleet.clone(), publisher.hub.clone());
-    let certificates = CertificateApi::new(admin.clone(), nodes.clone());
+    let certificates = CertificateApi::new(admin.clone(), gate.clone());
     let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new);
     Ok(Routes::new(reflection)
         .add_service(health_service)

@@ -156,6 +156,7 @@ impl Admin {
                 removed_at: None,
                 certificate_serial: issued.serial.clone(),
                 certificate_expires_at: issued.expires_at,
+                certificate_used: false,
             };
             nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
         }

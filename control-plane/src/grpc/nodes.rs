@@ -15,7 +15,7 @@ use keyforge_shared::id::NodeId;
 use keyforge_shared::secret::SecretBytes;
 use tonic::{Request, Response, Status};
 
-use super::auth::{caller, decoded, operator, peer};
+use super::auth::{NodeGate, caller, decoded, operator, peer};
 use super::recorded::recorded;
 use crate::admin::{Admin, AdminError};
 use crate::nodes::authority::{Authority, ProvenKey};
@@ -167,14 +167,14 @@ impl EnrollmentService for EnrollmentApi {
 /// Serves nodes.
 pub struct CertificateApi {
     admin: Admin,
-    nodes: Nodes,
+    gate: NodeGate,
 }
 
 impl CertificateApi {
-    /// Renews the certificates of `nodes`.
+    /// Renews the certificates of the nodes whom `gate` lets pass.
     #[must_use]
-    pub const fn new(admin: Admin, nodes: Nodes) -> Self {
-        Self { admin, nodes }
+    pub const fn new(admin: Admin, gate: NodeGate) -> Self {
+        Self { admin, gate }
     }
 }
 
@@ -188,8 +188,12 @@ impl NodeService for CertificateApi {
             return Err(Status::failed_precondition("only a node that has joined has a certificate to renew"));
         };
         let peer = peer(&request);
+        let transport = request.extensions().get::<Transport>().cloned().unwrap_or(Transport::Cleartext);
         let key = proven(&request.into_inner().signing_request)?;
-        let issued = self.admin.renew_node(&self.nodes, &peer, node, &key).await?;
+        if let Err(refusal) = self.gate.nodes().unless_replaced(&transport, node).await {
+            return Err(self.gate.refuse(&refusal, &peer, "nodes/RenewCertificate").await);
+        }
+        let issued = self.admin.renew_node(self.gate.nodes(), &peer, node, &key).await?;
         Ok(Response::new(proto::RenewCertificateResponse { certificate: issued.certificate.to_vec() }))
     }
 }

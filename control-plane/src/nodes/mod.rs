@@ -149,8 +149,31 @@ impl Nodes {
         match self.find(node).await? {
             None => Err(Refusal::Unknown(node)),
             Some(found) if found.removed_at.is_some() => Err(Refusal::Removed(node)),
-            Some(_) => Ok(FleetCaller::Node { node, expires_at: named.not_after }),
+            Some(found) => {
+                if !found.certificate_used && found.certificate_serial == named.serial {
+                    // Once for each certificate.
+                    let mut tx = self.inner.store.write().await?;
+                    nodes::use_certificate(&mut tx, node, &named.serial).await?;
+                    tx.commit().await?;
+                }
+                Ok(FleetCaller::Node { node, expires_at: named.not_after })
+            }
         }
+    }
+
+    /// Refuses to renew a certificate when the one that took its place is in use: then two hold this identity, and one of them has copied it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn unless_replaced(&self, transport: &Transport, node: NodeId) -> Result<(), Refusal> {
+        let Transport::Tls { certificate: Some(certificate) } = transport else { return Err(Refusal::NoCertificate) };
+        let presented = NamedCertificate::parse(certificate).map_err(|_| Refusal::NoCertificate)?.serial;
+        let found = self.find(node).await?.ok_or(Refusal::Unknown(node))?;
+        // One that nobody has used may have been lost on its way to the node, which then asks again with the one that it has.
+        if found.certificate_used && found.certificate_serial != presented {
+            return Err(Refusal::Copied(node));
+        }
+        Ok(())
     }
 
     /// Which providers' secrets a caller is given.

@@ -32,6 +32,9 @@ pub enum Refusal {
     /// The node was removed.
     #[error("{0} was removed")]
     Removed(NodeId),
+    /// A certificate is to be renewed that was renewed before, by somebody who uses the new one.
+    #[error("{0} has a newer certificate, which is in use: whoever asked holds a copy of its identity, or it does")]
+    Copied(NodeId),
     /// The message names another node than the certificate.
     #[error("the certificate of {node} was used to speak for {claimed}")]
     OtherNode {
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Expired(_) => "expired",
             Self::Unknown(_) => "unknown",
             Self::Removed(_) => "removed",
+            Self::Copied(_) => "copied",
             Self::OtherNode { .. } => "other_node",
             Self::HasJoined(_) => "has_joined",
             Self::OtherBoot { .. } => "other_boot",
@@ -83,10 +87,10 @@ impl Refusal {
     #[must_use]
     pub fn target(&self) -> String {
         match self {
-            Self::Expired(node) | Self::Unknown(node) | Self::Removed(node) | Self::OtherNode { node, .. } => {
+            Self::Expired(node) | Self::Unknown(node) | Self::Removed(node) | Self::Copied(node) => node.to_string(),
+            Self::OtherNode { node, .. } | Self::HasJoined(node) | Self::OtherBoot { owner: node, .. } => {
                 node.to_string()
             }
-            Self::HasJoined(node) | Self::OtherBoot { owner: node, .. } => node.to_string(),
             Self::NoToken | Self::NoCertificate | Self::Store(_) => String::new(),
         }
     }
@@ -111,6 +115,11 @@ impl Refusal {
             Self::Removed(_) => (
                 Code::PermissionDenied,
                 "this node was removed: it can join again, as a new node, with a new join token",
+            ),
+            Self::Copied(_) => (
+                Code::PermissionDenied,
+                "this certificate was renewed before, and the new one is in use elsewhere: identity.pem was copied. Remove this node and let the \
+                 machine join as a new one",
             ),
             Self::OtherNode { .. } | Self::HasJoined(_) | Self::OtherBoot { .. } => {
                 (Code::PermissionDenied, "the message speaks for another node than its sender is known to be")

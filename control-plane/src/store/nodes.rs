@@ -69,6 +69,8 @@ pub struct Node {
     pub certificate_serial: Vec<u8>,
     /// Until when that is good.
     pub certificate_expires_at: Timestamp,
+    /// Whether anybody has presented it.
+    pub certificate_used: bool,
 }
 
 impl Node {
@@ -248,6 +250,7 @@ fn read_node(row: &Row) -> Result<(Node, Vec<u8>), StoreError> {
         removed_at: row.try_get::<Option<i64>, _>("removed_at")?.map(Timestamp::from_nanos),
         certificate_serial: row.try_get("certificate_serial")?,
         certificate_expires_at: column::time(row, "certificate_expires_at")?,
+        certificate_used: row.try_get::<i64, _>("certificate_used")? != 0,
     };
     Ok((node, row.try_get("seal")?))
 }
@@ -258,8 +261,8 @@ fn read_node(row: &Row) -> Result<(Node, Vec<u8>), StoreError> {
 /// [`StoreError`].
 pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>, StoreError> {
     let row = sql::query(
-        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers FROM nodes \
-         WHERE node_id = $1",
+        "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, certificate_used, providers \
+         FROM nodes WHERE node_id = $1",
     )
     .bind(id.as_bytes().as_slice())
     .fetch_optional(conn)
@@ -272,7 +275,8 @@ pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>,
 /// # Errors
 /// [`StoreError`].
 pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
-    let select = "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers FROM nodes";
+    let select = "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, certificate_used, \
+                  providers FROM nodes";
     let rows = sql::query(select).fetch_all(conn).await?;
     let nodes: Result<Vec<Node>, StoreError> = rows.iter().map(|row| Ok(read_node(row)?.0)).collect();
     let mut nodes = nodes?;
@@ -285,10 +289,25 @@ pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn renew(conn: &mut Conn, id: NodeId, serial: &[u8], expires_at: Timestamp) -> Result<(), StoreError> {
-    sql::query("UPDATE nodes SET certificate_serial = $1, certificate_expires_at = $2 WHERE node_id = $3")
-        .bind(serial)
-        .bind(expires_at.nanos())
+    sql::query(
+        "UPDATE nodes SET certificate_serial = $1, certificate_expires_at = $2, certificate_used = 0 WHERE node_id = $3",
+    )
+    .bind(serial)
+    .bind(expires_at.nanos())
+    .bind(id.as_bytes().as_slice())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Notes that a node's newest certificate was presented, if this is still its serial number.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn use_certificate(conn: &mut Conn, id: NodeId, serial: &[u8]) -> Result<(), StoreError> {
+    sql::query("UPDATE nodes SET certificate_used = 1 WHERE node_id = $1 AND certificate_serial = $2")
         .bind(id.as_bytes().as_slice())
+        .bind(serial)
         .execute(conn)
         .await?;
     Ok(())

@@ -549,6 +549,34 @@ async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() 
 }
 
 #[tokio::test]
+async fn of_two_who_hold_one_identity_only_the_one_who_renewed_first_renews_again_and_the_other_is_recorded() {
+    let plane = Secure::start().await;
+    let machine = plane.join().await;
+    let renew = async |identity: ClientIdentity| {
+        let key = KeyPair::generate().unwrap();
+        let request = fleet::RenewCertificateRequest { signing_request: signing_request(&key) };
+        let renewed = NodeServiceClient::new(plane.channel(Some(identity)).await).renew_certificate(request).await?;
+        let certificate = renewed.into_inner().certificate.into();
+        Ok::<_, Status>(Machine { id: machine.id, certificate, key })
+    };
+    renew(machine.identity()).await.unwrap();
+    let renewed = renew(machine.identity()).await.expect("the first answer may have been lost");
+    let (_open, stream) =
+        subscribe(plane.channel(Some(renewed.identity())).await, hello(machine.id, 1, &BootKey::generate().unwrap()))
+            .await
+            .unwrap();
+    let status = renew(machine.identity()).await.err().expect("a copy renews nothing");
+    assert!(status.code() == Code::PermissionDenied && status.message().contains("was copied"), "{status}");
+    let entry = plane.refused("nodes/RenewCertificate").await;
+    assert!(entry.target == machine.id.to_string() && entry.detail.contains("holds a copy"), "{entry:?}");
+    let again = renew(renewed.identity()).await.unwrap();
+    assert!(renew(renewed.identity()).await.is_ok(), "nobody has used the newest one yet");
+    assert!(renew(again.identity()).await.is_ok(), "also not after another one took its place unused");
+    drop((_open, stream));
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_renews_over_its_connection_for_a_key_of_its_own_choice() {
     let plane = Secure::start().await;
     let machine = plane.join().await;
