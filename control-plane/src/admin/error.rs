@@ -4,6 +4,7 @@ use keyforge_shared::audit::admin::AdminOutcome;
 
 use crate::audit::AuditError;
 use crate::custody::wraps::CountError;
+use crate::ledger::LedgerError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -65,6 +66,16 @@ impl From<VaultError> for AdminError {
             // For an operator to mend.
             VaultError::Term(_) | VaultError::UsedUp | VaultError::Replaced(_) => Self::Precondition(error.to_string()),
             other => Self::Vault(other),
+        }
+    }
+}
+
+impl From<LedgerError> for AdminError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Store(error) => error.into(),
+            LedgerError::UnknownKey(key) => Self::not_found("virtual key", key),
+            other => Self::Precondition(other.to_string()),
         }
     }
 }

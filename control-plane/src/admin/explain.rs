@@ -16,7 +16,7 @@ use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{KeyRecord, State};
 
 use super::{Admin, AdminError, Call, Caller};
-use crate::ledger::{Balance, Ledger, LedgerError};
+use crate::ledger::{Balance, Ledger};
 use crate::store::keys::{self, StoredKey};
 
 /// A request that is asked about.
@@ -82,10 +82,7 @@ impl Admin {
             self.unless_hidden(call.workspace, id)?;
             let found = keys::get(&mut *self.inner.store.read().await?, id).await?;
             let key = found.ok_or_else(|| AdminError::not_found("virtual key", id))?;
-            let balances = ledger.balance(id).await.map_err(|error| match error {
-                LedgerError::Store(error) => AdminError::Store(error),
-                _ => AdminError::not_found("virtual key", id),
-            })?;
+            let balances = ledger.balance(id).await?;
             let now = self.inner.store.now();
             let checks = self.inner.hub.with_state(|state| checks(state, &key.record, &balances, question, now));
             Ok(Explanation { key, balances, checks })

@@ -12,7 +12,7 @@ use super::auth::operator;
 use super::recorded::recorded;
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError, Caller};
-use crate::ledger::{Balance, Ledger, LedgerError};
+use crate::ledger::{Balance, Ledger};
 use crate::store::Store;
 use crate::store::usage::{self, Grouping, UsageQuery, UsageSums};
 
@@ -64,10 +64,7 @@ impl UsageApi {
     async fn balance(&self, caller: &Caller, key: &str) -> Result<proto::GetBalanceResponse, AdminError> {
         let key = parsed(key, "key_id")?;
         self.admin.unless_hidden(caller.workspace(), key)?;
-        let balances = self.ledger.balance(key).await.map_err(|error| match error {
-            LedgerError::Store(error) => AdminError::Store(error),
-            _ => AdminError::NotFound { noun: "virtual key", name: key.to_string() },
-        })?;
+        let balances = self.ledger.balance(key).await?;
         Ok(proto::GetBalanceResponse { balances: balances.iter().map(balance).collect() })
     }
 
@@ -75,10 +72,7 @@ impl UsageApi {
         &self,
         workspace: Result<WorkspaceId, AdminError>,
     ) -> Result<proto::GetWorkspaceBalanceResponse, AdminError> {
-        let balances = self.ledger.workspace_balance(workspace?).await.map_err(|error| match error {
-            LedgerError::Store(error) => AdminError::Store(error),
-            _ => AdminError::not_found("workspace", "of this id or name"),
-        })?;
+        let balances = self.ledger.workspace_balance(workspace?).await?;
         Ok(proto::GetWorkspaceBalanceResponse { balances: balances.iter().map(balance).collect() })
     }
 }

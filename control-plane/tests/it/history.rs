@@ -1,5 +1,7 @@
 //! What was used before a limit counts against it, however much it is, and reading it holds nobody up.
 
+use std::time::Duration;
+
 use keyforge_control_plane::ledger::{Acquire, Ledger, LedgerError, Reading, Want};
 use keyforge_control_plane::store::{StoreError, ledger as rows};
 use keyforge_shared::audit::request::RequestRecord;
@@ -52,6 +54,8 @@ async fn history_that_takes_longer_to_read_than_the_asker_waits_is_read_all_the_
     while !is_known(&rig, &total).await {
         shipped += 1;
         ship(&rig, key, 1, shipped..=shipped).await;
+        // A reader that is slower than a writer who never rests would never come to the end.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let grant = rig.ledger.acquire(&question).await.unwrap().grants[0];
     assert_eq!((grant.granted, grant.elsewhere), (10_000u64.saturating_sub(2 * shipped), 2 * shipped));
