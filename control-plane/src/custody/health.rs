@@ -1,15 +1,23 @@
 //! Whether the secrets can be opened: each is tried, and what cannot be opened is named with its credential. Nothing is skipped in silence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use keyforge_shared::id::CredentialId;
 use keyforge_shared::secret::SecretBytes;
 
+use super::Custodian;
 use crate::store::vault_records::{self, Kept};
-use crate::store::{Store, StoreError};
-use crate::vault::{Place, Vault, VaultError};
+use crate::store::{Store, StoreError, vault_keys};
+use crate::vault::{MOST_WRAPS, Place, Vault, VaultError};
 
+/// How often every secret is tried.
+const EXAMINE_EVERY: Duration = Duration::from_mins(1);
+/// From so many ciphertexts on the log asks for another key.
+const MANY_WRAPS: u64 = MOST_WRAPS / 2;
 /// Secrets that are read at a time.
 const PAGE: u32 = 256;
 
@@ -99,5 +107,48 @@ pub async fn examine(store: &Store, vault: &Vault) -> Result<Findings, StoreErro
             }
             findings.unreadable.extend(fault.map(|fault| (kept.credential, fault)));
         }
+    }
+}
+
+impl Custodian {
+    /// Tries every secret at once and then every minute, for the log and the metric.
+    pub async fn watch(self) {
+        let mut often = tokio::time::interval(EXAMINE_EVERY);
+        loop {
+            often.tick().await;
+            if let Err(error) = self.examine().await {
+                tracing::warn!(%error, "the vault's secrets could not be tried");
+            }
+            if let Err(error) = self.look_at_wraps().await {
+                tracing::warn!(%error, "the uses of the vault key could not be looked at");
+            }
+        }
+    }
+
+    pub(super) async fn examine(&self) -> Result<Findings, StoreError> {
+        let findings = examine(&self.store, &self.vault).await?;
+        self.unreadable.store(u64::try_from(findings.unreadable.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let now: BTreeSet<_> = findings.unreadable.iter().map(|(credential, _)| *credential).collect();
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        for (credential, fault) in &findings.unreadable {
+            if !named.contains(credential) {
+                tracing::error!(%credential, reason = %fault, "the secret of a credential cannot be opened");
+            }
+        }
+        for credential in named.difference(&now) {
+            tracing::info!(%credential, "the secret of a credential can be opened again, or is gone");
+        }
+        *named = now;
+        Ok(findings)
+    }
+
+    async fn look_at_wraps(&self) -> Result<(), StoreError> {
+        let current = self.current();
+        let known = vault_keys::all(&mut *self.store.read().await?).await?;
+        let wraps = known.iter().find(|key| key.id == current).map_or(0, |key| key.wraps);
+        if wraps >= MANY_WRAPS {
+            tracing::warn!(key = %current, wraps, most = MOST_WRAPS, "the vault key is used up soon: rotate it");
+        }
+        Ok(())
     }
 }
