@@ -100,10 +100,15 @@ fn invalid(error: ConvertError) -> Status {
 }
 
 fn refused(error: IntakeError) -> Status {
+    if let IntakeError::Audit(AuditError::Store(passing)) = &error
+        && passing.is_passing()
+    {
+        tracing::warn!(%error, "audit records were not chained: the database is away");
+        return Status::unavailable(error.to_string());
+    }
     tracing::error!(%error, "audit records were not chained");
     let code = match &error {
         IntakeError::Audit(AuditError::Tampered(_)) => Code::DataLoss,
-        IntakeError::Audit(AuditError::Store(error)) if error.is_passing() => Code::Unavailable,
         IntakeError::Audit(_) => Code::Internal,
         IntakeError::Sequence { .. } => Code::FailedPrecondition,
         IntakeError::ForeignBoot(_) => Code::PermissionDenied,

@@ -124,6 +124,10 @@ impl Refusal {
             Self::OtherNode { .. } | Self::HasJoined(_) | Self::OtherBoot { .. } => {
                 (Code::PermissionDenied, "the message speaks for another node than its sender is known to be")
             }
+            Self::Store(error) if error.is_passing() => (
+                Code::Unavailable,
+                "it cannot be found out now whether this is a node: the database is away; try again",
+            ),
             Self::Store(error) => {
                 tracing::error!(%error, "it cannot be found out whether a caller is a node");
                 (Code::Internal, "it cannot be found out whether this is a node; the control plane's log says why")

@@ -22,6 +22,7 @@ use keyforge_shared::state::State;
 use tonic::Code;
 
 use crate::beside::{plane_beside, rig_beside, use_database};
+use crate::books::{Clients, ask as ask_for, clients, ship as ship_records};
 use crate::plane::Plane;
 use crate::rig::{Key, Rig, boot, spend_per};
 use crate::stream::Node;
@@ -153,6 +154,12 @@ async fn while_the_database_is_away_calls_are_unavailable_and_nodes_stay() {
     server.kill().unwrap();
     for plane in [&here, &there] {
         let status = plane.keys().get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        // Nor can be found out whose calls these are.
+        let Clients { mut grants, mut intake, .. } = clients(plane, Some(&plane.fleet_token), None);
+        let status = grants.acquire_grants(ask_for(&key.id, 1)).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        let status = intake.ship_records(ship_records(vec![vec![0]])).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
     server.run().unwrap();
