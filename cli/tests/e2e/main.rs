@@ -6,6 +6,7 @@
 mod canary;
 mod collector;
 mod harness;
+mod processes;
 
 mod chat;
 mod cluster;

@@ -1,7 +1,7 @@
 //! Nodes as operators run them: a control plane and nodes as processes of their own, which speak TLS under the deployment's own authority.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use keyforge_runtime::private_file;
 use keyforge_shared::clock::{Clock as _, SystemClock};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use serde_json::Value;
-use tokio::process::{Child, Command as AsyncCommand};
+use tokio::process::Child;
 
 use crate::harness::{PATIENCE, PROVIDER_KEY, Reply, hello, provider, read};
+use crate::processes::{eventually, free, spawn};
 
 /// A deployment: its control plane, and the command line against it.
 struct Site {
@@ -34,32 +35,6 @@ struct Node {
     child: Child,
     url: String,
     log: PathBuf,
-}
-
-fn free() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-fn spawn(words: &[&str], log: &Path) -> Child {
-    let stderr = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-    AsyncCommand::new(env!("CARGO_BIN_EXE_keyforge"))
-        .args(words)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let all = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, all).await.is_ok(), "not in time: {what}");
 }
 
 impl Site {

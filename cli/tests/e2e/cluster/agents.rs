@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::fleet::Cluster;
+use super::deployment::Deployment;
 
 /// gpt-4o's prices in nano-dollars a token; whole numbers, so that sums are exact.
 pub const INPUT_NANO: u64 = 2_500;
@@ -53,9 +53,9 @@ pub fn ask(tokens: u64, stream: bool) -> Value {
 }
 
 /// Sends one request and reads the answer.
-pub async fn attempt(cluster: &Cluster, node: usize, token: &str, body: &Value) -> Outcome {
+pub async fn attempt(deployment: &Deployment, node: usize, token: &str, body: &Value) -> Outcome {
     let sent = Instant::now();
-    let answer = cluster.open(node, token, body).await;
+    let answer = deployment.open(node, token, body).await;
     let took = sent.elapsed();
     let blank = Outcome {
         request_id: None,
@@ -94,11 +94,11 @@ pub struct Crowd {
 }
 
 /// Lets a crowd ask until its end, with so many keys in turn. Every other request is streamed.
-pub async fn crowd(cluster: &Arc<Cluster>, keys: &[String], crowd: Crowd) -> Vec<Outcome> {
+pub async fn crowd(deployment: &Arc<Deployment>, keys: &[String], crowd: Crowd) -> Vec<Outcome> {
     let Crowd { agents, tokens, rest, end } = crowd;
     let mut running = JoinSet::new();
     for agent in 0..agents {
-        let (cluster, token) = (Arc::clone(cluster), keys[agent % keys.len()].clone());
+        let (deployment, token) = (Arc::clone(deployment), keys[agent % keys.len()].clone());
         running.spawn(async move {
             let mut outcomes = Vec::new();
             // Not all in the same moment.
@@ -107,8 +107,8 @@ pub async fn crowd(cluster: &Arc<Cluster>, keys: &[String], crowd: Crowd) -> Vec
                 if Instant::now() >= end {
                     break;
                 }
-                let node = number % cluster.nodes.len();
-                let outcome = attempt(&cluster, node, &token, &ask(tokens, number / 3 % 2 == 0)).await;
+                let node = number % deployment.nodes.len();
+                let outcome = attempt(&deployment, node, &token, &ask(tokens, number / 3 % 2 == 0)).await;
                 let pause = match outcome.status {
                     Some(200) => rest,
                     _ => outcome.retry_after.unwrap_or(IMPATIENCE / 2).min(IMPATIENCE),

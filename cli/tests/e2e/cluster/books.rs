@@ -8,9 +8,10 @@ use std::time::Duration;
 use keyforge_proto::admin::v1 as admin;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use tonic::Status;
 
 use super::agents::{INPUT_NANO, OUTPUT_NANO, Outcome, ask, attempt, kinds};
-use super::fleet::{Cluster, PATIENCE};
+use super::deployment::{Deployment, PATIENCE};
 
 /// What a key may cost and how often it may ask, in a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ impl Limits {
 }
 
 /// What the provider itself would charge, and for how many requests.
-pub fn billed(cluster: &Cluster) -> Limits {
-    let bill = cluster.provider.bill().total();
+pub fn billed(deployment: &Deployment) -> Limits {
+    let bill = deployment.provider.bill().total();
     Limits { nano_usd: bill.prompt_tokens * INPUT_NANO + bill.completion_tokens * OUTPUT_NANO, requests: bill.requests }
 }
 
@@ -43,12 +44,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn start(cluster: &Arc<Cluster>, limits: Limits) -> Self {
-        let (over, cluster) = (Arc::new(AtomicBool::new(false)), Arc::clone(cluster));
+    pub fn start(deployment: &Arc<Deployment>, limits: Limits) -> Self {
+        let (over, deployment) = (Arc::new(AtomicBool::new(false)), Arc::clone(deployment));
         let stop = Arc::clone(&over);
         let task = tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                let bill = billed(&cluster);
+                let bill = billed(&deployment);
                 if bill.nano_usd > limits.nano_usd || bill.requests > limits.requests {
                     return Some(bill);
                 }
@@ -68,30 +69,38 @@ impl Watch {
 }
 
 /// The ledger's balance of one limit.
-pub async fn balance(cluster: &Cluster, id: &str, dimension: &str) -> admin::Balance {
-    let mut usage = admin::usage_service_client::UsageServiceClient::new(cluster.admin().await);
+pub async fn balance(deployment: &Deployment, id: &str, dimension: &str) -> admin::Balance {
+    let mut usage = admin::usage_service_client::UsageServiceClient::new(deployment.admin().await);
     let request = admin::GetBalanceRequest { key_id: id.to_owned() };
     let balances = usage.get_balance(request).await.unwrap().into_inner().balances;
     balances.into_iter().find(|balance| balance.dimension == dimension).unwrap()
 }
 
-/// The requests in a key's chain.
-pub async fn entries(cluster: &Cluster, id: &str) -> Vec<admin::RequestEntry> {
-    let mut audit = admin::audit_service_client::AuditServiceClient::new(cluster.admin().await);
+/// Everything in a key's chain, in its order.
+pub async fn chain(deployment: &Deployment, id: &str) -> Result<Vec<admin::Entry>, Status> {
+    let mut audit = admin::audit_service_client::AuditServiceClient::new(deployment.admin().await);
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
         let chain = Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::KeyId(id.to_owned())) });
         let request = admin::ListEntriesRequest { chain, page_size: 500, page_token };
-        let page = audit.list_entries(request).await.unwrap().into_inner();
-        found.extend(page.entries.into_iter().filter_map(|entry| match entry.record {
-            Some(admin::entry::Record::Request(request)) => Some(request),
-            _ => None,
-        }));
+        let page = audit.list_entries(request).await?.into_inner();
+        found.extend(page.entries);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return found;
+            return Ok(found);
         }
     }
+}
+
+/// The requests in a key's chain.
+pub async fn entries(deployment: &Deployment, id: &str) -> Vec<admin::RequestEntry> {
+    let chain = chain(deployment, id).await.unwrap().into_iter();
+    chain
+        .filter_map(|entry| match entry.record {
+            Some(admin::entry::Record::Request(request)) => Some(request),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Whether an entry counts as a request of the quota.
@@ -132,36 +141,36 @@ impl Keys {
 }
 
 /// What the ledger has settled.
-pub async fn settled(cluster: &Cluster, id: &str) -> Limits {
+pub async fn settled(deployment: &Deployment, id: &str) -> Limits {
     Limits {
-        nano_usd: balance(cluster, id, "spend").await.settled,
-        requests: balance(cluster, id, "requests").await.settled,
+        nano_usd: balance(deployment, id, "spend").await.settled,
+        requests: balance(deployment, id, "requests").await.settled,
     }
 }
 
 /// Waits until every request that an agent knows of and every one that the provider served is in the chain, and asserts I-1, I-3, I-17 and I-20.
-pub async fn reconciled(cluster: &Cluster, keys: &Keys, seen: &[Outcome]) -> Vec<admin::RequestEntry> {
+pub async fn reconciled(deployment: &Deployment, keys: &Keys, seen: &[Outcome]) -> Vec<admin::RequestEntry> {
     let limits = keys.limits;
     let known: HashSet<&str> =
         seen.iter().filter(|seen| seen.status == Some(200)).filter_map(|seen| seen.request_id.as_deref()).collect();
     let deadline = Instant::now() + PATIENCE;
-    let (mut missing, mut found, mut ledger) = (known.len(), Vec::new(), settled(cluster, &keys.ids[0]).await);
+    let (mut missing, mut found, mut ledger) = (known.len(), Vec::new(), settled(deployment, &keys.ids[0]).await);
     while Instant::now() < deadline {
         found.clear();
         for id in &keys.ids {
-            found.extend(entries(cluster, id).await);
+            found.extend(entries(deployment, id).await);
         }
         // The balance of a workspace's limit is that of all its keys.
-        ledger = settled(cluster, &keys.ids[0]).await;
+        ledger = settled(deployment, &keys.ids[0]).await;
         let recorded: HashSet<&str> = found.iter().map(|entry| entry.request_id.as_str()).collect();
         missing = known.difference(&recorded).count();
         let charge = charged(&found);
-        if missing == 0 && charge.requests >= billed(cluster).requests && charge == ledger {
+        if missing == 0 && charge.requests >= billed(deployment).requests && charge == ledger {
             break;
         }
         sleep(Duration::from_millis(200)).await;
     }
-    let (bill, charge) = (billed(cluster), charged(&found));
+    let (bill, charge) = (billed(deployment), charged(&found));
     assert_eq!(missing, 0, "I-17: requests of agents that are in no chain");
     assert!(
         charge.requests >= bill.requests && charge.nano_usd >= bill.nano_usd,
@@ -173,23 +182,23 @@ pub async fn reconciled(cluster: &Cluster, keys: &Keys, seen: &[Outcome]) -> Vec
     let over = found.iter().find(|entry| entry.cost_nano_usd > entry.bound_nano_usd);
     assert!(over.is_none(), "I-3: {over:?}");
     assert_eq!(ledger, charge, "I-20: ledger and chain");
-    let report = cluster.cli_json(&["usage"]);
+    let report = deployment.cli_json(&["usage"]);
     let rows = report["rows"].as_array().unwrap().iter();
     let rows: Vec<_> = rows.filter(|row| keys.ids.iter().any(|id| row["group"] == id.as_str())).collect();
     let total = |field: &str| rows.iter().map(|row| row[field].as_u64().unwrap()).sum::<u64>();
     assert_eq!((total("cost_nano_usd"), total("requests")), (charge.nano_usd, charge.requests), "I-20: {report}");
-    let verified = cluster.cli(&["audit", "verify", "--all"]);
+    let verified = deployment.cli(&["audit", "verify", "--all"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
     found
 }
 
 /// Spends what is left, with all keys and over all nodes in turn, until every key is refused for good. Returns what became of the requests.
-async fn spend_down(cluster: &Cluster, keys: &Keys, tokens: u64) -> Vec<Outcome> {
+async fn spend_down(deployment: &Deployment, keys: &Keys, tokens: u64) -> Vec<Outcome> {
     let deadline = Instant::now() + PATIENCE;
     let (mut outcomes, mut refused) = (Vec::<Outcome>::new(), 0);
     while refused < keys.tokens.len() {
         let token = &keys.tokens[outcomes.len() % keys.tokens.len()];
-        let outcome = attempt(cluster, outcomes.len() % cluster.nodes.len(), token, &ask(tokens, false)).await;
+        let outcome = attempt(deployment, outcomes.len() % deployment.nodes.len(), token, &ask(tokens, false)).await;
         let pause = outcome.retry_after.unwrap_or_default();
         let status = outcome.status;
         outcomes.push(outcome);
@@ -205,22 +214,22 @@ async fn spend_down(cluster: &Cluster, keys: &Keys, tokens: u64) -> Vec<Outcome>
 /// I-8, I-9: spends what is left of a key until the ledger has less left than the refused request needed, which must be so once everything has come to
 /// rest. The books are reconciled again and again meanwhile. Returns the entries.
 pub async fn nothing_is_locked_up(
-    cluster: &Cluster,
+    deployment: &Deployment,
     keys: &Keys,
     tokens: u64,
     mut seen: Vec<Outcome>,
 ) -> Vec<admin::RequestEntry> {
     let begin = Instant::now();
     loop {
-        seen.extend(spend_down(cluster, keys, tokens).await);
-        let found = reconciled(cluster, keys, &seen).await;
+        seen.extend(spend_down(deployment, keys, tokens).await);
+        let found = reconciled(deployment, keys, &seen).await;
         let error = &seen[seen.len() - 1].error;
         let Some(locked) = locked_up(error, keys.limits, charged(&found)) else {
             eprintln!("all that was left could be spent after {:?}: {:?}", begin.elapsed(), charged(&found));
             return found;
         };
         let id = &keys.ids[0];
-        let balances = [balance(cluster, id, "spend").await, balance(cluster, id, "requests").await];
+        let balances = [balance(deployment, id, "spend").await, balance(deployment, id, "requests").await];
         assert!(begin.elapsed() < PATIENCE, "{locked} are locked up: {error} {balances:?}");
         sleep(Duration::from_millis(500)).await;
     }

@@ -1,43 +1,29 @@
 //! A cluster under test: `keyforge local-cluster` as its users start it, in front of a scripted provider in this process.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::{Request, Response};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::TokioExecutor;
+use hyper::Request;
 use keyforge_loadtest::provider::{Script, ScriptedProvider};
-use keyforge_proto::admin::v1 as admin;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command as AsyncCommand};
-use tonic::metadata::MetadataValue;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Endpoint;
 
-use super::books::Limits;
-use crate::harness::{AdminChannel, Interceptor, PROVIDER_KEY, Reply, provider, read};
+use super::deployment::{Deployment, PATIENCE};
+use crate::harness::{PROVIDER_KEY, provider};
 
-/// How long a whole cluster may take to start, or a fault to be over.
-pub const PATIENCE: Duration = Duration::from_secs(90);
-
-/// A running cluster.
+/// A running cluster. Everything that can be done with a deployment can be done with it.
 pub struct Cluster {
     supervisor: Child,
     directory: tempfile::TempDir,
-    pub data: PathBuf,
-    pub provider: ScriptedProvider,
+    deployment: Arc<Deployment>,
     /// What it printed when it was ready.
     pub banner: Value,
-    /// `http://127.0.0.1:PORT` of each node.
-    pub nodes: Vec<String>,
-    client: Client<HttpConnector, Full<Bytes>>,
     /// Heavy tests take turns on a small machine.
     _turn: Option<File>,
 }
@@ -59,7 +45,16 @@ impl Default for Plan<'_> {
     }
 }
 
-fn turn() -> File {
+impl Deref for Cluster {
+    type Target = Arc<Deployment>;
+
+    fn deref(&self) -> &Arc<Deployment> {
+        &self.deployment
+    }
+}
+
+/// Waits for the turn of a heavy test, which lasts until the file is dropped.
+pub fn turn() -> File {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cluster-tests.lock");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let file = File::create(path).unwrap();
@@ -72,33 +67,17 @@ impl Cluster {
         let turn = plan.alone.then(turn);
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("cluster");
-        let provider = provider(script);
+        let provider = Arc::new(provider(script));
         let (supervisor, banner) = launch(&data, &provider, plan).await;
-        let mut cluster = Self {
-            supervisor,
-            directory,
-            data,
-            provider,
-            banner: Value::Null,
-            nodes: Vec::new(),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-            _turn: turn,
-        };
-        cluster.introduce(banner);
-        cluster
+        let deployment = Arc::new(Deployment::new(&data, provider, node_urls(&banner)));
+        Self { supervisor, directory, deployment, banner, _turn: turn }
     }
 
     /// Starts it again on the same data.
     pub async fn launch(&mut self, plan: Plan<'_>) {
         let (supervisor, banner) = launch(&self.data, &self.provider, plan).await;
-        self.supervisor = supervisor;
-        self.introduce(banner);
-    }
-
-    fn introduce(&mut self, banner: Value) {
-        let nodes = banner["nodes"].as_array().unwrap().iter();
-        self.nodes = nodes.map(|node| node["url"].as_str().unwrap().to_owned()).collect();
-        self.banner = banner;
+        let deployment = Deployment { nodes: node_urls(&banner), ..Deployment::clone(&self.deployment) };
+        (self.supervisor, self.banner, self.deployment) = (supervisor, banner, Arc::new(deployment));
     }
 
     /// The token of the first key.
@@ -196,101 +175,9 @@ impl Cluster {
         answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status() == 200))
     }
 
-    /// Sends a chat completion to a node. The connection may break.
-    pub async fn open(&self, node: usize, token: &str, body: &Value) -> Result<Response<Incoming>, Error> {
-        let request = Request::post(format!("{}/v1/chat/completions", self.nodes[node]))
-            .header("authorization", format!("Bearer {token}"))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))
-            .unwrap();
-        tokio::time::timeout(PATIENCE, self.client.request(request)).await.expect("an answer in time")
-    }
-
-    /// Sends a chat completion to a node that is up, and reads the whole answer.
-    pub async fn chat(&self, node: usize, token: &str, body: &Value) -> Reply {
-        read(self.open(node, token, body).await.unwrap()).await
-    }
-
-    /// Waits until a node serves a key. Redis may answer too late on a machine that does too much at once.
-    pub async fn serves(&self, node: usize, token: &str) {
-        let served = async || {
-            let answer = super::agents::attempt(self, node, token, &super::agents::ask(16, false)).await;
-            answer.kind() == "200"
-        };
-        self.eventually(&format!("node {} serves the key", node + 1), served).await;
-    }
-
-    /// Runs the command line, expects success, and reads its JSON.
-    pub fn cli_json(&self, arguments: &[&str]) -> Value {
-        let output = self.cli(&[arguments, &["--output", "json"]].concat());
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Runs the command line against the cluster.
-    pub fn cli(&self, arguments: &[&str]) -> std::process::Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyforge"));
-        command.args(arguments).env_clear().env("KEYFORGE_DATA", &self.data).stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// Channels of the admin API with the owner's token.
-    pub async fn admin(&self) -> AdminChannel {
-        let token = std::fs::read_to_string(self.banner["admin_token_file"].as_str().unwrap()).unwrap();
-        let url = self.banner["control_plane"]["url"].as_str().unwrap().to_owned();
-        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-        let bearer: MetadataValue<_> = format!("Bearer {}", token.trim()).parse().unwrap();
-        let authorize = move |mut request: tonic::Request<()>| {
-            request.metadata_mut().insert("authorization", bearer.clone());
-            Ok(request)
-        };
-        InterceptedService::new(channel, Box::new(authorize) as Interceptor)
-    }
-
-    /// Makes a key with this policy and waits until every node knows it. Returns token and id.
-    pub async fn create_key(&self, name: &str, policy: admin::Policy) -> (String, String) {
-        self.create_key_in("", name, policy).await
-    }
-
-    /// Makes a workspace with these limits.
-    pub async fn create_workspace(&self, name: &str, limits: Limits) -> String {
-        let mut workspaces = admin::workspace_service_client::WorkspaceServiceClient::new(self.admin().await);
-        let admin::Policy { request_limits, spend_limits, .. } = limits.policy();
-        let name = name.to_owned();
-        let request = admin::CreateWorkspaceRequest { name, request_limits, spend_limits, ..Default::default() };
-        workspaces.create_workspace(request).await.unwrap().into_inner().id
-    }
-
-    /// The same in a workspace; the empty one is `default`.
-    pub async fn create_key_in(&self, workspace: &str, name: &str, policy: admin::Policy) -> (String, String) {
-        let mut keys = admin::key_service_client::KeyServiceClient::new(self.admin().await);
-        let (name, workspace) = (name.to_owned(), workspace.to_owned());
-        let request = admin::CreateKeyRequest { name, policy: Some(policy), workspace, ..Default::default() };
-        let answer = keys.create_key(request).await.unwrap().into_inner();
-        for node in 0..self.nodes.len() {
-            self.eventually("the node knows the new key", async || self.lists_models(node, &answer.token).await).await;
-        }
-        (answer.token, answer.key.unwrap().id)
-    }
-
     /// The PostgreSQL database of its control plane, if it has one.
     pub fn database_url(&self) -> Option<String> {
         database(&self.data)
-    }
-
-    async fn lists_models(&self, node: usize, token: &str) -> bool {
-        let request = Request::get(format!("{}/v1/models", self.nodes[node]));
-        let request = request.header("authorization", format!("Bearer {token}")).body(Full::default()).unwrap();
-        self.client.request(request).await.is_ok_and(|answer| answer.status() == 200)
-    }
-
-    /// Waits until `condition` holds.
-    pub async fn eventually(&self, what: &str, condition: impl AsyncFn() -> bool) {
-        let all = async {
-            while !condition().await {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, all).await.is_ok(), "not in time: {what}");
     }
 
     /// SIGTERM to the supervisor, and waits for the graceful end of everything.
@@ -322,6 +209,11 @@ fn database(data: &std::path::Path) -> Option<String> {
         std::fs::write(&file, crate::harness::database_for_tests()?).unwrap();
     }
     Some(std::fs::read_to_string(&file).unwrap())
+}
+
+fn node_urls(banner: &Value) -> Vec<String> {
+    let nodes = banner["nodes"].as_array().unwrap().iter();
+    nodes.map(|node| node["url"].as_str().unwrap().to_owned()).collect()
 }
 
 async fn launch(data: &std::path::Path, provider: &ScriptedProvider, plan: Plan<'_>) -> (Child, Value) {

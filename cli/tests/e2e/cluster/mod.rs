@@ -4,6 +4,7 @@
 mod agents;
 mod books;
 mod chance;
+mod deployment;
 mod fleet;
 
 mod aborts;

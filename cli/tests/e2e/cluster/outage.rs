@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::agents::{ask, attempt};
 use super::books::Limits;
-use super::fleet::{Cluster, PATIENCE, Plan};
+use super::deployment::PATIENCE;
+use super::fleet::{Cluster, Plan};
 
 const LIMITS: Limits = Limits { nano_usd: 1_000_000_000, requests: 100_000 };
 /// The promise, and what a machine that does other things may add.

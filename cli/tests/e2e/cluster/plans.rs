@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::agents::{Outcome, ask, assert_only, attempt, kinds};
-use super::fleet::{Cluster, PATIENCE, Plan};
+use super::deployment::PATIENCE;
+use super::fleet::{Cluster, Plan};
 
 const REQUESTS_A_MONTH: usize = 1_000;
 const AGENTS: usize = 9;
