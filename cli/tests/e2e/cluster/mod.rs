@@ -16,6 +16,7 @@ mod outage;
 mod plans;
 mod pools;
 mod recovery;
+mod replicas;
 mod rotation;
 mod settling;
 mod vault;
