@@ -56,6 +56,8 @@ pub use sql::Tx;
 pub const DATABASE_FILE: &str = "control-plane.db";
 /// Name that the database has once it was moved to PostgreSQL.
 pub const MOVED_FILE: &str = "control-plane.db.moved";
+/// Name of the file that says that the installation of this data directory is in PostgreSQL.
+pub const ELSEWHERE_FILE: &str = "control-plane.elsewhere";
 /// Name of the file whose lock says that a process owns the data directory.
 pub const LOCK_FILE: &str = "control-plane.lock";
 
@@ -97,6 +99,12 @@ pub enum StoreError {
          away to begin anew without any keys", .0.display()
     )]
     Moved(PathBuf),
+    /// The installation is in PostgreSQL, but no database is configured.
+    #[error(
+        "the installation of this data directory is in PostgreSQL, as {} says: name that database in [database], or move this file away to \
+         begin anew without any keys", .0.display()
+    )]
+    Elsewhere(PathBuf),
     /// The password of the database cannot be used.
     #[error("database.password cannot be used: {0}")]
     Password(String),
@@ -152,7 +160,11 @@ impl Store {
         unless_another(directory, database.is_some())?;
         let database = match database {
             None => Database::Sqlite(Sqlite::open(directory).await?),
-            Some(config) => Database::Postgres(Postgres::open(config).await?),
+            Some(config) => {
+                let database = Postgres::open(config).await?;
+                note_elsewhere(directory)?;
+                Database::Postgres(database)
+            }
         };
         let store = Self { inner: Arc::new(Inner { database, clock, _lock: lock }) };
         partitions::make_ahead(&store).await?;
@@ -211,12 +223,25 @@ impl Store {
 
 /// Refuses to begin anew where an installation is kept in the other kind of database.
 fn unless_another(directory: &Path, is_shared: bool) -> Result<(), StoreError> {
-    let (here, moved) = (directory.join(DATABASE_FILE), directory.join(MOVED_FILE));
-    match (is_shared, here.exists(), moved.exists()) {
-        (true, true, _) => Err(StoreError::NotMoved(here)),
-        (false, false, true) => Err(StoreError::Moved(moved)),
+    let [here, moved, elsewhere] = [DATABASE_FILE, MOVED_FILE, ELSEWHERE_FILE].map(|name| directory.join(name));
+    match (is_shared, here.exists()) {
+        (true, true) => Err(StoreError::NotMoved(here)),
+        (false, false) if moved.exists() => Err(StoreError::Moved(moved)),
+        (false, false) if elsewhere.exists() => Err(StoreError::Elsewhere(elsewhere)),
         _ => Ok(()),
     }
+}
+
+/// So that a start without `[database]` does not make another installation, whose tokens would take the place of those of this one.
+fn note_elsewhere(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join(ELSEWHERE_FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    Ok(private_file::replace(
+        &path,
+        b"The installation of this directory is in the PostgreSQL database that [database] names.\n",
+    )?)
 }
 
 fn lock(directory: &Path) -> Result<File, StoreError> {

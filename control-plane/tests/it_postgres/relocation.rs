@@ -132,3 +132,17 @@ async fn installation_that_contradicts_itself_is_not_moved() {
     let rows = sql::query("SELECT count(*) FROM deployment").fetch_value::<i64>(&mut conn).await.unwrap();
     assert_eq!(rows, Some(0), "nothing was left in the target");
 }
+
+#[tokio::test]
+async fn no_other_installation_is_made_over_the_tokens_of_one_in_postgresql_by_forgetting_to_name_its_database() {
+    let plane = Plane::start().await;
+    let token = plane.operator_token.clone();
+    let directory = plane.stop().await;
+    fs::write(directory.path().join(SQLITE_FILE), "").unwrap();
+    let error = start_in(directory.path()).await.err().expect("it is refused").to_string();
+    assert!(error.contains("control-plane.elsewhere") && error.contains("[database]"), "{error}");
+    fs::remove_file(directory.path().join(SQLITE_FILE)).unwrap();
+    let again = Plane::start_again(directory).await;
+    assert_eq!(again.operator_token, token);
+    again.stop().await;
+}
