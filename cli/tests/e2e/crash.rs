@@ -334,6 +334,7 @@ async fn die_at_the_start(gateway: &Gateway, provider: &ScriptedProvider, later:
             "--data",
         ])
         .arg(&gateway.data)
+        .args(gateway.database_url().iter().flat_map(|url| ["--database", url]))
         .env_clear()
         .env("OPENAI_API_KEY", PROVIDER_KEY)
         .env("OPENAI_BASE_URL", provider.base_url())

@@ -18,7 +18,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, S
 use serde_json::Value;
 use tokio::process::Child;
 
-use crate::harness::{PATIENCE, PROVIDER_KEY, Reply, hello, provider, read};
+use crate::harness::{PATIENCE, PROVIDER_KEY, Reply, database_for_tests, hello, provider, read};
 use crate::processes::{eventually, free, spawn};
 
 /// A deployment: its control plane, and the command line against it.
@@ -43,9 +43,10 @@ impl Site {
         let provider = provider(Script::default());
         let directory = tempfile::tempdir().unwrap();
         let (data, config) = (directory.path().join("control-plane"), directory.path().join("control-plane.toml"));
+        let database = database_for_tests().map(|url| format!("[database]\nurl = \"{url}\"\n")).unwrap_or_default();
         let text = format!(
             "data_dir = {:?}\nlisten = \"127.0.0.1:0\"\n[tls]\nlisten = \"127.0.0.1:0\"\n\
-             certificate_seconds = {certificate_seconds}\n[telemetry]\nlog_format = \"json\"\n",
+             certificate_seconds = {certificate_seconds}\n{database}[telemetry]\nlog_format = \"json\"\n",
             data.display().to_string()
         );
         fs::write(&config, text).unwrap();
