@@ -44,8 +44,8 @@ use crate::stores;
 const PATIENCE: Duration = Duration::from_secs(20);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-struct Secure {
-    directory: TempDir,
+pub struct Secure {
+    pub directory: TempDir,
     running: ControlPlane,
     shutdown: Shutdown,
     clock: Arc<ManualClock>,
@@ -53,14 +53,14 @@ struct Secure {
 }
 
 /// A machine that joined.
-struct Machine {
-    id: NodeId,
+pub struct Machine {
+    pub id: NodeId,
     certificate: CertificateDer<'static>,
     key: KeyPair,
 }
 
 impl Machine {
-    fn identity(&self) -> ClientIdentity {
+    pub fn identity(&self) -> ClientIdentity {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
         ClientIdentity { certificate: self.certificate.clone(), key }
     }
@@ -78,9 +78,12 @@ fn signing_request(key: &KeyPair) -> Vec<u8> {
 }
 
 impl Secure {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    pub async fn start_in(directory: TempDir) -> Self {
         let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("test")).unwrap();
-        let directory = tempfile::tempdir().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let tls = Some(TlsListener { listen: any, certificate_life: DEFAULT_CERTIFICATE_LIFE });
         let database = stores::database_of(directory.path());
@@ -91,7 +94,7 @@ impl Secure {
         Self { directory, running, shutdown, clock, operator }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.shutdown.trigger();
         assert_eq!(self.shutdown.drained(PATIENCE).await, Drained::Clean);
         self.running.close().await;
@@ -99,7 +102,7 @@ impl Secure {
     }
 
     /// A channel over TLS. What the server refuses in the handshake is told by the first call.
-    async fn channel(&self, identity: Option<ClientIdentity>) -> Channel {
+    pub async fn channel(&self, identity: Option<ClientIdentity>) -> Channel {
         let tls = mutual::client(self.running.fingerprint(), None, identity).unwrap();
         let url = format!("https://{}", self.running.tls_addr().unwrap());
         let endpoint = Endpoint::from_shared(url).unwrap();
@@ -118,7 +121,7 @@ impl Secure {
         Self::with_token(self.channel(None).await, &self.operator)
     }
 
-    async fn admin(&self) -> AdminNodes<InterceptedService<Channel, Bearer>> {
+    pub async fn admin(&self) -> AdminNodes<InterceptedService<Channel, Bearer>> {
         AdminNodes::new(self.operators().await)
     }
 
@@ -146,7 +149,7 @@ impl Secure {
         Ok(Machine { id, certificate, key })
     }
 
-    async fn join(&self) -> Machine {
+    pub async fn join(&self) -> Machine {
         self.try_join(&self.token(0).await, None).await.unwrap()
     }
 
@@ -178,7 +181,7 @@ impl Secure {
     }
 }
 
-fn hello(node: NodeId, boot: u8, key: &BootKey) -> fleet::NodeMessage {
+pub fn hello(node: NodeId, boot: u8, key: &BootKey) -> fleet::NodeMessage {
     let hello = fleet::Hello {
         node_id: node.as_bytes().to_vec(),
         boot_id: vec![boot; 16],
@@ -188,9 +191,9 @@ fn hello(node: NodeId, boot: u8, key: &BootKey) -> fleet::NodeMessage {
     fleet::NodeMessage { message: Some(FromNode::Hello(hello)) }
 }
 
-type Stream = (mpsc::Sender<fleet::NodeMessage>, Streaming<fleet::ControlMessage>);
+pub type Stream = (mpsc::Sender<fleet::NodeMessage>, Streaming<fleet::ControlMessage>);
 
-async fn subscribe(channel: Channel, first: fleet::NodeMessage) -> Result<Stream, Status> {
+pub async fn subscribe(channel: Channel, first: fleet::NodeMessage) -> Result<Stream, Status> {
     let (outbound, receiver) = mpsc::channel(4);
     outbound.send(first).await.unwrap();
     let answer = StateServiceClient::new(channel).subscribe(ReceiverStream::new(receiver)).await?;
@@ -198,7 +201,7 @@ async fn subscribe(channel: Channel, first: fleet::NodeMessage) -> Result<Stream
 }
 
 /// Reads until the stream ends, and says how.
-async fn ending(mut stream: Streaming<fleet::ControlMessage>) -> Status {
+pub async fn ending(mut stream: Streaming<fleet::ControlMessage>) -> Status {
     let end = async {
         loop {
             match stream.message().await {
@@ -527,24 +530,6 @@ async fn a_removed_node_is_cut_within_a_second_and_never_comes_back() {
     let missing = admin::RemoveNodeRequest { id: NodeId::from_bytes([9; 16]).to_string() };
     assert_eq!(admin_nodes.remove_node(missing).await.unwrap_err().code(), Code::NotFound);
     drop((_stays_open, other));
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() {
-    let plane = Secure::start().await;
-    let machine = plane.join().await;
-    let channel = plane.channel(Some(machine.identity())).await;
-    let (_open, stream) = subscribe(channel, hello(machine.id, 1, &BootKey::generate().unwrap())).await.unwrap();
-    let mut database = database(plane.directory.path()).await;
-    let removal = sql::query("UPDATE nodes SET removed_at = $1").bind(plane.clock.now().nanos());
-    let since = SystemClock.monotonic_nanos();
-    removal.execute(&mut database).await.unwrap();
-    let status = ending(stream).await;
-    let took = Duration::from_nanos(SystemClock.monotonic_nanos() - since);
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    // This removal is under no seal: whoever reads the whole row does not believe it, and serves the node as little.
-    assert!(matches!(status.code(), Code::PermissionDenied | Code::Internal), "{status}");
     plane.stop().await;
 }
 

@@ -10,6 +10,7 @@ use keyforge_control_plane::ledger::Ledger;
 use keyforge_control_plane::store::Store;
 use keyforge_runtime::private_file::private_dir;
 use keyforge_shared::secret::Key256;
+use tempfile::TempDir;
 
 use crate::plane::Plane;
 use crate::rig::{ADMIN_CHAIN, DEPLOYMENT, Rig};
@@ -25,16 +26,21 @@ pub fn share_database(of: &Path, with: &Path) {
     fs::copy(of.join(URL_FILE), with.join(URL_FILE)).unwrap();
 }
 
-/// Another control plane, with the files that both must have.
-pub async fn plane_beside(plane: &Plane) -> Plane {
+/// A directory for another control plane, with the files that both must have.
+pub fn directory_beside(of: &Path) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    share_database(plane.directory.path(), directory.path());
+    share_database(of, directory.path());
     let data = directory.path().join("data");
     private_dir(&data).unwrap();
     for file in ["vault.key", "fleet.token", "operator.token"] {
-        fs::copy(plane.directory.path().join("data").join(file), data.join(file)).unwrap();
+        fs::copy(of.join("data").join(file), data.join(file)).unwrap();
     }
-    Plane::start_again(directory).await
+    directory
+}
+
+/// Another control plane.
+pub async fn plane_beside(plane: &Plane) -> Plane {
+    Plane::start_again(directory_beside(plane.directory.path())).await
 }
 
 /// The same books, as another control plane on the same database has them.

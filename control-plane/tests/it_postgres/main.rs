@@ -10,6 +10,7 @@
 mod assurance;
 mod beside;
 mod failure;
+mod node_replicas;
 mod operator_replicas;
 mod relocation;
 mod replicas;
