@@ -61,9 +61,11 @@ use crate::publish::fleet::Fleet;
 use crate::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken, FleetTokenError};
 use crate::publish::horizon::Horizon;
 use crate::publish::hub::Hub;
+use crate::publish::parts::Parts as ReceiptParts;
 use crate::publish::secrets::Secrets;
 use crate::publish::session::Publisher;
 use crate::publish::standings::Standings;
+use crate::registry::{LONGEST_STALENESS, Registry};
 use crate::store::{Store, StoreError, partitions};
 
 /// How often the nodes that are there are noted: often within [`SILENCE`](crate::ledger::signs::SILENCE).
@@ -107,6 +109,7 @@ pub struct ControlPlane {
     admin: Admin,
     fleet: Fleet,
     custodian: Custodian,
+    registry: Option<Registry>,
     store: Store,
 }
 
@@ -163,6 +166,11 @@ impl ControlPlane {
     /// recover.
     pub async fn close(self) {
         self.custodian.leave().await;
+        if let Some(registry) = self.registry
+            && let Err(error) = registry.leave(&self.fleet.assured_within(LONGEST_STALENESS)).await
+        {
+            tracing::warn!(%error, "the other control planes could not be told which nodes this one had");
+        }
         self.store.close().await;
     }
 }
@@ -180,8 +188,9 @@ pub async fn start(
     let store = Store::open_configured(&config.data_dir, config.database.as_ref(), Arc::clone(&clock)).await?;
     let parts = assemble(&config, store, &shutdown, telemetry, Arc::clone(&clock)).await?;
     parts.custodian.resume().await?;
-    if parts.store.is_shared() {
-        keep_up(&parts, &shutdown);
+    if let Some(registry) = &parts.registry {
+        registry.enter().await?;
+        keep_up(&parts, registry, &shutdown);
     }
     let routes = routes(&parts, &shutdown)?;
     let (signs, drain) = (hear_of(parts.ledger.clone(), parts.publisher.fleet.clone()), shutdown.drain_started());
@@ -199,14 +208,14 @@ pub async fn start(
         }
     }));
     parts.gate.nodes().follow_removals(&shutdown);
-    let Parts { admin, publisher, store, gate, authority, custodian, .. } = parts;
+    let Parts { admin, publisher, store, gate, authority, custodian, registry, .. } = parts;
     let fingerprint = authority.fingerprint();
     let over_tls = |tls| listeners::over_tls(tls, authority, (routes.clone(), gate), clock, &shutdown);
     let tls_addr = config.tls.as_ref().map(over_tls).transpose()?;
     let addr = listeners::in_the_clear(config.listen, routes, &shutdown)?;
     tracing::info!(%addr, ?tls_addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
     let (data_dir, fleet) = (config.data_dir, publisher.fleet);
-    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir, admin, fleet, custodian, store })
+    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir, admin, fleet, custodian, registry, store })
 }
 
 struct Parts {
@@ -219,6 +228,8 @@ struct Parts {
     gate: NodeGate,
     is_new: bool,
     custodian: Custodian,
+    /// Where others may share the database.
+    registry: Option<Registry>,
 }
 
 async fn assemble(
@@ -236,6 +247,8 @@ async fn assemble(
     let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
     let authority = Arc::new(authority);
     let audit = opened.audit;
+    let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
+    let registry = store.is_shared().then(|| Registry::new(store.clone(), &holder, max_staleness, opened.is_new));
     let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), holder };
     let vault = Arc::clone(&opened.vault);
     let custodian = Custodian::new(store.clone(), vault, Arc::clone(&audit), configured, shutdown.clone());
@@ -253,10 +266,10 @@ async fn assemble(
         certificate_life: config.tls.map_or(DEFAULT_CERTIFICATE_LIFE, |tls| tls.certificate_life),
     });
     let gate = NodeGate::new(nodes, admin.clone(), RefusedNodes::new(&telemetry.meter()));
-    let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
     let horizon = Horizon::new(Arc::clone(&clock), store.is_shared());
     let publisher = Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness };
-    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, custodian, is_new: opened.is_new })
+    let is_new = opened.is_new;
+    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, custodian, is_new, registry })
 }
 
 /// Keeps note of the boots that are there.
@@ -271,25 +284,30 @@ async fn hear_of(ledger: Ledger, fleet: Fleet) {
 }
 
 /// Keeps up with what others do to a shared database, and its tables ahead of time.
-fn keep_up(parts: &Parts, shutdown: &Shutdown) {
+fn keep_up(parts: &Parts, registry: &Registry, shutdown: &Shutdown) {
     let (admin, horizon, drain) = (parts.admin.clone(), parts.publisher.horizon.clone(), shutdown.drain_started());
+    let following = admin.follow(horizon, registry.clone());
     drop(shutdown.spawn_critical("follow", async move {
         tokio::select! {
-            () = admin.follow(horizon) => {}
+            () = following => {}
             () = drain => {}
         }
     }));
-    let (custodian, drain) = (parts.custodian.clone(), shutdown.drain_started());
-    drop(shutdown.spawn("vault holders", async move {
+    until_drain(shutdown, "registry", registry.clone().attend());
+    let (store, publisher) = (parts.store.clone(), parts.publisher.clone());
+    let receipt_parts = ReceiptParts::new(store, publisher, registry.clone(), shutdown.clone());
+    until_drain(shutdown, "receipt parts", receipt_parts.answer_all());
+    until_drain(shutdown, "vault holders", parts.custodian.clone().attend());
+    let store = parts.store.clone();
+    until_drain(shutdown, "partitions", async move { partitions::keep_ahead(&store).await });
+}
+
+/// Runs what has no end of its own.
+fn until_drain(shutdown: &Shutdown, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let drain = shutdown.drain_started();
+    drop(shutdown.spawn(name, async move {
         tokio::select! {
-            () = custodian.attend() => {}
-            () = drain => {}
-        }
-    }));
-    let (store, drain) = (parts.store.clone(), shutdown.drain_started());
-    drop(shutdown.spawn("partitions", async move {
-        tokio::select! {
-            () = partitions::keep_ahead(&store) => {}
+            () = work => {}
             () = drain => {}
         }
     }));
@@ -306,7 +324,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         drain.await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     }));
-    let Parts { store, audit, ledger, admin, publisher, gate, custodian, is_new, .. } = parts;
+    let Parts { store, audit, ledger, admin, publisher, gate, custodian, is_new, registry, .. } = parts;
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
@@ -315,7 +333,8 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
     let node_api = NodeApi::new(admin.clone(), nodes.clone(), publisher.fleet.clone(), publisher.hub.clone());
     let certificates = CertificateApi::new(admin.clone(), gate.clone());
-    let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new);
+    let others = registry.clone().map(|registry| (store.clone(), registry));
+    let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new, others);
     Ok(Routes::new(reflection)
         .add_service(health_service)
         .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))

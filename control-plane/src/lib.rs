@@ -9,7 +9,7 @@
 //! * [`admin`]: every mutation: authorize, validate, commit, publish
 //! * [`ledger`], [`audit`]: what may be spent, what was, and the chained proof of it
 //! * [`nodes`]: who is a node, by which certificate, and until when
-//! * [`publish`]: the replicated state on its way to the nodes
+//! * [`publish`]: the replicated state on its way to the nodes; [`registry`]: who else does so from the same database
 //! * [`grpc`]: decode, call, encode; `listeners`: in the clear for this host, over TLS for others
 
 pub mod admin;
@@ -25,5 +25,6 @@ mod listeners;
 pub mod metrics;
 pub mod nodes;
 pub mod publish;
+pub mod registry;
 pub mod store;
 pub mod vault;

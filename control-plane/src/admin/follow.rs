@@ -16,6 +16,7 @@ use prost::Message as _;
 use super::Admin;
 use super::roster::Roster;
 use crate::publish::horizon::Horizon;
+use crate::registry::Registry;
 use crate::store::sql::Conn;
 use crate::store::state_changes::{self, StateChange};
 use crate::store::{StoreError, deployment, operators};
@@ -100,13 +101,14 @@ impl Admin {
         if *roster.digest() == digest { Ok(Some(roster)) } else { Err(StoreError::Corrupt("operators")) }
     }
 
-    /// Follows until what is stored cannot be trusted, and says to `horizon` how far. Ends at once when nobody else writes to the database.
-    pub async fn follow(self, horizon: Horizon) {
+    /// Follows until what is stored cannot be trusted, and says to `horizon` how far, which it does only as one of `registry`. Ends at once when nobody
+    /// else writes to the database.
+    pub async fn follow(self, horizon: Horizon, registry: Registry) {
         let Some(mut listener) = self.inner.store.listener() else { return };
         let mut is_away = false;
         loop {
             let began = horizon.now();
-            match self.look_at_others().await {
+            match self.look_at_others(&registry).await {
                 Ok(None) => {
                     horizon.looked(began);
                     if std::mem::take(&mut is_away) {
@@ -135,8 +137,13 @@ impl Admin {
     }
 
     /// Follows once; says why the database could not be reached, if it could not.
-    async fn look_at_others(&self) -> Result<Option<String>, StoreError> {
-        match tokio::time::timeout(LOOK_TIMEOUT, self.refresh()).await {
+    async fn look_at_others(&self, registry: &Registry) -> Result<Option<String>, StoreError> {
+        let look = async {
+            // In this order: whoever reads the registry after a change that this look misses finds this control plane there.
+            registry.stand().await?;
+            self.refresh().await
+        };
+        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
             Ok(Ok(())) => Ok(None),
             Ok(Err(error)) if error.is_passing() => Ok(Some(error.to_string())),
             Ok(Err(error)) => Err(error),

@@ -12,6 +12,7 @@ mod error;
 pub mod explain;
 mod failures;
 mod follow;
+mod inquiry;
 mod key_life;
 pub mod key_update;
 pub mod keys;

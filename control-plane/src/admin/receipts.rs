@@ -1,7 +1,8 @@
 //! Receipts: how far a change of a key has come when the caller is told, as an entry of the administrators' chain.
 //!
-//! A change is committed before its receipt is begun, so that a receipt that cannot be had undoes nothing; asking again makes a new one. It is
-//! written to its end although the caller may hang up.
+//! A change is committed before its receipt is begun, so that a receipt that cannot be had undoes nothing; asking again makes a new one. It counts
+//! the nodes of this control plane, and where several share a database those of the others ([`super::inquiry`]). It is written to its end
+//! although the caller may hang up.
 
 use std::time::Duration;
 
@@ -10,17 +11,25 @@ use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::NodeId;
 use serde_json::json;
+use tokio::time::Instant;
 
+use super::inquiry::Inquiry;
 use super::{Admin, AdminError, Caller};
+use crate::publish::parts::pause;
+use crate::publish::progress::{Collection, Progress};
 use crate::publish::session::Publisher;
+use crate::registry::Registry;
+use crate::store::Store;
 use crate::store::keys::StoredKey;
 
 /// How long a change without a receipt waits for nodes.
 const HEARD_WITHIN: Duration = Duration::from_millis(250);
-/// Most nodes that a receipt names.
+/// Most nodes that a receipt names, and most control planes.
 const MOST_NAMED: usize = 100;
-/// Of these, most that its entry names.
+/// Of the nodes, most that its entry names, which has little room.
 const MOST_RECORDED: usize = 10;
+/// The same of the control planes, and the most characters of each name.
+const MOST_PLANES_RECORDED: (usize, usize) = (4, 80);
 
 /// How far a change of a key has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +48,8 @@ pub struct Receipt {
     pub effective_by: Timestamp,
     /// Nodes that have not acknowledged, up to a hundred.
     pub pending: Vec<NodeId>,
+    /// Control planes whose nodes are not counted, up to a hundred: they have not answered, or are gone and left no word of their nodes.
+    pub missing: Vec<String>,
 }
 
 /// Makes receipts. Clones share what they are made of.
@@ -47,16 +58,31 @@ pub struct Receipts {
     admin: Admin,
     publisher: Publisher,
     shutdown: Shutdown,
-    /// Since when the nodes of this installation are known; `None` for ever.
+    /// Since when the nodes of this control plane are known; `None` for ever.
     known_since: Option<u64>,
+    /// The others that share the database, if any may.
+    others: Option<(Store, Registry)>,
+}
+
+/// When a change was committed at the latest, by both clocks.
+#[derive(Clone, Copy)]
+struct Committed {
+    at: Timestamp,
+    nanos: u64,
 }
 
 impl Receipts {
     /// Receipts for what `admin` changes and `publisher` tells the nodes. A new installation has no nodes but those that come.
     #[must_use]
-    pub fn new(admin: Admin, publisher: Publisher, shutdown: Shutdown, is_new: bool) -> Self {
+    pub fn new(
+        admin: Admin,
+        publisher: Publisher,
+        shutdown: Shutdown,
+        is_new: bool,
+        others: Option<(Store, Registry)>,
+    ) -> Self {
         let known_since = (!is_new).then(|| publisher.clock.monotonic_nanos());
-        Self { admin, publisher, shutdown, known_since }
+        Self { admin, publisher, shutdown, known_since, others }
     }
 
     /// The monotonic clock, in nanoseconds.
@@ -70,17 +96,11 @@ impl Receipts {
         self.publisher.fleet.applied_everywhere(revision, HEARD_WITHIN).await;
     }
 
-    /// Whether there can be nodes that this control plane does not know of: another one's, or some that have not come back since it started.
-    fn may_be_unknown(&self, now_nanos: u64, bound: Duration) -> bool {
-        let is_young = self.known_since.is_some_and(|since| now_nanos.saturating_sub(since) <= nanos(bound));
-        is_young || self.publisher.horizon.is_shared()
-    }
-
     /// The receipt for the last change of `key`, which `caller` asked for when the monotonic clock was at `began`. Waits for the nodes, but no longer
     /// than `wait`.
     ///
     /// # Errors
-    /// [`AdminError`] when it cannot be recorded. The change stands.
+    /// [`AdminError`] when it cannot be recorded, or the others cannot be asked. The change stands.
     pub async fn of(
         &self,
         caller: Caller,
@@ -91,29 +111,93 @@ impl Receipts {
     ) -> Result<Receipt, AdminError> {
         let this = self.clone();
         let (id, revision) = (key.record.id, key.revision);
-        let own = key.record.policy.max_staleness_seconds;
-        let bound = own.map_or(self.publisher.max_staleness, |seconds| Duration::from_secs(seconds.into()));
-        let committed = (self.publisher.clock.now(), self.now());
+        let bound = key.record.policy.max_staleness_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        let committed = Committed { at: self.publisher.clock.now(), nanos: self.now() };
         let collecting = self.shutdown.spawn("receipt", async move {
-            let progress = this.publisher.fleet.collect(revision, bound).wait(wait).await;
-            // Who has not heard of the change knew itself fresh before it for the last time, or when it was last assured.
-            let unheard = progress.pending.iter().map(|(_, assured)| (*assured).min(committed.0));
-            // Somebody whom this control plane does not know may have been assured until the commit.
-            let unknown = this.may_be_unknown(committed.1, bound).then_some(committed.0);
-            let latest = unheard.chain(unknown).max();
-            let receipt = Receipt {
-                revision,
-                acked: progress.acked,
-                total: progress.total,
-                took: Duration::from_nanos(progress.last_ack_nanos.max(committed.1).saturating_sub(began)),
-                streams_cut: progress.streams_cut,
-                effective_by: latest.map_or(this.publisher.clock.now(), |assured| assured.saturating_add(bound)),
-                pending: progress.pending.into_iter().map(|(node, _)| node).take(MOST_NAMED).collect(),
-            };
+            let receipt = this.collect(revision, bound, wait, (committed, began)).await?;
             let detail = detail(&receipt, method);
             this.admin.record(&caller, "keys/Receipt", id, AdminOutcome::Done, detail).await.map(|()| receipt)
         });
         collecting.await.map_err(|_| AdminError::Interrupted)?
+    }
+
+    async fn collect(
+        &self,
+        revision: u64,
+        own_bound: Option<Duration>,
+        wait: Duration,
+        (committed, began): (Committed, u64),
+    ) -> Result<Receipt, AdminError> {
+        let deadline = Instant::now() + wait;
+        let mut bound = own_bound.unwrap_or(self.publisher.max_staleness);
+        let mut collection = self.publisher.fleet.collect(revision, bound);
+        let mut inquiry = None;
+        if let Some((store, registry)) = &self.others {
+            let parts = (store.clone(), self.publisher.clock.clone());
+            let begun = Inquiry::begin(parts, registry, revision, own_bound, wait).await?;
+            // Another one may let its nodes serve for longer.
+            if begun.bound != bound {
+                bound = begun.bound;
+                collection = self.publisher.fleet.collect(revision, bound);
+            }
+            inquiry = Some(begun);
+        }
+        let progress = gather(&collection, inquiry.as_mut(), deadline).await?;
+        drop(collection);
+        let unknown = match &inquiry {
+            Some(inquiry) => inquiry.unknown_until(committed.at),
+            // Nodes may not have come back since this control plane was started.
+            None => self.is_young(committed.nanos, bound).then_some(committed.at),
+        };
+        // Who has not heard of the change knew itself fresh before it for the last time, or when it was last assured.
+        let unheard = progress.pending.iter().map(|(_, assured)| (*assured).min(committed.at));
+        let now = self.publisher.clock.now();
+        let latest = unheard.chain(unknown).max();
+        let receipt = Receipt {
+            revision,
+            acked: progress.acked.len(),
+            total: progress.acked.len() + progress.pending.len(),
+            took: Duration::from_nanos(progress.last_ack_nanos.max(committed.nanos).saturating_sub(began)),
+            streams_cut: progress.streams_cut,
+            effective_by: latest.map_or(now, |assured| assured.saturating_add(bound).max(now)),
+            pending: progress.pending.into_iter().map(|(node, _)| node).take(MOST_NAMED).collect(),
+            missing: inquiry.as_ref().map(Inquiry::missing).into_iter().flatten().take(MOST_NAMED).collect(),
+        };
+        if let Some(inquiry) = inquiry {
+            drop(self.shutdown.spawn("receipt question", inquiry.end()));
+        }
+        Ok(receipt)
+    }
+
+    /// Whether there can be nodes that have not come back since this control plane started.
+    fn is_young(&self, now_nanos: u64, bound: Duration) -> bool {
+        self.known_since.is_some_and(|since| now_nanos.saturating_sub(since) <= nanos(bound))
+    }
+}
+
+/// How far all have come when there is nothing to wait for, or at the deadline.
+async fn gather(
+    collection: &Collection,
+    mut inquiry: Option<&mut Inquiry>,
+    deadline: Instant,
+) -> Result<Progress, AdminError> {
+    let began = Instant::now();
+    loop {
+        let (progress, is_answered) = match inquiry.as_deref_mut() {
+            None => (collection.progress(), true),
+            Some(inquiry) => {
+                inquiry.look().await?;
+                (inquiry.with(&collection.progress()), inquiry.is_answered())
+            }
+        };
+        if (is_answered && progress.is_done()) || Instant::now() >= deadline {
+            return Ok(progress);
+        }
+        tokio::select! {
+            () = collection.done() => {}
+            () = tokio::time::sleep(pause(began.elapsed())) => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
     }
 }
 
@@ -123,6 +207,9 @@ fn nanos(duration: Duration) -> u64 {
 
 fn detail(receipt: &Receipt, method: &str) -> String {
     let pending: Vec<String> = receipt.pending.iter().take(MOST_RECORDED).map(ToString::to_string).collect();
+    let (most, longest) = MOST_PLANES_RECORDED;
+    let missing = receipt.missing.iter().take(most).map(|name| name.chars().take(longest).collect());
+    let missing: Vec<String> = missing.collect();
     json!({
         "of": method,
         "revision": receipt.revision,
@@ -132,6 +219,31 @@ fn detail(receipt: &Receipt, method: &str) -> String {
         "streams_cut": receipt.streams_cut,
         "effective_by_ms": receipt.effective_by.millis(),
         "pending": pending,
+        "control_planes_pending": missing,
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::MAX_REASON;
+
+    #[test]
+    fn an_entry_has_room_for_the_longest_receipt() {
+        let receipt = Receipt {
+            revision: u64::MAX,
+            acked: usize::MAX,
+            total: usize::MAX,
+            took: Duration::MAX,
+            streams_cut: u64::MAX,
+            effective_by: Timestamp::from_millis(1_800_000_000_000),
+            pending: vec![NodeId::from_bytes([0xff; 16]); MOST_NAMED],
+            missing: vec!["x".repeat(200); MOST_NAMED],
+        };
+        let detail = detail(&receipt, "keys/Revoke");
+        assert!(detail.chars().count() <= MAX_REASON, "{}", detail.len());
+        let detail: serde_json::Value = serde_json::from_str(&detail).unwrap();
+        assert_eq!((detail["pending"][9].is_string(), detail["control_planes_pending"][3].is_string()), (true, true));
+    }
 }

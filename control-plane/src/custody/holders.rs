@@ -52,6 +52,18 @@ impl Holder {
         Ok(Self { id, name: format!("{host}:{}", data_dir.display()) })
     }
 
+    /// Drawn for this process.
+    #[must_use]
+    pub const fn id(&self) -> &[u8; 16] {
+        &self.id
+    }
+
+    /// Its host and data directory.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Says that this process holds the keys of `keyring` that are configured.
     ///
     /// # Errors

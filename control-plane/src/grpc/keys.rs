@@ -236,6 +236,7 @@ impl From<Receipt> for proto::Receipt {
             streams_cut: receipt.streams_cut,
             effective_by_ms: receipt.effective_by.millis(),
             nodes_pending: receipt.pending.iter().map(ToString::to_string).collect(),
+            control_planes_pending: receipt.missing,
         }
     }
 }

@@ -1,16 +1,16 @@
 //! Which nodes there are, which revision each has applied, and when each was last heard of. In memory: nodes report anew after a restart.
 //!
-//! Only the nodes of this control plane are known here. Whoever counts those of several has to ask each, or let each write down how far its nodes
-//! are; [`Fleet::collect`] is where that would come in.
+//! Only the nodes of this control plane are known here. What those of others have done that share its database, these tell when they are asked
+//! ([`super::parts`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{BootId, NodeId};
 
-use super::progress::{Collection, Collections};
+use super::progress::{Collection, Collections, Progress};
 
 /// Nodes remembered at most; the one heard of longest ago is forgotten for a new one.
 const MAX_NODES: usize = 20_000;
@@ -39,6 +39,8 @@ pub struct NodeSeen {
     pub streams: u32,
     /// Open streams of orders of this life.
     pub watches: u32,
+    /// Orders up to here the newest of these does not give: the node's state tells what they say.
+    floor: u64,
     /// When the node can last have learned from us that its state was fresh.
     pub assured_at: Timestamp,
     /// Streams that the latest orders cut, by revision.
@@ -50,7 +52,7 @@ pub struct NodeSeen {
 impl NodeSeen {
     /// Whether the node may serve a key whose state may be this old.
     fn may_serve(&self, now: Timestamp, max_staleness: Duration) -> bool {
-        self.streams > 0 || self.watches > 0 || now.since(self.assured_at) <= max_staleness
+        self.is_connected() || now.since(self.assured_at) <= max_staleness
     }
 
     /// The last revision that it has applied, orders that came ahead of their revision included.
@@ -58,10 +60,20 @@ impl NodeSeen {
         self.cuts.back().map_or(0, |(revision, _)| *revision).max(self.acked_revision)
     }
 
-    /// Whether it has said all that there is to say of `revision`. One that takes orders says last how many streams it cut.
+    /// Whether it has said all that there is to say of `revision`. One that is given an order says last how many streams it cut.
     pub(super) fn has_told(&self, revision: u64) -> bool {
         let has_cut = self.cuts.back().is_some_and(|(of, _)| *of >= revision);
-        has_cut || (self.watches == 0 && self.acked_revision >= revision)
+        has_cut || self.told_by_state() >= revision
+    }
+
+    /// Up to where its state's acknowledgement is all that it has to say.
+    fn told_by_state(&self) -> u64 {
+        if self.watches == 0 { self.acked_revision } else { self.acked_revision.min(self.floor) }
+    }
+
+    /// Whether it has a stream open.
+    pub(super) const fn is_connected(&self) -> bool {
+        self.streams > 0 || self.watches > 0
     }
 
     pub(super) fn cut_at(&self, revision: u64) -> u64 {
@@ -137,6 +149,7 @@ impl Fleet {
             nacks: 0,
             streams: 0,
             watches: 0,
+            floor: 0,
             assured_at: now,
             cuts: VecDeque::new(),
             last_seen: now,
@@ -174,20 +187,11 @@ impl Fleet {
         drop(tokio::time::timeout(most, applied).await);
     }
 
-    /// When each of some nodes can last have learned that its state was fresh, by id.
-    pub(super) fn assured(&self, wanted: &HashSet<NodeId>) -> Vec<(NodeId, Timestamp)> {
+    /// How far a collection is.
+    pub(super) fn progress(&self, collection: u64) -> Progress {
+        let now = self.clock.now();
         let known = self.lock();
-        let assured = wanted.iter().filter_map(|node| Some((*node, known.nodes.get(node)?.assured_at)));
-        let mut assured: Vec<_> = assured.collect();
-        assured.sort_by_key(|(node, _)| *node);
-        assured
-    }
-
-    /// Which of some nodes have acknowledged `revision` by any of their streams.
-    pub(super) fn applied(&self, nodes: &HashSet<NodeId>, revision: u64) -> Vec<NodeId> {
-        let known = self.lock();
-        let has_it = |node: &&NodeId| known.nodes.get(node).is_some_and(|seen| seen.applied_revision() >= revision);
-        nodes.iter().filter(has_it).copied().collect()
+        known.collections.progress(collection, &known.nodes, now)
     }
 
     pub(super) fn with_collections<T>(&self, act: impl FnOnce(&mut Collections) -> T) -> T {
@@ -200,6 +204,17 @@ impl Fleet {
         let mut nodes: Vec<_> = self.lock().nodes.iter().map(|(node, seen)| (*node, seen.clone())).collect();
         nodes.sort_by_key(|(node, _)| *node);
         nodes
+    }
+
+    /// The nodes that learned within `max_age` that their state was fresh, each with how long ago that was at least.
+    #[must_use]
+    pub fn assured_within(&self, max_age: Duration) -> Vec<(NodeId, Duration)> {
+        let now = self.clock.now();
+        let known = self.lock();
+        let aged = known.nodes.iter().map(|(node, seen)| (*node, now.since(seen.assured_at)));
+        let mut aged: Vec<_> = aged.filter(|(_, age)| *age <= max_age).collect();
+        aged.sort_unstable();
+        aged
     }
 
     /// The boots that have a stream open.
@@ -217,7 +232,7 @@ impl Presence {
     /// The node applied everything up to `revision`.
     pub fn acked(&self, revision: u64) {
         self.change(|seen| seen.acked_revision = seen.acked_revision.max(revision));
-        self.progressed(revision, None);
+        self.progressed(None);
     }
 
     /// The node carried out the orders up to `revision`, the last of which cut so many streams.
@@ -228,7 +243,7 @@ impl Presence {
             }
             seen.cuts.push_back((revision, streams_cut));
         });
-        self.progressed(revision, Some(streams_cut));
+        self.progressed(Some((revision, streams_cut)));
     }
 
     /// The node is about to learn that its state was fresh.
@@ -237,13 +252,19 @@ impl Presence {
         self.change(|seen| seen.assured_at = now);
     }
 
-    fn progressed(&self, revision: u64, streams_cut: Option<u64>) {
+    /// The stream of orders that begins gives the node none up to `floor`.
+    pub fn begins_at(&self, floor: u64) {
+        self.change(|seen| seen.floor = floor);
+        self.progressed(None);
+    }
+
+    /// It has carried out an order, or its state may tell what no order says.
+    fn progressed(&self, order: Option<(u64, u64)>) {
         let now = self.fleet.clock.monotonic_nanos();
         let mut known = self.fleet.lock();
-        let seen = known.nodes.get(&self.node).filter(|seen| seen.boot == self.boot);
-        if seen.is_some_and(|seen| streams_cut.is_some() || seen.watches == 0) {
-            known.collections.progressed(self.node, revision, streams_cut.unwrap_or(0), now);
-        }
+        let Some(seen) = known.nodes.get(&self.node).filter(|seen| seen.boot == self.boot) else { return };
+        let (told, streams_cut) = order.unwrap_or((seen.told_by_state(), 0));
+        known.collections.progressed(self.node, told, streams_cut, now);
     }
 
     /// The node refused a change.
@@ -296,6 +317,34 @@ mod tests {
         assert_eq!((seen.acked_revision, seen.streams, seen.last_seen), (0, 1, clock.now()));
         drop(second);
         assert_eq!(fleet.nodes()[0].1.streams, 0);
+    }
+
+    #[test]
+    fn a_node_that_is_given_no_order_any_more_tells_by_its_state_and_one_that_is_given_it_by_the_streams_it_cut() {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1)));
+        let fleet = Fleet::new(clock);
+        let (node, boot) = (NodeId::from_bytes([1; 16]), BootId::from_bytes([1; 16]));
+        let state = fleet.join(node, boot, "0.1.0", "eu");
+        let orders = fleet.watch(node, boot);
+        orders.begins_at(4);
+        let fifth = fleet.collect(5, Duration::from_secs(30));
+        state.acked(5);
+        let early = fifth.progress();
+        assert_eq!((early.acked.as_slice(), early.is_settled), (&[node][..], false), "the streams are still to come");
+        orders.applied(5, 2);
+        assert!(fifth.progress().is_done() && fifth.progress().streams_cut == 2);
+        drop(orders);
+        // It comes back after the sixth and before the seventh.
+        let orders = fleet.watch(node, boot);
+        let (sixth, seventh) = (fleet.collect(6, Duration::from_secs(30)), fleet.collect(7, Duration::from_secs(30)));
+        state.acked(6);
+        assert!(!sixth.progress().is_done());
+        orders.begins_at(6);
+        assert!(sixth.progress().is_done() && fleet.collect(6, Duration::from_secs(30)).progress().is_done());
+        state.acked(7);
+        assert!(!seventh.progress().is_done());
+        orders.applied(7, 0);
+        assert!(seventh.progress().is_done());
     }
 
     #[test]

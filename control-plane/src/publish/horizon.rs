@@ -49,6 +49,12 @@ impl Horizon {
         }
     }
 
+    /// Tells of every look, where others commit.
+    #[must_use]
+    pub fn looks(&self) -> Option<watch::Receiver<u64>> {
+        self.looks.as_ref().map(|looks| looks.began.subscribe())
+    }
+
     /// Waits until what was committed before `moment` is published, and asks for a look.
     pub async fn passes(&self, moment: u64) {
         let Some(looks) = &self.looks else { return };

@@ -1,8 +1,7 @@
 //! Who has done what a revision says: counted as acknowledgements come, for whoever waits for all of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::NodeId;
@@ -11,18 +10,58 @@ use tokio::sync::Notify;
 use super::fleet::{Fleet, NodeSeen};
 
 /// How far a revision has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Nodes that have done it.
-    pub acked: usize,
-    /// Nodes that were to.
-    pub total: usize,
+    /// Nodes that have done it, in their order.
+    pub acked: Vec<NodeId>,
+    /// Nodes that have not done it and may be serving, each with when it can last have learned that its state was fresh, in their order.
+    pub pending: Vec<(NodeId, Timestamp)>,
     /// Streams that it cut.
     pub streams_cut: u64,
     /// The monotonic clock at the last acknowledgement, in nanoseconds; 0 without one.
     pub last_ack_nanos: u64,
-    /// Nodes that have not done it, each with when it can last have learned that its state was fresh.
-    pub pending: Vec<(NodeId, Timestamp)>,
+    /// Whether no connected node has still to say something.
+    pub is_settled: bool,
+}
+
+impl Default for Progress {
+    /// That of no node.
+    fn default() -> Self {
+        Self { acked: Vec::new(), pending: Vec::new(), streams_cut: 0, last_ack_nanos: 0, is_settled: true }
+    }
+}
+
+impl Progress {
+    /// Whether there is nothing to wait for.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.is_settled && self.pending.is_empty()
+    }
+
+    /// What several control planes have seen of it. A node that went from one to another has done it if it told any of them, and is as fresh as the
+    /// freshest word that it was given.
+    #[must_use]
+    pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut merged = Self::default();
+        let mut nodes: BTreeMap<NodeId, Option<Timestamp>> = BTreeMap::new();
+        for part in parts {
+            merged.streams_cut = merged.streams_cut.saturating_add(part.streams_cut);
+            merged.last_ack_nanos = merged.last_ack_nanos.max(part.last_ack_nanos);
+            merged.is_settled &= part.is_settled;
+            nodes.extend(part.acked.iter().map(|node| (*node, None)));
+            for (node, assured) in &part.pending {
+                let known = nodes.entry(*node).or_insert(Some(*assured));
+                *known = known.map(|known| known.max(*assured));
+            }
+        }
+        for (node, assured) in nodes {
+            match assured {
+                Some(assured) => merged.pending.push((node, assured)),
+                None => merged.acked.push(node),
+            }
+        }
+        merged
+    }
 }
 
 /// The collections that are open.
@@ -35,7 +74,9 @@ pub(super) struct Collections {
 struct Open {
     revision: u64,
     pending: HashSet<NodeId>,
-    progress: Progress,
+    acked: Vec<NodeId>,
+    streams_cut: u64,
+    last_ack_nanos: u64,
     done: Arc<Notify>,
 }
 
@@ -46,16 +87,15 @@ impl Collections {
         nodes: impl Iterator<Item = (&'a NodeId, &'a NodeSeen)>,
         now_nanos: u64,
     ) -> (u64, Arc<Notify>) {
-        let mut open =
-            Open { revision, pending: HashSet::new(), progress: Progress::default(), done: Arc::new(Notify::new()) };
+        let done = Arc::new(Notify::new());
+        let (pending, acked) = (HashSet::new(), Vec::new());
+        let mut open = Open { revision, pending, acked, streams_cut: 0, last_ack_nanos: 0, done: Arc::clone(&done) };
         for (node, seen) in nodes {
-            open.progress.total += 1;
-            let has_it = seen.has_told(revision);
-            open.progress.streams_cut = open.progress.streams_cut.saturating_add(seen.cut_at(revision));
-            if has_it {
-                open.progress.acked += 1;
+            open.streams_cut = open.streams_cut.saturating_add(seen.cut_at(revision));
+            if seen.has_told(revision) {
+                open.acked.push(*node);
                 // It came before anybody asked; when, nobody knows any more.
-                open.progress.last_ack_nanos = now_nanos;
+                open.last_ack_nanos = now_nanos;
             } else {
                 open.pending.insert(*node);
             }
@@ -64,7 +104,6 @@ impl Collections {
             open.done.notify_one();
         }
         self.next += 1;
-        let done = Arc::clone(&open.done);
         self.open.insert(self.next, open);
         (self.next, done)
     }
@@ -73,16 +112,40 @@ impl Collections {
     pub(super) fn progressed(&mut self, node: NodeId, revision: u64, streams_cut: u64, now_nanos: u64) {
         for open in self.open.values_mut().filter(|open| open.revision <= revision) {
             if open.revision == revision {
-                open.progress.streams_cut = open.progress.streams_cut.saturating_add(streams_cut);
+                open.streams_cut = open.streams_cut.saturating_add(streams_cut);
             }
             if open.pending.remove(&node) {
-                open.progress.acked += 1;
-                open.progress.last_ack_nanos = now_nanos;
+                open.acked.push(node);
+                open.last_ack_nanos = now_nanos;
                 if open.pending.is_empty() {
                     open.done.notify_one();
                 }
             }
         }
+    }
+
+    /// How far a collection is. A node that it knows nothing of any more is taken to be as fresh as it can be.
+    pub(super) fn progress(&self, id: u64, nodes: &HashMap<NodeId, NodeSeen>, now: Timestamp) -> Progress {
+        let Some(open) = self.open.get(&id) else { return Progress::default() };
+        let mut progress = Progress {
+            acked: open.acked.clone(),
+            streams_cut: open.streams_cut,
+            last_ack_nanos: open.last_ack_nanos,
+            ..Progress::default()
+        };
+        for node in &open.pending {
+            let seen = nodes.get(node);
+            progress.is_settled &= !seen.is_some_and(NodeSeen::is_connected);
+            // It may have done it, and have still to say how many streams it cut.
+            if seen.is_some_and(|seen| seen.applied_revision() >= open.revision) {
+                progress.acked.push(*node);
+            } else {
+                progress.pending.push((*node, seen.map_or(now, |seen| seen.assured_at)));
+            }
+        }
+        progress.acked.sort_unstable();
+        progress.pending.sort_unstable();
+        progress
     }
 }
 
@@ -98,24 +161,63 @@ impl Collection {
         Self { fleet, id, done }
     }
 
-    /// Waits until every node has done it, but no longer than `wait`, and says how far it has come.
-    pub async fn wait(self, wait: Duration) -> Progress {
-        // The time being over is not an error: the progress says who is missing.
-        drop(tokio::time::timeout(wait, self.done.notified()).await);
-        let found = self.fleet.with_collections(|collections| collections.open.remove(&self.id));
-        let Some(Open { revision, mut pending, mut progress, .. }) = found else { return Progress::default() };
-        // A node whose state has it already is sent no order, so that it has nothing to say of streams.
-        for node in self.fleet.applied(&pending, revision) {
-            pending.remove(&node);
-            progress.acked += 1;
-        }
-        progress.pending = self.fleet.assured(&pending);
-        progress
+    /// How far it has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.fleet.progress(self.id)
+    }
+
+    /// Waits until every node has told that it has done it. Resolves once.
+    pub async fn done(&self) {
+        self.done.notified().await;
     }
 }
 
 impl Drop for Collection {
     fn drop(&mut self) {
         self.fleet.with_collections(|collections| drop(collections.open.remove(&self.id)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 16])
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn i_13_a_node_that_went_elsewhere_counts_once_as_having_done_it_or_as_fresh_as_it_was_anywhere() {
+        let here = Progress {
+            acked: vec![node(1), node(2)],
+            pending: vec![(node(3), at(5)), (node(4), at(7))],
+            streams_cut: 2,
+            last_ack_nanos: 9,
+            is_settled: true,
+        };
+        let there = Progress {
+            acked: vec![node(3)],
+            pending: vec![(node(1), at(8)), (node(4), at(6))],
+            streams_cut: 1,
+            last_ack_nanos: 4,
+            is_settled: true,
+        };
+        for order in [[&here, &there], [&there, &here]] {
+            let merged = Progress::merged(order);
+            assert_eq!(merged.acked, [node(1), node(2), node(3)]);
+            assert_eq!(merged.pending, [(node(4), at(7))]);
+            assert_eq!((merged.streams_cut, merged.last_ack_nanos, merged.is_settled), (3, 9, true));
+            assert!(!merged.is_done(), "one node has not done it");
+        }
+        let done = Progress::merged([&here, &Progress { acked: vec![node(3), node(4)], ..Progress::default() }]);
+        assert!(done.is_done());
+        let speaking = Progress { is_settled: false, ..Progress::default() };
+        assert!(!Progress::merged([&done, &speaking]).is_done(), "one has still to say how many streams it cut");
+        assert!(Progress::merged([]).is_done());
     }
 }

@@ -115,6 +115,7 @@ async fn send_all(
     outbound: &Outbound,
 ) -> Result<Infallible, End> {
     let (floor, missed, orders) = publisher.hub.watch(revision);
+    presence.begins_at(floor);
     let max_staleness_seconds = u32::try_from(publisher.max_staleness.as_secs()).unwrap_or(u32::MAX);
     let begin = ToNode::Footing(proto::Footing { floor, max_staleness_seconds });
     send(outbound, begin).await?;

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const SQLITE: [(i64, &str, &str); 13] = [
+const SQLITE: [(i64, &str, &str); 14] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
@@ -23,10 +23,11 @@ const SQLITE: [(i64, &str, &str); 13] = [
     (10, "key_life", include_str!("../../migrations/sqlite/0010_key_life.sql")),
     (11, "node_providers", include_str!("../../migrations/sqlite/0011_node_providers.sql")),
     (12, "limit_changes", include_str!("../../migrations/sqlite/0012_limit_changes.sql")),
+    (13, "receipt_parts", include_str!("../../migrations/sqlite/0013_receipt_parts.sql")),
     (14, "certificates_in_use", include_str!("../../migrations/sqlite/0014_certificates_in_use.sql")),
 ];
 /// The steps in PostgreSQL.
-const POSTGRES: [(i64, &str, &str); 10] = [
+const POSTGRES: [(i64, &str, &str); 11] = [
     (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
     (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
     (6, "nodes", include_str!("../../migrations/postgres/0006_nodes.sql")),
@@ -36,6 +37,7 @@ const POSTGRES: [(i64, &str, &str); 10] = [
     (10, "key_life", include_str!("../../migrations/postgres/0010_key_life.sql")),
     (11, "node_providers", include_str!("../../migrations/postgres/0011_node_providers.sql")),
     (12, "limit_changes", include_str!("../../migrations/postgres/0012_limit_changes.sql")),
+    (13, "receipt_parts", include_str!("../../migrations/postgres/0013_receipt_parts.sql")),
     (14, "certificates_in_use", include_str!("../../migrations/postgres/0014_certificates_in_use.sql")),
 ];
 

@@ -19,7 +19,6 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 
 use crate::plane::{Authorized, Plane};
-use crate::stores;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -53,7 +52,7 @@ impl Watcher {
         message.unwrap().expect("the stream ended").message.unwrap()
     }
 
-    async fn order(&mut self) -> fleet::Order {
+    pub async fn order(&mut self) -> fleet::Order {
         let order = match self.receive().await {
             Message::Order(order) => Some(order),
             Message::Footing(_) | Message::Echo(_) => None,
@@ -65,7 +64,7 @@ impl Watcher {
         say(&self.outbound, FromNode::Beat(fleet::Beat { number })).await;
     }
 
-    async fn applied(&self, revision: u64, streams_cut: u64) {
+    pub async fn applied(&self, revision: u64, streams_cut: u64) {
         say(&self.outbound, FromNode::Applied(fleet::Applied { revision, streams_cut })).await;
     }
 }
@@ -74,7 +73,7 @@ async fn say(outbound: &mpsc::Sender<fleet::WatchRequest>, message: FromNode) {
     outbound.send(fleet::WatchRequest { message: Some(message) }).await.unwrap();
 }
 
-fn revoke(key: &admin::Key, wait_ms: u32) -> admin::RevokeKeyRequest {
+pub fn revoke(key: &admin::Key, wait_ms: u32) -> admin::RevokeKeyRequest {
     admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: Some(wait_ms) }
 }
 
@@ -119,10 +118,8 @@ async fn i_13_a_receipt_says_who_has_done_it_and_by_when_the_others_do_it() {
     let again = plane.keys().revoke_key(revoke(&key, 2_000)).await.unwrap().into_inner();
     let receipt = again.receipt.unwrap();
     assert_eq!((again.key.unwrap(), receipt.nodes_acked, receipt.nodes_pending.len()), (key, 3, 0));
-    // Another control plane may have nodes of its own, which count as the slowest.
-    let others = if stores::on_postgres() { 30_000 } else { 0 };
     let bound = receipt.effective_by_ms - SystemClock.now().millis();
-    assert!((others - 5_000..=others).contains(&bound), "{bound} ms from now");
+    assert!((-5_000..=0).contains(&bound), "{bound} ms from now");
     drop(watchers);
     plane.stop().await;
 }

@@ -12,6 +12,7 @@ mod beside;
 mod failure;
 mod node_replicas;
 mod operator_replicas;
+mod receipt_replicas;
 mod relocation;
 mod replicas;
 mod schema;

@@ -1,6 +1,7 @@
 //! The receipt of a change that stops a key or lets it go on: who has done it, how fast, and from when on it holds everywhere.
 
 use keyforge_proto::admin::v1 as proto;
+use keyforge_shared::clock::{Clock as _, SystemClock};
 use serde::Serialize;
 
 use super::view::KeyView;
@@ -23,6 +24,10 @@ struct Receipt {
     streams_cut: u64,
     effective_by: String,
     nodes_pending: Vec<String>,
+    control_planes_pending: Vec<String>,
+    /// Whether that moment is still to come.
+    #[serde(skip)]
+    is_bound: bool,
 }
 
 impl ReceiptView {
@@ -40,6 +45,8 @@ impl ReceiptView {
                 streams_cut: receipt.streams_cut,
                 effective_by: moment_with_millis(receipt.effective_by_ms),
                 nodes_pending: receipt.nodes_pending,
+                control_planes_pending: receipt.control_planes_pending,
+                is_bound: receipt.effective_by_ms > SystemClock.now().millis(),
             },
         }
     }
@@ -51,18 +58,30 @@ impl ReceiptView {
 
 impl Receipt {
     fn text(&self) -> String {
-        let Self { nodes_acked, nodes_total, took_ms, streams_cut, effective_by, nodes_pending, .. } = self;
+        let Self { nodes_acked, nodes_total, took_ms, streams_cut, effective_by, is_bound, .. } = self;
+        let Self { nodes_pending, control_planes_pending, .. } = self;
         let done = match nodes_total {
-            0 => "No node is connected; one that connects begins with this state.".to_owned(),
+            0 if control_planes_pending.is_empty() => {
+                "No node is connected; one that connects begins with this state.".to_owned()
+            }
             _ => format!(
                 "{nodes_acked} of {nodes_total} nodes have done it, after {took_ms:.1} ms; streams cut: {streams_cut}."
             ),
         };
-        if nodes_pending.is_empty() {
-            return format!("{done}\nIt holds everywhere since {effective_by}.");
+        let is_certain = nodes_pending.is_empty() && control_planes_pending.is_empty() && !is_bound;
+        let mut text = match is_certain {
+            true => format!("{done}\nIt holds everywhere since {effective_by}."),
+            false => format!("{done}\nIt holds everywhere by {effective_by}, also on nodes that cannot be reached."),
+        };
+        for (what, names) in [
+            ("Nodes that have not answered", nodes_pending),
+            ("Control planes whose nodes are not counted", control_planes_pending),
+        ] {
+            if !names.is_empty() {
+                text.push_str(&format!("\n{what}:\n  {}", names.join("\n  ")));
+            }
         }
-        let pending = nodes_pending.join("\n  ");
-        format!("{done}\nIt holds everywhere by {effective_by}, also on nodes that cannot be reached:\n  {pending}")
+        text
     }
 }
 
@@ -71,7 +90,7 @@ mod tests {
     use super::*;
 
     fn receipt(acked: u32, total: u32, pending: &[&str]) -> ReceiptView {
-        ReceiptView::of(proto::KeyReceipt {
+        let mut view = ReceiptView::of(proto::KeyReceipt {
             key: None,
             receipt: Some(proto::Receipt {
                 revision: 7,
@@ -81,8 +100,11 @@ mod tests {
                 streams_cut: 3,
                 effective_by_ms: 1_795_327_200_500,
                 nodes_pending: pending.iter().map(|name| (*name).to_owned()).collect(),
+                control_planes_pending: Vec::new(),
             }),
-        })
+        });
+        view.receipt.is_bound = false;
+        view
     }
 
     #[test]
@@ -91,8 +113,18 @@ mod tests {
         assert!(all.contains("2 of 2 nodes have done it, after 1.2 ms; streams cut: 3."), "{all}");
         assert!(all.contains("It holds everywhere since 2026-11-22T06:00:00.500Z."), "{all}");
         let some = receipt(1, 2, &["node_1"]).text();
-        assert!(some.contains("1 of 2") && some.contains("everywhere by 2026") && some.contains("node_1"), "{some}");
+        assert!(
+            some.contains("1 of 2") && some.contains("everywhere by 2026") && some.contains("answered:\n  node_1"),
+            "{some}"
+        );
         assert!(receipt(0, 0, &[]).text().contains("No node is connected"));
+        let mut silent = receipt(2, 2, &[]);
+        silent.receipt.control_planes_pending = vec!["host:/data".to_owned()];
+        let silent = silent.text();
+        assert!(silent.contains("everywhere by 2026") && silent.contains("not counted:\n  host:/data"), "{silent}");
+        let mut young = receipt(2, 2, &[]);
+        young.receipt.is_bound = true;
+        assert!(young.text().contains("everywhere by 2026"), "{}", young.text());
     }
 
     #[test]

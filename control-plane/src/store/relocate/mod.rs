@@ -19,7 +19,7 @@ use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
-const TABLES: [&str; 26] = [
+const TABLES: [&str; 29] = [
     "deployment",
     "operators",
     "workspaces",
@@ -46,6 +46,9 @@ const TABLES: [&str; 26] = [
     "nodes",
     "node_boots",
     "state_changes",
+    "control_planes",
+    "receipt_questions",
+    "receipt_parts",
 ];
 /// Beside those: sums for reports. Together they are all tables, which a test holds against the schema.
 const SUMS: &str = "usage_by_day";

@@ -1,0 +1,32 @@
+-- The control planes that share the database, those that are gone included: one row for each process. Moments are of the database server's clock.
+CREATE TABLE control_planes (
+    control_plane_id BYTEA  NOT NULL PRIMARY KEY,  -- drawn at the start of the process
+    name             TEXT   NOT NULL,              -- for operators: host and data directory
+    known_since      BIGINT NOT NULL,              -- nanoseconds since 1970: who told nodes since then that their state is fresh has a row here
+    max_staleness    BIGINT NOT NULL,              -- nanoseconds: how long its nodes serve keys without a bound of their own
+    seen_at          BIGINT NOT NULL,              -- nanoseconds since 1970
+    gone_at          BIGINT,                       -- nanoseconds since 1970: told no node since then that its state is fresh; NULL while it may
+    left_nodes       BYTEA                         -- of one that left by itself: its nodes, 16 bytes each and 8 of the age of their state in nanoseconds
+);
+
+-- What a control plane that makes a receipt asks the others. Gone with the answer, or a minute later; who waits for one when the server crashes asks anew.
+CREATE UNLOGGED TABLE receipt_questions (
+    question_id      BYTEA  NOT NULL PRIMARY KEY,
+    asked_by         BYTEA  NOT NULL,              -- a control plane
+    revision         BIGINT NOT NULL,
+    max_staleness    BIGINT NOT NULL,              -- nanoseconds: nodes that heard of their control plane so recently may be serving
+    wait             BIGINT NOT NULL,              -- nanoseconds: how long the answer is of use
+    asked_at         BIGINT NOT NULL               -- nanoseconds since 1970
+);
+
+-- What the others answer: how far their nodes are.
+CREATE UNLOGGED TABLE receipt_parts (
+    question_id      BYTEA  NOT NULL,
+    control_plane_id BYTEA  NOT NULL,
+    writes           BIGINT NOT NULL,              -- how many times it was written
+    is_settled       BIGINT NOT NULL CHECK (is_settled IN (0, 1)),  -- 1: no connected node has still to say something
+    acked            BYTEA  NOT NULL,              -- nodes that have done it, 16 bytes each
+    pending          BYTEA  NOT NULL,              -- nodes that have not, 16 bytes each and 8 of the age of their state in nanoseconds
+    streams_cut      BIGINT NOT NULL,
+    PRIMARY KEY (question_id, control_plane_id)
+);
