@@ -47,6 +47,7 @@ use crate::grpc::intake::IntakeApi;
 use crate::grpc::keys::KeyApi;
 use crate::grpc::models::ModelApi;
 use crate::grpc::nodes::{CertificateApi, EnrollmentApi, NodeApi};
+use crate::grpc::operator_gate::OperatorGate;
 use crate::grpc::operators::OperatorApi;
 use crate::grpc::state::StateApi;
 use crate::grpc::usage::UsageApi;
@@ -68,6 +69,8 @@ use crate::publish::standings::Standings;
 use crate::registry::{LONGEST_STALENESS, Registry};
 use crate::store::{Store, StoreError, partitions};
 
+/// Longest message that is read before it is known who sent it, in bytes: a join token and a signing request have some hundreds.
+const MAX_FROM_STRANGERS: usize = 16 * 1024;
 /// How often the nodes that are there are noted: often within [`SILENCE`](crate::ledger::signs::SILENCE).
 const NOTE_EVERY: Duration = Duration::from_mins(1);
 
@@ -335,18 +338,24 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let certificates = CertificateApi::new(admin.clone(), gate.clone());
     let others = registry.clone().map(|registry| (store.clone(), registry));
     let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new, others);
-    Ok(Routes::new(reflection)
-        .add_service(health_service)
-        .add_service(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone())))
-        .add_service(OperatorServiceServer::new(OperatorApi::new(admin.clone())))
-        .add_service(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts, ledger.clone())))
-        .add_service(CredentialServiceServer::new(CredentialApi::new(admin.clone(), standings, custodian.clone())))
-        .add_service(VaultServiceServer::new(VaultApi::new(admin.clone(), custodian.clone())))
-        .add_service(ModelServiceServer::new(ModelApi::new(admin.clone())))
-        .add_service(AuditServiceServer::new(audit_api))
-        .add_service(UsageServiceServer::new(usage))
-        .add_service(AdminNodeServiceServer::new(node_api))
-        .add_service(EnrollmentServiceServer::new(EnrollmentApi::new(admin.clone(), nodes.clone())))
+    let operators = OperatorGate::new(admin.clone());
+    let enrollment = EnrollmentServiceServer::new(EnrollmentApi::new(admin.clone(), nodes.clone()));
+    Ok(Routes::new(reflection.max_decoding_message_size(MAX_FROM_STRANGERS))
+        .add_service(health_service.max_decoding_message_size(MAX_FROM_STRANGERS))
+        .add_service(operators.guard(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone()))))
+        .add_service(operators.guard(OperatorServiceServer::new(OperatorApi::new(admin.clone()))))
+        .add_service(operators.guard(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts, ledger.clone()))))
+        .add_service(operators.guard(CredentialServiceServer::new(CredentialApi::new(
+            admin.clone(),
+            standings,
+            custodian.clone(),
+        ))))
+        .add_service(operators.guard(VaultServiceServer::new(VaultApi::new(admin.clone(), custodian.clone()))))
+        .add_service(operators.guard(ModelServiceServer::new(ModelApi::new(admin.clone()))))
+        .add_service(operators.guard(AuditServiceServer::new(audit_api)))
+        .add_service(operators.guard(UsageServiceServer::new(usage)))
+        .add_service(operators.guard(AdminNodeServiceServer::new(node_api)))
+        .add_service(enrollment.max_decoding_message_size(MAX_FROM_STRANGERS))
         .add_service(gate.guard(NodeServiceServer::new(certificates)))
         .add_service(gate.guard(StateServiceServer::new(state)))
         .add_service(gate.guard(GrantServiceServer::new(GrantApi::new(ledger.clone(), gate.clone()))))

@@ -83,6 +83,13 @@ pub const RULES: [Rule; 40] = [
     rule("OperatorService/RevokeOperator", "operators/Revoke", Owner, Deployment),
 ];
 
+/// The call at a path of the API, as entries name it.
+#[must_use]
+pub fn method_at(path: &str) -> Option<&'static str> {
+    let rpc = path.strip_prefix("/keyforge.admin.v1.")?;
+    RULES.iter().find(|rule| rule.rpc == rpc).map(|rule| rule.method)
+}
+
 /// Refuses a call that the operator may not make.
 ///
 /// # Errors

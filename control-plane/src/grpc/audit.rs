@@ -14,7 +14,7 @@ use keyforge_shared::id::{ChainId, CredentialId, KeyId};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use super::auth::operator;
+use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError, Caller};
@@ -89,7 +89,7 @@ impl AuditService for AuditApi {
         &self,
         request: Request<proto::ListEntriesRequest>,
     ) -> Result<Response<proto::ListEntriesResponse>, Status> {
-        let caller = operator(&self.admin, &request, LIST).await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let target = target(request.chain.as_ref());
         let answer = self.list(&caller, request).await;
@@ -100,7 +100,7 @@ impl AuditService for AuditApi {
         &self,
         request: Request<proto::VerifyChainsRequest>,
     ) -> Result<Response<Self::VerifyChainsStream>, Status> {
-        let caller = operator(&self.admin, &request, VERIFY).await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let target = target(request.chain.as_ref());
         let selection = match request.chain {

@@ -1,5 +1,5 @@
-//! Who calls: operators prove themselves with `kfo_` tokens as `authorization: Bearer`; nodes with their certificates, or, on a connection in the
-//! clear, with the fleet's `kff_` token.
+//! Who calls: operators prove themselves with `kfo_` tokens as `authorization: Bearer` ([`super::operator_gate`]); nodes with their certificates, or, on
+//! a connection in the clear, with the fleet's `kff_` token.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,23 +17,10 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 use tower_service::Service;
 
-use crate::admin::authenticate::Proof;
 use crate::admin::{Admin, AdminError, Caller};
 use crate::metrics::RefusedNodes;
 use crate::nodes::refusal::Refusal;
 use crate::nodes::{FleetCaller, Nodes};
-
-/// The operator who makes a call. A call without one is refused and recorded.
-///
-/// # Errors
-/// `UNAUTHENTICATED`, saying what to do.
-pub async fn operator<T>(admin: &Admin, request: &Request<T>, method: &'static str) -> Result<Caller, Status> {
-    // The request itself is not held over the await: its body need not be shareable between threads.
-    let (token, peer) = (bearer(request).map(<[u8]>::to_vec), peer(request));
-    let token = token.map(SecretBytes::new);
-    let proof = token.as_ref().map_or(Proof::None, |token| Proof::Token(token.expose()));
-    Ok(admin.authenticate(proof, &peer, method).await?)
-}
 
 /// What a request was decoded to; a request that could not be decoded is recorded as refused.
 ///
@@ -175,9 +162,7 @@ where
                     inner.call(request).await
                 }
                 Err(refusal) => {
-                    let info = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-                    let peer = info.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-                    Ok(gate.refuse(&refusal, &peer, method_of(request.uri().path())).await.into_http())
+                    Ok(gate.refuse(&refusal, &peer_of(&request), method_of(request.uri().path())).await.into_http())
                 }
             }
         })
@@ -227,13 +212,16 @@ impl From<ConvertError> for AdminError {
     }
 }
 
-fn bearer<T>(request: &Request<T>) -> Option<&[u8]> {
-    bearer_in(request.metadata().get("authorization")?.as_encoded_bytes())
-}
-
-fn bearer_in(value: &[u8]) -> Option<&[u8]> {
+/// The token in the value of an `authorization` header.
+pub(super) fn bearer_in(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// Where a call came from whose head alone was read.
+pub(super) fn peer_of(request: &http::Request<Body>) -> String {
+    let info = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    info.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
 }
 
 /// Where a call came from.

@@ -6,8 +6,9 @@ use keyforge_proto::convert::required;
 use keyforge_shared::secret::SecretBytes;
 use tonic::{Request, Response, Status};
 
-use super::auth::{decoded, operator};
+use super::auth::decoded;
 use super::ids::credential_id;
+use super::operator_gate::operator;
 use crate::admin::credentials::{CredentialUpdate, NewCredential};
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};
@@ -41,7 +42,7 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<proto::AddCredentialRequest>,
     ) -> Result<Response<proto::Credential>, Status> {
-        let caller = operator(&self.admin, &request, "credentials/Add").await?;
+        let caller = operator(&request)?;
         let proto::AddCredentialRequest { provider, secret, pool, base_url, limit_group, weight } =
             request.into_inner();
         let secret = SecretBytes::new(secret);
@@ -53,7 +54,7 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<proto::ListCredentialsRequest>,
     ) -> Result<Response<proto::ListCredentialsResponse>, Status> {
-        let caller = operator(&self.admin, &request, "credentials/List").await?;
+        let caller = operator(&request)?;
         let proto::ListCredentialsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_credentials(&caller, &PageRequest { size: page_size, token: page_token }).await?;
         let ids = page.entries.iter().map(|credential| credential.record.id);
@@ -71,7 +72,7 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<proto::UpdateCredentialRequest>,
     ) -> Result<Response<proto::Credential>, Status> {
-        let caller = operator(&self.admin, &request, "credentials/Update").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let update = (|| {
             let id = credential_id(&request.id)?;
@@ -94,7 +95,7 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<proto::RotateCredentialRequest>,
     ) -> Result<Response<proto::Credential>, Status> {
-        let caller = operator(&self.admin, &request, "credentials/Rotate").await?;
+        let caller = operator(&request)?;
         let proto::RotateCredentialRequest { id, secret } = request.into_inner();
         let secret = SecretBytes::new(secret);
         let id = credential_id(&id);
@@ -106,7 +107,7 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<proto::RemoveCredentialRequest>,
     ) -> Result<Response<proto::RemoveCredentialResponse>, Status> {
-        let caller = operator(&self.admin, &request, "credentials/Remove").await?;
+        let caller = operator(&request)?;
         let id = credential_id(&request.into_inner().id);
         let id = decoded(&self.admin, &caller, "credentials/Remove", "", id).await?;
         self.admin.remove_credential(&caller, id).await?;

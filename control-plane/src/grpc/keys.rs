@@ -12,8 +12,9 @@ use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
 use tonic::{Request, Response, Status};
 
-use super::auth::{decoded, operator};
+use super::auth::decoded;
 use super::ids::key_id;
+use super::operator_gate::operator;
 use super::usage::balance;
 use crate::admin::explain::{Check, Finding, Question};
 use crate::admin::key_update::KeyMask;
@@ -60,7 +61,7 @@ impl KeyApi {
         read: impl FnOnce(T) -> (String, Option<u32>),
     ) -> Result<Standing, Status> {
         let began = self.receipts.now();
-        let caller = operator(&self.admin, &request, method).await?;
+        let caller = operator(&request)?;
         let deadline = request.metadata().get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
         let (id, wait_ms) = read(request.into_inner());
         let key = decoded(&self.admin, &caller, method, "", key_id(&id)).await?;
@@ -100,7 +101,7 @@ impl KeyService for KeyApi {
         &self,
         request: Request<proto::CreateKeyRequest>,
     ) -> Result<Response<proto::CreateKeyResponse>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Create").await?;
+        let caller = operator(&request)?;
         let proto::CreateKeyRequest { name, policy, workspace, labels } = request.into_inner();
         let labels = labels.into_iter().collect();
         let policy = decode_policy(policy.unwrap_or_default()).map_err(AdminError::from);
@@ -111,7 +112,7 @@ impl KeyService for KeyApi {
     }
 
     async fn get_key(&self, request: Request<proto::GetKeyRequest>) -> Result<Response<proto::Key>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Get").await?;
+        let caller = operator(&request)?;
         let id = request.into_inner().id;
         let key = key_id(&id);
         let key = decoded(&self.admin, &caller, "keys/Get", "", key).await?;
@@ -122,7 +123,7 @@ impl KeyService for KeyApi {
         &self,
         request: Request<proto::ListKeysRequest>,
     ) -> Result<Response<proto::ListKeysResponse>, Status> {
-        let caller = operator(&self.admin, &request, "keys/List").await?;
+        let caller = operator(&request)?;
         let proto::ListKeysRequest { page_size, page_token, labels, expires_before_ms } = request.into_inner();
         let until = expires_before_ms.map(|millis| time(millis, "expires_before_ms")).transpose();
         let expires_before = decoded(&self.admin, &caller, "keys/List", "", until.map_err(AdminError::from)).await?;
@@ -134,7 +135,7 @@ impl KeyService for KeyApi {
     }
 
     async fn update_key(&self, request: Request<proto::UpdateKeyRequest>) -> Result<Response<proto::Key>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Update").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let update = (|| {
             let mask = required(request.update_mask, "update_mask")?;
@@ -160,7 +161,7 @@ impl KeyService for KeyApi {
         &self,
         request: Request<proto::RotateKeyRequest>,
     ) -> Result<Response<proto::RotateKeyResponse>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Rotate").await?;
+        let caller = operator(&request)?;
         let proto::RotateKeyRequest { id, grace_ms } = request.into_inner();
         let key = decoded(&self.admin, &caller, "keys/Rotate", "", key_id(&id)).await?;
         let (key, token) = self.admin.rotate_key(&caller, key, Duration::from_millis(grace_ms)).await?;
@@ -169,7 +170,7 @@ impl KeyService for KeyApi {
     }
 
     async fn raise_key(&self, request: Request<proto::RaiseKeyRequest>) -> Result<Response<proto::Key>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Raise").await?;
+        let caller = operator(&request)?;
         let proto::RaiseKeyRequest { id, raises } = request.into_inner();
         let raise = (|| Ok((key_id(&id)?, convert::raises(raises)?)))();
         let (key, raises) = decoded(&self.admin, &caller, "keys/Raise", "", raise).await?;
@@ -182,7 +183,7 @@ impl KeyService for KeyApi {
         &self,
         request: Request<proto::ExplainKeyRequest>,
     ) -> Result<Response<proto::ExplainKeyResponse>, Status> {
-        let caller = operator(&self.admin, &request, "keys/Explain").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let asked = (|| Ok((key_id(&request.id)?, question(&request)?)))();
         let (key, question) = decoded(&self.admin, &caller, "keys/Explain", "", asked).await?;

@@ -9,6 +9,7 @@ pub mod intake;
 pub mod keys;
 pub mod models;
 pub mod nodes;
+pub mod operator_gate;
 pub mod operators;
 mod recorded;
 pub mod state;

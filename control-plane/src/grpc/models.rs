@@ -6,7 +6,8 @@ use keyforge_proto::convert::{ConvertError, required};
 use keyforge_shared::catalog::Model;
 use tonic::{Request, Response, Status};
 
-use super::auth::{decoded, operator};
+use super::auth::decoded;
+use super::operator_gate::operator;
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};
 
@@ -29,7 +30,7 @@ impl ModelService for ModelApi {
         &self,
         request: Request<proto::ListModelsRequest>,
     ) -> Result<Response<proto::ListModelsResponse>, Status> {
-        let caller = operator(&self.admin, &request, "models/List").await?;
+        let caller = operator(&request)?;
         let proto::ListModelsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_models(&caller, &PageRequest { size: page_size, token: page_token }).await?;
         let models = page.entries.iter().map(Into::into).collect();
@@ -37,7 +38,7 @@ impl ModelService for ModelApi {
     }
 
     async fn set_model(&self, request: Request<proto::SetModelRequest>) -> Result<Response<proto::Model>, Status> {
-        let caller = operator(&self.admin, &request, "models/Set").await?;
+        let caller = operator(&request)?;
         let message = request.into_inner().model;
         let name = message.as_ref().map_or_else(String::new, |model| model.name.clone());
         let model = required(message, "model").and_then(|model| Model::try_from(model).map_err(within_model));
@@ -49,7 +50,7 @@ impl ModelService for ModelApi {
         &self,
         request: Request<proto::RemoveModelRequest>,
     ) -> Result<Response<proto::RemoveModelResponse>, Status> {
-        let caller = operator(&self.admin, &request, "models/Remove").await?;
+        let caller = operator(&request)?;
         self.admin.remove_model(&caller, &request.into_inner().name).await?;
         Ok(Response::new(proto::RemoveModelResponse {}))
     }

@@ -15,7 +15,8 @@ use keyforge_shared::id::NodeId;
 use keyforge_shared::secret::SecretBytes;
 use tonic::{Request, Response, Status};
 
-use super::auth::{NodeGate, caller, decoded, operator, peer};
+use super::auth::{NodeGate, caller, decoded, peer};
+use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::{Admin, AdminError};
 use crate::nodes::authority::{Authority, ProvenKey};
@@ -49,7 +50,7 @@ impl AdminNodeService for NodeApi {
         &self,
         request: Request<admin_proto::CreateJoinTokenRequest>,
     ) -> Result<Response<admin_proto::CreateJoinTokenResponse>, Status> {
-        let caller = operator(&self.admin, &request, "nodes/CreateJoinToken").await?;
+        let caller = operator(&request)?;
         let admin_proto::CreateJoinTokenRequest { name, ttl_seconds, providers } = request.into_inner();
         let made = self.admin.create_join_token(&caller, &self.nodes, (&name, providers), ttl_seconds).await?;
         Ok(Response::new(admin_proto::CreateJoinTokenResponse {
@@ -63,7 +64,7 @@ impl AdminNodeService for NodeApi {
         &self,
         request: Request<admin_proto::ListNodesRequest>,
     ) -> Result<Response<admin_proto::ListNodesResponse>, Status> {
-        let caller = operator(&self.admin, &request, "nodes/List").await?;
+        let caller = operator(&request)?;
         let joined = self.admin.list_nodes(&caller).await?;
         let mut seen: HashMap<NodeId, NodeSeen> = self.fleet.nodes().into_iter().collect();
         let mut nodes: Vec<_> = joined.into_iter().map(|node| shown(&node, seen.remove(&node.id))).collect();
@@ -77,7 +78,7 @@ impl AdminNodeService for NodeApi {
         &self,
         request: Request<admin_proto::RemoveNodeRequest>,
     ) -> Result<Response<admin_proto::Node>, Status> {
-        let caller = operator(&self.admin, &request, "nodes/Remove").await?;
+        let caller = operator(&request)?;
         let text = request.into_inner().id;
         let node = parsed(&text, "id").map_err(AdminError::from);
         let node = decoded(&self.admin, &caller, "nodes/Remove", "", node).await?;
@@ -90,7 +91,7 @@ impl AdminNodeService for NodeApi {
         &self,
         request: Request<admin_proto::GetAuthorityRequest>,
     ) -> Result<Response<admin_proto::Authority>, Status> {
-        let caller = operator(&self.admin, &request, "nodes/GetAuthority").await?;
+        let caller = operator(&request)?;
         let answer = Ok(authority(self.nodes.authority()));
         Ok(Response::new(recorded(&self.admin, &caller, "nodes/GetAuthority", "", answer).await?))
     }

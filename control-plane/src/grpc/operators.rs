@@ -7,7 +7,8 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::WorkspaceId;
 use tonic::{Request, Response, Status};
 
-use super::auth::{decoded, operator};
+use super::auth::decoded;
+use super::operator_gate::operator;
 use crate::admin::operators::{NewExpiry, NewOperator};
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};
@@ -45,7 +46,7 @@ impl OperatorService for OperatorApi {
         &self,
         request: Request<proto::CreateOperatorRequest>,
     ) -> Result<Response<proto::CreateOperatorResponse>, Status> {
-        let caller = operator(&self.admin, &request, "operators/Create").await?;
+        let caller = operator(&request)?;
         let proto::CreateOperatorRequest { name, role, workspace, expires_at_ms } = request.into_inner();
         let new = (|| {
             let role = convert::role(role, "role")?;
@@ -62,7 +63,7 @@ impl OperatorService for OperatorApi {
         &self,
         request: Request<proto::ListOperatorsRequest>,
     ) -> Result<Response<proto::ListOperatorsResponse>, Status> {
-        let caller = operator(&self.admin, &request, "operators/List").await?;
+        let caller = operator(&request)?;
         let proto::ListOperatorsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_operators(&caller, &PageRequest { size: page_size, token: page_token }).await?;
         let operators = page.entries.iter().map(|operator| self.encode(operator)).collect();
@@ -74,7 +75,7 @@ impl OperatorService for OperatorApi {
         &self,
         request: Request<proto::SetOperatorRoleRequest>,
     ) -> Result<Response<proto::Operator>, Status> {
-        let caller = operator(&self.admin, &request, "operators/SetRole").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let role = convert::role(request.role, "role").map_err(AdminError::from);
         let role = decoded(&self.admin, &caller, "operators/SetRole", "", role).await?;
@@ -85,7 +86,7 @@ impl OperatorService for OperatorApi {
         &self,
         request: Request<proto::RotateOperatorRequest>,
     ) -> Result<Response<proto::RotateOperatorResponse>, Status> {
-        let caller = operator(&self.admin, &request, "operators/Rotate").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let expiry = match request.expires_at_ms {
             None => Ok(NewExpiry::AsBefore),
@@ -102,7 +103,7 @@ impl OperatorService for OperatorApi {
         &self,
         request: Request<proto::RevokeOperatorRequest>,
     ) -> Result<Response<proto::Operator>, Status> {
-        let caller = operator(&self.admin, &request, "operators/Revoke").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         Ok(Response::new(self.encode(&*self.admin.revoke_operator(&caller, &request.operator).await?)))
     }

@@ -8,7 +8,7 @@ use keyforge_shared::id::{KeyId, WorkspaceId};
 use keyforge_shared::period::{CivilDay, Window};
 use tonic::{Request, Response, Status};
 
-use super::auth::operator;
+use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError, Caller};
@@ -86,7 +86,7 @@ impl UsageService for UsageApi {
         &self,
         request: Request<proto::QueryUsageRequest>,
     ) -> Result<Response<proto::QueryUsageResponse>, Status> {
-        let caller = operator(&self.admin, &request, QUERY).await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let target = key_target(request.key_id.as_deref().unwrap_or_default());
         let answer = self.query(&caller, request).await;
@@ -97,7 +97,7 @@ impl UsageService for UsageApi {
         &self,
         request: Request<proto::GetBalanceRequest>,
     ) -> Result<Response<proto::GetBalanceResponse>, Status> {
-        let caller = operator(&self.admin, &request, BALANCE).await?;
+        let caller = operator(&request)?;
         let key = request.into_inner().key_id;
         let answer = self.balance(&caller, &key).await;
         recorded(&self.admin, &caller, BALANCE, &key_target(&key), answer).await.map(Response::new)
@@ -107,7 +107,7 @@ impl UsageService for UsageApi {
         &self,
         request: Request<proto::GetWorkspaceBalanceRequest>,
     ) -> Result<Response<proto::GetWorkspaceBalanceResponse>, Status> {
-        let caller = operator(&self.admin, &request, WORKSPACE_BALANCE).await?;
+        let caller = operator(&request)?;
         let workspace = self.admin.workspace_id(&caller, &request.into_inner().workspace);
         let target = workspace.as_ref().map(WorkspaceId::to_string).unwrap_or_default();
         let answer = self.workspace_balance(workspace).await;

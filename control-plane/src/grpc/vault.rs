@@ -8,7 +8,7 @@ use keyforge_proto::admin::v1::vault_service_server::VaultService;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::auth::operator;
+use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::Admin;
 use crate::custody::holders::Held;
@@ -41,7 +41,7 @@ impl VaultService for VaultApi {
         &self,
         request: Request<proto::GetVaultStatusRequest>,
     ) -> Result<Response<proto::VaultStatus>, Status> {
-        let caller = operator(&self.admin, &request, STATUS).await?;
+        let caller = operator(&request)?;
         let status = recorded(&self.admin, &caller, STATUS, "", self.custodian.status().await).await?;
         let retired = retired(&status.keys);
         let unreadable = status.findings.unreadable.iter().map(|(credential, fault)| proto::UnreadableSecret {
@@ -65,7 +65,7 @@ impl VaultService for VaultApi {
         &self,
         request: Request<proto::RotateVaultRequest>,
     ) -> Result<Response<Self::RotateVaultStream>, Status> {
-        let caller = operator(&self.admin, &request, ROTATE).await?;
+        let caller = operator(&request)?;
         let watched = match self.custodian.rotate(&caller).await {
             Ok(watched) => watched,
             Err(error) => return Err(self.admin.refuse(&caller, ROTATE, "", error).await.into()),

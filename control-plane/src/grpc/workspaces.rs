@@ -5,7 +5,8 @@ use keyforge_proto::admin::v1::workspace_service_server::WorkspaceService;
 use keyforge_proto::convert::{self, required};
 use tonic::{Request, Response, Status};
 
-use super::auth::{decoded, operator};
+use super::auth::decoded;
+use super::operator_gate::operator;
 use crate::admin::page::PageRequest;
 use crate::admin::workspaces::{NewWorkspace, WorkspaceUpdate};
 use crate::admin::{Admin, AdminError};
@@ -30,7 +31,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<proto::CreateWorkspaceRequest>,
     ) -> Result<Response<proto::Workspace>, Status> {
-        let caller = operator(&self.admin, &request, "workspaces/Create").await?;
+        let caller = operator(&request)?;
         let proto::CreateWorkspaceRequest { name, request_limits, spend_limits, plan } = request.into_inner();
         let limits = convert::limits(request_limits, spend_limits)
             .and_then(|limits| Ok((limits.0, limits.1, convert::plan(plan, "plan")?)))
@@ -44,7 +45,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<proto::GetWorkspaceRequest>,
     ) -> Result<Response<proto::Workspace>, Status> {
-        let caller = operator(&self.admin, &request, "workspaces/Get").await?;
+        let caller = operator(&request)?;
         let workspace = request.into_inner().workspace;
         Ok(Response::new(encode(&self.admin.get_workspace(&caller, &workspace).await?)))
     }
@@ -53,7 +54,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<proto::ListWorkspacesRequest>,
     ) -> Result<Response<proto::ListWorkspacesResponse>, Status> {
-        let caller = operator(&self.admin, &request, "workspaces/List").await?;
+        let caller = operator(&request)?;
         let proto::ListWorkspacesRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_workspaces(&caller, &PageRequest { size: page_size, token: page_token }).await?;
         let workspaces = page.entries.iter().map(encode).collect();
@@ -65,7 +66,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<proto::UpdateWorkspaceRequest>,
     ) -> Result<Response<proto::Workspace>, Status> {
-        let caller = operator(&self.admin, &request, "workspaces/Update").await?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         let update = (|| {
             let mask = required(request.update_mask, "update_mask")?;
@@ -87,7 +88,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<proto::DeleteWorkspaceRequest>,
     ) -> Result<Response<proto::DeleteWorkspaceResponse>, Status> {
-        let caller = operator(&self.admin, &request, "workspaces/Delete").await?;
+        let caller = operator(&request)?;
         self.admin.delete_workspace(&caller, &request.into_inner().workspace).await?;
         Ok(Response::new(proto::DeleteWorkspaceResponse {}))
     }

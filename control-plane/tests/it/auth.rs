@@ -1,5 +1,11 @@
 //! Who may call: operators and nodes with their tokens, and nobody else.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::StreamBody;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
@@ -12,7 +18,10 @@ use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::id::OperatorId;
 use keyforge_shared::token::{self, NewToken, TokenKind};
+use tokio_stream::StreamExt as _;
 use tonic::Code;
+use tonic::body::Body;
+use tower_service::Service as _;
 
 use crate::plane::Plane;
 
@@ -69,6 +78,50 @@ async fn every_call_is_an_entry_reads_and_refusals_included() {
         ]
     );
     assert!(entries[5].detail.contains("\"before\"") && entries[5].detail.contains("revoked"), "{}", entries[5].detail);
+    plane.stop().await;
+}
+
+/// The answer to a call that sends this first part of its body and never ends it.
+async fn unended(plane: &Plane, path: &'static str, token: Option<&str>, begin: &'static [u8]) -> http::HeaderMap {
+    let (mut channel, _) = plane.with(None);
+    let first = Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(begin)));
+    let body = StreamBody::new(tokio_stream::once(first).chain(tokio_stream::pending()));
+    let mut request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let answering = channel.call(request.body(Body::new(body)).unwrap());
+    let answer = tokio::time::timeout(Duration::from_secs(10), answering).await.expect("it waits for the end");
+    answer.unwrap().into_parts().0.headers
+}
+
+#[tokio::test]
+async fn strangers_are_refused_before_anything_of_what_they_send_is_read() {
+    let plane = Plane::start().await;
+    // The frame says that four megabytes will follow.
+    let begin = &[0, 0, 0x3f, 0xff, 0xf0, 1, 2, 3];
+    for path in ["/keyforge.admin.v1.KeyService/CreateKey", "/keyforge.fleet.v1.AuditIntakeService/ShipRecords"] {
+        let refused = unended(&plane, path, None, begin).await;
+        assert_eq!(refused["grpc-status"], "16", "{path}: {refused:?}");
+    }
+    for path in ["/keyforge.fleet.v1.EnrollmentService/Join", "/grpc.health.v1.Health/Check"] {
+        let refused = unended(&plane, path, None, begin).await;
+        assert_eq!(refused["grpc-status"], "11", "{path}: {refused:?}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_message_cannot_be_read_is_an_entry_like_any_other() {
+    let plane = Plane::start().await;
+    let garbage = &[0, 0, 0, 0, 2, 0xff, 0xff];
+    let path = "/keyforge.admin.v1.KeyService/CreateKey";
+    let refused = unended(&plane, path, Some(&plane.operator_token), garbage).await;
+    assert_ne!(refused["grpc-status"], "0");
+    let entry = plane.last_entry().await;
+    assert_eq!((entry.method.as_str(), entry.outcome), ("keys/Create", AdminOutcome::Failed));
+    assert!(entry.detail.contains("cannot be read"), "{entry:?}");
     plane.stop().await;
 }
 
