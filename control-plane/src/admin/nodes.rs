@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{Admin, AdminError, Call, Caller, roles};
 use crate::nodes::authority::{AuthorityError, Issued, ProvenKey};
 use crate::nodes::serves::Serves;
-use crate::nodes::{JOIN_TOKENS, NODES, Nodes, sealed_node};
+use crate::nodes::{Nodes, seals};
 use crate::store::StoreError;
 use crate::store::nodes::{self, JoinToken, Node};
 use crate::store::sql::Conn;
@@ -84,7 +84,7 @@ impl Admin {
                 expires_at,
                 used_at: None,
             };
-            let seal = nodes.seal().seal(JOIN_TOKENS, &new.canonical());
+            let seal = seals::of_token(nodes.seal(), &new);
             nodes::insert_token(edit.connection(), &new, &seal).await?;
             let detail = json!({ "expires_at": expires_at.rfc3339(), "providers": new.serves.names() }).to_string();
             self.commit(edit, &call, detail, Vec::new()).await?;
@@ -140,28 +140,32 @@ impl Admin {
             return Err(refused("the node that wants to join again serves other providers than the join token is for"));
         }
         let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
-        if !nodes::use_token(edit.connection(), &digest, node, now).await? {
+        let used = JoinToken { used_at: Some(now), ..found };
+        if !nodes::use_token(edit.connection(), &used, node, &seals::of_token(nodes.seal(), &used)).await? {
             return Err(refused(USED));
         }
         let again = before.is_some();
-        let name = before.map_or(found.name, |before| before.name);
+        let (name, serves) = (used.name, used.serves);
+        let new = || Node {
+            id: node,
+            name,
+            serves,
+            joined_at: now,
+            removed_at: None,
+            certificate_serial: Vec::new(),
+            certificate_expires_at: now,
+            certificate_used: false,
+        };
+        let node_after = certified(before.unwrap_or_else(new), &issued);
+        let seal = seals::of_node(nodes.seal(), &node_after);
         if again {
-            nodes::renew(edit.connection(), node, &issued.serial, issued.expires_at).await?;
+            nodes::update(edit.connection(), &node_after, &seal).await?;
         } else {
-            let new = Node {
-                id: node,
-                name: name.clone(),
-                serves: found.serves,
-                joined_at: now,
-                removed_at: None,
-                certificate_serial: issued.serial.clone(),
-                certificate_expires_at: issued.expires_at,
-                certificate_used: false,
-            };
-            nodes::insert(edit.connection(), &new, &nodes.seal().seal(NODES, &new.canonical())).await?;
+            nodes::insert(edit.connection(), &node_after, &seal).await?;
         }
+        let name = node_after.name;
         // The entry names the operator whose token it was.
-        let (operator, peer) = (found.created_by, peer.to_owned());
+        let (operator, peer) = (used.created_by, peer.to_owned());
         let call = Call { operator, peer, method: "nodes/Join", target: node.to_string(), workspace: None };
         let detail = json!({ "name": name, "certificate": hex::encode(&issued.serial), "again": again }).to_string();
         self.commit(edit, &call, detail, Vec::new()).await?;
@@ -191,16 +195,18 @@ impl Admin {
         let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
         let mut tx = self.inner.store.write().await?;
         // It may have been removed since it was admitted.
-        let found = nodes::get(&mut tx, node).await?.ok_or_else(|| AdminError::not_found("node", node))?;
-        if sealed_node(nodes.seal(), found.0.clone(), &found.1)?.removed_at.is_some() {
+        let found = nodes::hold(&mut tx, node).await?.ok_or_else(|| AdminError::not_found("node", node))?;
+        let found = seals::open_node(nodes.seal(), found)?;
+        if found.removed_at.is_some() {
             return Err(AdminError::Precondition("this node was removed".to_owned()));
         }
-        nodes::renew(&mut tx, node, &issued.serial, issued.expires_at).await?;
+        let renewed = certified(found.clone(), &issued);
+        nodes::update(&mut tx, &renewed, &seals::of_node(nodes.seal(), &renewed)).await?;
         let call = Call { peer: peer.to_owned(), ..unknown_caller("nodes/Renew", node.to_string()) };
         let detail = json!({
-            "name": found.0.name,
+            "name": found.name,
             "certificate": hex::encode(&issued.serial),
-            "instead_of": hex::encode(&found.0.certificate_serial),
+            "instead_of": hex::encode(&found.certificate_serial),
         });
         self.inner.audit.append_admin(&mut tx, call.act(AdminOutcome::Done, detail.to_string())).await?;
         tx.commit().await.map_err(StoreError::from)?;
@@ -225,13 +231,11 @@ impl Admin {
         let call = Call::new(caller, "nodes/Remove", node);
         let removed = self.attempt(&call, async {
             let mut edit = self.edit().await?;
-            let found = nodes::get(edit.connection(), node).await?;
-            let (stored, seal) = found.ok_or_else(|| AdminError::not_found("node", node))?;
-            let before = sealed_node(nodes.seal(), stored, &seal)?;
-            let now = edit.now;
-            let after = Node { removed_at: Some(before.removed_at.unwrap_or(now)), ..before };
-            let seal = nodes.seal().seal(NODES, &after.canonical());
-            nodes::remove(edit.connection(), node, after.removed_at.unwrap_or(now), &seal).await?;
+            let found = nodes::hold(edit.connection(), node).await?;
+            let found = found.ok_or_else(|| AdminError::not_found("node", node))?;
+            let before = seals::open_node(nodes.seal(), found)?;
+            let after = Node { removed_at: Some(before.removed_at.unwrap_or(edit.now)), ..before };
+            nodes::update(edit.connection(), &after, &seals::of_node(nodes.seal(), &after)).await?;
             let detail =
                 json!({ "name": after.name, "certificate": hex::encode(&after.certificate_serial) }).to_string();
             self.commit(edit, &call, detail, Vec::new()).await?;
@@ -261,10 +265,8 @@ async fn admitting_token(
     now: Timestamp,
 ) -> Result<JoinToken, NotJoined> {
     let found = nodes::token(connection, digest).await?;
-    let (found, seal) = found.ok_or_else(|| refused("the join token is not known here"))?;
-    if !nodes.seal().holds(&seal, JOIN_TOKENS, &found.canonical()) {
-        return Err(StoreError::Corrupt(JOIN_TOKENS).into());
-    }
+    let found = found.ok_or_else(|| refused("the join token is not known here"))?;
+    let found = seals::open_token(nodes.seal(), found)?;
     if found.used_at.is_some() {
         return Err(refused(USED));
     }
@@ -281,8 +283,8 @@ async fn replaceable_node(
     node: NodeId,
     now: Timestamp,
 ) -> Result<Option<Node>, NotJoined> {
-    let Some((found, seal)) = nodes::get(connection, node).await? else { return Ok(None) };
-    let found = sealed_node(nodes.seal(), found, &seal)?;
+    let Some(found) = nodes::hold(connection, node).await? else { return Ok(None) };
+    let found = seals::open_node(nodes.seal(), found)?;
     if found.removed_at.is_some() {
         return Err(refused("the node that wants to join was removed"));
     }
@@ -290,6 +292,12 @@ async fn replaceable_node(
         return Err(refused("the node that wants to join has joined, and its certificate is still good"));
     }
     Ok(Some(found))
+}
+
+/// The node with its new certificate, which nobody has presented yet.
+fn certified(node: Node, issued: &Issued) -> Node {
+    let (certificate_serial, certificate_expires_at) = (issued.serial.clone(), issued.expires_at);
+    Node { certificate_serial, certificate_expires_at, certificate_used: false, ..node }
 }
 
 const fn unknown_caller(method: &'static str, target: String) -> Call {

@@ -10,6 +10,7 @@
 
 pub mod authority;
 pub mod refusal;
+pub(crate) mod seals;
 pub mod server_certificate;
 pub mod serves;
 
@@ -32,10 +33,6 @@ use crate::store::{Store, StoreError, nodes};
 use authority::Authority;
 use refusal::Refusal;
 use serves::Serves;
-
-/// Table names in seals.
-pub(crate) const NODES: &str = "nodes";
-pub(crate) const JOIN_TOKENS: &str = "node_join_tokens";
 
 /// Removals that a stream may lag behind before it looks into the store itself.
 const REMOVALS: usize = 64;
@@ -151,14 +148,23 @@ impl Nodes {
             Some(found) if found.removed_at.is_some() => Err(Refusal::Removed(node)),
             Some(found) => {
                 if !found.certificate_used && found.certificate_serial == named.serial {
-                    // Once for each certificate.
-                    let mut tx = self.inner.store.write().await?;
-                    nodes::use_certificate(&mut tx, node, &named.serial).await?;
-                    tx.commit().await?;
+                    self.note_used(node, &named.serial).await?;
                 }
                 Ok(FleetCaller::Node { node, expires_at: named.not_after })
             }
         }
+    }
+
+    /// Notes that a node has presented its newest certificate: once for each.
+    async fn note_used(&self, node: NodeId, serial: &[u8]) -> Result<(), StoreError> {
+        let mut tx = self.inner.store.write().await?;
+        let Some(found) = nodes::hold(&mut tx, node).await? else { return Ok(()) };
+        let found = seals::open_node(&self.inner.seal, found)?;
+        if found.certificate_serial == serial {
+            let used = nodes::Node { certificate_used: true, ..found };
+            nodes::update(&mut tx, &used, &seals::of_node(&self.inner.seal, &used)).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// Refuses to renew a certificate when the one that took its place is in use: then two hold this identity, and one of them has copied it.
@@ -186,7 +192,7 @@ impl Nodes {
             // One that is gone is refused elsewhere, and given nothing that it did not have.
             FleetCaller::Node { node, .. } => {
                 let found = self.find(*node).await?;
-                found.map(|found| found.serves).ok_or(StoreError::Corrupt(NODES))
+                found.map(|found| found.serves).ok_or(StoreError::Corrupt("nodes"))
             }
         }
     }
@@ -306,7 +312,7 @@ impl Nodes {
     /// A node as it is stored, if its seal holds.
     async fn find(&self, node: NodeId) -> Result<Option<nodes::Node>, StoreError> {
         let found = nodes::get(&mut *self.inner.store.read().await?, node).await?;
-        found.map(|(node, seal)| sealed_node(&self.inner.seal, node, &seal)).transpose()
+        found.map(|found| seals::open_node(&self.inner.seal, found)).transpose()
     }
 
     /// Whose boot it is; `claimant`'s from now on, if nobody's so far.
@@ -335,13 +341,4 @@ impl Nodes {
     fn boots<T>(&self, with: impl FnOnce(&mut HashMap<BootId, NodeId>) -> T) -> T {
         with(&mut self.inner.boots.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// A node's row, if its seal holds.
-///
-/// # Errors
-/// [`StoreError::Corrupt`].
-pub(crate) fn sealed_node(key: &RowSealKey, node: nodes::Node, seal: &[u8]) -> Result<nodes::Node, StoreError> {
-    let holds = key.holds(seal, NODES, &node.canonical());
-    if holds { Ok(node) } else { Err(StoreError::Corrupt(NODES)) }
 }

@@ -45,6 +45,14 @@ impl JoinToken {
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
         let mut writer = Writer::default();
+        writer.raw(&self.canonical_before()).i64(self.used_at.map_or(i64::MIN, Timestamp::nanos));
+        writer.finish()
+    }
+
+    /// The bytes that its seal was over before it said whether the token was used.
+    #[must_use]
+    pub fn canonical_before(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
         writer.raw(&self.digest.0).str(&self.name).raw(self.created_by.as_bytes());
         writer.i64(self.created_at.nanos()).i64(self.expires_at.nanos());
         serves(&mut writer, &self.serves);
@@ -77,6 +85,15 @@ impl Node {
     /// The bytes that its seal is over.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.raw(&self.canonical_before()).bytes(&self.certificate_serial).i64(self.certificate_expires_at.nanos());
+        writer.u8(u8::from(self.certificate_used));
+        writer.finish()
+    }
+
+    /// The bytes that its seal was over before it told of the certificate.
+    #[must_use]
+    pub fn canonical_before(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.raw(self.id.as_bytes()).str(&self.name).i64(self.joined_at.nanos());
         writer.u8(u8::from(self.removed_at.is_some())).i64(self.removed_at.map_or(0, Timestamp::nanos));
@@ -198,24 +215,20 @@ pub async fn token(conn: &mut Conn, digest: &TokenDigest) -> Result<Option<(Join
     row.as_ref().map(read).transpose()
 }
 
-/// Uses a token up. `false` when somebody else has, in which case nothing is changed.
+/// Notes that a token was used by a node. `false` when somebody else was first, in which case nothing is changed. `seal` is over the token as it is then.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn use_token(
-    conn: &mut Conn,
-    digest: &TokenDigest,
-    node: NodeId,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
-    let used = sql::query(
-        "UPDATE node_join_tokens SET used_at = $1, node_id = $2 WHERE token_digest = $3 AND used_at IS NULL",
-    )
-    .bind(now.nanos())
-    .bind(node.as_bytes().as_slice())
-    .bind(digest.0.as_slice())
-    .execute(conn)
-    .await?;
+pub async fn use_token(conn: &mut Conn, used: &JoinToken, node: NodeId, seal: &[u8; 32]) -> Result<bool, StoreError> {
+    let update =
+        "UPDATE node_join_tokens SET used_at = $1, node_id = $2, seal = $3 WHERE token_digest = $4 AND used_at IS NULL";
+    let used = sql::query(update)
+        .bind(used.used_at.map(Timestamp::nanos))
+        .bind(node.as_bytes().as_slice())
+        .bind(seal.as_slice())
+        .bind(used.digest.0.as_slice())
+        .execute(conn)
+        .await?;
     Ok(used == 1)
 }
 
@@ -225,8 +238,8 @@ pub async fn use_token(
 /// [`StoreError`], also when there was ever one of this id.
 pub async fn insert(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(), StoreError> {
     sql::query(
-        "INSERT INTO nodes (node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, providers) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO nodes (node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, certificate_used, providers) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(node.id.as_bytes().as_slice())
     .bind(node.name.as_str())
@@ -235,6 +248,7 @@ pub async fn insert(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(),
     .bind(seal.as_slice())
     .bind(node.certificate_serial.as_slice())
     .bind(node.certificate_expires_at.nanos())
+    .bind(i64::from(node.certificate_used))
     .bind(node.serves.text())
     .execute(conn)
     .await?;
@@ -284,46 +298,35 @@ pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
     Ok(nodes)
 }
 
-/// Notes a node's new certificate.
+/// Reads a node and its seal, and lets nobody else change it before the transaction ends.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn renew(conn: &mut Conn, id: NodeId, serial: &[u8], expires_at: Timestamp) -> Result<(), StoreError> {
+pub async fn hold(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>, StoreError> {
+    // In SQLite there is one writer at a time.
+    if let Some(lock) = conn.either(None, Some("SELECT 1 FROM nodes WHERE node_id = $1 FOR UPDATE")) {
+        sql::query(lock).bind(id.as_bytes().as_slice()).fetch_optional(conn).await?;
+    }
+    get(conn, id).await
+}
+
+/// Writes what of a node can change: its certificate, and that it was removed. `seal` is over the node as it is then.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn update(conn: &mut Conn, node: &Node, seal: &[u8; 32]) -> Result<(), StoreError> {
     sql::query(
-        "UPDATE nodes SET certificate_serial = $1, certificate_expires_at = $2, certificate_used = 0 WHERE node_id = $3",
+        "UPDATE nodes SET removed_at = $1, certificate_serial = $2, certificate_expires_at = $3, certificate_used = $4, seal = $5 \
+         WHERE node_id = $6",
     )
-    .bind(serial)
-    .bind(expires_at.nanos())
-    .bind(id.as_bytes().as_slice())
+    .bind(node.removed_at.map(Timestamp::nanos))
+    .bind(node.certificate_serial.as_slice())
+    .bind(node.certificate_expires_at.nanos())
+    .bind(i64::from(node.certificate_used))
+    .bind(seal.as_slice())
+    .bind(node.id.as_bytes().as_slice())
     .execute(conn)
     .await?;
-    Ok(())
-}
-
-/// Notes that a node's newest certificate was presented, if this is still its serial number.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn use_certificate(conn: &mut Conn, id: NodeId, serial: &[u8]) -> Result<(), StoreError> {
-    sql::query("UPDATE nodes SET certificate_used = 1 WHERE node_id = $1 AND certificate_serial = $2")
-        .bind(id.as_bytes().as_slice())
-        .bind(serial)
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// Notes that a node was removed. `seal` is over the node as it is then.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn remove(conn: &mut Conn, id: NodeId, now: Timestamp, seal: &[u8; 32]) -> Result<(), StoreError> {
-    sql::query("UPDATE nodes SET removed_at = $1, seal = $2 WHERE node_id = $3")
-        .bind(now.nanos())
-        .bind(seal.as_slice())
-        .bind(id.as_bytes().as_slice())
-        .execute(conn)
-        .await?;
     Ok(())
 }
 

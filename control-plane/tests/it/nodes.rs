@@ -383,11 +383,24 @@ async fn a_join_token_is_worth_nothing_once_its_maker_may_not_make_one() {
 #[tokio::test]
 async fn a_join_token_or_a_node_that_was_written_into_the_database_admits_nobody() {
     let plane = Secure::start().await;
-    let (token, machine) = (plane.token(1).await, plane.join().await);
+    let token = plane.token(1).await;
     plane.clock.advance(Duration::from_secs(60));
     plane.tamper("UPDATE node_join_tokens SET expires_at = expires_at + 86400000000000 WHERE used_at IS NULL").await;
     let status = plane.try_join(&token, None).await.err().unwrap();
     assert!(status.code() == Code::Internal && status.message().contains("node_join_tokens"), "{status}");
+    let used = plane.token(0).await;
+    let other = plane.try_join(&used, None).await.unwrap();
+    plane.tamper("UPDATE node_join_tokens SET used_at = NULL WHERE used_at IS NOT NULL").await;
+    let status = plane.try_join(&used, None).await.err().unwrap();
+    assert!(status.code() == Code::Internal && status.message().contains("node_join_tokens"), "{status}");
+    let good = plane.token(0).await;
+    plane.tamper("UPDATE nodes SET certificate_expires_at = 1").await;
+    let status = plane.try_join(&good, Some(other.id)).await.err().unwrap();
+    assert!(status.code() == Code::Internal && status.message().contains("nodes"), "nobody's place is free: {status}");
+    plane.stop().await;
+
+    let plane = Secure::start().await;
+    let machine = plane.join().await;
     plane.admin().await.remove_node(admin::RemoveNodeRequest { id: machine.id.to_string() }).await.unwrap();
     plane.tamper("UPDATE nodes SET removed_at = NULL").await;
     let channel = plane.channel(Some(machine.identity())).await;
