@@ -33,7 +33,8 @@ impl<S: AuditSink> Courier<S> {
     }
 
     /// Ships a batch until at least its first record is chained, and returns the last number that is. An empty batch only
-    /// asks for that number.
+    /// asks for that number. A lower number than the batch begins after says that what was acknowledged is gone: the control plane was put back
+    /// to an earlier state, and is shipped the rest once more.
     pub async fn ship(&mut self, first_seq: u64, records: &[Bytes]) -> u64 {
         loop {
             match self.sink.ship(self.identity.node, self.identity.boot, first_seq, records).await {
@@ -42,9 +43,23 @@ impl<S: AuditSink> Courier<S> {
                     return watermark;
                 }
                 Ok(watermark) => self.pause(&behind(watermark, first_seq)).await,
-                Err(error) => self.pause(&error).await,
+                Err(error) => {
+                    let before = first_seq.saturating_sub(1);
+                    if !error.retryable
+                        && let Some(watermark) = self.watermark().await.filter(|known| *known < before)
+                    {
+                        tracing::warn!(boot = %self.identity.boot, watermark, "records that were acknowledged are gone there; they are sent again");
+                        return watermark;
+                    }
+                    self.pause(&error).await;
+                }
             }
         }
+    }
+
+    /// The last number that is chained, if it is told.
+    async fn watermark(&self) -> Option<u64> {
+        self.sink.ship(self.identity.node, self.identity.boot, 1, &[]).await.ok()
     }
 
     /// Reports until it is taken that records after `last_seq` are lost.

@@ -65,6 +65,13 @@ impl MemorySink {
         self.state.lock().lives.get(&boot).cloned().unwrap_or_default()
     }
 
+    /// Forgets the records of a life after `last`, as a control plane does whose backup was restored.
+    pub fn put_back(&self, boot: BootId, last: u64) {
+        if let Some(life) = self.state.lock().lives.get_mut(&boot) {
+            life.retain(|seq, _| *seq <= last);
+        }
+    }
+
     /// First number and length of every batch that arrived, also those that went wrong.
     #[must_use]
     pub fn batches(&self) -> Vec<(u64, usize)> {
@@ -126,17 +133,17 @@ impl AuditSink for MemorySink {
         self.call(|state, mishap| {
             let taken = if mishap == Some(Mishap::OneTaken) { 1 } else { records.len() };
             let life = state.lives.entry(boot).or_default();
+            let due = life.keys().next_back().map_or(1, |last| last + 1);
+            if first_seq > due && !records.is_empty() {
+                let message = format!("record {first_seq} came, but record {due} is due");
+                return Err(SinkError { retryable: false, message });
+            }
             for (seq, record) in (first_seq..).zip(records.iter().take(taken)) {
                 // The first to come is chained; a second with the same number is taken for the same record.
                 life.entry(seq).or_insert_with(|| record.clone());
             }
-            (1..)
-                .zip(life.keys())
-                .take_while(|(expected, seq)| expected == *seq)
-                .map(|(seq, _)| seq)
-                .last()
-                .unwrap_or(0)
-        })
+            Ok(life.keys().next_back().copied().unwrap_or(0))
+        })?
     }
 
     async fn report_gap(

@@ -161,6 +161,21 @@ async fn end_without_a_control_plane_leaves_the_records_for_the_next_start() {
     assert_eq!(sink.closed(), [(boot(), 3)]);
 }
 
+#[tokio::test]
+async fn i_17_what_was_acknowledged_before_a_backup_was_restored_is_shipped_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    let _shutdown = start(&spool, &sink);
+    write(&spool, 1..=10);
+    sink.wait_until(|sink| sink.records(boot()).len() == 10).await;
+    sink.put_back(boot(), 4);
+    write(&spool, 11..=12);
+    sink.wait_until(|sink| sink.records(boot()).len() == 12).await;
+    assert_chained_once(&sink, 12);
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+}
+
 /// Answers with the watermarks it is told to, one after the other; then as it should.
 struct Unsteady {
     watermarks: Mutex<Vec<u64>>,
