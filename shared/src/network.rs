@@ -88,6 +88,10 @@ impl FromStr for Network {
             }
             Some(_) => return Err(NetworkError),
         };
+        // IPv4 within IPv6 with the prefix of plain IPv4 is a slip that would match nobody who was meant.
+        if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && prefix < MAPPED) {
+            return Err(NetworkError);
+        }
         Self::new(address, prefix)
     }
 }
@@ -175,8 +179,18 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_refused() {
-        for wrong in ["", "/8", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/8/8", "a/8"]
-        {
+        for wrong in [
+            "",
+            "/8",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/8/8",
+            "a/8",
+            "::ffff:10.0.0.0/8",
+        ] {
             assert_eq!(wrong.parse::<Network>(), Err(NetworkError), "{wrong}");
         }
         assert!(serde_json::from_str::<Networks>(r#"["10.0.0.0/40"]"#).is_err());

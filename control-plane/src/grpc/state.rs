@@ -168,7 +168,10 @@ impl StateService for StateApi {
     ) -> Result<Response<proto::ReportCredentialsResponse>, Status> {
         let node = convert::id(&request.get_ref().node_id, "node_id", NodeId::from_slice);
         let node = node.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.gate.check(&request, Some(node), None).await?;
+        let boot = Some(&request.get_ref().boot_id).filter(|boot| !boot.is_empty());
+        let boot = boot.map(|boot| convert::id(boot, "boot_id", BootId::from_slice)).transpose();
+        let boot = boot.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.gate.check(&request, Some(node), boot).await?;
         self.standings.report(node, request.into_inner().credentials);
         Ok(Response::new(proto::ReportCredentialsResponse {}))
     }

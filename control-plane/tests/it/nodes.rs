@@ -488,7 +488,10 @@ async fn a_node_cannot_speak_for_another_node_or_for_its_boots() {
     let leave = fleet::LeaveEpochsRequest { boot_id: boot_id.clone(), ..Default::default() };
     statuses.push(grants.leave_epochs(leave).await.unwrap_err());
     let report = fleet::ReportCredentialsRequest { node_id, ..Default::default() };
-    statuses.push(StateServiceClient::new(foreign).report_credentials(report.clone()).await.unwrap_err());
+    statuses.push(StateServiceClient::new(foreign.clone()).report_credentials(report.clone()).await.unwrap_err());
+    let own_id = other.id.as_bytes().to_vec();
+    let others_boot = fleet::ReportCredentialsRequest { node_id: own_id, boot_id: vec![1; 16], ..report.clone() };
+    statuses.push(StateServiceClient::new(foreign).report_credentials(others_boot).await.unwrap_err());
     for status in &statuses {
         assert_eq!((status.code(), status.message()), (Code::PermissionDenied, statuses[0].message()));
         assert!(!status.message().contains(&one.id.to_string()), "{status}");
