@@ -6,8 +6,9 @@ use opentelemetry::metrics::{Counter, Meter};
 use crate::admin::Admin;
 use crate::custody::Custodian;
 use crate::expiry::ExpiringKeys;
-use crate::publish::fleet::{Fleet, NodeSeen};
+use crate::publish::fleet::Fleet;
 use crate::publish::hub::Hub;
+use crate::publish::lives::NodeSeen;
 
 /// Counts who was refused that wanted to be taken for a node. Clones share the count.
 #[derive(Clone)]

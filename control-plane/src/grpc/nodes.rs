@@ -21,8 +21,9 @@ use super::recorded::recorded;
 use crate::admin::{Admin, AdminError};
 use crate::nodes::authority::{Authority, ProvenKey};
 use crate::nodes::{FleetCaller, Nodes};
-use crate::publish::fleet::{Fleet, NodeSeen};
+use crate::publish::fleet::Fleet;
 use crate::publish::hub::Hub;
+use crate::publish::lives::NodeSeen;
 use crate::store::nodes::Node;
 
 /// Longest signing request, in bytes: one for a P-256 key has some hundreds.

@@ -3,84 +3,23 @@
 //! Only the nodes of this control plane are known here. What those of others have done that share its database, these tell when they are asked
 //! ([`super::parts`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyforge_shared::clock::{Clock, Timestamp};
+use keyforge_shared::clock::Clock;
 use keyforge_shared::id::{BootId, NodeId};
 
+use super::lives::{Lives, NodeSeen};
 use super::progress::{Collection, Collections, Progress};
 
 /// Nodes remembered at most; the one heard of longest ago is forgotten for a new one.
 const MAX_NODES: usize = 20_000;
 /// Longest text a node may say about itself, in bytes.
 const MAX_WORD: usize = 64;
-/// Orders of which each node's number of cut streams is remembered, for who asks a moment late.
-const CUTS: usize = 16;
 
 /// Times between two looks at how far nodes are: the first, and the longest.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
-
-/// What is known of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeSeen {
-    /// Its current life.
-    pub boot: BootId,
-    /// The version that it runs.
-    pub version: String,
-    /// The region that it says it is in.
-    pub region: String,
-    /// The last revision that it applied; 0 for none.
-    pub acked_revision: u64,
-    /// Changes that it refused, since this control plane started.
-    pub nacks: u64,
-    /// Open state streams of this life.
-    pub streams: u32,
-    /// Open streams of orders of this life.
-    pub watches: u32,
-    /// Orders up to here the newest of these does not give: the node's state tells what they say.
-    floor: u64,
-    /// When the node can last have learned from us that its state was fresh.
-    pub assured_at: Timestamp,
-    /// Streams that the latest orders cut, by revision.
-    cuts: VecDeque<(u64, u64)>,
-    /// When it was last heard of.
-    pub last_seen: Timestamp,
-}
-
-impl NodeSeen {
-    /// Whether the node may serve a key whose state may be this old.
-    fn may_serve(&self, now: Timestamp, max_staleness: Duration) -> bool {
-        self.is_connected() || now.since(self.assured_at) <= max_staleness
-    }
-
-    /// The last revision that it has applied, orders that came ahead of their revision included.
-    pub(super) fn applied_revision(&self) -> u64 {
-        self.cuts.back().map_or(0, |(revision, _)| *revision).max(self.acked_revision)
-    }
-
-    /// Whether it has said all that there is to say of `revision`. One that is given an order says last how many streams it cut.
-    pub(super) fn has_told(&self, revision: u64) -> bool {
-        let has_cut = self.cuts.back().is_some_and(|(of, _)| *of >= revision);
-        has_cut || self.told_by_state() >= revision
-    }
-
-    /// Up to where its state's acknowledgement is all that it has to say.
-    fn told_by_state(&self) -> u64 {
-        if self.watches == 0 { self.acked_revision } else { self.acked_revision.min(self.floor) }
-    }
-
-    /// Whether it has a stream open.
-    pub(super) const fn is_connected(&self) -> bool {
-        self.streams > 0 || self.watches > 0
-    }
-
-    pub(super) fn cut_at(&self, revision: u64) -> u64 {
-        let cuts = self.cuts.iter().filter(|(of, _)| *of == revision);
-        cuts.fold(0, |sum, (_, cut)| sum.saturating_add(*cut))
-    }
-}
 
 /// Every node that was heard of. Clones share it.
 #[derive(Clone)]
@@ -91,7 +30,7 @@ pub struct Fleet {
 
 #[derive(Default)]
 struct Known {
-    nodes: HashMap<NodeId, NodeSeen>,
+    nodes: HashMap<NodeId, Lives>,
     collections: Collections,
 }
 
@@ -136,30 +75,16 @@ impl Fleet {
     fn enter(&self, node: NodeId, boot: BootId, kind: Kind, note: impl FnOnce(&mut NodeSeen)) -> Presence {
         let now = self.clock.now();
         let mut known = self.lock();
-        let nodes = &mut known.nodes;
+        let Known { nodes, collections } = &mut *known;
         if nodes.len() >= MAX_NODES && !nodes.contains_key(&node) {
-            let oldest = nodes.iter().min_by_key(|(_, seen)| seen.last_seen).map(|(node, _)| *node);
+            let oldest = nodes.iter().min_by_key(|(_, lives)| lives.last_seen()).map(|(node, _)| *node);
             oldest.map(|oldest| nodes.remove(&oldest));
         }
-        let unseen = || NodeSeen {
-            boot,
-            version: String::new(),
-            region: String::new(),
-            acked_revision: 0,
-            nacks: 0,
-            streams: 0,
-            watches: 0,
-            floor: 0,
-            assured_at: now,
-            cuts: VecDeque::new(),
-            last_seen: now,
-        };
-        let seen = nodes.entry(node).or_insert_with(unseen);
-        if seen.boot != boot {
-            *seen = NodeSeen { nacks: seen.nacks, ..unseen() };
-        }
-        note(seen);
-        (seen.last_seen, seen.assured_at) = (now, now);
+        let (life, over) = nodes.entry(node).or_insert_with(Lives::new).enter(boot, now);
+        note(life);
+        life.assured_at = now;
+        collections.succeeded(node, &over, life);
+        drop(known);
         Presence { fleet: self.clone(), node, boot, kind }
     }
 
@@ -169,7 +94,8 @@ impl Fleet {
         let now = self.clock.now();
         let mut known = self.lock();
         let Known { nodes, collections } = &mut *known;
-        let serving = nodes.iter().filter(|(_, seen)| seen.may_serve(now, max_staleness));
+        let lives = nodes.iter().flat_map(|(node, lives)| lives.iter().map(move |life| (*node, life)));
+        let serving = lives.filter(|(_, life)| life.may_serve(now, max_staleness));
         let (id, done) = collections.open(revision, serving, self.clock.monotonic_nanos());
         Collection::new(self.clone(), id, done)
     }
@@ -178,7 +104,8 @@ impl Fleet {
     pub async fn applied_everywhere(&self, revision: u64, most: Duration) {
         let applied = async {
             let mut pause = LOOK_AGAIN.0;
-            while self.lock().nodes.values().any(|seen| seen.streams > 0 && seen.acked_revision < revision) {
+            let is_behind = |life: &NodeSeen| life.streams > 0 && life.acked_revision < revision;
+            while self.lock().nodes.values().flat_map(Lives::iter).any(is_behind) {
                 tokio::time::sleep(pause).await;
                 pause = LOOK_AGAIN.1.min(pause * 2);
             }
@@ -198,10 +125,13 @@ impl Fleet {
         act(&mut self.lock().collections)
     }
 
-    /// Every node with what is known of it, by id.
+    /// Every node with what is known of its lives together, by id.
     #[must_use]
     pub fn nodes(&self) -> Vec<(NodeId, NodeSeen)> {
-        let mut nodes: Vec<_> = self.lock().nodes.iter().map(|(node, seen)| (*node, seen.clone())).collect();
+        let known = self.lock();
+        let together = known.nodes.iter().filter_map(|(node, lives)| Some((*node, lives.together()?)));
+        let mut nodes: Vec<_> = together.collect();
+        drop(known);
         nodes.sort_by_key(|(node, _)| *node);
         nodes
     }
@@ -211,7 +141,8 @@ impl Fleet {
     pub fn assured_within(&self, max_age: Duration) -> Vec<(NodeId, Duration)> {
         let now = self.clock.now();
         let known = self.lock();
-        let aged = known.nodes.iter().map(|(node, seen)| (*node, now.since(seen.assured_at)));
+        let together = known.nodes.iter().filter_map(|(node, lives)| Some((*node, lives.together()?)));
+        let aged = together.map(|(node, seen)| (node, now.since(seen.assured_at)));
         let mut aged: Vec<_> = aged.filter(|(_, age)| *age <= max_age).collect();
         aged.sort_unstable();
         aged
@@ -220,7 +151,7 @@ impl Fleet {
     /// The boots that have a stream open.
     #[must_use]
     pub fn present(&self) -> Vec<BootId> {
-        self.lock().nodes.values().filter(|seen| seen.streams > 0).map(|seen| seen.boot).collect()
+        self.lock().nodes.values().flat_map(Lives::iter).filter(|life| life.streams > 0).map(|life| life.boot).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -237,12 +168,7 @@ impl Presence {
 
     /// The node carried out the orders up to `revision`, the last of which cut so many streams.
     pub fn applied(&self, revision: u64, streams_cut: u64) {
-        self.change(|seen| {
-            if seen.cuts.len() == CUTS {
-                seen.cuts.pop_front();
-            }
-            seen.cuts.push_back((revision, streams_cut));
-        });
+        self.change(|seen| seen.cut(revision, streams_cut));
         self.progressed(Some((revision, streams_cut)));
     }
 
@@ -262,9 +188,9 @@ impl Presence {
     fn progressed(&self, order: Option<(u64, u64)>) {
         let now = self.fleet.clock.monotonic_nanos();
         let mut known = self.fleet.lock();
-        let Some(seen) = known.nodes.get(&self.node).filter(|seen| seen.boot == self.boot) else { return };
-        let (told, streams_cut) = order.unwrap_or((seen.told_by_state(), 0));
-        known.collections.progressed(self.node, told, streams_cut, now);
+        let Some(life) = known.nodes.get(&self.node).and_then(|lives| lives.get(self.boot)) else { return };
+        let (told, streams_cut) = order.unwrap_or((life.told_by_state(), 0));
+        known.collections.progressed((self.node, self.boot), told, streams_cut, now);
     }
 
     /// The node refused a change.
@@ -272,23 +198,36 @@ impl Presence {
         self.change(|seen| seen.nacks += 1);
     }
 
-    /// Changes what is known, unless the node has begun another life since.
+    /// Changes what is known, unless this life was forgotten.
     fn change(&self, change: impl FnOnce(&mut NodeSeen)) {
         let now = self.fleet.clock.now();
-        if let Some(seen) = self.fleet.lock().nodes.get_mut(&self.node).filter(|seen| seen.boot == self.boot) {
-            seen.last_seen = now;
-            change(seen);
+        let mut known = self.fleet.lock();
+        let Some(lives) = known.nodes.get_mut(&self.node) else { return };
+        lives.get_mut(self.boot).map(change);
+        let double = lives.heard(self.boot, now);
+        drop(known);
+        if let Some((boot, other)) = double {
+            let node = self.node;
+            tracing::warn!(%node, %boot, %other, "one node is connected as two: does a copy of its data directory run somewhere else? Receipts wait for both");
         }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let kind = self.kind;
-        self.change(|seen| {
-            let open = if kind == Kind::State { &mut seen.streams } else { &mut seen.watches };
+        let now = self.fleet.clock.now();
+        let mut known = self.fleet.lock();
+        let Known { nodes, collections } = &mut *known;
+        let Some(lives) = nodes.get_mut(&self.node) else { return };
+        if let Some(life) = lives.get_mut(self.boot) {
+            let open = if self.kind == Kind::State { &mut life.streams } else { &mut life.watches };
             *open = open.saturating_sub(1);
-        });
+            life.last_seen = now;
+        }
+        let over = lives.forget_gone();
+        if let Some(latest) = lives.latest() {
+            collections.succeeded(self.node, &over, latest);
+        }
     }
 }
 
@@ -296,27 +235,94 @@ impl Drop for Presence {
 mod tests {
     use std::time::Duration;
 
-    use keyforge_shared::clock::ManualClock;
+    use keyforge_shared::clock::{ManualClock, Timestamp};
 
     use super::*;
 
-    #[test]
-    fn acks_rise_and_a_late_word_of_an_earlier_life_changes_nothing() {
+    const BOUND: Duration = Duration::from_secs(30);
+
+    fn fleet() -> (Arc<ManualClock>, Fleet) {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1)));
-        let fleet = Fleet::new(clock.clone());
+        (clock.clone(), Fleet::new(clock))
+    }
+
+    fn boot(number: u8) -> BootId {
+        BootId::from_bytes([number; 16])
+    }
+
+    #[test]
+    fn acks_rise_and_the_end_of_a_former_life_changes_nothing() {
+        let (clock, fleet) = fleet();
         let node = NodeId::from_bytes([1; 16]);
-        let first = fleet.join(node, BootId::from_bytes([1; 16]), "0.1.0", "eu");
+        let first = fleet.join(node, boot(1), "0.1.0", "eu");
         first.acked(7);
         first.acked(5);
         assert_eq!(fleet.nodes()[0].1.acked_revision, 7);
         clock.advance(Duration::from_secs(1));
-        let second = fleet.join(node, BootId::from_bytes([2; 16]), "0.1.0", "eu");
-        first.acked(9);
+        let second = fleet.join(node, boot(2), "0.1.1", "eu");
+        let (_, seen) = fleet.nodes().remove(0);
+        assert_eq!((seen.boot, seen.acked_revision, seen.streams), (boot(2), 0, 2));
         drop(first);
         let (_, seen) = fleet.nodes().remove(0);
         assert_eq!((seen.acked_revision, seen.streams, seen.last_seen), (0, 1, clock.now()));
         drop(second);
         assert_eq!(fleet.nodes()[0].1.streams, 0);
+    }
+
+    #[test]
+    fn i_13_every_connected_life_of_a_node_has_to_tell_and_one_that_was_cut_off_counts_as_long_as_it_may_serve() {
+        let (clock, fleet) = fleet();
+        let node = NodeId::from_bytes([1; 16]);
+        let first = (fleet.join(node, boot(1), "", ""), fleet.watch(node, boot(1)));
+        let second = (fleet.join(node, boot(2), "", ""), fleet.watch(node, boot(2)));
+        let mut boots = fleet.present();
+        boots.sort_unstable();
+        assert_eq!(boots, [boot(1), boot(2)]);
+        let revoked = fleet.collect(5, BOUND);
+        second.1.applied(5, 1);
+        let progress = revoked.progress();
+        assert_eq!((progress.acked.len(), progress.pending.as_slice()), (0, &[(node, clock.now())][..]));
+        assert!(!progress.is_settled);
+        clock.advance(Duration::from_secs(1));
+        first.1.applied(5, 2);
+        let progress = revoked.progress();
+        assert!(progress.is_done() && progress.acked == [node] && progress.streams_cut == 3);
+        // The copy of the data directory stops, and then the node is cut off.
+        drop(second);
+        assert_eq!(fleet.nodes()[0].1.streams, 1, "the first is connected");
+        first.1.assured();
+        let assured = clock.now();
+        assert!(!fleet.collect(6, BOUND).progress().is_settled);
+        drop(first);
+        clock.advance(BOUND);
+        assert_eq!(fleet.collect(6, BOUND).progress().pending, [(node, assured)]);
+        clock.advance(Duration::from_millis(1));
+        assert!(fleet.collect(6, BOUND).progress().is_done());
+    }
+
+    #[test]
+    fn a_restart_is_waited_for_in_place_of_the_life_before_it() {
+        let (clock, fleet) = fleet();
+        let node = NodeId::from_bytes([1; 16]);
+        let crashed = fleet.watch(node, boot(1));
+        let (fifth, sixth) = (fleet.collect(5, BOUND), fleet.collect(6, BOUND));
+        clock.advance(Duration::from_secs(1));
+        let restarted = fleet.join(node, boot(2), "", "");
+        restarted.acked(5);
+        assert!(!fifth.progress().is_done(), "its connection has not ended yet");
+        drop(crashed);
+        assert!(fifth.progress().is_done() && fifth.progress().acked == [node]);
+        assert!(fleet.collect(5, BOUND).progress().is_done());
+        assert!(!sixth.progress().is_done());
+        restarted.acked(6);
+        assert!(sixth.progress().is_done());
+        // This one has closed its connection.
+        let seventh = fleet.collect(7, BOUND);
+        drop(restarted);
+        let restarted = fleet.join(node, boot(3), "", "");
+        assert!(!seventh.progress().is_done());
+        restarted.acked(7);
+        assert!(seventh.progress().is_done() && seventh.progress().acked == [node]);
     }
 
     #[test]

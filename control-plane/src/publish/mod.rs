@@ -5,7 +5,7 @@
 //! * [`session`]: one node's state stream, from its hello to its end; [`watch`]: its stream of orders, which nothing holds up
 //! * [`progress`]: who has done what a revision says; [`parts`]: what of it is told to other control planes
 //! * [`secrets`]: credentials' secrets, sealed for one boot
-//! * [`fleet`]: which nodes there are and how far they are; [`fleet_token`]: what they prove themselves with
+//! * [`fleet`]: which nodes there are and how far they are; [`lives`]: each of them by its starts; [`fleet_token`]: what they prove themselves with
 //! * [`standings`]: how they find the credentials; [`horizon`]: how much of what others commit is known here
 
 pub mod encoded;
@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod fleet_token;
 pub mod horizon;
 pub mod hub;
+pub mod lives;
 pub mod parts;
 pub mod progress;
 pub mod secrets;

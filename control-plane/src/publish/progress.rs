@@ -1,13 +1,17 @@
 //! Who has done what a revision says: counted as acknowledgements come, for whoever waits for all of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use keyforge_shared::clock::Timestamp;
-use keyforge_shared::id::NodeId;
+use keyforge_shared::id::{BootId, NodeId};
 use tokio::sync::Notify;
 
-use super::fleet::{Fleet, NodeSeen};
+use super::fleet::Fleet;
+use super::lives::{Lives, NodeSeen};
+
+/// A life of a node.
+type Life = (NodeId, BootId);
 
 /// How far a revision has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,27 +43,27 @@ impl Progress {
     }
 
     /// What several control planes have seen of it. A node that went from one to another has done it if it told any of them, and is as fresh as the
-    /// freshest word that it was given.
+    /// freshest word that it was given; but not while a control plane to which it is connected may be waiting for it.
     #[must_use]
     pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut merged = Self::default();
-        let mut nodes: BTreeMap<NodeId, Option<Timestamp>> = BTreeMap::new();
+        let (mut acked, mut awaited) = (BTreeSet::new(), BTreeSet::new());
+        let mut pending: BTreeMap<NodeId, Timestamp> = BTreeMap::new();
         for part in parts {
             merged.streams_cut = merged.streams_cut.saturating_add(part.streams_cut);
             merged.last_ack_nanos = merged.last_ack_nanos.max(part.last_ack_nanos);
             merged.is_settled &= part.is_settled;
-            nodes.extend(part.acked.iter().map(|node| (*node, None)));
+            acked.extend(&part.acked);
             for (node, assured) in &part.pending {
-                let known = nodes.entry(*node).or_insert(Some(*assured));
-                *known = known.map(|known| known.max(*assured));
+                pending.entry(*node).and_modify(|known| *known = *assured.max(known)).or_insert(*assured);
+                if !part.is_settled {
+                    awaited.insert(*node);
+                }
             }
         }
-        for (node, assured) in nodes {
-            match assured {
-                Some(assured) => merged.pending.push((node, assured)),
-                None => merged.acked.push(node),
-            }
-        }
+        pending.retain(|node, _| awaited.contains(node) || !acked.contains(node));
+        merged.acked = acked.into_iter().filter(|node| !pending.contains_key(node)).collect();
+        merged.pending = pending.into_iter().collect();
         merged
     }
 }
@@ -73,8 +77,8 @@ pub(super) struct Collections {
 
 struct Open {
     revision: u64,
-    pending: HashSet<NodeId>,
-    acked: Vec<NodeId>,
+    pending: HashSet<Life>,
+    acked: HashSet<Life>,
     streams_cut: u64,
     last_ack_nanos: u64,
     done: Arc<Notify>,
@@ -84,20 +88,20 @@ impl Collections {
     pub(super) fn open<'a>(
         &mut self,
         revision: u64,
-        nodes: impl Iterator<Item = (&'a NodeId, &'a NodeSeen)>,
+        lives: impl Iterator<Item = (NodeId, &'a NodeSeen)>,
         now_nanos: u64,
     ) -> (u64, Arc<Notify>) {
         let done = Arc::new(Notify::new());
-        let (pending, acked) = (HashSet::new(), Vec::new());
+        let (pending, acked) = (HashSet::new(), HashSet::new());
         let mut open = Open { revision, pending, acked, streams_cut: 0, last_ack_nanos: 0, done: Arc::clone(&done) };
-        for (node, seen) in nodes {
+        for (node, seen) in lives {
             open.streams_cut = open.streams_cut.saturating_add(seen.cut_at(revision));
             if seen.has_told(revision) {
-                open.acked.push(*node);
+                open.acked.insert((node, seen.boot));
                 // It came before anybody asked; when, nobody knows any more.
                 open.last_ack_nanos = now_nanos;
             } else {
-                open.pending.insert(*node);
+                open.pending.insert((node, seen.boot));
             }
         }
         if open.pending.is_empty() {
@@ -108,14 +112,14 @@ impl Collections {
         (self.next, done)
     }
 
-    /// A node has done everything up to `revision`; that revision itself cut so many of its streams.
-    pub(super) fn progressed(&mut self, node: NodeId, revision: u64, streams_cut: u64, now_nanos: u64) {
+    /// A life has done everything up to `revision`; that revision itself cut so many of its streams.
+    pub(super) fn progressed(&mut self, life: Life, revision: u64, streams_cut: u64, now_nanos: u64) {
         for open in self.open.values_mut().filter(|open| open.revision <= revision) {
             if open.revision == revision {
                 open.streams_cut = open.streams_cut.saturating_add(streams_cut);
             }
-            if open.pending.remove(&node) {
-                open.acked.push(node);
+            if open.pending.remove(&life) {
+                open.acked.insert(life);
                 open.last_ack_nanos = now_nanos;
                 if open.pending.is_empty() {
                     open.done.notify_one();
@@ -124,27 +128,43 @@ impl Collections {
         }
     }
 
-    /// How far a collection is. A node that it knows nothing of any more is taken to be as fresh as it can be.
-    pub(super) fn progress(&self, id: u64, nodes: &HashMap<NodeId, NodeSeen>, now: Timestamp) -> Progress {
+    /// Lives of a node are over, and what they had still to say the latest one tells.
+    pub(super) fn succeeded(&mut self, node: NodeId, over: &[BootId], latest: &NodeSeen) {
+        for open in self.open.values_mut() {
+            if !over.iter().fold(false, |any, boot| open.pending.remove(&(node, *boot)) || any) {
+                continue;
+            }
+            let lives = if latest.has_told(open.revision) { &mut open.acked } else { &mut open.pending };
+            lives.insert((node, latest.boot));
+            if open.pending.is_empty() {
+                open.done.notify_one();
+            }
+        }
+    }
+
+    /// How far a collection is. A node has done it when every life has. A life that nothing is known of any more is taken to be as fresh as it can be.
+    pub(super) fn progress(&self, id: u64, nodes: &HashMap<NodeId, Lives>, now: Timestamp) -> Progress {
         let Some(open) = self.open.get(&id) else { return Progress::default() };
-        let mut progress = Progress {
-            acked: open.acked.clone(),
-            streams_cut: open.streams_cut,
-            last_ack_nanos: open.last_ack_nanos,
-            ..Progress::default()
-        };
-        for node in &open.pending {
-            let seen = nodes.get(node);
+        let mut progress =
+            Progress { streams_cut: open.streams_cut, last_ack_nanos: open.last_ack_nanos, ..Progress::default() };
+        let mut acked: BTreeSet<NodeId> = open.acked.iter().map(|(node, _)| *node).collect();
+        let mut pending = BTreeMap::new();
+        for (node, boot) in &open.pending {
+            let seen = nodes.get(node).and_then(|lives| lives.get(*boot));
             progress.is_settled &= !seen.is_some_and(NodeSeen::is_connected);
             // It may have done it, and have still to say how many streams it cut.
             if seen.is_some_and(|seen| seen.applied_revision() >= open.revision) {
-                progress.acked.push(*node);
+                acked.insert(*node);
             } else {
-                progress.pending.push((*node, seen.map_or(now, |seen| seen.assured_at)));
+                let assured = seen.map_or(now, |seen| seen.assured_at);
+                pending
+                    .entry(*node)
+                    .and_modify(|known: &mut Timestamp| *known = assured.max(*known))
+                    .or_insert(assured);
             }
         }
-        progress.acked.sort_unstable();
-        progress.pending.sort_unstable();
+        progress.acked = acked.into_iter().filter(|node| !pending.contains_key(node)).collect();
+        progress.pending = pending.into_iter().collect();
         progress
     }
 }
@@ -219,5 +239,8 @@ mod tests {
         let speaking = Progress { is_settled: false, ..Progress::default() };
         assert!(!Progress::merged([&done, &speaking]).is_done(), "one has still to say how many streams it cut");
         assert!(Progress::merged([]).is_done());
+        // Two lives of the fourth are connected, one of them there.
+        let waiting = Progress { is_settled: false, pending: vec![(node(4), at(6))], ..Progress::default() };
+        assert_eq!(Progress::merged([&done, &waiting]).pending, [(node(4), at(6))]);
     }
 }
