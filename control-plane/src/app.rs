@@ -246,7 +246,6 @@ async fn assemble(
     let opened = deployment::open(&store, &config.data_dir, &config.vault, &holder, Arc::clone(&clock)).await?;
     let fleet_token = FleetToken::load(&config.data_dir, opened.is_new || !store.is_shared())?;
     let (hub, fleet) = (Hub::new(opened.state), Fleet::new(Arc::clone(&clock)));
-    let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), fleet_token.secret());
     let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
     let authority = Arc::new(authority);
     let audit = opened.audit;
@@ -255,6 +254,8 @@ async fn assemble(
     let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), holder };
     let vault = Arc::clone(&opened.vault);
     let custodian = Custodian::new(store.clone(), vault, Arc::clone(&audit), configured, shutdown.clone());
+    let vault = Arc::clone(&opened.vault);
+    let secrets = Secrets::new(store.clone(), vault, custodian.tried(), fleet_token.secret());
     let sealed = Sealed { seal: opened.seal, sum: opened.sum, roster: opened.roster };
     let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
     metrics::register(&telemetry.meter(), &hub, &fleet, (&admin, &custodian));

@@ -32,6 +32,7 @@ impl Custodian {
         let read = Keys::load(&self.configured.now()?, false).await.map_err(refused)?;
         let (keyring, _) = read.open(&self.store, &self.configured.holder).await.map_err(refused)?;
         self.vault.take_up(keyring);
+        self.taken_up.notify_one();
         Ok(())
     }
 

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_shared::id::CredentialId;
@@ -111,11 +110,14 @@ pub async fn examine(store: &Store, vault: &Vault) -> Result<Findings, StoreErro
 }
 
 impl Custodian {
-    /// Tries every secret at once and then every minute, for the log and the metric.
+    /// Tries every secret at once, then every minute and when another key was taken up, for the log, the metric and the nodes that lack some.
     pub async fn watch(self) {
         let mut often = tokio::time::interval(EXAMINE_EVERY);
         loop {
-            often.tick().await;
+            tokio::select! {
+                _ = often.tick() => {}
+                () = self.taken_up.notified() => {}
+            }
             if let Err(error) = self.examine().await {
                 tracing::warn!(%error, "the vault's secrets could not be tried");
             }
@@ -127,9 +129,9 @@ impl Custodian {
 
     pub(super) async fn examine(&self) -> Result<Findings, StoreError> {
         let findings = examine(&self.store, &self.vault).await?;
-        self.unreadable.store(u64::try_from(findings.unreadable.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let now: BTreeSet<_> = findings.unreadable.iter().map(|(credential, _)| *credential).collect();
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Arc::new(now);
+        let named = self.unreadable.send_replace(Arc::clone(&now));
         for (credential, fault) in &findings.unreadable {
             if !named.contains(credential) {
                 tracing::error!(%credential, reason = %fault, "the secret of a credential cannot be opened");
@@ -138,7 +140,6 @@ impl Custodian {
         for credential in named.difference(&now) {
             tracing::info!(%credential, "the secret of a credential can be opened again, or is gone");
         }
-        *named = now;
         Ok(findings)
     }
 

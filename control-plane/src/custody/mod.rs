@@ -22,7 +22,6 @@ pub use status::{KeyStatus, Status};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -30,7 +29,7 @@ use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::id::{CredentialId, KekId};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::admin::{AdminError, Caller};
 use crate::audit::completeness::NOTHING_CHANGED;
@@ -96,6 +95,8 @@ impl Progress {
     }
 }
 
+type Unreadable = watch::Sender<Arc<BTreeSet<CredentialId>>>;
+
 /// Watches over the vault. Clones share it.
 #[derive(Clone)]
 pub struct Custodian {
@@ -107,9 +108,10 @@ pub struct Custodian {
     progress: watch::Sender<Option<Progress>>,
     /// One rotation is begun at a time.
     beginning: Arc<tokio::sync::Mutex<()>>,
-    unreadable: Arc<AtomicU64>,
-    /// What the log has named.
-    named: Arc<Mutex<BTreeSet<CredentialId>>>,
+    /// Which secrets could not be opened when all were last tried. The log has named them.
+    unreadable: Unreadable,
+    /// Another key was taken up since.
+    taken_up: Arc<Notify>,
     /// When the configuration was last changed that was looked at for a key that others hold.
     looked_at: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -126,8 +128,8 @@ impl Custodian {
             shutdown,
             progress: watch::Sender::new(None),
             beginning: Arc::default(),
-            unreadable: Arc::default(),
-            named: Arc::default(),
+            unreadable: Unreadable::default(),
+            taken_up: Arc::default(),
             looked_at: Arc::default(),
         }
     }
@@ -135,7 +137,13 @@ impl Custodian {
     /// How many secrets could not be opened when they were last tried.
     #[must_use]
     pub fn unreadable(&self) -> u64 {
-        self.unreadable.load(Ordering::Relaxed)
+        u64::try_from(self.unreadable.borrow().len()).unwrap_or(u64::MAX)
+    }
+
+    /// Which those are. It is told anew whenever all have been tried.
+    #[must_use]
+    pub fn tried(&self) -> watch::Receiver<Arc<BTreeSet<CredentialId>>> {
+        self.unreadable.subscribe()
     }
 
     /// Takes up the keys that the configuration names now and begins a rotation to its current one, or finds one that runs. It goes on whether or

@@ -1,5 +1,6 @@
 //! Credentials' secrets on their way to a node: opened from the vault, sealed for the boot that asks, never kept.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keyforge_proto::fleet::v1 as proto;
@@ -8,6 +9,7 @@ use keyforge_shared::id::{BootId, CredentialId, NodeId};
 use keyforge_shared::seal::SealError;
 use keyforge_shared::secret::SecretBytes;
 use keyforge_shared::state::{Resource, ResourceId, State};
+use tokio::sync::watch;
 
 use crate::custody::health::{self, Fault};
 use crate::nodes::serves::Serves;
@@ -22,6 +24,18 @@ pub struct Secrets {
     /// What nodes without a certificate have in common with the control plane.
     token: Option<Arc<SharedToken>>,
     serves: Serves,
+    unreadable: Unreadable,
+}
+
+/// Secrets that could not be opened when all were last tried; told anew with each trial.
+pub type Unreadable = watch::Receiver<Arc<BTreeSet<CredentialId>>>;
+
+/// Secrets for a node.
+pub struct Sealed {
+    /// Those that can be opened.
+    pub messages: Vec<proto::SealedSecret>,
+    /// Whose cannot.
+    pub withheld: Vec<CredentialId>,
 }
 
 /// Seals secrets for one life of one node.
@@ -33,10 +47,17 @@ pub struct Sealer {
 }
 
 impl Secrets {
-    /// Secrets out of `vault`, for nodes that hold `fleet_token`.
+    /// Secrets out of `vault`, which are tried now and then, for nodes that hold `fleet_token`.
     #[must_use]
-    pub fn new(store: Store, vault: Arc<Vault>, fleet_token: &SecretBytes) -> Self {
-        Self { store, vault, token: Some(Arc::new(SharedToken::of(fleet_token))), serves: Serves::default() }
+    pub fn new(store: Store, vault: Arc<Vault>, unreadable: Unreadable, fleet_token: &SecretBytes) -> Self {
+        let token = Some(Arc::new(SharedToken::of(fleet_token)));
+        Self { store, vault, token, serves: Serves::default(), unreadable }
+    }
+
+    /// Which secrets can be opened, as it becomes known.
+    #[must_use]
+    pub fn unreadable(&self) -> Unreadable {
+        self.unreadable.clone()
     }
 
     /// The same for a node that has joined: its certificate has told who it is, it knows no token, and it is given what it serves.
@@ -67,16 +88,13 @@ impl Sealer {
     ///
     /// # Errors
     /// [`StoreError`]. One secret that cannot be opened does not stop the others: it is logged and left out.
-    pub async fn seal(
-        &self,
-        credentials: impl IntoIterator<Item = CredentialId> + Send,
-    ) -> Result<Vec<proto::SealedSecret>, StoreError> {
+    pub async fn seal(&self, credentials: impl IntoIterator<Item = CredentialId> + Send) -> Result<Sealed, StoreError> {
         let credentials: Vec<CredentialId> = credentials.into_iter().collect();
+        let mut sealed = Sealed { messages: Vec::with_capacity(credentials.len()), withheld: Vec::new() };
         if credentials.is_empty() {
-            return Ok(Vec::new());
+            return Ok(sealed);
         }
         let mut read = self.secrets.store.read().await?;
-        let mut messages = Vec::with_capacity(credentials.len());
         for credential in credentials {
             let Some(kept) = vault_records::kept(&mut read, credential).await? else { continue };
             let opened = health::open(&self.secrets.vault, &kept);
@@ -84,11 +102,14 @@ impl Sealer {
                 self.reseal(credential, version, &secret).map_err(|error| Fault::Vault(error.into()))
             });
             match resealed {
-                Ok(message) => messages.push(message),
-                Err(reason) => tracing::error!(%credential, %reason, "a secret cannot be sent to a node"),
+                Ok(message) => sealed.messages.push(message),
+                Err(reason) => {
+                    tracing::error!(%credential, %reason, "a secret cannot be sent to a node");
+                    sealed.withheld.push(credential);
+                }
             }
         }
-        Ok(messages)
+        Ok(sealed)
     }
 
     fn reseal(

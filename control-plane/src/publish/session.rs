@@ -3,6 +3,7 @@
 //! A credential's secret is always sent before the record that makes it usable. The newest version is sent; it can be ahead of a record that
 //! is on its way. A node that reads slowly delays only itself. The session ends with the stream, or when the control plane drains.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
@@ -127,7 +128,8 @@ where
 {
     let (node, boot) = (hello.node, hello.boot);
     let presence = publisher.fleet.join(node, boot, &hello.version, &hello.region);
-    let sender = Sender { publisher, sealer: publisher.secrets.sealer(node, boot, hello.seal_key), outbound };
+    let sealer = publisher.secrets.sealer(node, boot, hello.seal_key);
+    let mut sender = Sender { publisher, sealer, outbound, withheld: BTreeSet::new() };
     let (start, subscription) = publisher.hub.subscribe(hello.revision, hello.set_hash);
     tracing::info!(%node, %boot, revision = hello.revision, region = hello.region, "a node joined");
     let sending = pin!(sender.send_all(start, &subscription));
@@ -167,17 +169,23 @@ struct Sender<'a> {
     publisher: &'a Publisher,
     sealer: Sealer,
     outbound: &'a Outbound,
+    /// Credentials that the node lacks the secrets of, because these could not be opened.
+    withheld: BTreeSet<CredentialId>,
 }
 
 impl Sender<'_> {
-    async fn send_all(&self, start: Start, subscription: &Subscription) -> End {
+    async fn send_all(&mut self, start: Start, subscription: &Subscription) -> End {
         match self.try_send_all(start, subscription).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
     }
 
-    async fn try_send_all(&self, start: Start, subscription: &Subscription) -> Result<std::convert::Infallible, End> {
+    async fn try_send_all(
+        &mut self,
+        start: Start,
+        subscription: &Subscription,
+    ) -> Result<std::convert::Infallible, End> {
         // A boot that comes back may have missed a rotation while it was away, so that it gets every secret again.
         let credentials = self.publisher.hub.with_state(|state| state.credentials().map(|c| c.id).collect::<Vec<_>>());
         self.send_secrets(credentials).await?;
@@ -186,11 +194,18 @@ impl Sender<'_> {
             Start::Deltas(deltas) => self.send_deltas(&deltas).await?,
         }
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut unreadable = self.publisher.secrets.unreadable();
         loop {
             let next = tokio::select! {
                 next = subscription.next() => next,
                 _ = heartbeat.tick() => {
                     self.send(ToNode::Heartbeat(self.heartbeat())).await?;
+                    continue;
+                }
+                Ok(()) = unreadable.changed() => {
+                    let unreadable = Arc::clone(&unreadable.borrow_and_update());
+                    let readable = self.withheld.extract_if(.., |id| !unreadable.contains(id)).collect();
+                    self.send_secrets(readable).await?;
                     continue;
                 }
             };
@@ -211,7 +226,7 @@ impl Sender<'_> {
         proto::Heartbeat { head_revision: self.publisher.hub.revision(), control_plane_ms }
     }
 
-    async fn send_delta(&self, delta: &Delta) -> Result<(), End> {
+    async fn send_delta(&mut self, delta: &Delta) -> Result<(), End> {
         let changed = delta.changes.iter().filter_map(|change| match change {
             Change::Upsert(resource) => credential(resource),
             Change::Remove(_) => None,
@@ -220,14 +235,14 @@ impl Sender<'_> {
         self.send(ToNode::Delta(delta.into())).await
     }
 
-    async fn send_deltas(&self, deltas: &[Arc<Delta>]) -> Result<(), End> {
+    async fn send_deltas(&mut self, deltas: &[Arc<Delta>]) -> Result<(), End> {
         for delta in deltas {
             self.send_delta(delta).await?;
         }
         Ok(())
     }
 
-    async fn send_snapshot(&self, snapshot: &Encoded, deltas: &[Arc<Delta>]) -> Result<(), End> {
+    async fn send_snapshot(&mut self, snapshot: &Encoded, deltas: &[Arc<Delta>]) -> Result<(), End> {
         let (revision, set_hash) = (snapshot.revision(), snapshot.set_hash().as_bytes().to_vec());
         let count = u64::try_from(snapshot.len()).unwrap_or(u64::MAX);
         let deployment_id = self.publisher.deployment.as_bytes().to_vec();
@@ -240,16 +255,20 @@ impl Sender<'_> {
         self.send_deltas(deltas).await
     }
 
-    async fn send_secrets(&self, credentials: Vec<CredentialId>) -> Result<(), End> {
+    async fn send_secrets(&mut self, credentials: Vec<CredentialId>) -> Result<(), End> {
         let credentials = self.publisher.hub.with_state(|state| self.publisher.secrets.given(state, credentials));
-        let secrets = self.sealer.seal(credentials).await.map_err(|error| {
+        let sealed = self.sealer.seal(credentials.iter().copied()).await.map_err(|error| {
             tracing::error!(%error, "secrets cannot be read");
             End::Refused(match error.is_passing() {
                 true => Status::unavailable("secrets cannot be read: the database is away; connect again"),
                 false => Status::internal("secrets cannot be read; the control plane's log says why"),
             })
         })?;
-        for secret in secrets {
+        for credential in &credentials {
+            self.withheld.remove(credential);
+        }
+        self.withheld.extend(sealed.withheld);
+        for secret in sealed.messages {
             self.send(ToNode::Secret(secret)).await?;
         }
         Ok(())
@@ -304,7 +323,8 @@ mod tests {
         let deployment = DeploymentId::from_bytes([1; 16]);
         let kek = Arc::new(Kek::new(Key256::new([1; 32]), KekSource::Env("TEST".to_owned())));
         let vault = Arc::new(Vault::new(Keyring::of_one(deployment, kek), deployment));
-        let secrets = Secrets::new(store, vault, &SecretBytes::new(b"token".to_vec()));
+        let unreadable = tokio::sync::watch::Sender::default().subscribe();
+        let secrets = Secrets::new(store, vault, unreadable, &SecretBytes::new(b"token".to_vec()));
         let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
         let horizon = Horizon::new(Arc::clone(&clock), false);
         Publisher { hub, horizon, fleet, secrets, deployment, clock, max_staleness: Duration::from_secs(30) }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::fleet::v1 as fleet;
 use keyforge_proto::fleet::v1::control_message::Message;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::plane::{CANARY, Plane};
+use crate::plane::{CANARY, Plane, database};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -92,12 +93,38 @@ impl Node {
                     require_workspaces(&self.state.resources().collect::<Vec<_>>());
                 }
                 Message::Heartbeat(_) => self.heartbeats += 1,
-                Message::Secret(secret) => {
-                    self.secrets.insert(CredentialId::from_slice(&secret.credential_id).unwrap(), secret);
-                }
+                Message::Secret(secret) => self.keep(secret),
             }
         }
         say(&self.outbound, FromNode::Ack(fleet::Ack { revision: self.state.revision() })).await;
+    }
+
+    /// Takes what the stream begins with.
+    pub async fn begin(&mut self) {
+        loop {
+            match self.receive().await.unwrap() {
+                Message::Heartbeat(_) => return,
+                Message::Secret(secret) => self.keep(secret),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until a secret comes that the node lacks.
+    pub async fn given(&mut self, credential: CredentialId) {
+        assert!(!self.secrets.contains_key(&credential), "it has that secret");
+        let given = async {
+            while !self.secrets.contains_key(&credential) {
+                if let Message::Secret(secret) = self.receive().await.unwrap() {
+                    self.keep(secret);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, given).await.expect("the secret does not come");
+    }
+
+    fn keep(&mut self, secret: fleet::SealedSecret) {
+        self.secrets.insert(CredentialId::from_slice(&secret.credential_id).unwrap(), secret);
     }
 
     fn require_secrets(&self, resources: &[Resource]) {
@@ -288,6 +315,29 @@ async fn i_25_secrets_open_for_the_boot_that_said_hello_and_for_no_other() {
     // The delta has been applied, so its secret must have come before it.
     assert_eq!(node.secrets[&credential].secret_version, 2);
     assert!(node.open(node.boot, credential).unwrap() == b"sk-the-second-secret");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn secret_that_can_be_opened_again_reaches_the_node_that_lacks_it() {
+    let plane = Plane::start().await;
+    let [lost, kept] = [plane.add_credential(CANARY).await.id, plane.add_credential("sk-sound").await.id];
+    let [lost, kept]: [CredentialId; 2] = [lost.parse().unwrap(), kept.parse().unwrap()];
+    let mut database = database(plane.directory.path()).await;
+    let mut move_to = async |from: u32, to: u32| {
+        let update = "UPDATE vault_records SET secret_version = $1 WHERE credential_id = $2 AND secret_version = $3";
+        let update = sql::query(update).bind(to).bind(lost.as_bytes().as_slice()).bind(from);
+        assert_eq!(update.execute(&mut database).await.unwrap(), 1);
+    };
+    move_to(1, 9).await;
+    let mut node = Node::connect(&plane, 1, 1, State::default()).await;
+    node.begin().await;
+    assert!(node.open(node.boot, kept).unwrap() == b"sk-sound");
+    move_to(9, 1).await;
+    // They are all tried now and not only at the next minute.
+    plane.vault().get_vault_status(admin::GetVaultStatusRequest {}).await.unwrap();
+    node.given(lost).await;
+    assert!(node.open(node.boot, lost).unwrap() == CANARY.as_bytes());
     plane.stop().await;
 }
 

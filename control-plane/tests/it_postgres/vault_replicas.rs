@@ -7,12 +7,14 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::RotationState;
 use keyforge_runtime::private_file::private_dir;
 use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::state::State;
 use tempfile::TempDir;
 use tonic::Code;
 
 use crate::beside::share_database;
 use crate::plane::{CANARY, Plane, database, start_in};
 use crate::stores;
+use crate::stream::Node;
 use crate::vault::{NEW, OLD, add, configure, replace_key, rotate, start, status, terms, write_key};
 
 /// Another control plane on the same database, with a configuration of its own that names the first key.
@@ -102,8 +104,12 @@ async fn control_plane_that_stopped_is_not_waited_for_and_one_that_was_silent_se
     assert_eq!(found.unreadable.len(), 4, "three secrets and the nodes' authority: {found:?}");
     assert!(found.unreadable.iter().all(|found| found.reason.contains("not configured")), "{found:?}");
     assert!(silent.running.custodian().look_around().await.is_err());
+    let mut node = Node::connect(&silent, 1, 1, State::default()).await;
+    node.begin().await;
     replace_key(&silent.directory);
     silent.running.custodian().look_around().await.unwrap();
+    let lacked = found.unreadable.iter().find_map(|found| found.credential_id.parse().ok());
+    node.given(lacked.unwrap()).await;
     add_one(&silent, CANARY).await.unwrap();
     assert!(status(&silent).await.unreadable.is_empty());
     assert_eq!(terms(here.directory.path()).await, [(2, 4)]);
