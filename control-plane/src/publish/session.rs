@@ -131,6 +131,10 @@ where
     let sealer = publisher.secrets.sealer(node, boot, hello.seal_key);
     let mut sender = Sender { publisher, sealer, outbound, withheld: BTreeSet::new() };
     let (start, subscription) = publisher.hub.subscribe(hello.revision, hello.set_hash);
+    if matches!(start, Start::Deltas(_)) {
+        // It has proven by the hash of its set what it holds, and may have nothing to acknowledge until the next change.
+        presence.acked(hello.revision);
+    }
     tracing::info!(%node, %boot, revision = hello.revision, region = hello.region, "a node joined");
     let sending = pin!(sender.send_all(start, &subscription));
     let hearing = pin!(hear(inbound, &presence, node));

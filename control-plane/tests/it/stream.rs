@@ -158,16 +158,6 @@ async fn say(outbound: &mpsc::Sender<fleet::NodeMessage>, message: FromNode) {
     outbound.send(fleet::NodeMessage { message: Some(message) }).await.unwrap();
 }
 
-/// Waits until a node's stream is open.
-async fn joined(plane: &Plane) {
-    let joined = async {
-        while plane.running.fleet().present().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, joined).await.expect("no node joined");
-}
-
 /// Waits until the control plane knows that a node has applied `revision`.
 async fn acked(plane: &Plane, node: NodeId, revision: u64) {
     let reached = async {
@@ -292,7 +282,9 @@ async fn node_that_outlived_the_control_plane_goes_on_without_a_snapshot() {
     drop(node);
     let plane = Plane::start_again(plane.stop().await).await;
     let mut node = Node::connect(&plane, 1, 1, held).await;
-    joined(&plane).await;
+    node.begin().await;
+    let acked = plane.running.fleet().nodes()[0].1.acked_revision;
+    assert_eq!((acked, plane.revision().await), (node.state.revision(), acked), "it is not behind");
     let (second, _) = plane.make_key("second").await;
     node.follow_to(second.revision).await;
     assert_eq!(node.snapshots, 0);
