@@ -58,9 +58,9 @@ async fn insert(conn: &mut Conn, boot: BootId, node: NodeId, now: Timestamp) -> 
 /// [`StoreError`].
 pub async fn hold(conn: &mut Conn, boot: BootId, node: NodeId, now: Timestamp) -> Result<Boot, StoreError> {
     insert(conn, boot, node, now).await?;
-    if let Engine::Postgres(connection) = conn.engine() {
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
         let held = sqlx::query("SELECT 1 FROM boots WHERE boot_id = $1 FOR UPDATE").bind(boot.as_bytes().as_slice());
-        held.execute(connection).await?;
+        patience.wait(held.execute(connection)).await?;
     }
     get(conn, boot).await?.ok_or(StoreError::Corrupt("boots"))
 }

@@ -68,14 +68,14 @@ pub struct Head {
 /// # Errors
 /// [`StoreError`].
 pub async fn heads(conn: &mut Conn, chains: &[ChainId]) -> Result<Vec<Head>, StoreError> {
-    if let Engine::Postgres(connection) = conn.engine() {
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
         let chains: Vec<&[u8]> = chains.iter().map(|chain| chain.as_bytes().as_slice()).collect();
         // In one order for everybody, the administrators' chain last.
         let rows = sqlx::query(
             "SELECT chain_id, key_id, head_seq, head_hash, head_seal, head_time FROM chains WHERE chain_id = ANY($1) \
              ORDER BY key_id IS NULL, chain_id FOR UPDATE",
         );
-        let rows = rows.bind(chains).fetch_all(connection).await?;
+        let rows = patience.wait(rows.bind(chains).fetch_all(connection)).await?;
         return rows.into_iter().map(|row| head(&Row::Postgres(row))).collect();
     }
     let mut heads = Vec::with_capacity(chains.len());
@@ -109,9 +109,9 @@ fn head(row: &Row) -> Result<Head, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn set_heads(conn: &mut Conn, heads: &[Head]) -> Result<(), StoreError> {
-    if let Engine::Postgres(connection) = conn.engine() {
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
         let seqs = heads.iter().map(|head| column::signed(head.seq, "seq")).collect::<Result<Vec<_>, _>>()?;
-        sqlx::query(
+        let update = sqlx::query(
             "UPDATE chains SET head_seq = moved.seq, head_hash = moved.hash, head_seal = moved.seal, head_time = moved.at \
              FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bigint[]) AS moved (chain, seq, hash, seal, at) \
              WHERE chain_id = moved.chain",
@@ -120,9 +120,8 @@ pub async fn set_heads(conn: &mut Conn, heads: &[Head]) -> Result<(), StoreError
         .bind(seqs)
         .bind(heads.iter().map(|head| head.hash.as_slice()).collect::<Vec<_>>())
         .bind(heads.iter().map(|head| head.seal.as_slice()).collect::<Vec<_>>())
-        .bind(heads.iter().map(|head| head.time.nanos()).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
+        .bind(heads.iter().map(|head| head.time.nanos()).collect::<Vec<_>>());
+        patience.wait(update.execute(connection)).await?;
         return Ok(());
     }
     for head in heads {

@@ -14,6 +14,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments as _, AssertSqlSafe};
 
 use super::sql::{self, Conn, Engine, Row};
+use super::timely::Patience;
 use super::{StoreError, column, partitions};
 
 /// Which record of which boot an entry holds.
@@ -66,9 +67,9 @@ static INSERTS: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| {
 /// [`StoreError::Database`], also when a record of a boot is chained already.
 pub async fn insert(conn: &mut Conn, entries: Vec<NewEntry>) -> Result<(), StoreError> {
     partitions::make_for(conn, entries.iter().map(|entry| entry.t_cp)).await?;
-    match conn.engine() {
+    match conn.engine()? {
         Engine::Sqlite(connection) => insert_in_chunks(connection, entries).await,
-        Engine::Postgres(connection) => insert_as_columns(connection, entries).await,
+        Engine::Postgres(connection, patience) => insert_as_columns(connection, patience, entries).await,
     }
 }
 
@@ -88,7 +89,11 @@ async fn insert_in_chunks(connection: &mut SqliteConnection, entries: Vec<NewEnt
 }
 
 /// As one list per column: one statement and one plan for any number of entries.
-async fn insert_as_columns(connection: &mut PgConnection, entries: Vec<NewEntry>) -> Result<(), StoreError> {
+async fn insert_as_columns(
+    connection: &mut PgConnection,
+    patience: &mut Patience,
+    entries: Vec<NewEntry>,
+) -> Result<(), StoreError> {
     let node_seq =
         |entry: &NewEntry| entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose();
     let seqs: Vec<i64> = entries.iter().map(|entry| column::signed(entry.seq, "seq")).collect::<Result<_, _>>()?;
@@ -103,7 +108,7 @@ async fn insert_as_columns(connection: &mut PgConnection, entries: Vec<NewEntry>
     let epochs: Vec<i64> = entries.iter().map(|entry| i64::from(entry.key_epoch)).collect();
     let records: Vec<&[u8]> = entries.iter().map(|entry| entry.record.as_slice()).collect();
     let hashes: Vec<&[u8]> = entries.iter().map(|entry| entry.hash.as_slice()).collect();
-    sqlx::query(
+    let insert = sqlx::query(
         "INSERT INTO entries (chain_id, seq, node_id, boot_id, node_seq, t_cp, key_epoch, record, hash) \
          SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $9::bytea[])",
     )
@@ -115,9 +120,8 @@ async fn insert_as_columns(connection: &mut PgConnection, entries: Vec<NewEntry>
     .bind(times)
     .bind(epochs)
     .bind(records)
-    .bind(hashes)
-    .execute(connection)
-    .await?;
+    .bind(hashes);
+    patience.wait(insert.execute(connection)).await?;
     Ok(())
 }
 

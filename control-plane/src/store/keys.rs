@@ -171,12 +171,12 @@ pub async fn one_per_time_zone(connection: &mut Conn, workspace: WorkspaceId) ->
 /// # Errors
 /// [`StoreError`].
 pub async fn workspaces_of(connection: &mut Conn, chains: &[ChainId]) -> Result<Vec<WorkspaceId>, StoreError> {
-    let Engine::Postgres(connection) = connection.engine() else {
+    let Engine::Postgres(connection, patience) = connection.engine()? else {
         return Ok(Vec::new());
     };
     let chains: Vec<&[u8]> = chains.iter().map(|chain| chain.as_bytes().as_slice()).collect();
     let select = sqlx::query("SELECT DISTINCT workspace_id FROM virtual_keys WHERE chain_id = ANY($1)").bind(chains);
-    let rows = select.fetch_all(connection).await?.into_iter().map(Row::Postgres);
+    let rows = patience.wait(select.fetch_all(connection)).await?.into_iter().map(Row::Postgres);
     rows.map(|row| column::bytes(&row, "workspace_id", WorkspaceId::from_slice)).collect()
 }
 

@@ -30,8 +30,10 @@ pub enum Hold {
 /// # Errors
 /// [`StoreError`].
 pub async fn state(conn: &mut Conn) -> Result<(), StoreError> {
-    if let Engine::Postgres(connection) = conn.engine() {
-        sqlx::query("SELECT 1 FROM deployment WHERE singleton = 1 FOR UPDATE").execute(connection).await?;
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
+        patience
+            .wait(sqlx::query("SELECT 1 FROM deployment WHERE singleton = 1 FOR UPDATE").execute(connection))
+            .await?;
     }
     Ok(())
 }
@@ -57,12 +59,10 @@ pub async fn workspaces(conn: &mut Conn, ids: &[WorkspaceId], hold: Hold) -> Res
 /// # Errors
 /// [`StoreError`].
 pub async fn books(conn: &mut Conn, keys: &[KeyId]) -> Result<(), StoreError> {
-    if let Engine::Postgres(connection) = conn.engine() {
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
         let keys: Vec<&str> = keys.iter().map(KeyId::as_str).collect();
-        sqlx::query("SELECT 1 FROM chains WHERE key_id = ANY($1) ORDER BY chain_id FOR UPDATE")
-            .bind(keys)
-            .execute(connection)
-            .await?;
+        let held = sqlx::query("SELECT 1 FROM chains WHERE key_id = ANY($1) ORDER BY chain_id FOR UPDATE").bind(keys);
+        patience.wait(held.execute(connection)).await?;
     }
     Ok(())
 }
@@ -95,12 +95,12 @@ fn name(id: &[u8; 16]) -> i64 {
 async fn names(conn: &mut Conn, mut names: Vec<i64>, hold: Hold) -> Result<(), StoreError> {
     names.sort_unstable();
     names.dedup();
-    if let Engine::Postgres(connection) = conn.engine() {
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
         let sql = match hold {
             Hold::Shared => "SELECT pg_advisory_xact_lock_shared(name) FROM unnest($1::bigint[]) AS name",
             Hold::Alone => "SELECT pg_advisory_xact_lock(name) FROM unnest($1::bigint[]) AS name",
         };
-        sqlx::query(sql).bind(names).execute(connection).await?;
+        patience.wait(sqlx::query(sql).bind(names).execute(connection)).await?;
     }
     Ok(())
 }

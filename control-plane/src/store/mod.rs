@@ -33,6 +33,7 @@ pub mod relocate;
 pub mod sql;
 mod sqlite;
 pub mod state_changes;
+mod timely;
 pub mod usage;
 pub mod vault_holders;
 pub mod vault_keys;

@@ -96,13 +96,12 @@ fn month_of(time: Timestamp) -> Period {
 }
 
 async fn make(conn: &mut Conn, month: Period) -> Result<(), StoreError> {
-    let Engine::Postgres(connection) = conn.engine() else { return Ok(()) };
+    let Engine::Postgres(connection, patience) = conn.engine()? else { return Ok(()) };
     let day = Calendar::utc().day_at(month.start).to_string();
     let (year_month, _) = day.rsplit_once('-').unwrap_or((&day, ""));
     let name = format!("entries_{}", year_month.replace('-', "_"));
-    let exists: bool =
-        sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&name).fetch_one(&mut *connection).await?;
-    if exists {
+    let exists = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&name).fetch_one(&mut *connection);
+    if patience.wait(exists).await? {
         return Ok(());
     }
     // Made apart and attached: made in place, it would wait for everybody who reads or writes entries, and they for it.
@@ -111,7 +110,7 @@ async fn make(conn: &mut Conn, month: Period) -> Result<(), StoreError> {
         format!("CREATE TABLE {name} (LIKE entries INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"),
         format!("ALTER TABLE entries ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({until})"),
     ] {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+        patience.wait(sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection)).await?;
     }
     tracing::info!(name, "a partition of the audit entries was made");
     Ok(())

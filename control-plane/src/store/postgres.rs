@@ -1,21 +1,29 @@
 //! PostgreSQL: a database that several control planes share.
 //!
 //! A commit is on the server's disk when it returns, whatever the server's defaults are. A connection that broke is replaced; what was under way on it
-//! fails and was undone. What a control plane that died held is let go by the server as soon as it notices, within half a minute.
+//! fails and was undone. No answer is waited for without end. What a control plane that died held is let go by the server as soon as it notices, within half a minute.
 
 use std::time::Duration;
 
 use keyforge_runtime::config::SecretError;
+use keyforge_runtime::shutdown::Shutdown;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::partitions::Made;
 use super::sql::Tx;
+use super::timely::{Patience, Timely};
 use super::{StoreError, migrate};
 use crate::config::DatabaseConfig;
 
 /// How long a caller waits for a connection. Nodes ask again, elsewhere if they can.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a caller waits for a transaction to begin, which nothing but the server's silence can hold up.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a statement that may write, or a commit, may take: twice as long as one waits for a lock.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a statement that reads may take: reports and histories go through many rows.
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// A connection that was idle for so long is asked whether it still works before it is used.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// Channel on which a control plane is told that another one moved the replicated state.
@@ -27,6 +35,8 @@ const OLDEST: i32 = 150_000;
 pub(super) struct Postgres {
     pool: PgPool,
     pub(super) made: Made,
+    /// Undoes what was given up.
+    tasks: Shutdown,
 }
 
 impl Postgres {
@@ -66,16 +76,20 @@ impl Postgres {
         migrate::postgres(&mut connection).await?;
         sqlx::query("RESET lock_timeout").execute(&mut *connection).await?;
         drop(connection);
-        Ok(Self { pool, made: Made::default() })
+        Ok(Self { pool, made: Made::default(), tasks: Shutdown::new() })
     }
 
     pub(super) async fn write(&self) -> Result<Tx, StoreError> {
-        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-        Ok(Tx::in_postgres(tx, self.made.clone()))
+        self.begin("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", WRITE_TIMEOUT).await
     }
 
     pub(super) async fn read(&self) -> Result<Tx, StoreError> {
-        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", READ_TIMEOUT).await
+    }
+
+    async fn begin(&self, statement: &'static str, each_within: Duration) -> Result<Tx, StoreError> {
+        let (connection, patience) = (self.pool.acquire().await?, Patience::of(each_within));
+        let tx = Timely::begin(connection, statement, BEGIN_TIMEOUT, patience, self.tasks.clone()).await?;
         Ok(Tx::in_postgres(tx, self.made.clone()))
     }
 

@@ -57,8 +57,8 @@ pub async fn ask(conn: &mut Conn, question: &Question, asked_by: &[u8; 16], now:
     .bind(now.nanos())
     .execute(conn)
     .await?;
-    if let Engine::Postgres(connection) = conn.engine() {
-        sqlx::query("SELECT pg_notify($1, '')").bind(postgres::CHANNEL).execute(connection).await?;
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
+        patience.wait(sqlx::query("SELECT pg_notify($1, '')").bind(postgres::CHANNEL).execute(connection)).await?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, ColumnIndex, Decode, Row as _, SqlSafeStr, SqlStr, Type};
 
 use super::partitions::Made;
+use super::timely::{Patience, Timely};
 
 /// The assignment of an upsert that adds the new amount to the stored one and stops at 2^63 - 1, where one database would fail and the other
 /// lose digits.
@@ -42,18 +43,18 @@ pub struct Conn(Link);
 
 enum Link {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
-    Postgres(sqlx::Transaction<'static, Postgres>, Made),
+    Postgres(Timely, Made),
     /// Outside of any transaction: every statement is one of its own.
     SqliteAlone(Box<SqliteConnection>),
-    PostgresAlone(Box<PgConnection>),
+    PostgresAlone(Box<PgConnection>, Patience),
 }
 
 /// Which database a connection speaks to, and the connection as its driver knows it.
 pub enum Engine<'c> {
     /// SQLite.
     Sqlite(&'c mut SqliteConnection),
-    /// PostgreSQL.
-    Postgres(&'c mut PgConnection),
+    /// PostgreSQL, and how long its answers are waited for.
+    Postgres(&'c mut PgConnection, &'c mut Patience),
 }
 
 /// A transaction. Dropping it undoes it.
@@ -61,7 +62,7 @@ pub struct Tx(Conn);
 
 impl Tx {
     /// A transaction in PostgreSQL, where partitions are made.
-    pub(super) const fn in_postgres(tx: sqlx::Transaction<'static, Postgres>, made: Made) -> Self {
+    pub(super) const fn in_postgres(tx: Timely, made: Made) -> Self {
         Self(Conn(Link::Postgres(tx, made)))
     }
 
@@ -73,7 +74,14 @@ impl Tx {
         match self.0.0 {
             Link::Sqlite(tx) => tx.commit().await,
             Link::Postgres(tx, _) => tx.commit().await,
-            Link::SqliteAlone(_) | Link::PostgresAlone(_) => Ok(()),
+            Link::SqliteAlone(_) | Link::PostgresAlone(..) => Ok(()),
+        }
+    }
+
+    /// Waits for the answers to its statements for as long as they take.
+    pub(super) fn wait_without_end(&mut self) {
+        if let Link::Postgres(tx, _) = &mut self.0.0 {
+            tx.wait_without_end();
         }
     }
 }
@@ -92,7 +100,7 @@ impl From<SqliteConnection> for Conn {
 
 impl From<PgConnection> for Conn {
     fn from(connection: PgConnection) -> Self {
-        Self(Link::PostgresAlone(Box::new(connection)))
+        Self(Link::PostgresAlone(Box::new(connection), Patience::default()))
     }
 }
 
@@ -112,13 +120,19 @@ impl DerefMut for Tx {
 
 impl Conn {
     /// The connection as its driver knows it, for what only one database has.
-    pub fn engine(&mut self) -> Engine<'_> {
-        match &mut self.0 {
+    ///
+    /// # Errors
+    /// An earlier answer did not come in time, so that nothing can be done on this connection any more.
+    pub fn engine(&mut self) -> Result<Engine<'_>, sqlx::Error> {
+        Ok(match &mut self.0 {
             Link::Sqlite(tx) => Engine::Sqlite(tx),
             Link::SqliteAlone(connection) => Engine::Sqlite(connection),
-            Link::Postgres(tx, _) => Engine::Postgres(tx),
-            Link::PostgresAlone(connection) => Engine::Postgres(connection),
-        }
+            Link::Postgres(tx, _) => {
+                let (connection, patience) = tx.parts()?;
+                Engine::Postgres(connection, patience)
+            }
+            Link::PostgresAlone(connection, patience) => Engine::Postgres(connection, patience),
+        })
     }
 
     /// The wording that this connection's database understands.
@@ -126,7 +140,7 @@ impl Conn {
     pub const fn either<T: Copy>(&self, sqlite: T, postgres: T) -> T {
         match self.0 {
             Link::Sqlite(_) | Link::SqliteAlone(_) => sqlite,
-            Link::Postgres(..) | Link::PostgresAlone(_) => postgres,
+            Link::Postgres(..) | Link::PostgresAlone(..) => postgres,
         }
     }
 
@@ -134,7 +148,7 @@ impl Conn {
     pub(super) const fn partitions(&self) -> Option<&Made> {
         match &self.0 {
             Link::Postgres(_, made) => Some(made),
-            Link::Sqlite(_) | Link::SqliteAlone(_) | Link::PostgresAlone(_) => None,
+            Link::Sqlite(_) | Link::SqliteAlone(_) | Link::PostgresAlone(..) => None,
         }
     }
 }
@@ -231,14 +245,14 @@ impl<'q> Query<'q> {
     /// # Errors
     /// What the database said.
     pub async fn execute(self, conn: &mut Conn) -> Result<u64, sqlx::Error> {
-        match conn.engine() {
+        match conn.engine()? {
             Engine::Sqlite(connection) => {
                 let query = sqlx::query_with(self.sql, for_sqlite(self.values)?);
                 Ok(query.execute(connection).await?.rows_affected())
             }
-            Engine::Postgres(connection) => {
+            Engine::Postgres(connection, patience) => {
                 let query = sqlx::query_with(self.sql, for_postgres(self.values)?);
-                Ok(query.execute(connection).await?.rows_affected())
+                Ok(patience.wait(query.execute(connection)).await?.rows_affected())
             }
         }
     }
@@ -248,14 +262,14 @@ impl<'q> Query<'q> {
     /// # Errors
     /// What the database said.
     pub async fn fetch_all(self, conn: &mut Conn) -> Result<Vec<Row>, sqlx::Error> {
-        Ok(match conn.engine() {
+        Ok(match conn.engine()? {
             Engine::Sqlite(connection) => {
                 let query = sqlx::query_with(self.sql, for_sqlite(self.values)?);
                 query.fetch_all(connection).await?.into_iter().map(Row::Sqlite).collect()
             }
-            Engine::Postgres(connection) => {
+            Engine::Postgres(connection, patience) => {
                 let query = sqlx::query_with(self.sql, for_postgres(self.values)?);
-                query.fetch_all(connection).await?.into_iter().map(Row::Postgres).collect()
+                patience.wait(query.fetch_all(connection)).await?.into_iter().map(Row::Postgres).collect()
             }
         })
     }
@@ -265,14 +279,14 @@ impl<'q> Query<'q> {
     /// # Errors
     /// What the database said.
     pub async fn fetch_optional(self, conn: &mut Conn) -> Result<Option<Row>, sqlx::Error> {
-        Ok(match conn.engine() {
+        Ok(match conn.engine()? {
             Engine::Sqlite(connection) => {
                 let query = sqlx::query_with(self.sql, for_sqlite(self.values)?);
                 query.fetch_optional(connection).await?.map(Row::Sqlite)
             }
-            Engine::Postgres(connection) => {
+            Engine::Postgres(connection, patience) => {
                 let query = sqlx::query_with(self.sql, for_postgres(self.values)?);
-                query.fetch_optional(connection).await?.map(Row::Postgres)
+                patience.wait(query.fetch_optional(connection)).await?.map(Row::Postgres)
             }
         })
     }

@@ -34,8 +34,8 @@ pub async fn insert(conn: &mut Conn, change: &StateChange) -> Result<(), StoreEr
         .bind(change.operators_digest.as_slice())
         .execute(conn)
         .await?;
-    if let Engine::Postgres(connection) = conn.engine() {
-        sqlx::query("SELECT pg_notify($1, '')").bind(postgres::CHANNEL).execute(connection).await?;
+    if let Engine::Postgres(connection, patience) = conn.engine()? {
+        patience.wait(sqlx::query("SELECT pg_notify($1, '')").bind(postgres::CHANNEL).execute(connection)).await?;
     }
     Ok(())
 }

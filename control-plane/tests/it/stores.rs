@@ -60,13 +60,13 @@ pub async fn connect(directory: &Path) -> Conn {
 /// Lets rows lose what they refer to, until the transaction ends, or without one for good.
 pub async fn let_rows_dangle(conn: &mut Conn) {
     let (in_transaction, for_good) = ("PRAGMA defer_foreign_keys = ON", "PRAGMA foreign_keys = OFF");
-    match conn.engine() {
+    match conn.engine().unwrap() {
         Engine::Sqlite(connection) => {
             for pragma in [in_transaction, for_good] {
                 sqlx::query(pragma).execute(&mut *connection).await.unwrap();
             }
         }
-        Engine::Postgres(connection) => {
+        Engine::Postgres(connection, _) => {
             sqlx::query("SET session_replication_role = replica").execute(connection).await.unwrap();
         }
     }

@@ -16,6 +16,7 @@ mod receipt_replicas;
 mod relocation;
 mod replicas;
 mod schema;
+mod silence;
 mod vault_replicas;
 
 #[path = "../it/audit.rs"]

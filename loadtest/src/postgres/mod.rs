@@ -1,7 +1,7 @@
 //! Real PostgreSQL servers for tests and measurements, from the programs of the distribution's packages.
 //!
-//! A [`Server`] listens on a free port of the loopback interface, keeps its files in a directory of its own, can be killed and started again, and ends
-//! with the value that stands for it. A [`shared`] one is started by the first process that asks and ends after the last.
+//! A [`Server`] listens on a free port of the loopback interface, keeps its files in a directory of its own, can be frozen, or killed and started
+//! again, and ends with the value that stands for it. A [`shared`] one is started by the first process that asks and ends after the last.
 //! PostgreSQL refuses to run as root; then it runs as the user `postgres` that its package made.
 
 pub mod shared;
@@ -81,6 +81,35 @@ impl Server {
             sleep(STEP);
         }
         Err(anyhow!("processes of the server are still there"))
+    }
+
+    /// Lets it hold its connections but answer nothing, as a host that hangs, until [`Server::thaw`] or [`Server::kill`].
+    ///
+    /// # Errors
+    /// The processes cannot be listed.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        let Some(process) = &self.process else { return Ok(()) };
+        // The one that starts others first, so that none is missed.
+        signal("-STOP", &[process.id()])?;
+        signal("-STOP", &children(process.id())?)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// The processes cannot be listed.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        let Some(process) = &self.process else { return Ok(()) };
+        signal("-CONT", &children(process.id())?)?;
+        signal("-CONT", &[process.id()])
+    }
+
+    /// Runs SQL in a database that [`Server::create`] made.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub fn run_in(&self, database: &str, sql: &str) -> anyhow::Result<()> {
+        self.place.tell_in(database, sql)
     }
 
     /// Makes a database and gives its URL.
@@ -183,21 +212,12 @@ impl Place {
     }
 
     pub(crate) fn tell(&self, sql: &str) -> anyhow::Result<()> {
+        self.tell_in("postgres", sql)
+    }
+
+    fn tell_in(&self, database: &str, sql: &str) -> anyhow::Result<()> {
         let told = Command::new(self.programs.join("psql"))
-            .args([
-                "-X",
-                "-q",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &self.port.to_string(),
-                "-U",
-                USER,
-                "-d",
-                "postgres",
-                "-c",
-                sql,
-            ])
+            .args(["-X", "-q", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-d", database, "-c", sql])
             .stdin(Stdio::null())
             .output()?;
         ensure!(told.status.success(), "{sql}: {}", String::from_utf8_lossy(&told.stderr));

@@ -104,7 +104,7 @@ pub(super) async fn table(from: &mut Conn, to: &mut Conn, table: &'static str) -
             make_partitions(to, &columns, &page).await?;
         }
         digest.add(&page, rows.len());
-        let Engine::Postgres(connection) = to.engine() else { return Err(StoreError::Corrupt("relocate").into()) };
+        let Engine::Postgres(connection, _) = to.engine()? else { return Err(StoreError::Corrupt("relocate").into()) };
         write(connection, &insert, page).await?;
     }
 }

@@ -136,6 +136,7 @@ pub async fn relocate(
 async fn relocate_rows(source: &Store, target: &Postgres) -> Result<Relocated, RelocateError> {
     let mut from = source.read().await?;
     let mut to = target.write().await?;
+    to.wait_without_end();
     // No control plane makes a deployment there meanwhile.
     locks::deployment(&mut to).await?;
     if let Some(table) = first_with_rows(&mut to).await? {

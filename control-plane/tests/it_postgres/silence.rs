@@ -1,0 +1,99 @@
+//! PostgreSQL that holds its connections but answers nothing: nobody waits without end, and nothing is told of what nobody knows.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use keyforge_control_plane::store::{StoreError, sql};
+use keyforge_loadtest::postgres::Server;
+use keyforge_proto::admin::v1 as admin;
+use tonic::Code;
+
+use crate::beside::use_database;
+use crate::plane::Plane;
+use crate::rig::Rig;
+
+/// What docs/postgresql.md promises of a call that begins while the database does not answer, and a little for a busy host.
+const REFUSED_WITHIN: Duration = Duration::from_secs(6);
+/// The same of a call that was under way.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(24);
+/// How long anybody waits for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn directory_on(server: &Server) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    use_database(directory.path(), &server.create("keyforge").unwrap());
+    directory
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_begin_while_the_database_is_silent_are_unavailable_soon_and_work_when_it_speaks_again() {
+    let server = Server::start().unwrap();
+    let plane = Plane::start_again(directory_on(&server)).await;
+    let list = async || plane.keys().list_keys(admin::ListKeysRequest::default()).await;
+    // Leaves connections in the pool that were used a moment ago.
+    for answer in join_all((0..8).map(|_| list())).await {
+        answer.unwrap();
+    }
+    server.freeze().unwrap();
+    for _ in 0..2 {
+        let refused = tokio::time::timeout(REFUSED_WITHIN, join_all((0..8).map(|_| list()))).await;
+        for answer in refused.expect("a call waits for a server that does not answer") {
+            let status = answer.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+        }
+    }
+    server.thaw().unwrap();
+    let mut tries = 0;
+    while let Err(status) = list().await {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        tries += 1;
+        assert!(tries < 10, "it does not come back");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transaction_whose_answer_did_not_come_does_nothing_more_and_was_not_done() {
+    let server = Server::start().unwrap();
+    let rig = Rig::start_in(directory_on(&server)).await;
+    let insert = |name: &'static str| sql::query("INSERT INTO models (name, model) VALUES ($1, '{}')").bind(name);
+    let mut tx = rig.store.write().await.unwrap();
+    insert("first").execute(&mut tx).await.unwrap();
+    server.freeze().unwrap();
+    let given_up = tokio::time::timeout(GIVEN_UP_WITHIN, insert("second").execute(&mut tx)).await;
+    let error = StoreError::from(given_up.expect("it waits without end").unwrap_err());
+    assert!(error.is_passing(), "{error}");
+    server.thaw().unwrap();
+    let error = StoreError::from(insert("third").execute(&mut tx).await.unwrap_err());
+    assert!(error.is_passing(), "{error}");
+    let error = StoreError::from(tx.commit().await.unwrap_err());
+    assert!(error.is_passing(), "{error}");
+    let mut read = rig.store.read().await.unwrap();
+    let count = sql::query("SELECT count(*) FROM models WHERE name IN ('first', 'second', 'third')")
+        .fetch_value::<i64>(&mut read)
+        .await
+        .unwrap();
+    assert_eq!(count, Some(0), "a part of it was committed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_whose_commit_is_not_answered_in_time_is_aborted_and_not_said_to_have_failed() {
+    let server = Server::start().unwrap();
+    let plane = Plane::start_again(directory_on(&server)).await;
+    // It takes a minute to commit a workspace, so that the moment at which the server falls silent is certain.
+    server
+        .run_in(
+            "keyforge",
+            "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'; \
+             CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON workspaces DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
+             EXECUTE FUNCTION linger()",
+        )
+        .unwrap();
+    let began = Instant::now();
+    let request = admin::CreateWorkspaceRequest { name: "slow".to_owned(), ..Default::default() };
+    let status = plane.workspaces().create_workspace(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted, "{status}");
+    // That it failed is recorded in a chain whose head the change holds for as long as it is being committed; that is given up too.
+    assert!(began.elapsed() < GIVEN_UP_WITHIN + LOCK_TIMEOUT, "{:?}", began.elapsed());
+    plane.stop().await;
+}
