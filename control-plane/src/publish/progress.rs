@@ -131,7 +131,7 @@ impl Collections {
     /// Lives of a node are over, and what they had still to say the latest one tells.
     pub(super) fn succeeded(&mut self, node: NodeId, over: &[BootId], latest: &NodeSeen) {
         for open in self.open.values_mut() {
-            if !over.iter().fold(false, |any, boot| open.pending.remove(&(node, *boot)) || any) {
+            if over.iter().filter(|boot| open.pending.remove(&(node, **boot))).count() == 0 {
                 continue;
             }
             let lives = if latest.has_told(open.revision) { &mut open.acked } else { &mut open.pending };

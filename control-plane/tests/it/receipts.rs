@@ -32,8 +32,12 @@ pub struct Watcher {
 
 impl Watcher {
     pub async fn connect(plane: &Plane, id: u8, have_revision: u64) -> Self {
+        Self::connect_as(plane, (id, id), have_revision).await
+    }
+
+    async fn connect_as(plane: &Plane, (id, boot): (u8, u8), have_revision: u64) -> Self {
         let (outbound, receiver) = mpsc::channel(16);
-        let hello = fleet::WatchHello { node_id: vec![id; 16], boot_id: vec![id; 16], have_revision };
+        let hello = fleet::WatchHello { node_id: vec![id; 16], boot_id: vec![boot; 16], have_revision };
         say(&outbound, FromNode::Hello(hello)).await;
         let inbound = plane.state().watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut watcher = Self { id, outbound, inbound, floor: 0 };
@@ -121,6 +125,32 @@ async fn i_13_a_receipt_says_who_has_done_it_and_by_when_the_others_do_it() {
     let bound = receipt.effective_by_ms - SystemClock.now().millis();
     assert!((-5_000..=0).contains(&bound), "{bound} ms from now");
     drop(watchers);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn i_13_a_copy_of_a_node_takes_nothing_from_the_receipt_that_the_node_owes() {
+    let plane = Plane::start().await;
+    let (key, _) = plane.make_key("doomed").await;
+    let node = Watcher::connect(&plane, 1, key.revision).await;
+    let mut copy = Watcher::connect_as(&plane, (1, 2), key.revision).await;
+    let mut keys = plane.keys();
+    let before = SystemClock.now().millis();
+    let hearing = async {
+        let order = copy.order().await;
+        copy.applied(order.revision, 0).await;
+    };
+    let (answer, ()) = tokio::join!(keys.revoke_key(revoke(&key, 400)), hearing);
+    let answer = answer.unwrap().into_inner();
+    let (key, receipt) = (answer.key.unwrap(), answer.receipt.unwrap());
+    assert_eq!((receipt.nodes_acked, receipt.nodes_total), (0, 1), "the node has not done it");
+    assert_eq!(receipt.nodes_pending, [NodeId::from_bytes([1; 16]).to_string()]);
+    let bound = receipt.effective_by_ms - before;
+    assert!((25_000..=30_400).contains(&bound), "{bound} ms after the call");
+    node.applied(key.revision, 0).await;
+    let again = plane.keys().revoke_key(revoke(&key, 2_000)).await.unwrap().into_inner().receipt.unwrap();
+    assert_eq!((again.nodes_acked, again.nodes_total), (1, 1));
+    drop((node, copy));
     plane.stop().await;
 }
 
