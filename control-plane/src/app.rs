@@ -24,6 +24,7 @@ use keyforge_proto::fleet::v1::grant_service_server::GrantServiceServer;
 use keyforge_proto::fleet::v1::node_service_server::NodeServiceServer;
 use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
 use keyforge_runtime::accept::BindError;
+use keyforge_runtime::readiness::Readiness;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_runtime::telemetry::Telemetry;
 use keyforge_runtime::tls::TlsError;
@@ -112,6 +113,7 @@ pub struct ControlPlane {
     admin: Admin,
     fleet: Fleet,
     custodian: Custodian,
+    horizon: Horizon,
     registry: Option<Registry>,
     store: Store,
 }
@@ -163,6 +165,14 @@ impl ControlPlane {
     #[must_use]
     pub const fn custodian(&self) -> &Custodian {
         &self.custodian
+    }
+
+    /// Lets the process be ready only while a database that it shares can be reached. Ends with a drain of `shutdown`.
+    pub fn show_database_in(&self, readiness: &Readiness, shutdown: &Shutdown) {
+        if self.horizon.is_shared() {
+            let (horizon, check) = (self.horizon.clone(), readiness.check("database"));
+            until_drain(shutdown, "database readiness", async move { horizon.show(check).await });
+        }
     }
 
     /// Closes the store, the last part to go: call it after [`Shutdown::drained`]. Without it nothing is lost, but the next start has to
@@ -217,8 +227,8 @@ pub async fn start(
     let tls_addr = config.tls.as_ref().map(over_tls).transpose()?;
     let addr = listeners::in_the_clear(config.listen, routes, &shutdown)?;
     tracing::info!(%addr, ?tls_addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
-    let (data_dir, fleet) = (config.data_dir, publisher.fleet);
-    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir, admin, fleet, custodian, registry, store })
+    let (data_dir, Publisher { fleet, horizon, .. }) = (config.data_dir, publisher);
+    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir, admin, fleet, custodian, horizon, registry, store })
 }
 
 struct Parts {

@@ -48,7 +48,9 @@ async fn serve(args: ControlPlaneArgs, config: Config, process: Shutdown, teleme
     let control = Box::pin(app::start(config, shutdown.clone(), &telemetry, Arc::new(SystemClock)));
     let control = control.await.map_err(Failure::refused)?;
     if let Some(ops) = ops {
-        ops.start(&telemetry, Readiness::until_drain(&shutdown), &process);
+        let readiness = Readiness::until_drain(&shutdown);
+        control.show_database_in(&readiness, &shutdown);
+        ops.start(&telemetry, readiness, &process);
     }
     // Commands on this host speak cleartext to loopback addresses only.
     let _found = match control.addr() {

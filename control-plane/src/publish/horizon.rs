@@ -4,9 +4,14 @@
 //! answered only after a look that began after the beat was heard: a control plane that has lost the database assures nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use keyforge_runtime::readiness::ReadinessCheck;
 use keyforge_shared::clock::Clock;
 use tokio::sync::{Notify, watch};
+
+/// A database that was not looked at for so long is away. Looks are a second apart.
+const AWAY_AFTER: Duration = Duration::from_secs(5);
 
 /// How far this control plane sees. Clones share it. Moments are of the monotonic clock, in nanoseconds.
 #[derive(Clone)]
@@ -55,6 +60,19 @@ impl Horizon {
         self.looks.as_ref().map(|looks| looks.began.subscribe())
     }
 
+    /// Says in `check`, for as long as it is polled, whether the database is there.
+    pub async fn show(&self, check: ReadinessCheck) {
+        check.set_ready();
+        let Some(mut looks) = self.looks() else { return };
+        loop {
+            match tokio::time::timeout(AWAY_AFTER, looks.changed()).await {
+                Ok(Ok(())) => check.set_ready(),
+                Ok(Err(_)) => return,
+                Err(_) => check.set_not_ready(format!("not reached for {} s or longer", AWAY_AFTER.as_secs())),
+            }
+        }
+    }
+
     /// Waits until what was committed before `moment` is published, and asks for a look.
     pub async fn passes(&self, moment: u64) {
         let Some(looks) = &self.looks else { return };
@@ -77,8 +95,6 @@ impl Horizon {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use keyforge_shared::clock::{ManualClock, Timestamp};
 
     use super::*;

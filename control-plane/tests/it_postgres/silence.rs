@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use keyforge_control_plane::store::{StoreError, sql};
 use keyforge_loadtest::postgres::Server;
 use keyforge_proto::admin::v1 as admin;
+use keyforge_runtime::readiness::Readiness;
 use tonic::Code;
 
 use crate::beside::use_database;
@@ -49,6 +50,37 @@ async fn calls_that_begin_while_the_database_is_silent_are_unavailable_soon_and_
         tries += 1;
         assert!(tries < 10, "it does not come back");
     }
+    plane.stop().await;
+}
+
+/// Waits until `wanted` holds of the readiness.
+async fn until(readiness: &Readiness, wanted: impl Fn(&Result<(), String>) -> bool) {
+    let mut steps = 0;
+    while !wanted(&readiness.report()) {
+        steps += 1;
+        assert!(steps < 300, "after 15 s: {:?}", readiness.report());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_plane_is_not_ready_while_the_database_is_away_and_ready_when_it_is_back() {
+    let mut server = Server::start().unwrap();
+    let plane = Plane::start_again(directory_on(&server)).await;
+    let readiness = Readiness::until_drain(&plane.shutdown);
+    plane.running.show_database_in(&readiness, &plane.shutdown);
+    until(&readiness, Result::is_ok).await;
+    let is_away = |report: &Result<(), String>| {
+        report.as_ref().is_err_and(|why| why == "database: not reached for 5 s or longer")
+    };
+    server.freeze().unwrap();
+    until(&readiness, is_away).await;
+    server.thaw().unwrap();
+    until(&readiness, Result::is_ok).await;
+    server.kill().unwrap();
+    until(&readiness, is_away).await;
+    server.run().unwrap();
+    until(&readiness, Result::is_ok).await;
     plane.stop().await;
 }
 
