@@ -89,7 +89,10 @@ impl Postgres {
 
     async fn begin(&self, statement: &'static str, each_within: Duration) -> Result<Tx, StoreError> {
         let (connection, patience) = (self.pool.acquire().await?, Patience::of(each_within));
-        let tx = Timely::begin(connection, statement, BEGIN_TIMEOUT, patience, self.tasks.clone()).await?;
+        let begun = Timely::begin(connection, statement, BEGIN_TIMEOUT, patience, self.tasks.clone());
+        // To its end although the caller may hang up: a connection whose transaction half began would have to be thrown away.
+        let begun = self.tasks.spawn_background("begin", begun);
+        let tx = begun.await.map_err(|_| sqlx::Error::BeginFailed)??;
         Ok(Tx::in_postgres(tx, self.made.clone()))
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::poll;
 use keyforge_control_plane::store::{StoreError, sql};
 use keyforge_loadtest::postgres::Server;
 use keyforge_proto::admin::v1 as admin;
@@ -82,6 +83,31 @@ async fn control_plane_is_not_ready_while_the_database_is_away_and_ready_when_it
     server.run().unwrap();
     until(&readiness, Result::is_ok).await;
     plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_hang_up_leave_no_transaction_open_and_cost_no_connection() {
+    let server = Server::start().unwrap();
+    let rig = Rig::start_in(directory_on(&server)).await;
+    server.run_in("postgres", "ALTER SYSTEM SET log_connections = on").unwrap();
+    server.run_in("postgres", "SELECT pg_reload_conf()").unwrap();
+    let mut hung_up = 0;
+    for n in 0..1_000 {
+        let mut read = Box::pin(rig.store.read());
+        let mut has_begun = false;
+        for _ in 0..=n % 5 {
+            has_begun = has_begun || poll!(&mut read).is_ready();
+            tokio::task::yield_now().await;
+        }
+        hung_up += u32::from(!has_begun);
+        drop(read);
+        drop(rig.store.read().await.unwrap());
+    }
+    assert!(hung_up > 100, "{hung_up} of 1000");
+    let log = server.log().unwrap();
+    assert!(!log.contains("transaction in progress"), "{log}");
+    let connected = log.lines().filter(|line| line.contains("connection authorized: user=keyforge database=keyforge"));
+    assert!(connected.count() < 40, "connections are thrown away: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

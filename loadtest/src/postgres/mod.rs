@@ -112,6 +112,14 @@ impl Server {
         self.place.tell_in(database, sql)
     }
 
+    /// What it logged so far.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn log(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.place.directory.join("log"))?)
+    }
+
     /// Makes a database and gives its URL.
     ///
     /// # Errors
