@@ -160,7 +160,9 @@ async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Resu
     let opened = deployment::open(&store, &data, &vault, &holder, Arc::clone(&clock)).await?;
     let fleet_token = FleetToken::load(&data, true)?;
     let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
-    let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), fleet_token.secret());
+    // There are no secrets that somebody would try.
+    let tried = tokio::sync::watch::Sender::default().subscribe();
+    let secrets = Secrets::new(store.clone(), Arc::clone(&opened.vault), tried, fleet_token.secret());
     let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
     let nodes = Nodes::new(NodeParts {
         store: store.clone(),
