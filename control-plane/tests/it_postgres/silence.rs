@@ -1,6 +1,6 @@
 //! PostgreSQL that holds its connections but answers nothing: nobody waits without end, and nothing is told of what nobody knows.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -8,6 +8,7 @@ use keyforge_control_plane::store::{StoreError, sql};
 use keyforge_loadtest::postgres::Server;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_runtime::readiness::Readiness;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::beside::use_database;
