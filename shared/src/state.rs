@@ -130,6 +130,16 @@ impl Contents {
         (0..).map_while(|number| self.part(number)).flatten()
     }
 
+    /// The workspaces.
+    pub fn workspaces(&self) -> impl Iterator<Item = &Arc<WorkspaceRecord>> {
+        self.workspaces.iter()
+    }
+
+    /// All keys, each once, in no order that means anything.
+    pub fn keys(&self) -> impl Iterator<Item = KeyRecord> {
+        self.keys.iter()
+    }
+
     /// The credentials.
     pub fn credentials(&self) -> impl Iterator<Item = &Arc<CredentialRecord>> {
         self.credentials.iter()

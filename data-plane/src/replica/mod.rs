@@ -248,9 +248,11 @@ impl Replica {
         if state.set_hash() != set_hash {
             return Err(ApplyError::Diverged(state.revision()));
         }
-        // Comparing takes as long as there are keys, so that nobody may be locked out meanwhile. Only the follower changes the state, and orders that
-        // come in between are compared with it again.
-        let mut changes = differences(&self.held.read().state, &state);
+        // Comparing takes as long as there are keys, so it holds no lock: an order that waited for one would keep every request waiting behind it. Only
+        // the follower changes the state, and orders that come in between are compared with it again.
+        let mut changes = differences(&self.contents(), &state);
+        // Taken before the state, as when a delta is applied.
+        let mut cuts = self.cuts.lock();
         let old = {
             let mut held = self.held.write();
             for change in &mut changes.keys {
@@ -263,8 +265,8 @@ impl Replica {
             }
             old
         };
-        drop(old);
-        self.cut_dead_keys(&changes, self.revision(), &mut self.cuts.lock());
+        self.cut_dead_keys(&changes, self.revision(), &mut cuts);
+        drop((cuts, old));
         self.deployment.send_replace(Some(deployment));
         Ok(changes)
     }
@@ -379,17 +381,15 @@ fn same_limits(one: Option<&WorkspaceRecord>, other: Option<&WorkspaceRecord>) -
     }
 }
 
-fn differences(before: &State, now: &State) -> Changes {
-    let differs = |id: &WorkspaceId| {
-        let of = |state| State::workspace(state, *id).map(Arc::as_ref);
-        !same_limits(of(before), of(now))
-    };
-    let ids: HashSet<WorkspaceId> = [before, now].into_iter().flat_map(State::workspaces).map(|it| it.id).collect();
-    Changes { keys: key_differences(before, now), workspaces: ids.into_iter().filter(differs).collect() }
+fn differences(before: &Contents, now: &State) -> Changes {
+    let known: HashMap<WorkspaceId, &WorkspaceRecord> = before.workspaces().map(|it| (it.id, it.as_ref())).collect();
+    let ids: HashSet<WorkspaceId> = known.keys().copied().chain(now.workspaces().map(|it| it.id)).collect();
+    let differs = |id: &WorkspaceId| !same_limits(known.get(id).copied(), now.workspace(*id).map(Arc::as_ref));
+    Changes { workspaces: ids.into_iter().filter(differs).collect(), keys: key_differences(before, now) }
 }
 
 /// Keys that were known before. Nothing follows from one that is new.
-fn key_differences(before: &State, now: &State) -> Vec<KeyChange> {
+fn key_differences(before: &Contents, now: &State) -> Vec<KeyChange> {
     let changed = before.keys().filter_map(|key| {
         let now = now.key(key.id);
         (now.as_deref() != Some(&key)).then(|| KeyChange { before: Some(Arc::new(key)), now })
@@ -399,6 +399,7 @@ fn key_differences(before: &State, now: &State) -> Vec<KeyChange> {
 
 #[cfg(test)]
 mod tests {
+    use keyforge_shared::clock::{Clock as _, SystemClock};
     use keyforge_shared::state::{FormerToken, KeyStatus};
 
     use super::*;
@@ -463,6 +464,43 @@ mod tests {
         for digest in [record.digest, former.digest] {
             assert_eq!(replica.key_by_digest(&digest).unwrap().status, KeyStatus::Revoked);
         }
+    }
+
+    #[test]
+    fn an_order_and_a_request_do_not_wait_while_a_snapshot_is_compared_with_what_is_held() {
+        let many = |status| {
+            let keys = (0..60_000_u64).map(move |number| {
+                let Resource::Key(record) = with_status(0, status, 0) else { panic!("not a key") };
+                let id = KeyId::from_ascii(format!("k{number:011}").as_bytes()).unwrap();
+                let mut digest = [0; 32];
+                digest[..8].copy_from_slice(&number.to_be_bytes());
+                Resource::Key(Arc::new(KeyRecord { id, digest: TokenDigest(digest), ..(*record).clone() }))
+            });
+            state(5, keys.chain([key(1, quota(5))]))
+        };
+        let replica = Replica::default();
+        at(&replica, many(KeyStatus::Active));
+        let next = many(KeyStatus::Active);
+        let hash = next.set_hash();
+        let began = SystemClock.monotonic_nanos();
+        let mut longest = 0;
+        let took = std::thread::scope(|threads| {
+            let replacing = threads.spawn(|| {
+                replica.replace(DEPLOYMENT, next, hash).unwrap();
+                SystemClock.monotonic_nanos() - began
+            });
+            for revision in 6.. {
+                let asked = SystemClock.monotonic_nanos();
+                drop(replica.carry_out(order(revision, 1, KeyStatus::Frozen, revision % 2 == 0)));
+                assert!(replica.key(key_id(1)).is_some());
+                longest = longest.max(SystemClock.monotonic_nanos() - asked);
+                if replacing.is_finished() {
+                    break;
+                }
+            }
+            replacing.join().unwrap()
+        });
+        assert!(longest < took / 2, "{longest} of {took} ns");
     }
 
     #[test]
