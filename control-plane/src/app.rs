@@ -171,7 +171,8 @@ impl ControlPlane {
     pub fn show_database_in(&self, readiness: &Readiness, shutdown: &Shutdown) {
         if self.horizon.is_shared() {
             let (horizon, check) = (self.horizon.clone(), readiness.check("database"));
-            until_drain(shutdown, "database readiness", async move { horizon.show(check).await });
+            let showing = async move { horizon.show(check).await };
+            drop(shutdown.spawn("database readiness", shutdown.until_drain(showing)));
         }
     }
 
@@ -206,20 +207,9 @@ pub async fn start(
         keep_up(&parts, registry, &shutdown);
     }
     let routes = routes(&parts, &shutdown)?;
-    let (signs, drain) = (hear_of(parts.ledger.clone(), parts.publisher.fleet.clone()), shutdown.drain_started());
-    drop(shutdown.spawn_background("signs of life", async move {
-        tokio::select! {
-            () = signs => {}
-            () = drain => {}
-        }
-    }));
-    let (health, drain) = (parts.custodian.clone().watch(), shutdown.drain_started());
-    drop(shutdown.spawn_background("vault health", async move {
-        tokio::select! {
-            () = health => {}
-            () = drain => {}
-        }
-    }));
+    let signs = hear_of(parts.ledger.clone(), parts.publisher.fleet.clone());
+    drop(shutdown.spawn_background("signs of life", shutdown.until_drain(signs)));
+    drop(shutdown.spawn_background("vault health", shutdown.until_drain(parts.custodian.clone().watch())));
     parts.gate.nodes().follow_removals(&shutdown);
     let Parts { admin, publisher, store, gate, authority, custodian, registry, .. } = parts;
     let fingerprint = authority.fingerprint();
@@ -299,32 +289,16 @@ async fn hear_of(ledger: Ledger, fleet: Fleet) {
 
 /// Keeps up with what others do to a shared database, and its tables ahead of time.
 fn keep_up(parts: &Parts, registry: &Registry, shutdown: &Shutdown) {
-    let (admin, horizon, drain) = (parts.admin.clone(), parts.publisher.horizon.clone(), shutdown.drain_started());
-    let following = admin.follow(horizon, registry.clone());
-    drop(shutdown.spawn_critical("follow", async move {
-        tokio::select! {
-            () = following => {}
-            () = drain => {}
-        }
-    }));
-    until_drain(shutdown, "registry", registry.clone().attend());
+    let following = parts.admin.clone().follow(parts.publisher.horizon.clone(), registry.clone());
+    drop(shutdown.spawn_critical("follow", shutdown.until_drain(following)));
+    drop(shutdown.spawn("registry", shutdown.until_drain(registry.clone().attend())));
     let (store, publisher) = (parts.store.clone(), parts.publisher.clone());
     let receipt_parts = ReceiptParts::new(store, publisher, registry.clone(), shutdown.clone());
-    until_drain(shutdown, "receipt parts", receipt_parts.answer_all());
-    until_drain(shutdown, "vault holders", parts.custodian.clone().attend());
+    drop(shutdown.spawn("receipt parts", shutdown.until_drain(receipt_parts.answer_all())));
+    drop(shutdown.spawn("vault holders", shutdown.until_drain(parts.custodian.clone().attend())));
     let store = parts.store.clone();
-    until_drain(shutdown, "partitions", async move { partitions::keep_ahead(&store).await });
-}
-
-/// Runs what has no end of its own.
-fn until_drain(shutdown: &Shutdown, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-    let drain = shutdown.drain_started();
-    drop(shutdown.spawn(name, async move {
-        tokio::select! {
-            () = work => {}
-            () = drain => {}
-        }
-    }));
+    let keeping = async move { partitions::keep_ahead(&store).await };
+    drop(shutdown.spawn("partitions", shutdown.until_drain(keeping)));
 }
 
 fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {

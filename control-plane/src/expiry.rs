@@ -25,13 +25,8 @@ impl ExpiringKeys {
         let watched = Self::default();
         let counted = watched.clone();
         // The store is in use until the last task has let go of it.
-        let drain = shutdown.drain_started();
-        drop(shutdown.spawn("expiring_keys", async move {
-            tokio::select! {
-                () = counted.keep_counting(&store, clock.as_ref()) => {}
-                () = drain => {}
-            }
-        }));
+        let counting = async move { counted.keep_counting(&store, clock.as_ref()).await };
+        drop(shutdown.spawn("expiring_keys", shutdown.until_drain(counting)));
         watched
     }
 

@@ -49,18 +49,12 @@ pub fn over_tls(
     certificate.rotate(Arc::clone(&clock), shutdown);
     let tls = mutual::server(authority.certificate(), certificate, clock)?;
     let (told, mut heard) = mpsc::channel::<(SocketAddr, String)>(REFUSED);
-    let drain = shutdown.drain_started();
-    drop(shutdown.spawn("refused_certificates", async move {
-        let record = async {
-            while let Some((peer, reason)) = heard.recv().await {
-                gate.refused_certificate(&peer.to_string(), &reason).await;
-            }
-        };
-        tokio::select! {
-            () = record => {}
-            () = drain => {}
+    let recording = async move {
+        while let Some((peer, reason)) = heard.recv().await {
+            gate.refused_certificate(&peer.to_string(), &reason).await;
         }
-    }));
+    };
+    drop(shutdown.spawn("refused_certificates", shutdown.until_drain(recording)));
     let options = AcceptOptions {
         tls: Some(tls.into()),
         on_refused_certificate: Some(Arc::new(move |peer, error| drop(told.try_send((peer, error.to_string()))))),

@@ -52,10 +52,10 @@ pub async fn recover<S: AuditSink>(leftovers: Vec<Leftover>, told: Told<S>, cloc
             recovery.part_done().await;
         }
     };
-    tokio::select! {
-        ((), ()) = futures_util::future::join(ledger, store) => {}
-        () = shutdown.drain_started() => {}
-    }
+    let both = async {
+        let ((), ()) = futures_util::future::join(ledger, store).await;
+    };
+    shutdown.until_drain(both).await;
 }
 
 /// Tells the counter store what earlier lives held as long as nothing else can be done about them, because nobody has said yet which installation

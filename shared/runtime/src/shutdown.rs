@@ -115,6 +115,17 @@ impl Shutdown {
         self.inner.draining.clone().cancelled_owned()
     }
 
+    /// `work` until the drain starts, which drops it where it waits: for what has no end of its own.
+    pub fn until_drain<F: Future<Output = ()>>(&self, work: F) -> impl Future<Output = ()> + use<F> {
+        let drain = self.inner.draining.clone().cancelled_owned();
+        async move {
+            tokio::select! {
+                () = work => {}
+                () = drain => {}
+            }
+        }
+    }
+
     /// Resolves when the second phase starts: give up on work that still runs.
     pub fn force_started(&self) -> impl Future<Output = ()> + Send + 'static {
         self.inner.forced.clone().cancelled_owned()
