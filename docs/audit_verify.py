@@ -18,7 +18,7 @@ COMMITMENT, CHAIN_KEY = b"keyforge/audit/kc/v1\0", b"kf/audit/chain/v1"
 
 # One row per field: its name and its type. An integer n is n bytes as they are; u8 to u64 and i64 are big-endian; "bytes" and "text" have a u32
 # length before them; {...} is a u8 that stands for a word.
-WORDS = {"KFN1": {1: "completed", 2: "refused", 3: "unresolved"}, "KFA1": {1: "done", 2: "denied", 3: "failed"}}
+WORDS = {"KFN1": {1: "completed", 2: "refused", 3: "unresolved"}, "KFA1": {1: "done", 2: "denied", 3: "failed", 4: "unknown"}}
 PRIVATE = [("tag", "u16"), ("salt", 16), ("value", "bytes")]
 KINDS = {
     "KFN1": [

@@ -8,7 +8,7 @@ use crate::ledger::LedgerError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
-/// Why a call was not carried out. Nothing was changed then.
+/// Why a call was not carried out. Nothing was changed then, but for [`AdminError::Interrupted`], where nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The caller could not prove to be an operator.
@@ -99,12 +99,12 @@ impl AdminError {
     pub(super) const fn outcome(&self) -> AdminOutcome {
         match self {
             Self::Unauthenticated(_) | Self::TooManyFailures(_) | Self::Denied(_) => AdminOutcome::Denied,
+            Self::Interrupted => AdminOutcome::Unknown,
             Self::Invalid(_)
             | Self::NotFound { .. }
             | Self::Exists(_)
             | Self::Precondition(_)
             | Self::Plan(_)
-            | Self::Interrupted
             | Self::Store(_)
             | Self::Vault(_)
             | Self::Certificate(_)

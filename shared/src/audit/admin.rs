@@ -16,6 +16,8 @@ pub enum AdminOutcome {
     Denied,
     /// It was refused for what it said, or failed.
     Failed,
+    /// Whether it was carried out was not learned: the database went away while it was committed. If it was, an entry before this one says so.
+    Unknown,
 }
 
 impl AdminOutcome {
@@ -24,11 +26,12 @@ impl AdminOutcome {
             Self::Done => 1,
             Self::Denied => 2,
             Self::Failed => 3,
+            Self::Unknown => 4,
         }
     }
 
     fn from_code(code: u8) -> Result<Self, DecodeError> {
-        [Self::Done, Self::Denied, Self::Failed]
+        [Self::Done, Self::Denied, Self::Failed, Self::Unknown]
             .into_iter()
             .find(|outcome| outcome.code() == code)
             .ok_or(DecodeError::Value("outcome"))
@@ -41,6 +44,7 @@ impl AdminOutcome {
             Self::Done => "done",
             Self::Denied => "denied",
             Self::Failed => "failed",
+            Self::Unknown => "unknown",
         }
     }
 }

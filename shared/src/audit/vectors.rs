@@ -168,9 +168,10 @@ fn golden_chains() -> [Chain; 2] {
     let requests = [completed(), refused(), unresolved()].map(|record| Record::Request(Box::new(record)));
     let denied = AdminRecord { outcome: AdminOutcome::Denied, detail: String::new(), ..administered() };
     let failed = AdminRecord { outcome: AdminOutcome::Failed, target: String::new(), ..administered() };
+    let unknown = AdminRecord { outcome: AdminOutcome::Unknown, ..administered() };
     [
         Chain::build(KEY_CHAIN, [0x77; 32], requests.into_iter().chain([Record::Gap(gap())]).collect()),
-        Chain::build(ADMIN_CHAIN, [0; 32], [administered(), denied, failed].map(Record::Admin).into()),
+        Chain::build(ADMIN_CHAIN, [0; 32], [administered(), denied, failed, unknown].map(Record::Admin).into()),
     ]
 }
 

@@ -58,7 +58,12 @@ fn request() -> impl Strategy<Value = RequestRecord> {
 }
 
 fn admin() -> impl Strategy<Value = AdminRecord> {
-    let outcome = prop_oneof![Just(AdminOutcome::Done), Just(AdminOutcome::Denied), Just(AdminOutcome::Failed)];
+    let outcome = prop::sample::select(vec![
+        AdminOutcome::Done,
+        AdminOutcome::Denied,
+        AdminOutcome::Failed,
+        AdminOutcome::Unknown,
+    ]);
     (any::<[Id; 4]>(), any::<i64>(), any::<[String; 4]>(), outcome).prop_map(|(ids, at, text, outcome)| {
         let [peer, method, target, detail] = text;
         AdminRecord {
