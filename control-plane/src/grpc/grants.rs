@@ -8,6 +8,7 @@ use keyforge_shared::limit::CounterId;
 use tonic::{Code, Request, Response, Status};
 
 use super::auth::NodeGate;
+use super::status::told;
 use crate::ledger::{Acquire, GiveBack, Grant, Granted, Holder, Ledger, LedgerError, Membership, Want};
 
 /// Counters in one call: each scope, dimension and window in the present period, the one before and the next.
@@ -182,5 +183,12 @@ fn refused(error: LedgerError) -> Status {
         LedgerError::Over(_) => Code::Aborted,
         LedgerError::BootOver(_) => Code::PermissionDenied,
     };
-    Status::new(code, error.to_string())
+    Status::new(
+        code,
+        match &error {
+            LedgerError::Store(error) => told(error),
+            LedgerError::History(error) => told(error),
+            other => other.to_string(),
+        },
+    )
 }

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
 use super::auth::NodeGate;
+use super::status::told;
 use crate::admin::Admin;
 use crate::audit::intake::{Intake, IntakeError};
 use crate::audit::{Audit, AuditError};
@@ -104,7 +105,7 @@ fn refused(error: IntakeError) -> Status {
         && passing.is_passing()
     {
         tracing::warn!(%error, "audit records were not chained: the database is away");
-        return Status::unavailable(error.to_string());
+        return Status::unavailable(told(passing));
     }
     tracing::error!(%error, "audit records were not chained");
     let code = match &error {
@@ -117,5 +118,11 @@ fn refused(error: IntakeError) -> Status {
         | IntakeError::UnknownChain { .. }
         | IntakeError::Rewritten { .. } => Code::InvalidArgument,
     };
-    Status::new(code, error.to_string())
+    Status::new(
+        code,
+        match &error {
+            IntakeError::Audit(AuditError::Store(error)) => told(error),
+            other => other.to_string(),
+        },
+    )
 }

@@ -4,6 +4,7 @@ use tonic::{Code, Status};
 
 use crate::admin::AdminError;
 use crate::audit::AuditError;
+use crate::store::StoreError;
 
 impl From<AdminError> for Status {
     fn from(error: AdminError) -> Self {
@@ -29,6 +30,19 @@ impl From<AdminError> for Status {
                 Code::Internal
             }
         };
-        Self::new(code, error.to_string())
+        let told = match &error {
+            AdminError::Store(error) | AdminError::Audit(AuditError::Store(error)) => told(error),
+            other => other.to_string(),
+        };
+        Self::new(code, told)
+    }
+}
+
+/// What a caller is told of a store that failed. What the database says may name its server, its users or other tenants: that stays in the log.
+pub(super) fn told(error: &StoreError) -> String {
+    match error {
+        StoreError::Database(_) if error.is_passing() => "the database is away: try again".to_owned(),
+        StoreError::Database(_) => "the database failed: the control plane's log says why".to_owned(),
+        other => other.to_string(),
     }
 }

@@ -260,7 +260,8 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
 }
 
 impl StoreError {
-    /// Whether the database cannot be reached, or gave this transaction up in favour of another: nothing was done, and the same may succeed later.
+    /// Whether the database cannot be reached, or gave this transaction up in favour of another: the same may succeed later. Nothing was done then, unless
+    /// it was a commit whose answer was lost.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
