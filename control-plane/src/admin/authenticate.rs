@@ -50,15 +50,23 @@ impl Admin {
     /// one. [`AdminError::Denied`] for an operator without the role; that is an entry.
     pub async fn authenticate(&self, proof: Proof<'_>, peer: &str, method: &'static str) -> Result<Caller, AdminError> {
         let now = self.inner.store.now();
-        let first = self.identify(proof, now);
-        // Strangers who are too many do not make the database work; a right token that another control plane made passes within a second all the same.
-        if first.is_ok() || !self.inner.failures.is_over(peer, now) {
+        // Who is not known has failed before the database is asked, also if they hang up meanwhile. Strangers who are too many do not make it work; a right
+        // token that another control plane made passes within a second all the same.
+        let is_known = self.identify(proof, now).is_ok();
+        let is_admitted = is_known || self.inner.failures.admit(peer, now);
+        if is_admitted {
             self.refresh().await?;
         }
         let operator = match self.identify(proof, now) {
             Ok(operator) => operator,
-            Err(stranger) => return Err(self.turn_away(stranger, peer, method, now).await),
+            Err(stranger) => {
+                let is_admitted = if is_known { self.inner.failures.admit(peer, now) } else { is_admitted };
+                return Err(self.turn_away(stranger, is_admitted, peer, method).await);
+            }
         };
+        if !is_known && is_admitted {
+            self.inner.failures.take_back(peer);
+        }
         let caller = Caller { operator: operator.id, peer: peer.to_owned(), workspace: operator.workspace };
         match roles::permit(&operator, method) {
             Ok(()) => Ok(caller),
@@ -72,10 +80,10 @@ impl Admin {
         self.inner.failures.totals()
     }
 
-    async fn turn_away(&self, stranger: Stranger, peer: &str, method: &'static str, now: Timestamp) -> AdminError {
+    async fn turn_away(&self, stranger: Stranger, is_admitted: bool, peer: &str, method: &'static str) -> AdminError {
         let Stranger { error, operator } = stranger;
-        if !self.inner.failures.admit(peer, now) {
-            self.inner.strangers.pass_over();
+        if !is_admitted {
+            self.inner.strangers.pass_over(1);
             return AdminError::TooManyFailures(TOO_MANY);
         }
         let operator = operator.unwrap_or(OperatorId::from_bytes([0; 16]));
@@ -84,7 +92,7 @@ impl Admin {
         error
     }
 
-    /// Records a call of somebody who is nobody here, or counts it in the next entry.
+    /// Records a call of somebody who is nobody here, or counts it in the next entry, also if they hang up meanwhile.
     pub(super) async fn note_stranger_call(&self, call: Call, why: &str) {
         let Some(unrecorded) = self.inner.strangers.admit(self.inner.store.now()) else { return };
         let method = call.method;
@@ -92,9 +100,15 @@ impl Admin {
             0 => why.to_owned(),
             _ => format!("{why} (and {unrecorded} refused calls before this one that were too many to record)"),
         };
-        if let Err(error) = self.append(call.act(AdminOutcome::Denied, detail)).await {
-            tracing::error!(method, %error, "a refused call could not be recorded");
-        }
+        let this = self.clone();
+        let recording = async move {
+            if let Err(error) = this.append(call.act(AdminOutcome::Denied, detail)).await {
+                tracing::error!(method, %error, "a refused call could not be recorded");
+                this.inner.strangers.pass_over(unrecorded.saturating_add(1));
+            }
+        };
+        // Only a panic ends it early, and that is logged.
+        drop(self.to_its_end("refused call", recording).await);
     }
 
     /// The operator whom a proof is of. Other ways to sign in end here, too, so that no operator who is revoked or whose time is over gets in by any.

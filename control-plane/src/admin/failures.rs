@@ -40,13 +40,15 @@ impl Failures {
         admitted
     }
 
-    /// Whether that address had too many failures within the last minute.
-    pub(super) fn is_over(&self, peer: &str, now: Timestamp) -> bool {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What was noted as a failure of `peer` was none.
+    pub(super) fn take_back(&self, peer: &str) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let address = place(peer);
-        let full = places.len() >= PLACES && !places.contains_key(&address);
-        let tally = places.get(if full { &None } else { &address });
-        tally.is_some_and(|tally| tally.failures >= PER_MINUTE && !tally.is_over(now))
+        let address = if places.contains_key(&address) { address } else { None };
+        if let Some(tally) = places.get_mut(&address) {
+            tally.failures = tally.failures.saturating_sub(1);
+        }
+        self.refused.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn count(&self, address: Option<IpAddr>, now: Timestamp) -> bool {
@@ -103,12 +105,21 @@ mod tests {
         for port in 0..10 {
             assert!(failures.admit(&format!("192.0.2.1:{port}"), at(100)));
         }
-        assert!(failures.is_over("192.0.2.1:99", at(130)) && !failures.is_over("192.0.2.2:99", at(130)));
         assert!(!failures.admit("192.0.2.1:99", at(130)));
         assert!(!failures.admit("192.0.2.1:99", at(189)), "asking again does not prolong it");
         assert!(failures.admit("192.0.2.2:99", at(130)));
         assert!(failures.admit("192.0.2.1:99", at(190)));
         assert_eq!(failures.totals(), (12, 2));
+    }
+
+    #[test]
+    fn what_is_taken_back_was_no_failure() {
+        let failures = Failures::default();
+        for port in 0..100 {
+            assert!(failures.admit(&format!("192.0.2.1:{port}"), at(100)));
+            failures.take_back("192.0.2.1:99");
+        }
+        assert_eq!(failures.totals(), (0, 0));
     }
 
     #[test]

@@ -248,6 +248,18 @@ impl Admin {
         error
     }
 
+    /// Carries `work` out to its end, also if whoever waits for it hangs up.
+    ///
+    /// # Errors
+    /// [`AdminError::Interrupted`] when it panicked.
+    pub async fn to_its_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        self.inner.shutdown.spawn(name, work).await.map_err(|_| AdminError::Interrupted)
+    }
+
     async fn append(&self, act: AdminAct) -> Result<(), AdminError> {
         let mut tx = self.inner.store.write().await?;
         self.inner.audit.append_admin(&mut tx, act).await?;
@@ -335,7 +347,7 @@ impl Admin {
         parts.audit.append_admin(edit.connection(), call.act(AdminOutcome::Done, detail)).await?;
         let Edit { tx, mut turn, .. } = edit;
         let this = self.clone();
-        let committing = self.inner.shutdown.spawn("commit", async move {
+        let committing = self.to_its_end("commit", async move {
             tx.commit().await?;
             if let Some(operators) = operators {
                 this.replace_roster(operators);
@@ -348,7 +360,7 @@ impl Admin {
             drop(turn);
             Ok::<(), sqlx::Error>(())
         });
-        let committed = committing.await.map_err(|_| AdminError::Interrupted)?.map_err(StoreError::from);
+        let committed = committing.await?.map_err(StoreError::from);
         committed.map_err(|error| if error.is_passing() { AdminError::Interrupted } else { error.into() })
     }
 }

@@ -37,10 +37,10 @@ impl Strangers {
         Some(std::mem::take(&mut tally.unrecorded))
     }
 
-    /// Counts a refused call that is to have no entry of its own whatever else there is.
-    pub(super) fn pass_over(&self) {
+    /// Counts refused calls that have no entry of their own, or whose entry could not be written: the next one tells of them.
+    pub(super) fn pass_over(&self, calls: u64) {
         let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.unrecorded = tally.unrecorded.saturating_add(1);
+        tally.unrecorded = tally.unrecorded.saturating_add(calls);
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
             assert_eq!(strangers.admit(at(659)), None);
         }
         assert_eq!(strangers.admit(at(660)), Some(1_000));
-        strangers.pass_over();
+        strangers.pass_over(1);
         assert_eq!(strangers.admit(at(660)), Some(1));
     }
 }

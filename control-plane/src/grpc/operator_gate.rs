@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use keyforge_shared::secret::SecretBytes;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Request, Status};
@@ -18,17 +19,23 @@ use super::auth::{bearer_in, peer_of};
 use crate::admin::authenticate::Proof;
 use crate::admin::{Admin, AdminError, Caller, roles};
 
+/// Calls that go on at a time though their caller hung up. More of them end where they are, which undoes them.
+const GOING_ON: usize = 1024;
+
 /// Admits operators, and records whom it does not admit. Clones share it.
+///
+/// A call is carried out to its end and recorded also if its caller hangs up: nobody tries without a trace what they may not do.
 #[derive(Clone)]
 pub struct OperatorGate {
     admin: Admin,
+    going_on: Arc<Semaphore>,
 }
 
 /// A service that only operators reach.
 #[derive(Clone)]
 pub struct OperatorsOnly<S> {
     inner: S,
-    admin: Admin,
+    gate: OperatorGate,
 }
 
 /// Who was admitted, and whether the call has come as far as being carried out.
@@ -41,13 +48,13 @@ struct Admitted {
 impl OperatorGate {
     /// Lets those pass whom `admin` knows.
     #[must_use]
-    pub const fn new(admin: Admin) -> Self {
-        Self { admin }
+    pub fn new(admin: Admin) -> Self {
+        Self { admin, going_on: Arc::new(Semaphore::new(GOING_ON)) }
     }
 
     /// Guards a service.
     pub fn guard<S>(&self, inner: S) -> OperatorsOnly<S> {
-        OperatorsOnly { inner, admin: self.admin.clone() }
+        OperatorsOnly { inner, gate: self.clone() }
     }
 }
 
@@ -78,10 +85,12 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         // The one that said that it is ready takes the call; the clone is asked again.
         let clone = self.inner.clone();
-        let (mut inner, admin) = (std::mem::replace(&mut self.inner, clone), self.admin.clone());
-        Box::pin(async move {
-            // Who calls what there is not is told so without a look at the body.
-            let Some(method) = roles::method_at(request.uri().path()) else { return inner.call(request).await };
+        let (mut inner, OperatorGate { admin, going_on }) =
+            (std::mem::replace(&mut self.inner, clone), self.gate.clone());
+        // Who calls what there is not is told so without a look at the body.
+        let Some(method) = roles::method_at(request.uri().path()) else { return Box::pin(inner.call(request)) };
+        let this = admin.clone();
+        let call = async move {
             let token = request.headers().get("authorization").and_then(|value| bearer_in(value.as_bytes()));
             let token = token.map(|token| SecretBytes::new(token.to_vec()));
             let proof = token.as_ref().map_or(Proof::None, |token| Proof::Token(token.expose()));
@@ -97,6 +106,15 @@ where
                 drop(admin.refuse(&caller, method, "", error).await);
             }
             answer
+        };
+        let Ok(permit) = going_on.try_acquire_owned() else { return Box::pin(call) };
+        Box::pin(async move {
+            let call = this.to_its_end("admin call", async move {
+                let answer = call.await;
+                drop(permit);
+                answer
+            });
+            call.await.unwrap_or_else(|error| Ok(Status::from(error).into_http()))
         })
     }
 }

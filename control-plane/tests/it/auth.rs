@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::StreamBody;
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
@@ -23,7 +24,7 @@ use tonic::Code;
 use tonic::body::Body;
 use tower_service::Service as _;
 
-use crate::plane::Plane;
+use crate::plane::{Plane, database};
 
 #[tokio::test]
 async fn call_without_a_known_operator_token_is_refused_with_what_to_do_and_recorded() {
@@ -122,6 +123,39 @@ async fn a_call_whose_message_cannot_be_read_is_an_entry_like_any_other() {
     let entry = plane.last_entry().await;
     assert_eq!((entry.method.as_str(), entry.outcome), ("keys/Create", AdminOutcome::Failed));
     assert!(entry.detail.contains("cannot be read"), "{entry:?}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_is_recorded_and_told_of_all_the_same() {
+    let plane = Plane::start().await;
+    let (_, viewer) = plane.make_operator("look", admin::Role::Viewer, "").await;
+    let before = plane.admin_entries().await.len();
+    // Nothing can be written, so that every call waits with its entry.
+    let mut database = database(plane.directory.path()).await;
+    for statement in ["BEGIN", "UPDATE chains SET head_seq = head_seq"] {
+        sql::query(statement).execute(&mut database).await.unwrap();
+    }
+    let begin = &[0, 0, 0, 0, 0];
+    for token in [Some(viewer.as_str()), None] {
+        let call = unended(&plane, "/keyforge.admin.v1.VaultService/RotateVault", token, begin);
+        tokio::time::timeout(Duration::from_secs(1), call).await.expect_err("nothing can be written");
+    }
+    sql::query("ROLLBACK").execute(&mut database).await.unwrap();
+    let entries = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let entries = plane.admin_entries().await;
+            if entries.len() >= before + 2 {
+                break entries;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let entries = entries.await.expect("no entry came");
+    let mut seen: Vec<_> = entries[before..].iter().map(|entry| (entry.method.as_str(), entry.outcome)).collect();
+    seen.dedup();
+    assert_eq!(seen, [("vault/Rotate", AdminOutcome::Denied)]);
+    assert!(entries[before..].iter().any(|entry| entry.operator != OperatorId::from_bytes([0; 16])));
     plane.stop().await;
 }
 
