@@ -42,6 +42,28 @@ pub struct NewCredential {
     pub weight: u32,
 }
 
+impl NewCredential {
+    /// What is wrong with it, each with its field; whether its provider is known is not asked. Nothing repeats the secret.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let secret = trimmed(&self.secret).err();
+        secret.into_iter().chain(record_problems(&self.record(CredentialId::from_bytes([0; 16])))).collect()
+    }
+
+    fn record(&self, id: CredentialId) -> CredentialRecord {
+        CredentialRecord {
+            id,
+            base_url: base_url_or_default(self.base_url.clone(), &self.provider),
+            provider: ProviderName(self.provider.clone()),
+            pool: or_default(self.pool.clone(), DEFAULT_POOL),
+            limit_group: or_default(self.limit_group.clone(), &id.to_string()),
+            secret_version: 1,
+            enabled: true,
+            weight: self.weight.max(1),
+        }
+    }
+}
+
 /// A change of a credential; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CredentialUpdate {
@@ -98,20 +120,9 @@ impl Admin {
             if !self.knows_provider(&new.provider) {
                 problems.push("provider: not one of the catalogue; set a model of it first".to_owned());
             }
-            let secret = trimmed(&new.secret).map_err(|problem| problems.push(problem)).ok();
-            let record = CredentialRecord {
-                id,
-                base_url: base_url_or_default(new.base_url, &new.provider),
-                provider: ProviderName(new.provider),
-                pool: or_default(new.pool, DEFAULT_POOL),
-                limit_group: or_default(new.limit_group, &id.to_string()),
-                secret_version: 1,
-                enabled: true,
-                weight: new.weight.max(1),
-            };
-            problems.extend(record_problems(&record));
+            problems.extend(new.problems());
             AdminError::unless_valid(&problems)?;
-            let Some(secret) = secret else { return Err(AdminError::Invalid("secret: missing".to_owned())) };
+            let (record, secret) = (new.record(id), trimmed(&new.secret).map_err(AdminError::Invalid)?);
             let mut edit = self.edit().await?;
             let added = StoredCredential { record, created_at: edit.now };
             credentials::insert(edit.connection(), &added).await?;

@@ -2,6 +2,8 @@
 //!
 //! Format: <https://docs.litellm.ai/docs/proxy/configs> (2026-10). Whatever is there and is not understood is named as left out.
 
+use std::cell::Cell;
+
 use keyforge_shared::catalog::Operation;
 use keyforge_shared::money::PicoUsdPerToken;
 use keyforge_shared::provider;
@@ -63,16 +65,23 @@ const READ_INFO: [&str; 9] = [
 /// # Errors
 /// What is wrong with it, and where.
 pub(super) fn read(text: &str) -> Result<Config, String> {
-    let file: Value = serde_saphyr::from_str(text).map_err(|error| format!("not a configuration in YAML: {error}"))?;
+    // The lines around an error may hold secrets, and so may what it says of a value.
+    let file: Value = serde_saphyr::from_str(text).map_err(|error| match error.location() {
+        Some(at) => format!("not a configuration in YAML: wrong at line {}, column {}", at.line(), at.column()),
+        None => "not a configuration in YAML".to_owned(),
+    })?;
     let Value::Object(file) = file else { return Err("a mapping with model_list is expected".to_owned()) };
     let Some(models) = file.get("model_list") else { return Err("model_list is missing".to_owned()) };
     let Value::Array(models) = models else { return Err("model_list: a list is expected".to_owned()) };
-    let shared = credentials(&file)?;
     let mut config = Config::default();
+    let shared = credentials(&mut config, &file)?;
     for (index, entry) in models.iter().enumerate() {
         let place = format!("model_list[{index}]");
         let Value::Object(entry) = entry else { return Err(format!("{place}: a mapping is expected")) };
         deployment(&mut config, &place, entry, &shared)?;
+    }
+    for shared in shared.iter().filter(|shared| !shared.is_used.get()) {
+        config.leave_out(&shared.place, format!("no model of the list uses {}", shared.name));
     }
     aliases(&mut config, &file);
     for (section, value) in &file {
@@ -81,29 +90,53 @@ pub(super) fn read(text: &str) -> Result<Config, String> {
     Ok(config)
 }
 
-/// The values of `credential_list`, by name.
-fn credentials(file: &Object) -> Result<Vec<(String, Object)>, String> {
-    let Some(list) = file.get("credential_list") else { return Ok(Vec::new()) };
-    let Value::Array(list) = list else { return Err("credential_list: a list is expected".to_owned()) };
-    let named = list.iter().enumerate().map(|(index, entry)| {
-        let name = entry.get("credential_name").and_then(Value::as_str);
-        let values = entry.get("credential_values").and_then(Value::as_object);
-        let both = name.zip(values).map(|(name, values)| (name.to_owned(), values.clone()));
-        both.ok_or_else(|| format!("credential_list[{index}]: credential_name and credential_values are expected"))
-    });
-    named.collect()
+/// One of `credential_list`.
+struct Shared {
+    place: String,
+    name: String,
+    values: Object,
+    is_used: Cell<bool>,
 }
 
-fn deployment(config: &mut Config, place: &str, entry: &Object, shared: &[(String, Object)]) -> Result<(), String> {
+fn credentials(config: &mut Config, file: &Object) -> Result<Vec<Shared>, String> {
+    let Some(list) = file.get("credential_list") else { return Ok(Vec::new()) };
+    let Value::Array(list) = list else { return Err("credential_list: a list is expected".to_owned()) };
+    let mut shared = Vec::new();
+    for (index, entry) in list.iter().enumerate() {
+        let place = format!("credential_list[{index}]");
+        let name = entry.get("credential_name").and_then(Value::as_str);
+        let values = entry.get("credential_values").and_then(Value::as_object);
+        let Some((name, values)) = name.zip(values) else {
+            return Err(format!("{place}: credential_name and credential_values are expected"));
+        };
+        for field in values.keys().filter(|field| !READ.contains(&field.as_str())) {
+            config.leave_out(format!("{place}.credential_values.{field}"), "unknown here");
+        }
+        shared.push(Shared { place, name: name.to_owned(), values: values.clone(), is_used: Cell::new(false) });
+    }
+    Ok(shared)
+}
+
+fn deployment(config: &mut Config, place: &str, entry: &Object, shared: &[Shared]) -> Result<(), String> {
     let params = entry.get("litellm_params").and_then(Value::as_object);
     let params = params.ok_or_else(|| format!("{place}.litellm_params: a mapping is expected"))?;
     let model = text(params, "model").ok_or_else(|| format!("{place}.litellm_params.model is missing"))?;
     let name = text(entry, "model_name").ok_or_else(|| format!("{place}.model_name is missing"))?;
     let nothing = Object::new();
     let info = entry.get("model_info").and_then(Value::as_object).unwrap_or(&nothing);
-    let common = text(params, "litellm_credential_name");
-    let common = common.and_then(|name| shared.iter().find(|(known, _)| known == name)).map(|(_, values)| values);
-    let param = |field: &str| text(params, field).or_else(|| common.and_then(|values| text(values, field)));
+    let common = match text(params, "litellm_credential_name") {
+        None => None,
+        Some(wanted) => {
+            let Some(found) = shared.iter().find(|shared| shared.name == wanted) else {
+                let place = format!("{place}.litellm_params.litellm_credential_name");
+                config.leave_out(place, format!("{name}: credential_list has no such credential"));
+                return Ok(());
+            };
+            found.is_used.set(true);
+            Some(found)
+        }
+    };
+    let param = |field: &str| text(params, field).or_else(|| common.and_then(|common| text(&common.values, field)));
 
     let Some(operation) = operation(info) else {
         let mode = text(info, "mode").unwrap_or_default();
@@ -128,7 +161,10 @@ fn deployment(config: &mut Config, place: &str, entry: &Object, shared: &[(Strin
     let key = match param("api_key") {
         Some(key) => match key.strip_prefix(ENVIRONMENT) {
             Some(variable) => KeySource::Env(variable.to_owned()),
-            None => KeySource::Literal(format!("{place}.litellm_params.api_key")),
+            None => KeySource::Literal(match common.filter(|_| text(params, "api_key").is_none()) {
+                Some(common) => format!("{}.credential_values.api_key", common.place),
+                None => format!("{place}.litellm_params.api_key"),
+            }),
         },
         None => KeySource::Env(default_key(&provider)),
     };

@@ -90,6 +90,35 @@ router_settings:
 }
 
 #[test]
+fn a_shared_credential_that_is_not_used_or_not_there_is_left_out_by_its_place() {
+    let file = "
+credential_list:
+- {credential_name: used, credential_values: {api_key: sk-hidden, aws_region: x}}
+- {credential_name: spare, credential_values: {api_key: os.environ/SPARE}}
+model_list:
+- {model_name: m, litellm_params: {model: gpt-x, litellm_credential_name: used}}
+- {model_name: other, litellm_params: {model: gpt-y, litellm_credential_name: nosuch}}
+";
+    let config = read(file).unwrap();
+    let key = KeySource::Literal("credential_list[0].credential_values.api_key".to_owned());
+    assert_eq!(config.deployments.iter().map(|found| &found.key).collect::<Vec<_>>(), [&key]);
+    let places: Vec<_> = config.left_out.iter().map(|left| left.place.as_str()).collect();
+    let wanted = [
+        "credential_list[0].credential_values.aws_region",
+        "model_list[1].litellm_params.litellm_credential_name",
+        "credential_list[1]",
+    ];
+    assert_eq!(places, wanted);
+}
+
+#[test]
+fn a_file_that_is_not_yaml_is_refused_by_the_place_alone() {
+    let file = "general_settings:\n  master_key: sk-hidden\n  url: 'postgres://u:hidden@h/db'\nmodel_list: [\n  {api_key: sk-hidden: x}]\n";
+    let error = read(file).unwrap_err();
+    assert!(error.contains("line") && !error.contains("hidden"), "{error}");
+}
+
+#[test]
 fn prices_and_limits_are_exact() {
     let info = "model_list:\n- model_name: m\n  litellm_params: {model: gpt-x}\n  model_info: {input_cost_per_token: 2.5e-06, \
                 output_cost_per_token: '0.00001', max_input_tokens: 1000, max_tokens: '50', mode: chat}\n";

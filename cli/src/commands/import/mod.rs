@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use keyforge_proto::admin::v1 as proto;
 use keyforge_runtime::config::env_var;
+use tonic::Code;
 
 use self::plan::{Plan, Step};
 use self::report::Line;
@@ -63,28 +64,38 @@ pub async fn run(args: ImportArgs) -> Result<(), Failure> {
         lines.push(if dry_run { Line::planned(&step) } else { carry_out(&client, step).await? });
     }
     lines.extend(plan.left_out.into_iter().map(Line::left_out));
-    args.admin.output.list(&lines)
+    args.admin.output.list(&lines)?;
+    if lines.iter().any(Line::is_refused) { Err(Failure::already_said()) } else { Ok(()) }
 }
 
 async fn carry_out(client: &AdminClient, step: Step) -> Result<Line, Failure> {
     let line = Line::done(&step);
-    match step {
-        Step::Credential { provider, base_url, limit_group, weight, secret, .. } => {
+    let carried = match step {
+        Step::Credential { new, .. } => {
             let request = proto::AddCredentialRequest {
-                provider,
-                secret: secret.expose().to_vec(),
-                pool: String::new(),
-                base_url,
-                limit_group,
-                weight,
+                provider: new.provider,
+                secret: new.secret.expose().to_vec(),
+                pool: new.pool,
+                base_url: new.base_url,
+                limit_group: new.limit_group,
+                weight: new.weight,
             };
-            client.credentials().add_credential(request).await?;
+            client.credentials().add_credential(request).await.map(drop)
         }
         Step::Model { entry, .. } => {
             let request = proto::SetModelRequest { model: Some((&*entry).into()) };
-            client.models().set_model(request).await?;
+            client.models().set_model(request).await.map(drop)
         }
-        Step::Kept { .. } => {}
+        Step::Kept { .. } => Ok(()),
+    };
+    match carried {
+        Ok(()) => Ok(line),
+        // For what it says, which the next one may not.
+        Err(status)
+            if matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition) =>
+        {
+            Ok(line.refused(status.message()))
+        }
+        Err(status) => Err(status.into()),
     }
-    Ok(line)
 }

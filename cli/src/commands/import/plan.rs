@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use keyforge_control_plane::admin::credentials::NewCredential;
 use keyforge_proto::admin::v1 as proto;
 use keyforge_shared::catalog::{Model, Prices, ProviderName, Rates};
 use keyforge_shared::clock::{Clock as _, SystemClock};
@@ -25,11 +26,7 @@ pub(super) struct Known {
 pub(super) enum Step {
     Credential {
         place: String,
-        provider: String,
-        base_url: String,
-        limit_group: String,
-        weight: u32,
-        secret: SecretBytes,
+        new: NewCredential,
     },
     Model {
         place: String,
@@ -89,8 +86,39 @@ impl Plan {
                 named.push(deployment);
             }
         }
-        Self { steps, left_out: config.left_out }
+        // A provider that only the file knows is one from its first model on, which needs no credential.
+        steps.sort_by_key(
+            |step| !matches!(step, Step::Model { entry, .. } if provider::known(&entry.provider.0).is_none()),
+        );
+        let (steps, mut left_out) = unless_unknown(steps, &known.models);
+        left_out.splice(0..0, config.left_out);
+        Self { steps, left_out }
     }
+}
+
+/// Leaves out credentials of hosts that no model names.
+fn unless_unknown(steps: Vec<Step>, catalogue: &[Model]) -> (Vec<Step>, Vec<LeftOut>) {
+    let own = |step: &Step| match step {
+        Step::Model { entry, .. } => Some(entry.provider.0.clone()),
+        Step::Credential { .. } | Step::Kept { .. } => None,
+    };
+    let named: BTreeSet<String> =
+        steps.iter().filter_map(own).chain(catalogue.iter().map(|model| model.provider.0.clone())).collect();
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    for step in steps {
+        match step {
+            Step::Credential { place, new: NewCredential { provider, .. } }
+                if provider::known(&provider).is_none() && !named.contains(&provider) =>
+            {
+                let why = format!(
+                    "{provider} serves no model that the file names: add one to the file, or with `keyforge model set`"
+                );
+                left_out.push(LeftOut { place, why });
+            }
+            step => kept.push(step),
+        }
+    }
+    (kept, left_out)
 }
 
 fn same_model(one: &Deployment, other: &Deployment) -> bool {
@@ -122,14 +150,19 @@ fn credential(deployment: &Deployment, known: &Known, env: impl Fn(&str) -> Opti
     if secret.starts_with("vk_") {
         return Err(format!("{variable} holds a virtual key, which is no key of {provider}"));
     }
-    Ok(Step::Credential {
-        place: place.clone(),
+    let new = NewCredential {
         provider: provider.clone(),
+        secret: SecretBytes::new(secret.into_bytes()),
+        pool: String::new(),
         base_url: base_url.clone(),
         limit_group: variable.clone(),
         weight: (*weight).min(1_000),
-        secret: SecretBytes::new(secret.into_bytes()),
-    })
+    };
+    let problems = new.problems();
+    if !problems.is_empty() {
+        return Err(format!("credential of {provider} from {variable}: {}", problems.join("; ")));
+    }
+    Ok(Step::Credential { place: place.clone(), new })
 }
 
 fn model(deployment: &Deployment, catalogue: &[Model]) -> Step {

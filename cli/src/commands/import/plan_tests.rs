@@ -5,7 +5,12 @@ use keyforge_shared::money::PicoUsdPerToken;
 use super::super::litellm;
 use super::*;
 
-const ENV: [(&str, &str); 3] = [("OPENAI_API_KEY", "sk-one"), ("SECOND", "sk-two"), ("OWN", "vk_0123456789ab_hidden")];
+const ENV: [(&str, &str); 4] = [
+    ("OPENAI_API_KEY", "sk-number-one"),
+    ("SECOND", "sk-number-two"),
+    ("OWN", "vk_0123456789ab_hidden"),
+    ("SHORT", "sk-x"),
+];
 
 fn env(name: &str) -> Option<String> {
     ENV.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
@@ -32,9 +37,7 @@ fn plan(file: &str, credentials: Vec<proto::Credential>) -> Plan {
 
 fn steps(plan: &Plan) -> Vec<String> {
     let show = |step: &Step| match step {
-        Step::Credential { provider, limit_group, weight, .. } => {
-            format!("credential {provider} {limit_group} {weight}")
-        }
+        Step::Credential { new, .. } => format!("credential {} {} {}", new.provider, new.limit_group, new.weight),
         Step::Model { entry, .. } => format!("model {} = {}/{}", entry.name, entry.provider, entry.upstream_name),
         Step::Kept { what, .. } => format!("kept {what}"),
     };
@@ -101,6 +104,32 @@ model_list:
     let plan = plan(file, Vec::new());
     assert_eq!(steps(&plan), ["credential openai OPENAI_API_KEY 0", "credential openai SECOND 0"]);
     assert!(plan.left_out.len() == 1 && plan.left_out[0].why.contains("mine-*"), "{:?}", plan.left_out);
+}
+
+#[test]
+fn a_host_of_its_own_is_made_known_by_its_model_before_its_key() {
+    let host = "{model: openai/opt, api_base: 'https://llm.internal/v1', api_key: os.environ/SECOND}";
+    let plan = plan(&format!("model_list: [{{model_name: ours, litellm_params: {host}}}]"), Vec::new());
+    assert_eq!(steps(&plan), ["model ours = llm-internal/opt", "credential llm-internal SECOND 0"]);
+    let all = host.replace("opt", "*");
+    let plan = self::plan(&format!("model_list: [{{model_name: '*', litellm_params: {all}}}]"), Vec::new());
+    assert!(plan.steps.is_empty() && plan.left_out[0].why.contains("no model"), "{:?}", plan.left_out);
+}
+
+#[test]
+fn what_the_control_plane_would_refuse_is_left_out_and_the_rest_goes_on() {
+    let file = "
+model_list:
+- {model_name: a, litellm_params: {model: openai/a, api_key: os.environ/SHORT}}
+- {model_name: b, litellm_params: {model: groq/b, api_base: 'https://me:hidden@llm.internal/v1', api_key: os.environ/SECOND}}
+- {model_name: c, litellm_params: {model: openai/c}}
+";
+    let plan = plan(file, Vec::new());
+    let added: Vec<_> = steps(&plan).into_iter().filter(|step| step.starts_with("credential")).collect();
+    assert_eq!(added, ["credential openai OPENAI_API_KEY 0"]);
+    let why: Vec<_> = plan.left_out.iter().map(|left| left.why.as_str()).collect();
+    assert!(why[0].contains("SHORT: secret") && why[1].contains("base_url"), "{why:?}");
+    assert!(!format!("{why:?}").contains("hidden"), "{why:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What an import did, a line each.
 
+use keyforge_control_plane::admin::credentials::NewCredential;
 use serde::Serialize;
 
 use super::deployment::LeftOut;
@@ -18,6 +19,8 @@ enum Outcome {
     Kept,
     /// It was not carried over.
     LeftOut,
+    /// The control plane refused it.
+    Refused,
 }
 
 /// One line.
@@ -40,7 +43,7 @@ impl Line {
 
     fn of(step: &Step, outcome: Outcome) -> Self {
         match step {
-            Step::Credential { place, provider, base_url, limit_group, .. } => {
+            Step::Credential { place, new: NewCredential { provider, base_url, limit_group, .. } } => {
                 let at = if base_url.is_empty() { String::new() } else { format!(" at {base_url}") };
                 Self { outcome, what: format!("credential of {provider}{at} from {limit_group}"), place: place.clone() }
             }
@@ -51,6 +54,16 @@ impl Line {
             }
             Step::Kept { place, what } => Self { outcome: Outcome::Kept, what: what.clone(), place: place.clone() },
         }
+    }
+
+    /// The same thing, which the control plane refused for this reason.
+    pub(super) fn refused(self, why: &str) -> Self {
+        Self { outcome: Outcome::Refused, what: format!("{}: {why}", self.what), ..self }
+    }
+
+    /// Whether the control plane refused it.
+    pub(super) fn is_refused(&self) -> bool {
+        self.outcome == Outcome::Refused
     }
 
     pub(super) fn left_out(LeftOut { place, why }: LeftOut) -> Self {
@@ -67,6 +80,7 @@ impl Row for Line {
             Outcome::WouldAdd => "would add",
             Outcome::Kept => "kept",
             Outcome::LeftOut => "left out",
+            Outcome::Refused => "refused",
         };
         vec![outcome.to_owned(), self.what.clone(), self.place.clone()]
     }
