@@ -181,7 +181,7 @@ impl ControlPlane {
     pub async fn close(self) {
         self.custodian.leave().await;
         if let Some(registry) = self.registry
-            && let Err(error) = registry.leave(&self.fleet.assured_within(LONGEST_STALENESS)).await
+            && let Err(error) = registry.leave(self.fleet.assured_within(LONGEST_STALENESS)).await
         {
             tracing::warn!(%error, "the other control planes could not be told which nodes this one had");
         }
@@ -250,7 +250,8 @@ async fn assemble(
     let authority = Arc::new(authority);
     let audit = opened.audit;
     let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
-    let registry = store.is_shared().then(|| Registry::new(store.clone(), &holder, max_staleness, opened.is_new));
+    let entered = || Registry::new(store.clone(), &holder, max_staleness, opened.is_new, audit.row_seal_key());
+    let registry = store.is_shared().then(entered);
     let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), holder };
     let vault = Arc::clone(&opened.vault);
     let custodian = Custodian::new(store.clone(), vault, Arc::clone(&audit), configured, shutdown.clone());
@@ -292,6 +293,8 @@ fn keep_up(parts: &Parts, registry: &Registry, shutdown: &Shutdown) {
     let following = parts.admin.clone().follow(parts.publisher.horizon.clone(), registry.clone());
     drop(shutdown.spawn_critical("follow", shutdown.until_drain(following)));
     drop(shutdown.spawn("registry", shutdown.until_drain(registry.clone().attend())));
+    let publishing = registry.clone().keep_published(parts.publisher.fleet.clone());
+    drop(shutdown.spawn("connected nodes", shutdown.until_drain(publishing)));
     let (store, publisher) = (parts.store.clone(), parts.publisher.clone());
     let receipt_parts = ReceiptParts::new(store, publisher, registry.clone(), shutdown.clone());
     drop(shutdown.spawn("receipt parts", shutdown.until_drain(receipt_parts.answer_all())));

@@ -150,17 +150,18 @@ impl Receipts {
             None => self.is_young(committed.nanos, bound).then_some(committed.at),
         };
         // Who has not heard of the change knew itself fresh before it for the last time, or when it was last assured.
-        let unheard = progress.pending.iter().map(|(_, assured)| (*assured).min(committed.at));
+        let (acked, pending) = (progress.acked_nodes(), progress.pending_nodes());
+        let unheard = pending.iter().map(|(_, assured)| (*assured).min(committed.at));
         let now = self.publisher.clock.now();
         let latest = unheard.chain(unknown).max();
         let receipt = Receipt {
             revision,
-            acked: progress.acked.len(),
-            total: progress.acked.len() + progress.pending.len(),
+            acked: acked.len(),
+            total: acked.len() + pending.len(),
             took: Duration::from_nanos(progress.last_ack_nanos.max(committed.nanos).saturating_sub(began)),
             streams_cut: progress.streams_cut,
             effective_by: latest.map_or(now, |assured| assured.saturating_add(bound).max(now)),
-            pending: progress.pending.into_iter().map(|(node, _)| node).take(MOST_NAMED).collect(),
+            pending: pending.into_iter().map(|(node, _)| node).take(MOST_NAMED).collect(),
             missing: inquiry.as_ref().map(Inquiry::missing).into_iter().flatten().take(MOST_NAMED).collect(),
         };
         if let Some(inquiry) = inquiry {

@@ -12,6 +12,9 @@ use keyforge_shared::id::{BootId, NodeId};
 
 use super::lives::{Lives, NodeSeen};
 use super::progress::{Collection, Collections, Progress};
+use super::told::ToldLife;
+use crate::registry::connected::Connected;
+use crate::store::node_lists::AgedLife;
 
 /// Nodes remembered at most; the one heard of longest ago is forgotten for a new one.
 const MAX_NODES: usize = 20_000;
@@ -136,16 +139,35 @@ impl Fleet {
         nodes
     }
 
-    /// The nodes that learned within `max_age` that their state was fresh, each with how long ago that was at least.
+    /// The lives of nodes that learned within `max_age` that their state was fresh, by how long ago things were.
     #[must_use]
-    pub fn assured_within(&self, max_age: Duration) -> Vec<(NodeId, Duration)> {
+    pub fn assured_within(&self, max_age: Duration) -> Vec<AgedLife> {
         let now = self.clock.now();
         let known = self.lock();
-        let together = known.nodes.iter().filter_map(|(node, lives)| Some((*node, lives.together()?)));
-        let aged = together.map(|(node, seen)| (node, now.since(seen.assured_at)));
-        let mut aged: Vec<_> = aged.filter(|(_, age)| *age <= max_age).collect();
-        aged.sort_unstable();
+        let lives = known.nodes.iter().flat_map(|(node, lives)| lives.iter().map(|life| ToldLife::known(*node, life)));
+        let assured = lives.filter(|life| now.since(life.assured) <= max_age);
+        let mut aged: Vec<_> = assured.map(|life| life.aged(now)).collect();
+        aged.sort_unstable_by_key(|life| (life.node, life.boot));
         aged
+    }
+
+    /// The lives that have a state stream open, in the order of their nodes.
+    #[must_use]
+    pub fn connected(&self) -> Vec<Connected> {
+        let now = self.clock.now();
+        let known = self.lock();
+        let lives = known.nodes.iter().flat_map(|(node, lives)| lives.iter().map(move |life| (*node, life)));
+        let connected = lives.filter(|(_, life)| life.streams > 0).map(|(node, life)| Connected {
+            node,
+            boot: life.boot,
+            acked_revision: life.acked_revision,
+            heard: now.since(life.last_seen),
+            version: life.version.clone(),
+            region: life.region.clone(),
+        });
+        let mut connected: Vec<_> = connected.collect();
+        connected.sort_unstable_by_key(|life| (life.node, life.boot));
+        connected
     }
 
     /// The boots that have a stream open.
@@ -281,12 +303,12 @@ mod tests {
         let revoked = fleet.collect(5, BOUND);
         second.1.applied(5, 1);
         let progress = revoked.progress();
-        assert_eq!((progress.acked.len(), progress.pending.as_slice()), (0, &[(node, clock.now())][..]));
+        assert_eq!((progress.acked_nodes().len(), progress.pending_nodes()), (0, vec![(node, clock.now())]));
         assert!(!progress.is_settled);
         clock.advance(Duration::from_secs(1));
         first.1.applied(5, 2);
         let progress = revoked.progress();
-        assert!(progress.is_done() && progress.acked == [node] && progress.streams_cut == 3);
+        assert!(progress.is_done() && progress.acked_nodes() == [node] && progress.streams_cut == 3);
         // The copy of the data directory stops, and then the node is cut off.
         drop(second);
         assert_eq!(fleet.nodes()[0].1.streams, 1, "the first is connected");
@@ -295,7 +317,7 @@ mod tests {
         assert!(!fleet.collect(6, BOUND).progress().is_settled);
         drop(first);
         clock.advance(BOUND);
-        assert_eq!(fleet.collect(6, BOUND).progress().pending, [(node, assured)]);
+        assert_eq!(fleet.collect(6, BOUND).progress().pending_nodes(), [(node, assured)]);
         clock.advance(Duration::from_millis(1));
         assert!(fleet.collect(6, BOUND).progress().is_done());
     }
@@ -311,7 +333,7 @@ mod tests {
         restarted.acked(5);
         assert!(!fifth.progress().is_done(), "its connection has not ended yet");
         drop(crashed);
-        assert!(fifth.progress().is_done() && fifth.progress().acked == [node]);
+        assert!(fifth.progress().is_done() && fifth.progress().acked_nodes() == [node]);
         assert!(fleet.collect(5, BOUND).progress().is_done());
         assert!(!sixth.progress().is_done());
         restarted.acked(6);
@@ -322,7 +344,7 @@ mod tests {
         let restarted = fleet.join(node, boot(3), "", "");
         assert!(!seventh.progress().is_done());
         restarted.acked(7);
-        assert!(seventh.progress().is_done() && seventh.progress().acked == [node]);
+        assert!(seventh.progress().is_done() && seventh.progress().acked_nodes() == [node]);
     }
 
     #[test]
@@ -336,7 +358,7 @@ mod tests {
         let fifth = fleet.collect(5, Duration::from_secs(30));
         state.acked(5);
         let early = fifth.progress();
-        assert_eq!((early.acked.as_slice(), early.is_settled), (&[node][..], false), "the streams are still to come");
+        assert_eq!((early.acked_nodes(), early.is_settled), (vec![node], false), "the streams are still to come");
         orders.applied(5, 2);
         assert!(fifth.progress().is_done() && fifth.progress().streams_cut == 2);
         drop(orders);

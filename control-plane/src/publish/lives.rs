@@ -42,12 +42,14 @@ pub struct NodeSeen {
     pub assured_at: Timestamp,
     /// Streams that the latest orders cut, by revision.
     cuts: VecDeque<(u64, u64)>,
+    /// When it said hello first.
+    pub(super) began_at: Timestamp,
     /// When it was last heard of.
     pub last_seen: Timestamp,
     /// When the latest life after this one said hello.
     followed_at: Option<Timestamp>,
     /// Whether another life was there at the same time.
-    is_double: bool,
+    pub(super) is_double: bool,
     /// Whether the log has told of that.
     is_told: bool,
 }
@@ -65,6 +67,7 @@ impl NodeSeen {
             floor: 0,
             assured_at: now,
             cuts: VecDeque::new(),
+            began_at: now,
             last_seen: now,
             followed_at: None,
             is_double: false,

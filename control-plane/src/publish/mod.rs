@@ -3,7 +3,7 @@
 //! * [`hub`]: the state itself, the last deltas, and a bounded queue per subscriber
 //! * [`encoded`]: a snapshot on its way, encoded once for all
 //! * [`session`]: one node's state stream, from its hello to its end; [`watch`]: its stream of orders, which nothing holds up
-//! * [`progress`]: who has done what a revision says; [`parts`]: what of it is told to other control planes
+//! * [`progress`]: who has done what a revision says; [`parts`]: what of it is told to other control planes, by lives ([`told`])
 //! * [`secrets`]: credentials' secrets, sealed for one boot
 //! * [`fleet`]: which nodes there are and how far they are; [`lives`]: each of them by its starts; [`fleet_token`]: what they prove themselves with
 //! * [`standings`]: how they find the credentials; [`horizon`]: how much of what others commit is known here
@@ -19,4 +19,5 @@ pub mod progress;
 pub mod secrets;
 pub mod session;
 pub mod standings;
+pub mod told;
 pub mod watch;

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::progress::Progress;
 use super::session::Publisher;
-use crate::registry::Registry;
+use super::told::ToldLife;
+use crate::registry::{Registry, seals};
 use crate::store::receipt_parts::{self, Part, Question};
 use crate::store::{Store, StoreError};
 
@@ -112,16 +113,18 @@ impl Parts {
 
     async fn write(&self, question: &Question, progress: &Progress, writes: u32) -> Result<(), StoreError> {
         let now = self.publisher.clock.now();
-        let aged = progress.pending.iter().map(|(node, assured)| (*node, now.since(*assured)));
+        let aged = |lives: &[ToldLife]| lives.iter().map(|life| life.aged(now)).collect();
         let part = Part {
             writes,
             is_settled: progress.is_settled,
-            acked: progress.acked.clone(),
-            pending: aged.collect(),
+            acked: aged(&progress.acked),
+            pending: aged(&progress.pending),
             streams_cut: progress.streams_cut,
         };
+        let by = self.registry.id();
+        let seal = seals::of_part(self.registry.key(), &part, question, by);
         let mut tx = self.store.write().await?;
-        receipt_parts::answer(&mut tx, &question.id, self.registry.id(), &part).await?;
+        receipt_parts::answer(&mut tx, &question.id, by, (&part, &seal)).await?;
         Ok(tx.commit().await?)
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::fleet::Fleet;
 use super::lives::{Lives, NodeSeen};
+use super::told::ToldLife;
 
 /// A life of a node.
 type Life = (NodeId, BootId);
@@ -16,10 +17,10 @@ type Life = (NodeId, BootId);
 /// How far a revision has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Nodes that have done it, in their order.
-    pub acked: Vec<NodeId>,
-    /// Nodes that have not done it and may be serving, each with when it can last have learned that its state was fresh, in their order.
-    pub pending: Vec<(NodeId, Timestamp)>,
+    /// Lives that have done it, in the order of their nodes.
+    pub acked: Vec<ToldLife>,
+    /// Lives that have not done it and may be serving, in the same order.
+    pub pending: Vec<ToldLife>,
     /// Streams that it cut.
     pub streams_cut: u64,
     /// The monotonic clock at the last acknowledgement, in nanoseconds; 0 without one.
@@ -42,28 +43,58 @@ impl Progress {
         self.is_settled && self.pending.is_empty()
     }
 
-    /// What several control planes have seen of it. A node that went from one to another has done it if it told any of them, and is as fresh as the
-    /// freshest word that it was given; but not while a control plane to which it is connected may be waiting for it.
+    /// Nodes that have done it: every life of theirs that may be serving.
+    #[must_use]
+    pub fn acked_nodes(&self) -> Vec<NodeId> {
+        let pending: BTreeSet<NodeId> = self.pending.iter().map(|life| life.node).collect();
+        let acked: BTreeSet<NodeId> = self.acked.iter().map(|life| life.node).collect();
+        acked.difference(&pending).copied().collect()
+    }
+
+    /// Nodes that have not done it, each with when a life of theirs that has not can last have learned that its state was fresh.
+    #[must_use]
+    pub fn pending_nodes(&self) -> Vec<(NodeId, Timestamp)> {
+        let mut nodes: BTreeMap<NodeId, Timestamp> = BTreeMap::new();
+        for life in &self.pending {
+            let assured = nodes.entry(life.node).or_insert(life.assured);
+            *assured = life.assured.max(*assured);
+        }
+        nodes.into_iter().collect()
+    }
+
+    /// What several control planes have seen of it. A life that went from one to another has done it if it told any of them, and is as fresh as the
+    /// freshest word that it was given; but not while a control plane to which it is connected may be waiting for it. One that is connected nowhere and
+    /// was followed by another is over, whichever control planes knew them.
     #[must_use]
     pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut merged = Self::default();
-        let (mut acked, mut awaited) = (BTreeSet::new(), BTreeSet::new());
-        let mut pending: BTreeMap<NodeId, Timestamp> = BTreeMap::new();
+        let (mut acked, mut awaited, mut pending) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut known: BTreeMap<Life, ToldLife> = BTreeMap::new();
         for part in parts {
             merged.streams_cut = merged.streams_cut.saturating_add(part.streams_cut);
             merged.last_ack_nanos = merged.last_ack_nanos.max(part.last_ack_nanos);
             merged.is_settled &= part.is_settled;
-            acked.extend(&part.acked);
-            for (node, assured) in &part.pending {
-                pending.entry(*node).and_modify(|known| *known = *assured.max(known)).or_insert(*assured);
-                if !part.is_settled {
-                    awaited.insert(*node);
+            for told in part.acked.iter().chain(&part.pending) {
+                known.entry((told.node, told.boot)).and_modify(|life| *life = life.joined(told)).or_insert(*told);
+            }
+            acked.extend(part.acked.iter().map(|life| (life.node, life.boot)));
+            let waiting = part.pending.iter().map(|life| (life.node, life.boot));
+            if !part.is_settled {
+                awaited.extend(waiting.clone());
+            }
+            pending.extend(waiting);
+        }
+        let known: Vec<ToldLife> = known.into_values().collect();
+        for lives in known.chunk_by(|one, next| one.node == next.node) {
+            for life in lives {
+                let id = (life.node, life.boot);
+                if pending.contains(&id) && (awaited.contains(&id) || !(acked.contains(&id) || life.is_over(lives))) {
+                    merged.pending.push(*life);
+                } else if acked.contains(&id) {
+                    merged.acked.push(*life);
                 }
             }
         }
-        pending.retain(|node, _| awaited.contains(node) || !acked.contains(node));
-        merged.acked = acked.into_iter().filter(|node| !pending.contains_key(node)).collect();
-        merged.pending = pending.into_iter().collect();
         merged
     }
 }
@@ -142,29 +173,25 @@ impl Collections {
         }
     }
 
-    /// How far a collection is. A node has done it when every life has. A life that nothing is known of any more is taken to be as fresh as it can be.
+    /// How far a collection is. A life that nothing is known of any more is taken to be as fresh as it can be.
     pub(super) fn progress(&self, id: u64, nodes: &HashMap<NodeId, Lives>, now: Timestamp) -> Progress {
         let Some(open) = self.open.get(&id) else { return Progress::default() };
         let mut progress =
             Progress { streams_cut: open.streams_cut, last_ack_nanos: open.last_ack_nanos, ..Progress::default() };
-        let mut acked: BTreeSet<NodeId> = open.acked.iter().map(|(node, _)| *node).collect();
-        let mut pending = BTreeMap::new();
-        for (node, boot) in &open.pending {
-            let seen = nodes.get(node).and_then(|lives| lives.get(*boot));
-            progress.is_settled &= !seen.is_some_and(NodeSeen::is_connected);
+        let seen = |life: &Life| nodes.get(&life.0).and_then(|lives| lives.get(life.1));
+        let told = |life: &Life| {
+            seen(life).map_or_else(|| ToldLife::forgotten(*life, now), |seen| ToldLife::known(life.0, seen))
+        };
+        progress.acked = open.acked.iter().map(told).collect();
+        for life in &open.pending {
+            progress.is_settled &= !seen(life).is_some_and(NodeSeen::is_connected);
             // It may have done it, and have still to say how many streams it cut.
-            if seen.is_some_and(|seen| seen.applied_revision() >= open.revision) {
-                acked.insert(*node);
-            } else {
-                let assured = seen.map_or(now, |seen| seen.assured_at);
-                pending
-                    .entry(*node)
-                    .and_modify(|known: &mut Timestamp| *known = assured.max(*known))
-                    .or_insert(assured);
-            }
+            let is_applied = seen(life).is_some_and(|seen| seen.applied_revision() >= open.revision);
+            if is_applied { progress.acked.push(told(life)) } else { progress.pending.push(told(life)) }
         }
-        progress.acked = acked.into_iter().filter(|node| !pending.contains_key(node)).collect();
-        progress.pending = pending.into_iter().collect();
+        for lives in [&mut progress.acked, &mut progress.pending] {
+            lives.sort_unstable_by_key(|life| (life.node, life.boot));
+        }
         progress
     }
 }
@@ -203,44 +230,94 @@ impl Drop for Collection {
 mod tests {
     use super::*;
 
-    fn node(number: u8) -> NodeId {
-        NodeId::from_bytes([number; 16])
-    }
-
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
+    }
+
+    /// The life of a node whose boot has the node's number, that learned at `assured` that its state was fresh.
+    fn life(node: u8, assured: i64) -> ToldLife {
+        lived((node, node), (0, assured))
+    }
+
+    fn lived((node, boot): (u8, u8), (began, heard): (i64, i64)) -> ToldLife {
+        let (node, boot) = (NodeId::from_bytes([node; 16]), BootId::from_bytes([boot; 16]));
+        ToldLife { node, boot, began: at(began), heard: at(heard), assured: at(heard), is_double: false }
+    }
+
+    fn nodes(numbers: &[u8]) -> Vec<NodeId> {
+        numbers.iter().map(|number| NodeId::from_bytes([*number; 16])).collect()
+    }
+
+    fn acked(lives: &[ToldLife]) -> Progress {
+        Progress { acked: lives.to_vec(), ..Progress::default() }
+    }
+
+    fn pending(lives: &[ToldLife]) -> Progress {
+        Progress { pending: lives.to_vec(), ..Progress::default() }
     }
 
     #[test]
     fn i_13_a_node_that_went_elsewhere_counts_once_as_having_done_it_or_as_fresh_as_it_was_anywhere() {
         let here = Progress {
-            acked: vec![node(1), node(2)],
-            pending: vec![(node(3), at(5)), (node(4), at(7))],
+            pending: vec![life(3, 5), life(4, 7)],
             streams_cut: 2,
             last_ack_nanos: 9,
-            is_settled: true,
+            ..acked(&[life(1, 9), life(2, 9)])
         };
         let there = Progress {
-            acked: vec![node(3)],
-            pending: vec![(node(1), at(8)), (node(4), at(6))],
+            pending: vec![life(1, 8), life(4, 6)],
             streams_cut: 1,
             last_ack_nanos: 4,
-            is_settled: true,
+            ..acked(&[life(3, 9)])
         };
         for order in [[&here, &there], [&there, &here]] {
             let merged = Progress::merged(order);
-            assert_eq!(merged.acked, [node(1), node(2), node(3)]);
-            assert_eq!(merged.pending, [(node(4), at(7))]);
+            assert_eq!(merged.acked_nodes(), nodes(&[1, 2, 3]));
+            assert_eq!(merged.pending_nodes(), [(nodes(&[4])[0], at(7))]);
             assert_eq!((merged.streams_cut, merged.last_ack_nanos, merged.is_settled), (3, 9, true));
             assert!(!merged.is_done(), "one node has not done it");
         }
-        let done = Progress::merged([&here, &Progress { acked: vec![node(3), node(4)], ..Progress::default() }]);
+        let done = Progress::merged([&here, &acked(&[life(3, 9), life(4, 9)])]);
         assert!(done.is_done());
         let speaking = Progress { is_settled: false, ..Progress::default() };
         assert!(!Progress::merged([&done, &speaking]).is_done(), "one has still to say how many streams it cut");
         assert!(Progress::merged([]).is_done());
-        // Two lives of the fourth are connected, one of them there.
-        let waiting = Progress { is_settled: false, pending: vec![(node(4), at(6))], ..Progress::default() };
-        assert_eq!(Progress::merged([&done, &waiting]).pending, [(node(4), at(6))]);
+        // It came back there, where it is waited for.
+        let waiting = Progress { is_settled: false, ..pending(&[life(4, 6)]) };
+        assert_eq!(Progress::merged([&done, &waiting]).pending_nodes(), [(nodes(&[4])[0], at(9))]);
+    }
+
+    #[test]
+    fn i_13_a_second_life_of_a_node_at_another_control_plane_does_not_answer_for_the_first() {
+        // The first was heard of after the second began: a copy of the data directory runs somewhere else.
+        let (first, second) = (lived((1, 1), (0, 50)), lived((1, 2), (40, 90)));
+        let merged = Progress::merged([&pending(&[first]), &acked(&[second])]);
+        assert_eq!((merged.acked_nodes(), merged.pending_nodes()), (vec![], vec![(first.node, at(50))]));
+        // A restart that comes to another control plane: the first was not heard of since.
+        let second = lived((1, 2), (51, 90));
+        let merged = Progress::merged([&pending(&[first]), &acked(&[second])]);
+        assert!(merged.is_done() && merged.acked_nodes() == nodes(&[1]), "{merged:?}");
+        let merged = Progress::merged([&pending(&[first]), &pending(&[second])]);
+        assert_eq!(merged.pending, [second]);
+        // While its stream is open somewhere it is not over.
+        let connected = Progress { is_settled: false, ..pending(&[first]) };
+        assert_eq!(Progress::merged([&connected, &acked(&[second])]).pending, [first]);
+        // Of two that were there together nobody knows which one the third follows.
+        let beside = lived((1, 3), (45, 46));
+        let third = lived((1, 2), (51, 90));
+        let merged = Progress::merged([&pending(&[first]), &pending(&[beside]), &acked(&[third])]);
+        assert_eq!(merged.pending, [first, beside]);
+        let double = ToldLife { is_double: true, ..first };
+        assert_eq!(Progress::merged([&pending(&[double]), &acked(&[third])]).pending, [double]);
+    }
+
+    #[test]
+    fn what_another_control_plane_tells_is_taken_to_be_as_it_may_have_been() {
+        let known = lived((1, 1), (1_000, 5_000));
+        let aged = known.aged(at(6_000));
+        let told = ToldLife::told(&aged, at(6_900), at(7_300));
+        assert_eq!((told.began, told.heard, told.assured), (at(1_900), at(6_300), at(6_300)));
+        let (earlier, joined) = (lived((1, 1), (500, 700)), lived((1, 1), (500, 5_000)));
+        assert_eq!(known.joined(&earlier), joined);
     }
 }

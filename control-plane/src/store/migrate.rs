@@ -10,7 +10,7 @@ use sqlx::{PgConnection, SqlSafeStr as _, SqliteConnection};
 use super::StoreError;
 
 /// The steps, in order. A step that was released is never edited; a change is a new step.
-const SQLITE: [(i64, &str, &str); 14] = [
+const SQLITE: [(i64, &str, &str); 15] = [
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "keys_by_workspace", include_str!("../../migrations/sqlite/0002_keys_by_workspace.sql")),
     (3, "credential_weights", include_str!("../../migrations/sqlite/0003_credential_weights.sql")),
@@ -25,9 +25,10 @@ const SQLITE: [(i64, &str, &str); 14] = [
     (12, "limit_changes", include_str!("../../migrations/sqlite/0012_limit_changes.sql")),
     (13, "receipt_parts", include_str!("../../migrations/sqlite/0013_receipt_parts.sql")),
     (14, "certificates_in_use", include_str!("../../migrations/sqlite/0014_certificates_in_use.sql")),
+    (15, "sealed_receipts", include_str!("../../migrations/sqlite/0015_sealed_receipts.sql")),
 ];
 /// The steps in PostgreSQL.
-const POSTGRES: [(i64, &str, &str); 11] = [
+const POSTGRES: [(i64, &str, &str); 12] = [
     (4, "initial", include_str!("../../migrations/postgres/0004_initial.sql")),
     (5, "boot_signs", include_str!("../../migrations/postgres/0005_boot_signs.sql")),
     (6, "nodes", include_str!("../../migrations/postgres/0006_nodes.sql")),
@@ -39,6 +40,7 @@ const POSTGRES: [(i64, &str, &str); 11] = [
     (12, "limit_changes", include_str!("../../migrations/postgres/0012_limit_changes.sql")),
     (13, "receipt_parts", include_str!("../../migrations/postgres/0013_receipt_parts.sql")),
     (14, "certificates_in_use", include_str!("../../migrations/postgres/0014_certificates_in_use.sql")),
+    (15, "sealed_receipts", include_str!("../../migrations/postgres/0015_sealed_receipts.sql")),
 ];
 
 /// Why the schema is not this version's.

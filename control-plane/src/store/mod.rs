@@ -9,6 +9,7 @@ pub mod boot_signs;
 pub mod boots;
 pub mod chains;
 pub mod column;
+pub mod connected_nodes;
 pub mod control_planes;
 pub mod credentials;
 pub mod deployment;

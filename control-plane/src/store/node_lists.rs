@@ -1,59 +1,71 @@
-//! Nodes of which a row holds any number, in one column: 16 bytes for each id, and where it is told 8 for the age of what the node knows, in
-//! nanoseconds, big-endian. Ages and not moments, because clocks of different machines are not compared.
+//! Lives of nodes of which a row holds any number, in one column: for each the node and the boot, 16 bytes each; how long ago it began, was last heard of
+//! and learned that its state was fresh, 8 bytes each in nanoseconds, big-endian; and a byte. Ages and not moments, because clocks of different machines
+//! are not compared.
 
 use std::time::Duration;
 
-use keyforge_shared::id::NodeId;
+use keyforge_shared::audit::canonical::Writer;
+use keyforge_shared::id::{BootId, NodeId};
 
 use super::StoreError;
-use super::sql::Row;
 
 const ID: usize = 16;
-const AGED: usize = ID + 8;
+const AGE: usize = 8;
+const LIFE: usize = 2 * ID + 3 * AGE + 1;
 
-/// Ids as they stand in a column.
-#[must_use]
-pub fn of_ids(nodes: &[NodeId]) -> Vec<u8> {
-    nodes.iter().flat_map(|node| *node.as_bytes()).collect()
+/// A life of a node as a control plane knew it, by how long ago things were. Ages above 584 years are that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgedLife {
+    /// Whose life.
+    pub node: NodeId,
+    /// Which.
+    pub boot: BootId,
+    /// Since it said hello first.
+    pub began: Duration,
+    /// Since it was last heard of.
+    pub heard: Duration,
+    /// Since it can last have learned that its state was fresh.
+    pub assured: Duration,
+    /// Whether another life of the node was there at the same time.
+    pub is_double: bool,
 }
 
-/// Ids with ages as they stand in a column. Ages above 584 years are that.
+/// Lives as they stand in a column.
 #[must_use]
-pub fn of_aged(nodes: &[(NodeId, Duration)]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(nodes.len() * AGED);
-    for (node, age) in nodes {
-        bytes.extend_from_slice(node.as_bytes());
-        bytes.extend_from_slice(&u64::try_from(age.as_nanos()).unwrap_or(u64::MAX).to_be_bytes());
+pub fn of_lives(lives: &[AgedLife]) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let nanos = |age: Duration| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+    for AgedLife { node, boot, began, heard, assured, is_double } in lives {
+        writer.raw(node.as_bytes()).raw(boot.as_bytes());
+        writer.u64(nanos(*began)).u64(nanos(*heard)).u64(nanos(*assured)).u8(u8::from(*is_double));
     }
-    bytes
+    writer.finish()
 }
 
-/// Ids out of a column.
+/// Lives out of a column.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] when it is not a whole number of them; [`StoreError::Database`] when the column is missing or of another type.
-pub fn ids(row: &Row, column: &'static str) -> Result<Vec<NodeId>, StoreError> {
-    let (nodes, rest) = row.try_get::<&[u8], _>(column)?.as_chunks::<ID>();
-    if rest.is_empty() {
-        Ok(nodes.iter().map(|bytes| NodeId::from_bytes(*bytes)).collect())
-    } else {
-        Err(StoreError::Corrupt(column))
-    }
+/// [`StoreError::Corrupt`] with the column's name when it is not a whole number of them.
+pub fn lives(bytes: &[u8], column: &'static str) -> Result<Vec<AgedLife>, StoreError> {
+    let (lives, rest) = bytes.as_chunks::<LIFE>();
+    let lives: Option<Vec<_>> = lives.iter().map(|life| read(life)).collect();
+    lives.filter(|_| rest.is_empty()).ok_or(StoreError::Corrupt(column))
 }
 
-/// Ids with ages out of a column.
-///
-/// # Errors
-/// As [`ids`].
-pub fn aged(bytes: &[u8], column: &'static str) -> Result<Vec<(NodeId, Duration)>, StoreError> {
-    let (nodes, rest) = bytes.as_chunks::<AGED>();
-    let read = |bytes: &[u8; AGED]| {
-        let (id, age) = bytes.split_first_chunk::<ID>()?;
-        let age = u64::from_be_bytes(*age.first_chunk()?);
-        Some((NodeId::from_bytes(*id), Duration::from_nanos(age)))
+fn read(bytes: &[u8]) -> Option<AgedLife> {
+    let (node, rest) = bytes.split_first_chunk::<ID>()?;
+    let (boot, rest) = rest.split_first_chunk::<ID>()?;
+    let (began, rest) = rest.split_first_chunk::<AGE>()?;
+    let (heard, rest) = rest.split_first_chunk::<AGE>()?;
+    let (assured, rest) = rest.split_first_chunk::<AGE>()?;
+    let age = |bytes: &[u8; AGE]| Duration::from_nanos(u64::from_be_bytes(*bytes));
+    let is_double = match rest {
+        [0] => false,
+        [1] => true,
+        _ => return None,
     };
-    let nodes: Option<Vec<_>> = nodes.iter().map(read).collect();
-    nodes.filter(|_| rest.is_empty()).ok_or(StoreError::Corrupt(column))
+    let (node, boot) = (NodeId::from_bytes(*node), BootId::from_bytes(*boot));
+    Some(AgedLife { node, boot, began: age(began), heard: age(heard), assured: age(assured), is_double })
 }
 
 #[cfg(test)]
@@ -62,11 +74,19 @@ mod tests {
 
     #[test]
     fn ages_come_back_as_they_were_and_a_torn_list_is_refused() {
-        let node = |n: u8| NodeId::from_bytes([n; 16]);
-        let nodes = [(node(1), Duration::from_nanos(7)), (node(2), Duration::from_hours(24))];
-        let bytes = of_aged(&nodes);
-        assert_eq!(aged(&bytes, "pending").unwrap(), nodes);
-        assert!(matches!(aged(&bytes[1..], "pending"), Err(StoreError::Corrupt("pending"))));
-        assert_eq!(of_ids(&[node(1), node(2)]).len(), 32);
+        let life = |n: u8, is_double| AgedLife {
+            node: NodeId::from_bytes([n; 16]),
+            boot: BootId::from_bytes([n + 10; 16]),
+            began: Duration::from_hours(24),
+            heard: Duration::from_nanos(7),
+            assured: Duration::from_secs(n.into()),
+            is_double,
+        };
+        let known = [life(1, false), life(2, true)];
+        let bytes = of_lives(&known);
+        assert_eq!((bytes.len(), lives(&bytes, "pending").unwrap().as_slice()), (2 * 57, &known[..]));
+        assert!(matches!(lives(&bytes[1..], "pending"), Err(StoreError::Corrupt("pending"))));
+        let odd = [&bytes[..113], &[2]].concat();
+        assert!(lives(&odd, "pending").is_err());
     }
 }

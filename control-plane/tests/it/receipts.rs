@@ -35,7 +35,7 @@ impl Watcher {
         Self::connect_as(plane, (id, id), have_revision).await
     }
 
-    async fn connect_as(plane: &Plane, (id, boot): (u8, u8), have_revision: u64) -> Self {
+    pub async fn connect_as(plane: &Plane, (id, boot): (u8, u8), have_revision: u64) -> Self {
         let (outbound, receiver) = mpsc::channel(16);
         let hello = fleet::WatchHello { node_id: vec![id; 16], boot_id: vec![boot; 16], have_revision };
         say(&outbound, FromNode::Hello(hello)).await;

@@ -1,18 +1,26 @@
 //! Receipts of control planes that share a database: they count the nodes of all, and say of whom they cannot know.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyforge_control_plane::store::sql;
+use keyforge_control_plane::admin::deployment;
+use keyforge_control_plane::config::Config;
+use keyforge_control_plane::custody::holders::Holder;
+use keyforge_control_plane::store::control_planes::{self, Gone, KnownPlane};
+use keyforge_control_plane::store::{Store, sql};
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::fleet::v1::watch_response::Message;
-use keyforge_shared::clock::{Clock as _, SystemClock};
+use keyforge_shared::clock::{Clock as _, SystemClock, Timestamp};
 use keyforge_shared::id::NodeId;
+use keyforge_shared::row_seal::RowSealKey;
 use sqlx::AssertSqlSafe;
+use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::beside::plane_beside;
+use crate::beside::{directory_beside, plane_beside};
 use crate::plane::{Plane, database};
 use crate::receipts::{Watcher, revoke};
+use crate::stores;
 
 const LONG: u32 = 10_000;
 /// The database server's clock in nanoseconds.
@@ -39,13 +47,39 @@ async fn write(plane: &Plane, statement: String) -> u64 {
     sql::query(AssertSqlSafe(statement)).execute(&mut database).await.unwrap()
 }
 
-/// A control plane that was stopped a moment ago: it stands in the registry and follows nothing.
-async fn one_that_is_stopped(plane: &Plane, name: &str) {
-    let row = format!(
-        "INSERT INTO control_planes VALUES (substring(sha256('{name}') FOR 16), '{name}', 0, 30000000000, \
-         {NOW}, NULL, NULL)"
-    );
-    assert_eq!(write(plane, row).await, 1);
+/// Writes rows of the registry as a control plane does.
+struct Writer {
+    store: Store,
+    key: RowSealKey,
+    _directory: TempDir,
+}
+
+impl Writer {
+    async fn beside(plane: &Plane) -> Self {
+        let directory = directory_beside(plane.directory.path());
+        let (data, clock) = (directory.path().join("data"), Arc::new(SystemClock));
+        let database = stores::database_of(directory.path());
+        let store = Store::open_configured(&data, database.as_ref(), clock.clone()).await.unwrap();
+        let (holder, config) =
+            (Holder::new(&data).unwrap(), Config::local(data.clone(), "127.0.0.1:0".parse().unwrap()));
+        let opened = deployment::open(&store, &data, &config.vault, &holder, clock).await.unwrap();
+        Self { store, key: opened.audit.row_seal_key(), _directory: directory }
+    }
+
+    /// One that was last seen and went so many seconds ago.
+    async fn write(&self, name: &str, (seen, gone): (u64, Option<u64>)) {
+        let mut tx = self.store.write().await.unwrap();
+        let now = control_planes::now(&mut tx).await.unwrap();
+        let ago = |seconds: u64| Timestamp::from_nanos(now.nanos() - i64::try_from(seconds).unwrap() * 1_000_000_000);
+        let mut id = [0; 16];
+        id[..name.len()].copy_from_slice(name.as_bytes());
+        let gone = gone.map(|gone| Gone { at: ago(gone), left: None });
+        let (known_since, max_staleness) = (ago(3_600), Duration::from_secs(30));
+        let row = KnownPlane { id, name: name.to_owned(), known_since, max_staleness, seen_at: ago(seen), gone };
+        let seal = self.key.seal("control_planes", &row.canonical());
+        control_planes::put(&mut tx, &row, &seal).await.unwrap();
+        tx.commit().await.unwrap();
+    }
 }
 
 /// The name of a control plane in the registry.
@@ -74,7 +108,7 @@ async fn i_13_a_receipt_counts_the_nodes_of_every_control_plane() {
     let entry = here.last_entry().await;
     assert!(entry.detail.contains(r#""nodes_total":2"#) && entry.detail.contains(r#""control_planes_pending":[]"#));
     let mut database = database(here.directory.path()).await;
-    let left = "SELECT (SELECT count(*) FROM receipt_questions) + (SELECT count(*) FROM receipt_parts)";
+    let left = "SELECT (SELECT count(*) FROM receipt_questions) + (SELECT count(*) FROM receipt_answers)";
     while sql::query(left).fetch_value::<i64>(&mut database).await.unwrap() != Some(0) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -139,33 +173,35 @@ async fn i_13_a_node_that_went_to_another_control_plane_counts_once_and_is_not_w
 async fn i_13_a_control_plane_that_is_stopped_is_named_and_its_nodes_are_taken_to_serve_until_the_bound() {
     let here = Plane::start().await;
     let (key, _) = here.make_key("doomed").await;
-    one_that_is_stopped(&here, "stopped:/a").await;
+    let registry = Writer::beside(&here).await;
+    registry.write("stopped:/a", (0, None)).await;
     let (waited, took) = receipt(&here, &key, 400).await;
     assert_eq!(waited.control_planes_pending, ["stopped:/a"]);
     assert!(took >= Duration::from_millis(400) && (25_000..=30_000).contains(&ahead(&waited)), "{waited:?}");
     assert!(here.last_entry().await.detail.contains(r#""control_planes_pending":["stopped:/a"]"#));
 
-    // One that has missed its turns is not waited for, and named all the same.
-    write(&here, format!("UPDATE control_planes SET seen_at = {NOW} - 60000000000 WHERE name LIKE 'stopped%'")).await;
-    let (unwaited, took) = receipt(&here, &key, LONG).await;
-    assert_eq!(unwaited.control_planes_pending, ["stopped:/a"]);
-    assert!(took < Duration::from_secs(5) && ahead(&unwaited) >= 25_000, "{unwaited:?} after {took:?}");
-
     // Once it is gone, its nodes count from then on; ten seconds are added for what clocks hide.
-    write(&here, format!("UPDATE control_planes SET gone_at = {NOW} - 20000000000 WHERE name LIKE 'stopped%'")).await;
+    registry.write("stopped:/a", (0, Some(20))).await;
     let (gone, _) = receipt(&here, &key, LONG).await;
     assert_eq!(gone.control_planes_pending, ["stopped:/a"]);
     assert!((15_000..=20_000).contains(&ahead(&gone)), "{gone:?}");
-    write(&here, format!("UPDATE control_planes SET gone_at = {NOW} - 41000000000 WHERE name LIKE 'stopped%'")).await;
+    registry.write("stopped:/a", (0, Some(41))).await;
     let (over, _) = receipt(&here, &key, LONG).await;
     assert!(is_certain(&over), "{over:?}");
+
+    // One that has missed its turns is not waited for, and named all the same.
+    registry.write("stopped:/b", (60, None)).await;
+    let (unwaited, took) = receipt(&here, &key, LONG).await;
+    assert_eq!(unwaited.control_planes_pending, ["stopped:/b"]);
+    assert!(took < Duration::from_secs(5) && ahead(&unwaited) >= 25_000, "{unwaited:?} after {took:?}");
+    registry.write("stopped:/b", (60, Some(41))).await;
 
     // A longer bound of the key reaches further back.
     let policy = Some(admin::Policy { max_staleness_seconds: Some(300), ..Default::default() });
     let request = admin::CreateKeyRequest { name: "patient".to_owned(), policy, ..Default::default() };
     let patient = here.keys().create_key(request).await.unwrap().into_inner().key.unwrap();
     let (patient, _) = receipt(&here, &patient, LONG).await;
-    assert_eq!(patient.control_planes_pending, ["stopped:/a"]);
+    assert_eq!(patient.control_planes_pending, ["stopped:/a", "stopped:/b"]);
     assert!((240_000..=270_000).contains(&ahead(&patient)), "{patient:?}");
     here.stop().await;
 }
@@ -230,6 +266,98 @@ async fn i_13_one_that_was_taken_for_gone_assures_nobody_before_it_is_in_the_reg
     assert_eq!((receipt.nodes_acked, receipt.nodes_total), (1, 1), "{receipt:?}");
     assert!(is_certain(&receipt), "{receipt:?}");
     drop((node, database));
+    there.stop().await;
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn i_13_an_answer_or_a_row_that_somebody_else_wrote_makes_no_acknowledgement() {
+    let here = Plane::start().await;
+    let there = plane_beside(&here).await;
+    let (key, _) = here.make_key("doomed").await;
+    let mut other = Watcher::connect(&there, 2, there.revision().await).await;
+    // It says in the database that all is done as soon as anything is answered; and it says so again and again.
+    let forged = "CREATE FUNCTION forge() RETURNS trigger AS $$ BEGIN NEW.is_settled := 1; NEW.acked := NEW.acked || NEW.pending; \
+                  NEW.pending := ''; RETURN NEW; END $$ LANGUAGE plpgsql";
+    write(&here, forged.to_owned()).await;
+    let trigger =
+        "CREATE TRIGGER forge BEFORE INSERT OR UPDATE ON receipt_answers FOR EACH ROW EXECUTE FUNCTION forge()";
+    write(&here, trigger.to_owned()).await;
+    let hearing = async { other.order().await.revision };
+    let ((forged, _), revision) = tokio::join!(receipt(&here, &key, 1_000), hearing);
+    assert_eq!((forged.nodes_acked, forged.control_planes_pending.len()), (0, 1), "{forged:?}");
+    assert!(ahead(&forged) >= 25_000, "{forged:?}");
+    write(&here, "DROP TRIGGER forge ON receipt_answers".to_owned()).await;
+    other.applied(revision, 0).await;
+    let (all, _) = receipt(&here, &key, LONG).await;
+    assert!(is_certain(&all) && all.nodes_acked == 1, "{all:?}");
+
+    // As if it had gone long ago: it is missed, and says at its next look that it is there.
+    let silenced = format!("UPDATE control_planes SET gone_at = 1 WHERE name LIKE '%{}'", name(&there));
+    let keep =
+        "CREATE FUNCTION keep() RETURNS trigger AS $$ BEGIN NEW.gone_at := 1; RETURN NEW; END $$ LANGUAGE plpgsql";
+    write(&here, keep.to_owned()).await;
+    let when = format!("WHEN (NEW.name LIKE '%{}')", name(&there));
+    let trigger =
+        format!("CREATE TRIGGER keep BEFORE UPDATE ON control_planes FOR EACH ROW {when} EXECUTE FUNCTION keep()");
+    write(&here, trigger).await;
+    assert_eq!(write(&here, silenced).await, 1);
+    let (missed, _) = receipt(&here, &key, 0).await;
+    assert_eq!(missed.control_planes_pending.len(), 1, "{missed:?}");
+    assert!(missed.control_planes_pending[0].ends_with(&name(&there)) && ahead(&missed) >= 25_000, "{missed:?}");
+    write(&here, "DROP TRIGGER keep ON control_planes".to_owned()).await;
+    drop(other);
+    there.stop().await;
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn i_13_a_copy_of_a_node_at_another_control_plane_does_not_acknowledge_for_the_one_that_is_cut_off() {
+    let here = Plane::start().await;
+    let there = plane_beside(&here).await;
+    let (key, _) = here.make_key("doomed").await;
+    let original = Watcher::connect_as(&here, (1, 1), key.revision).await;
+    let mut copy = Watcher::connect_as(&there, (1, 2), there.revision().await).await;
+    // The one that is to be cut off was there after its copy came.
+    let mut original = original;
+    original.beat(1).await;
+    assert!(matches!(original.receive().await, Message::Echo(_)));
+    drop(original);
+    for asked in [&here, &there] {
+        let (key, _) = asked.make_key("doomed").await;
+        let hearing = async {
+            let order = copy.order().await;
+            copy.applied(order.revision, 1).await;
+        };
+        let ((receipt, _), ()) = tokio::join!(receipt(asked, &key, 1_500), hearing);
+        assert_eq!((receipt.nodes_acked, receipt.nodes_total, receipt.streams_cut), (0, 1, 1), "{receipt:?}");
+        assert!(receipt.control_planes_pending.is_empty() && ahead(&receipt) >= 20_000, "{receipt:?}");
+    }
+    drop(copy);
+    there.stop().await;
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn i_13_a_node_that_was_started_again_and_came_to_another_control_plane_is_not_waited_for_where_it_was() {
+    let here = Plane::start().await;
+    let there = plane_beside(&here).await;
+    let (key, _) = here.make_key("doomed").await;
+    drop(Watcher::connect_as(&here, (1, 1), key.revision).await);
+    // Parts tell ages, and a start takes longer than an answer.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut again = Watcher::connect_as(&there, (1, 2), there.revision().await).await;
+    for asked in [&here, &there] {
+        let (key, _) = asked.make_key("doomed").await;
+        let hearing = async {
+            let order = again.order().await;
+            again.applied(order.revision, 0).await;
+        };
+        let ((receipt, took), ()) = tokio::join!(receipt(asked, &key, LONG), hearing);
+        assert_eq!((receipt.nodes_acked, receipt.nodes_total), (1, 1), "{receipt:?}");
+        assert!(is_certain(&receipt) && took < Duration::from_secs(5), "{receipt:?} after {took:?}");
+    }
+    drop(again);
     there.stop().await;
     here.stop().await;
 }

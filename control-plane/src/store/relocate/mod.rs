@@ -19,7 +19,7 @@ use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
-const TABLES: [&str; 29] = [
+const TABLES: [&str; 31] = [
     "deployment",
     "operators",
     "workspaces",
@@ -49,6 +49,8 @@ const TABLES: [&str; 29] = [
     "control_planes",
     "receipt_questions",
     "receipt_parts",
+    "receipt_answers",
+    "connected_nodes",
 ];
 /// Beside those: sums for reports. Together they are all tables, which a test holds against the schema.
 const SUMS: &str = "usage_by_day";
