@@ -322,7 +322,8 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let standings = Standings::new(Arc::clone(&publisher.clock));
     let state = StateApi::new(publisher.clone(), standings.clone(), gate.clone(), shutdown.clone());
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
-    let node_api = NodeApi::new(admin.clone(), nodes.clone(), publisher.fleet.clone(), publisher.hub.clone());
+    let heard = (publisher.fleet.clone(), registry.clone());
+    let node_api = NodeApi::new(admin.clone(), nodes.clone(), heard, publisher.hub.clone());
     let certificates = CertificateApi::new(admin.clone(), gate.clone());
     let others = registry.clone().map(|registry| (store.clone(), registry));
     let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new, others);

@@ -221,6 +221,8 @@ struct NodeView {
     certificate_expires_at: Option<String>,
     removed_at: Option<String>,
     connected: bool,
+    /// Where it is connected, if that is another control plane than the one that was asked.
+    control_plane: Option<String>,
     acked_revision: u64,
     /// How many revisions it is behind; nothing for a node that is not connected.
     behind: Option<u64>,
@@ -234,10 +236,11 @@ struct NodeView {
 impl NodeView {
     fn of(node: proto::Node, revision: u64) -> Self {
         let when = |millis: i64| (millis != 0).then(|| moment(millis));
-        let state = match (node.removed_at_ms != 0, node.connected) {
-            (true, _) => "removed",
-            (false, true) => "connected",
-            (false, false) => "away",
+        let state = match (node.tampered, node.removed_at_ms != 0, node.connected) {
+            (true, ..) => "tampered",
+            (false, true, _) => "removed",
+            (false, false, true) => "connected",
+            (false, false, false) => "away",
         };
         Self {
             state,
@@ -249,6 +252,7 @@ impl NodeView {
             id: node.id,
             name: node.name,
             connected: node.connected,
+            control_plane: Some(node.control_plane).filter(|name| !name.is_empty()),
             acked_revision: node.acked_revision,
             version: node.version,
             region: node.region,
@@ -258,14 +262,25 @@ impl NodeView {
 }
 
 impl Row for NodeView {
-    const COLUMNS: &'static [&'static str] =
-        &["id", "name", "state", "certificate expires", "acked", "behind", "last seen", "region", "providers"];
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "state",
+        "control plane",
+        "certificate expires",
+        "acked",
+        "behind",
+        "last seen",
+        "region",
+        "providers",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.id.clone(),
             or_dash(Some(&self.name).filter(|name| !name.is_empty())),
             self.state.to_owned(),
+            or_dash(self.control_plane.as_ref()),
             or_dash(self.certificate_expires_at.as_ref()),
             self.acked_revision.to_string(),
             or_dash(self.behind),
@@ -298,5 +313,8 @@ mod tests {
         assert_eq!(view.cells().len(), NodeView::COLUMNS.len());
         let removed = NodeView::of(proto::Node { removed_at_ms: 1, connected: false, ..node }, 9);
         assert_eq!((removed.state, removed.behind), ("removed", None));
+        let elsewhere = proto::Node { control_plane: "b:/data".to_owned(), connected: true, ..Default::default() };
+        assert_eq!(NodeView::of(elsewhere.clone(), 9).cells()[2..4], ["connected", "b:/data"]);
+        assert_eq!(NodeView::of(proto::Node { tampered: true, ..elsewhere }, 9).state, "tampered");
     }
 }

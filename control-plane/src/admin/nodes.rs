@@ -36,6 +36,15 @@ pub struct NewJoinToken {
     pub expires_at: Timestamp,
 }
 
+/// A node as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Under its seal.
+    Sealed(Node),
+    /// By its id and name: somebody else has changed its row, so that nothing that it says is so. It is refused.
+    Tampered(NodeId, String),
+}
+
 impl Admin {
     /// Makes a token with which one node may join, once, within `ttl_seconds` (0 for an hour). The node is given the secrets of `providers`, or of all
     /// without any.
@@ -218,9 +227,14 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError::Store`].
-    pub async fn list_nodes(&self, caller: &Caller) -> Result<Vec<Node>, AdminError> {
+    pub async fn list_nodes(&self, caller: &Caller, nodes: &Nodes) -> Result<Vec<Listed>, AdminError> {
         let call = Call::new(caller, "nodes/List", "");
-        self.look(&call, async { Ok(nodes::all(&mut *self.inner.store.read().await?).await?) }).await
+        let stored = async { Ok(nodes::all(&mut *self.inner.store.read().await?).await?) };
+        let listed = |(node, seal): (Node, Vec<u8>)| {
+            let (id, name) = (node.id, node.name.clone());
+            seals::open_node(nodes.seal(), (node, seal)).map_or(Listed::Tampered(id, name), Listed::Sealed)
+        };
+        Ok(self.look(&call, stored).await?.into_iter().map(listed).collect())
     }
 
     /// Ends a node: from the moment of the commit it is refused, and its streams are cut. Removing it again changes nothing.

@@ -1,7 +1,7 @@
 //! The services about nodes: `keyforge.admin.v1.NodeService` for operators, `keyforge.fleet.v1.EnrollmentService` for machines that are to join,
 //! and `keyforge.fleet.v1.NodeService` for those that have.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use keyforge_proto::admin::v1 as admin_proto;
 use keyforge_proto::admin::v1::node_service_server::NodeService as AdminNodeService;
@@ -18,12 +18,15 @@ use tonic::{Request, Response, Status};
 use super::auth::{NodeGate, caller, decoded, peer};
 use super::operator_gate::operator;
 use super::recorded::recorded;
+use crate::admin::nodes::Listed;
 use crate::admin::{Admin, AdminError};
 use crate::nodes::authority::{Authority, ProvenKey};
 use crate::nodes::{FleetCaller, Nodes};
 use crate::publish::fleet::Fleet;
 use crate::publish::hub::Hub;
 use crate::publish::lives::NodeSeen;
+use crate::registry::connected::Elsewhere;
+use crate::registry::{Registry, before};
 use crate::store::nodes::Node;
 
 /// Longest signing request, in bytes: one for a P-256 key has some hundreds.
@@ -34,14 +37,16 @@ pub struct NodeApi {
     admin: Admin,
     nodes: Nodes,
     fleet: Fleet,
+    /// Where others share the database.
+    registry: Option<Registry>,
     hub: Hub,
 }
 
 impl NodeApi {
-    /// Serves what `admin` does with `nodes`, beside what `fleet` has heard of them.
+    /// Serves what `admin` does with `nodes`, beside what the fleet has heard of them, and other control planes of the registry.
     #[must_use]
-    pub const fn new(admin: Admin, nodes: Nodes, fleet: Fleet, hub: Hub) -> Self {
-        Self { admin, nodes, fleet, hub }
+    pub fn new(admin: Admin, nodes: Nodes, (fleet, registry): (Fleet, Option<Registry>), hub: Hub) -> Self {
+        Self { admin, nodes, fleet, registry, hub }
     }
 }
 
@@ -66,12 +71,20 @@ impl AdminNodeService for NodeApi {
         request: Request<admin_proto::ListNodesRequest>,
     ) -> Result<Response<admin_proto::ListNodesResponse>, Status> {
         let caller = operator(&request)?;
-        let joined = self.admin.list_nodes(&caller).await?;
-        let mut seen: HashMap<NodeId, NodeSeen> = self.fleet.nodes().into_iter().collect();
-        let mut nodes: Vec<_> = joined.into_iter().map(|node| shown(&node, seen.remove(&node.id))).collect();
-        let mut others: Vec<_> = seen.into_iter().collect();
-        others.sort_by_key(|(id, _)| *id);
-        nodes.extend(others.into_iter().map(|(id, seen)| with_seen(id, Some(seen))));
+        let joined = self.admin.list_nodes(&caller, &self.nodes).await?;
+        let mut heard: BTreeMap<NodeId, Heard> =
+            self.fleet.nodes().into_iter().map(|(node, seen)| (node, Heard::Here(seen))).collect();
+        if let Some(registry) = &self.registry {
+            for (node, elsewhere) in registry.elsewhere().await.map_err(AdminError::from)? {
+                let is_here = matches!(heard.get(&node), Some(Heard::Here(seen)) if seen.streams > 0);
+                if !is_here {
+                    heard.insert(node, Heard::Elsewhere(elsewhere));
+                }
+            }
+        }
+        let now = self.nodes.now();
+        let mut nodes: Vec<_> = joined.into_iter().map(|node| listed(node, &mut heard, now)).collect();
+        nodes.extend(heard.into_iter().map(|(id, heard)| with_heard(id, Some(heard), now)));
         Ok(Response::new(admin_proto::ListNodesResponse { nodes, revision: self.hub.revision() }))
     }
 
@@ -84,8 +97,8 @@ impl AdminNodeService for NodeApi {
         let node = parsed(&text, "id").map_err(AdminError::from);
         let node = decoded(&self.admin, &caller, "nodes/Remove", "", node).await?;
         let removed = self.admin.remove_node(&caller, &self.nodes, node).await?;
-        let seen = self.fleet.nodes().into_iter().find(|(id, _)| *id == node).map(|(_, seen)| seen);
-        Ok(Response::new(shown(&removed, seen)))
+        let seen = self.fleet.nodes().into_iter().find(|(id, _)| *id == node).map(|(_, seen)| Heard::Here(seen));
+        Ok(Response::new(shown(&removed, seen, self.nodes.now())))
     }
 
     async fn get_authority(
@@ -102,27 +115,52 @@ fn authority(authority: &Authority) -> admin_proto::Authority {
     admin_proto::Authority { fingerprint: authority.fingerprint().to_string(), certificate: authority.pem() }
 }
 
-fn shown(node: &Node, seen: Option<NodeSeen>) -> admin_proto::Node {
+/// What is known of a node's connection.
+enum Heard {
+    Here(NodeSeen),
+    Elsewhere(Elsewhere),
+}
+
+fn listed(node: Listed, heard: &mut BTreeMap<NodeId, Heard>, now: Timestamp) -> admin_proto::Node {
+    match node {
+        Listed::Sealed(node) => shown(&node, heard.remove(&node.id), now),
+        Listed::Tampered(id, name) => {
+            admin_proto::Node { name, tampered: true, ..with_heard(id, heard.remove(&id), now) }
+        }
+    }
+}
+
+fn shown(node: &Node, heard: Option<Heard>, now: Timestamp) -> admin_proto::Node {
     admin_proto::Node {
         name: node.name.clone(),
         joined_at_ms: node.joined_at.millis(),
         certificate_expires_at_ms: node.certificate_expires_at.millis(),
         removed_at_ms: node.removed_at.map_or(0, Timestamp::millis),
         providers: node.serves.names().to_vec(),
-        ..with_seen(node.id, seen)
+        ..with_heard(node.id, heard, now)
     }
 }
 
-fn with_seen(id: NodeId, seen: Option<NodeSeen>) -> admin_proto::Node {
+fn with_heard(id: NodeId, heard: Option<Heard>, now: Timestamp) -> admin_proto::Node {
     let id = id.to_string();
-    match seen {
-        Some(seen) => admin_proto::Node {
+    match heard {
+        Some(Heard::Here(seen)) => admin_proto::Node {
             id,
             connected: seen.streams > 0,
             acked_revision: seen.acked_revision,
             last_seen_ms: seen.last_seen.millis(),
             version: seen.version,
             region: seen.region,
+            ..Default::default()
+        },
+        Some(Heard::Elsewhere(Elsewhere { control_plane, life })) => admin_proto::Node {
+            id,
+            connected: true,
+            acked_revision: life.acked_revision,
+            last_seen_ms: before(now, life.heard).millis(),
+            version: life.version,
+            region: life.region,
+            control_plane,
             ..Default::default()
         },
         None => admin_proto::Node { id, ..Default::default() },

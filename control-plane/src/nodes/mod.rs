@@ -116,6 +116,12 @@ impl Nodes {
         &self.inner.seal
     }
 
+    /// What time it is.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
     /// How long a certificate is good.
     #[must_use]
     pub fn certificate_life(&self) -> Duration {

@@ -284,17 +284,16 @@ pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<(Node, Vec<u8>)>,
     row.as_ref().map(read_node).transpose()
 }
 
-/// Every node, removed ones included, in the order in which they joined.
+/// Every node and its seal, removed ones included, in the order in which they joined.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn all(conn: &mut Conn) -> Result<Vec<Node>, StoreError> {
+pub async fn all(conn: &mut Conn) -> Result<Vec<(Node, Vec<u8>)>, StoreError> {
     let select = "SELECT node_id, name, joined_at, removed_at, seal, certificate_serial, certificate_expires_at, certificate_used, \
                   providers FROM nodes";
     let rows = sql::query(select).fetch_all(conn).await?;
-    let nodes: Result<Vec<Node>, StoreError> = rows.iter().map(|row| Ok(read_node(row)?.0)).collect();
-    let mut nodes = nodes?;
-    nodes.sort_by_key(|node| (node.joined_at, node.id));
+    let mut nodes = rows.iter().map(read_node).collect::<Result<Vec<_>, _>>()?;
+    nodes.sort_by_key(|(node, _)| (node.joined_at, node.id));
     Ok(nodes)
 }
 

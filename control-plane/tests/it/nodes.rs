@@ -175,7 +175,7 @@ impl Secure {
         tokio::time::timeout(PATIENCE, found).await.unwrap()
     }
 
-    async fn tamper(&self, statement: &'static str) {
+    pub async fn tamper(&self, statement: &'static str) {
         let mut database = database(self.directory.path()).await;
         assert!(sql::query(statement).execute(&mut database).await.unwrap() > 0, "{statement}");
     }
@@ -319,6 +319,9 @@ async fn a_node_is_given_the_secrets_of_the_providers_that_its_token_names_and_o
     plane.tamper("UPDATE nodes SET providers = ''").await;
     let channel = plane.channel(Some(machine.identity())).await;
     assert!(subscribe(channel, hello(machine.id, 1, &key)).await.is_err());
+    let listed = plane.admin().await.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    let shown: Vec<_> = listed.iter().map(|node| (node.id.clone(), node.tampered, node.joined_at_ms)).collect();
+    assert_eq!(shown, [(machine.id.to_string(), true, 0)], "it is shown as what it is, and what its row says is not");
     plane.stop().await;
 }
 

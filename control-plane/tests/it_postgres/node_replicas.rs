@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::fleet_seal::BootKey;
 use tokio::time::Instant;
@@ -9,6 +10,7 @@ use tonic::Code;
 
 use crate::beside::directory_beside;
 use crate::nodes::{Secure, ending, hello, subscribe};
+use crate::plane::database;
 
 #[tokio::test]
 async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() {
@@ -30,6 +32,46 @@ async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() 
         assert_eq!(status.metadata().get("keyforge-node").unwrap(), "removed");
     }
     drop((nodes, _open));
+    there.stop().await;
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_is_listed_as_connected_wherever_it_is_and_only_as_its_control_plane_says() {
+    let here = Secure::start().await;
+    let there = Secure::start_in(directory_beside(here.directory.path())).await;
+    let machine = here.join().await;
+    let key = BootKey::generate().unwrap();
+    let channel = here.channel(Some(machine.identity())).await;
+    let (open, stream) = subscribe(channel, hello(machine.id, 1, &key)).await.unwrap();
+    let mut nodes = there.admin().await;
+    let mut listed = async || nodes.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes.remove(0);
+    let place = here.directory.path().join("data").display().to_string();
+    let since = Instant::now();
+    let node = loop {
+        let node = listed().await;
+        if node.connected {
+            break node;
+        }
+        assert!(since.elapsed() < Duration::from_secs(10), "{node:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(node.control_plane.ends_with(&place) && node.last_seen_ms > 0 && node.joined_at_ms > 0, "{node:?}");
+    let at_home = here.admin().await.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes.remove(0);
+    assert!(at_home.connected && at_home.control_plane.is_empty(), "{at_home:?}");
+    // What somebody else writes there is not shown.
+    here.tamper("UPDATE connected_nodes SET written_at = written_at + 1").await;
+    assert!(!listed().await.connected);
+    drop((open, stream));
+    let since = Instant::now();
+    let written = "SELECT count(*) FROM connected_nodes WHERE nodes = decode('4b46434e00000000', 'hex')";
+    let mut database = database(here.directory.path()).await;
+    while sql::query(written).fetch_value::<i64>(&mut database).await.unwrap() != Some(2) {
+        assert!(since.elapsed() < Duration::from_secs(10), "it is not said that it has left");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!listed().await.connected);
+    drop(database);
     there.stop().await;
     here.stop().await;
 }
