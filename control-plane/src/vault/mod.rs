@@ -18,6 +18,7 @@
 
 mod kek;
 mod keyring;
+mod program;
 mod source;
 
 use std::sync::{Arc, PoisonError, RwLock};

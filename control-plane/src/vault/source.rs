@@ -5,24 +5,17 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::str::FromStr;
-use std::time::Duration;
 
 use keyforge_runtime::config::{SecretError, SecretRef, SecretRefError, env_var};
 use keyforge_runtime::private_file::{self, PrivateFileError};
 use keyforge_shared::secret::SecretBytes;
 use serde::{Deserialize, Deserializer, de};
-use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
-use zeroize::Zeroizing;
+
+use super::program::{self, ProgramError};
 
 /// Where systemd puts a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
-/// How long a program may take: a key store in a network answers within seconds or not at all.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Most bytes that a program may print: far more than 64 digits and a line end.
-const MOST_PRINTED: usize = 4_096;
 
 /// Where a vault key is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,14 +66,9 @@ pub enum ReadError {
         "there is no CREDENTIALS_DIRECTORY: start it as a systemd service with LoadCredential= or LoadCredentialEncrypted="
     )]
     NoCredentials,
-    /// The program could not be run, or failed.
-    #[error("{} {what}; what it said stands above", program.display())]
-    Command {
-        /// The program.
-        program: PathBuf,
-        /// How it failed.
-        what: String,
-    },
+    /// The program gave none.
+    #[error(transparent)]
+    Command(#[from] ProgramError),
 }
 
 impl KekSource {
@@ -97,7 +85,7 @@ impl KekSource {
                 // systemd keeps others out by the directory; the files' modes differ with how it does so.
                 Ok(SecretRef::File(Path::new(&directory).join(name)).resolve()?)
             }
-            Self::Command(program) => printed_by(program).await,
+            Self::Command(program) => Ok(program::printed_by(program).await?),
         }
     }
 
@@ -111,32 +99,6 @@ impl KekSource {
             Self::Command(program) => format!("the output of {}", program.display()),
         }
     }
-}
-
-async fn printed_by(program: &Path) -> Result<SecretBytes, ReadError> {
-    let failed = |what: String| ReadError::Command { program: program.to_owned(), what };
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| failed(format!("cannot be run: {error}")))?;
-    // Reserved at once, so that growing leaves no copies of the key behind.
-    let mut printed = Zeroizing::new(Vec::with_capacity(MOST_PRINTED + 1));
-    let stdout = child.stdout.take().ok_or_else(|| failed("has no output".to_owned()))?;
-    let limit = u64::try_from(MOST_PRINTED).unwrap_or(u64::MAX).saturating_add(1);
-    let ended = async {
-        stdout.take(limit).read_to_end(&mut printed).await?;
-        child.wait().await
-    };
-    let ended = tokio::time::timeout(PATIENCE, ended).await;
-    let seconds = PATIENCE.as_secs();
-    let ended = ended.map_err(|_| failed(format!("did not end within {seconds} seconds")))?;
-    let status = ended.map_err(|error| failed(format!("cannot be read from: {error}")))?;
-    if printed.len() > MOST_PRINTED {
-        return Err(failed(format!("printed more than {MOST_PRINTED} bytes, which is no key")));
-    }
-    if !status.success() {
-        return Err(failed(format!("failed ({status})")));
-    }
-    Ok(SecretBytes::new(std::mem::take(&mut *printed)))
 }
 
 impl FromStr for KekSource {
@@ -180,9 +142,6 @@ impl<'de> Deserialize<'de> for KekSource {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -204,29 +163,5 @@ mod tests {
             assert_eq!(found, error, "{text}");
             assert!(!found.to_string().contains("4711"), "{found}");
         }
-    }
-
-    async fn run(script: &str) -> Result<String, ReadError> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("open");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
-        let read = KekSource::Command(path).read().await;
-        read.map(|bytes| String::from_utf8(bytes.expose().to_vec()).unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_program_is_asked_once_and_gets_neither_arguments_nor_input() {
-        assert_eq!(run("cat; echo \"$#\"").await.unwrap(), "0\n");
-    }
-
-    #[tokio::test]
-    async fn a_program_that_fails_is_named_and_nothing_that_it_printed_is_repeated() {
-        for (script, said) in [("echo 4711; exit 3", "exit status: 3"), ("yes 4711", "more than 4096 bytes")] {
-            let error = run(script).await.err().unwrap().to_string();
-            assert!(error.contains("/open ") && error.contains(said) && !error.contains("4711 "), "{error}");
-        }
-        let missing = KekSource::Command(PathBuf::from("/no/such/program")).read().await.err().unwrap().to_string();
-        assert!(missing.contains("/no/such/program cannot be run"), "{missing}");
     }
 }
