@@ -24,7 +24,7 @@ pub struct Exhausted {
     pub spent: u64,
     /// Held by requests that are running, or granted to others and not settled.
     pub held: u64,
-    /// The least that this request would have needed.
+    /// The least that this request would have needed; 0 when nothing is left for any, and none was asked for.
     pub needed: u64,
     /// When the period ends; `None` for a limit on the whole life.
     pub resets_at: Option<Timestamp>,
@@ -44,7 +44,9 @@ impl Exhausted {
         resets_at: None,
     };
 
-    fn amount(&self, value: u64) -> String {
+    /// An amount of what the limit counts, as people read it.
+    #[must_use]
+    pub fn amount(&self, value: u64) -> String {
         match self.dimension {
             Dimension::Spend => NanoUsd::new(value).to_string(),
             Dimension::Requests => value.to_string(),
@@ -68,12 +70,16 @@ impl Exhausted {
             Scope::Workspace => "The workspace's",
         };
         let plan = self.plan.map_or_else(String::new, |plan| format!(", which is that of the plan {plan},"));
+        let [limit, spent, held] = [self.limit, self.spent, self.held].map(|value| self.amount(value));
+        if self.needed == 0 {
+            return format!(
+                "{whose} {what} of {limit} {per}{plan} does not cover any request: {spent} spent, {held} held, nothing left, and every request \
+                 needs something of it.{reset}"
+            );
+        }
+        let needed = self.amount(self.needed);
         format!(
-            "{whose} {what} of {} {per}{plan} does not cover this request: {} spent, {} held, {} needed.{reset}",
-            self.amount(self.limit),
-            self.amount(self.spent),
-            self.amount(self.held),
-            self.amount(self.needed),
+            "{whose} {what} of {limit} {per}{plan} does not cover this request: {spent} spent, {held} held, {needed} needed.{reset}"
         )
     }
 }

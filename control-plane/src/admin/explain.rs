@@ -212,7 +212,8 @@ fn limit(balance: &Balance, plan: Plan) -> Check {
         limit,
         spent: settled,
         held: outstanding,
-        needed: 1,
+        // No request was asked about of which it could be said.
+        needed: 0,
         resets_at: (period_end != Timestamp::MAX).then_some(period_end),
     };
     let free = limit.saturating_sub(settled);
@@ -221,7 +222,48 @@ fn limit(balance: &Balance, plan: Plan) -> Check {
     } else if free <= outstanding {
         Finding::ByNodes("what is left was granted to nodes; they know what requests that run hold of it".to_owned())
     } else {
-        Finding::Passed("there is some left".to_owned())
+        Finding::Passed(format!(
+            "{} of {} left",
+            exhausted.amount(free.saturating_sub(outstanding)),
+            exhausted.amount(limit)
+        ))
     };
     Check { name, finding }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyforge_shared::limit::CounterId;
+    use keyforge_shared::period::{CivilDay, Window};
+
+    use super::*;
+
+    fn found(dimension: Dimension, settled: u64, outstanding: u64) -> Finding {
+        let key = "vk_abcdefghijkm".parse().unwrap();
+        let (scope, window, first_day) = (Scope::Key, Window::Total, CivilDay::from_number(0));
+        let counter = CounterId { key, scope, dimension, window, first_day };
+        let limit = 2_000_000_000;
+        let balance = Balance { counter, period_end: Timestamp::MAX, limit, settled, outstanding };
+        super::limit(&balance, Plan::default()).finding
+    }
+
+    #[test]
+    fn a_limit_that_is_used_up_is_said_to_be_so_without_an_amount_that_no_request_asked_for() {
+        let Finding::Refused(402, "budget_exceeded", said) = found(Dimension::Spend, 2_000_000_000, 0) else {
+            panic!()
+        };
+        let expected = "This virtual key's spend limit of $2.00 in total does not cover any request: $2.00 spent, $0.00 held, nothing left, and every \
+                        request needs something of it.";
+        assert_eq!(said, expected);
+        let Finding::Refused(_, _, said) = found(Dimension::Requests, 2_000_000_000, 0) else { panic!() };
+        assert!(said.contains("does not cover any request") && !said.contains("needed"), "{said}");
+    }
+
+    #[test]
+    fn a_limit_of_which_something_is_left_says_how_much() {
+        let left = |said: &str| Finding::Passed(said.to_owned());
+        assert_eq!(found(Dimension::Spend, 500_000_000, 250_000_000), left("$1.25 of $2.00 left"));
+        assert_eq!(found(Dimension::Requests, 1, 1), left("1999999998 of 2000000000 left"));
+        assert!(matches!(found(Dimension::Spend, 1_500_000_000, 500_000_000), Finding::ByNodes(_)));
+    }
 }
