@@ -44,6 +44,7 @@ use crate::grpc::audit::AuditApi;
 use crate::grpc::auth::NodeGate;
 use crate::grpc::credentials::CredentialApi;
 use crate::grpc::grants::GrantApi;
+use crate::grpc::health;
 use crate::grpc::intake::IntakeApi;
 use crate::grpc::keys::KeyApi;
 use crate::grpc::models::ModelApi;
@@ -310,11 +311,12 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let (health, health_service) = tonic_health::server::health_reporter();
-    let drain = shutdown.drain_started();
-    drop(shutdown.spawn_background("health", async move {
-        drain.await;
-        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    }));
+    drop(
+        shutdown.spawn_background(
+            "health",
+            health::tell(parts.publisher.horizon.clone(), health, shutdown.drain_started()),
+        ),
+    );
     let Parts { store, audit, ledger, admin, publisher, gate, custodian, is_new, registry, .. } = parts;
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));

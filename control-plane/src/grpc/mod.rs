@@ -4,6 +4,7 @@ pub mod audit;
 pub mod auth;
 pub mod credentials;
 pub mod grants;
+pub mod health;
 mod ids;
 pub mod intake;
 pub mod keys;

@@ -62,13 +62,19 @@ impl Horizon {
 
     /// Says in `check`, for as long as it is polled, whether the database is there.
     pub async fn show(&self, check: ReadinessCheck) {
-        check.set_ready();
+        let told = |away: Option<String>| away.map_or_else(|| check.set_ready(), |why| check.set_not_ready(why));
+        self.tell(told).await;
+    }
+
+    /// Tells, for as long as it is polled, whether the database is there: why not, if it is not. Ends at once where nobody else commits.
+    pub async fn tell(&self, mut told: impl FnMut(Option<String>)) {
+        told(None);
         let Some(mut looks) = self.looks() else { return };
         loop {
             match tokio::time::timeout(AWAY_AFTER, looks.changed()).await {
-                Ok(Ok(())) => check.set_ready(),
+                Ok(Ok(())) => told(None),
                 Ok(Err(_)) => return,
-                Err(_) => check.set_not_ready(format!("not reached for {} s or longer", AWAY_AFTER.as_secs())),
+                Err(_) => told(Some(format!("not reached for {} s or longer", AWAY_AFTER.as_secs()))),
             }
         }
     }

@@ -10,6 +10,9 @@ use keyforge_proto::admin::v1 as admin;
 use keyforge_runtime::readiness::Readiness;
 use tokio::time::Instant;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::beside::use_database;
 use crate::plane::Plane;
@@ -55,12 +58,44 @@ async fn calls_that_begin_while_the_database_is_silent_are_unavailable_soon_and_
     plane.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_idle_is_asked_no_longer_than_anybody_waits_for_one() {
+    let server = Server::start().unwrap();
+    let rig = Rig::start_in(directory_on(&server)).await;
+    drop(join_all((0..4).map(|_| rig.store.read())).await);
+    // From a second on a connection is asked whether it still works before it is used.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    server.freeze().unwrap();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let answers = join_all([rig.store.read(), rig.store.read()]).await;
+        assert!(answers.into_iter().all(|answer| answer.err().is_some_and(|error| error.is_passing())));
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+    server.thaw().unwrap();
+    let began = Instant::now();
+    while rig.store.read().await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not come back");
+    }
+}
+
 /// Waits until `wanted` holds of the readiness.
 async fn until(readiness: &Readiness, wanted: impl Fn(&Result<(), String>) -> bool) {
     let mut steps = 0;
     while !wanted(&readiness.report()) {
         steps += 1;
         assert!(steps < 300, "after 15 s: {:?}", readiness.report());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until gRPC's health protocol says so.
+async fn until_health(plane: &Plane, wanted: ServingStatus) {
+    let mut health = HealthClient::new(plane.with(None).0);
+    let mut steps = 0;
+    while health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status() != wanted {
+        steps += 1;
+        assert!(steps < 100, "after 5 s it is not {wanted:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -79,10 +114,13 @@ async fn control_plane_is_not_ready_while_the_database_is_away_and_ready_when_it
     until(&readiness, is_away).await;
     server.thaw().unwrap();
     until(&readiness, Result::is_ok).await;
+    until_health(&plane, ServingStatus::Serving).await;
     server.kill().unwrap();
     until(&readiness, is_away).await;
+    until_health(&plane, ServingStatus::NotServing).await;
     server.run().unwrap();
     until(&readiness, Result::is_ok).await;
+    until_health(&plane, ServingStatus::Serving).await;
     plane.stop().await;
 }
 
