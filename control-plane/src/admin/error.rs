@@ -40,12 +40,12 @@ pub enum AdminError {
     /// The plan of the workspace does not allow it.
     #[error("{0}")]
     Plan(String),
-    /// The commit was interrupted; the change is whole or absent.
+    /// The commit was interrupted or its answer lost; the change is whole or absent.
     #[error("interrupted while committing: look whether the change is there before trying again")]
     Interrupted,
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The vault failed.
     #[error(transparent)]
     Vault(VaultError),
@@ -54,10 +54,28 @@ pub enum AdminError {
     Certificate(String),
     /// The chain could not be extended.
     #[error(transparent)]
-    Audit(#[from] AuditError),
+    Audit(AuditError),
     /// The operating system gave no randomness.
     #[error("no randomness available for a new id")]
     Random,
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unanswered(_) => Self::Interrupted,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<AuditError> for AdminError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Store(error @ StoreError::Unanswered(_)) => error.into(),
+            other => Self::Audit(other),
+        }
+    }
 }
 
 impl From<VaultError> for AdminError {

@@ -358,10 +358,9 @@ impl Admin {
                 this.set_position((this.inner.hub.revision(), seal.to_vec()));
             }
             drop(turn);
-            Ok::<(), sqlx::Error>(())
+            Ok::<(), StoreError>(())
         });
-        let committed = committing.await?.map_err(StoreError::from);
-        committed.map_err(|error| if error.is_passing() { AdminError::Interrupted } else { error.into() })
+        Ok(committing.await??)
     }
 }
 

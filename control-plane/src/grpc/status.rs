@@ -46,3 +46,27 @@ pub(super) fn told(error: &StoreError) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::custody::wraps::CountError;
+    use crate::ledger::LedgerError;
+    use crate::store::{CommitError, StoreError};
+
+    #[test]
+    fn of_a_commit_that_was_not_answered_every_call_says_the_same() {
+        let lost = || std::io::Error::from(std::io::ErrorKind::TimedOut).into();
+        let unanswered = || StoreError::from(CommitError::Unanswered(lost()));
+        for error in [
+            AdminError::from(unanswered()),
+            LedgerError::from(unanswered()).into(),
+            CountError::from(unanswered()).into(),
+            AuditError::from(unanswered()).into(),
+        ] {
+            assert_eq!(Status::from(error).code(), Code::Aborted);
+        }
+        let not_begun = StoreError::from(sqlx::Error::PoolTimedOut);
+        assert_eq!(Status::from(AdminError::from(not_begun)).code(), Code::Unavailable);
+    }
+}

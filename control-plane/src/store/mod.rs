@@ -55,7 +55,7 @@ use keyforge_runtime::private_file::{self, PrivateFileError};
 use keyforge_shared::clock::{Clock, Timestamp};
 
 pub use migrate::MigrationError;
-pub use sql::Tx;
+pub use sql::{CommitError, Tx};
 
 /// Name of the database in the data directory.
 pub const DATABASE_FILE: &str = "control-plane.db";
@@ -92,6 +92,9 @@ pub enum StoreError {
     /// The database refused, for example because the disk is full.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// The answer to a commit was lost: what was to be done is done as a whole, or not at all.
+    #[error(transparent)]
+    Unanswered(CommitError),
     /// A database is configured, but the installation is still in the data directory.
     #[error(
         "{} holds an installation, but [database] names another place: move it there with `keyforge move-database --config FILE`, or move \
@@ -260,13 +263,23 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
+impl From<CommitError> for StoreError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Undone(error) => Self::Database(error),
+            lost @ CommitError::Unanswered(_) => Self::Unanswered(lost),
+        }
+    }
+}
+
 impl StoreError {
-    /// Whether the database cannot be reached, or gave this transaction up in favour of another: the same may succeed later. Nothing was done then, unless
-    /// it was a commit whose answer was lost.
+    /// Whether the database cannot be reached, or gave this transaction up in favour of another: the same may succeed later. Nothing was done, unless
+    /// it is [`Self::Unanswered`].
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Database(error) => is_passing(error),
+            Self::Unanswered(_) => true,
             _ => false,
         }
     }

@@ -60,6 +60,27 @@ pub enum Engine<'c> {
 /// A transaction. Dropping it undoes it.
 pub struct Tx(Conn);
 
+/// Why a commit is not known to have happened.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// It did not: it was not asked for, or the database refused.
+    #[error(transparent)]
+    Undone(sqlx::Error),
+    /// It was asked for and not answered: what was to be done is done as a whole, or not at all.
+    #[error("the database did not answer a commit, so that nobody knows whether it happened: {0}")]
+    Unanswered(sqlx::Error),
+}
+
+impl CommitError {
+    /// What came of a commit that was asked for.
+    pub(super) fn of(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(_) => Self::Undone(error),
+            lost => Self::Unanswered(lost),
+        }
+    }
+}
+
 impl Tx {
     /// A transaction in PostgreSQL, where partitions are made.
     pub(super) const fn in_postgres(tx: Timely, made: Made) -> Self {
@@ -69,10 +90,10 @@ impl Tx {
     /// Makes what was done last. On disk when this returns.
     ///
     /// # Errors
-    /// What the database said. Of a commit whose answer was lost nobody knows whether it happened.
-    pub async fn commit(self) -> Result<(), sqlx::Error> {
+    /// [`CommitError`].
+    pub async fn commit(self) -> Result<(), CommitError> {
         match self.0.0 {
-            Link::Sqlite(tx) => tx.commit().await,
+            Link::Sqlite(tx) => tx.commit().await.map_err(CommitError::of),
             Link::Postgres(tx, _) => tx.commit().await,
             Link::SqliteAlone(_) | Link::PostgresAlone(..) => Ok(()),
         }

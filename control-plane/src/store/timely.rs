@@ -12,6 +12,8 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::raw_sql;
 use tokio::time::timeout;
 
+use super::sql::CommitError;
+
 /// How long a transaction that was given up may take to be undone before its connection is thrown away.
 const UNDONE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -85,14 +87,20 @@ impl Timely {
         Ok((connection.ok_or_else(no_answer)?, &mut self.patience))
     }
 
-    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+    /// Asks for the commit.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub(super) async fn commit(mut self) -> Result<(), CommitError> {
+        // Without a connection that still answers nothing is asked for.
+        self.parts().map_err(CommitError::Undone)?;
         self.state = State::Unknown;
-        let (connection, patience) = self.parts()?;
+        let (connection, patience) = self.parts().map_err(CommitError::Undone)?;
         let answer = patience.wait(raw_sql("COMMIT").execute(connection)).await;
         if matches!(answer, Ok(_) | Err(sqlx::Error::Database(_))) {
             self.state = State::Over;
         }
-        answer.map(drop)
+        answer.map(drop).map_err(CommitError::of)
     }
 
     /// Waits for as long as each answer takes.

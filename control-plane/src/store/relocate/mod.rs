@@ -15,7 +15,7 @@ use keyforge_shared::clock::Clock;
 
 use super::postgres::Postgres;
 use super::sql::Conn;
-use super::{DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
+use super::{CommitError, DATABASE_FILE, MOVED_FILE, Store, StoreError, locks, sql};
 use crate::config::DatabaseConfig;
 
 /// Every table, those first that others refer to.
@@ -85,6 +85,12 @@ pub enum RelocateError {
         /// What the operating system said.
         cause: std::io::Error,
     },
+}
+
+impl From<CommitError> for RelocateError {
+    fn from(error: CommitError) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 impl From<sqlx::Error> for RelocateError {
