@@ -10,7 +10,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::BootId;
 
 use super::{Ledger, LedgerError};
-use crate::store::{StoreError, boot_signs};
+use crate::store::{StoreError, boot_signs, nodes};
 
 /// How long nothing is heard of a boot before it is not expected back: more than a restart of a machine takes.
 pub const SILENCE: Duration = Duration::from_mins(15);
@@ -22,7 +22,8 @@ pub(super) fn expected_since(now: Timestamp) -> Timestamp {
 }
 
 impl Ledger {
-    /// These boots are there now. Those that were silent for long and are members of nothing are forgotten.
+    /// These boots are there now. Those that were silent for long and are members of nothing are forgotten, and notes of whose boots are whose as far as
+    /// nobody needs them.
     ///
     /// # Errors
     /// [`LedgerError::Store`].
@@ -33,6 +34,7 @@ impl Ledger {
             boot_signs::note(&mut tx, *boot, now).await?;
         }
         boot_signs::forget(&mut tx, expected_since(now)).await?;
+        nodes::forget_boots(&mut tx).await?;
         tx.commit().await.map_err(StoreError::from)?;
         Ok(())
     }

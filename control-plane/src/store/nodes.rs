@@ -339,15 +339,14 @@ pub async fn removed_since(conn: &mut Conn, since: Timestamp) -> Result<Vec<Node
     rows.iter().map(|row| column::bytes(row, "node_id", NodeId::from_slice)).collect()
 }
 
-/// Whose life a boot is, if anybody has said so.
+/// Whose life a boot is, if anybody has said so: by its records once it has shipped any, before that by the note of [`claim_boot`].
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn boot_owner(conn: &mut Conn, boot: BootId) -> Result<Option<NodeId>, StoreError> {
-    let row = sql::query("SELECT node_id FROM node_boots WHERE boot_id = $1")
-        .bind(boot.as_bytes().as_slice())
-        .fetch_optional(conn)
-        .await?;
+    let select = "SELECT node_id FROM (SELECT node_id, 1 AS place FROM boots WHERE boot_id = $1 \
+                  UNION ALL SELECT node_id, 2 AS place FROM node_boots WHERE boot_id = $1) AS owners ORDER BY place LIMIT 1";
+    let row = sql::query(select).bind(boot.as_bytes().as_slice()).fetch_optional(conn).await?;
     row.as_ref().map(|row| column::bytes(row, "node_id", NodeId::from_slice)).transpose()
 }
 
@@ -361,5 +360,20 @@ pub async fn claim_boot(conn: &mut Conn, boot: BootId, node: NodeId) -> Result<(
         .bind(node.as_bytes().as_slice())
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// Forgets the notes of boots that need none: those that have shipped, whose row in `boots` says the same for ever, and those that have closed without
+/// having shipped anything, in whose name nothing can be done any more that somebody could not do in a name of their own.
+///
+/// What stays are notes of boots that run and of those that died before their first record came, however long ago: their node may still have records of
+/// them on its disk and come back with these, and until then no other node may take the name and put its own records in that place.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn forget_boots(conn: &mut Conn) -> Result<(), StoreError> {
+    let delete = "DELETE FROM node_boots WHERE EXISTS (SELECT 1 FROM closed_boots WHERE closed_boots.boot_id = node_boots.boot_id) \
+                  OR EXISTS (SELECT 1 FROM boots WHERE boots.boot_id = node_boots.boot_id AND boots.node_id = node_boots.node_id)";
+    sql::query(delete).execute(conn).await?;
     Ok(())
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use keyforge_control_plane::ledger::signs::SILENCE;
 use keyforge_control_plane::ledger::{Granted, Membership};
+use keyforge_control_plane::store::{nodes, sql};
+use keyforge_shared::id::NodeId;
 use keyforge_shared::limit::{CounterId, Dimension};
 use keyforge_shared::period::Window;
 
 use crate::ledger::ask;
-use crate::rig::{Rig, boot, spend_per};
+use crate::rig::{NODE, Rig, boot, spend_per};
 
 /// What the `n`th boot is granted for a life of its own: granted, elsewhere, and the part of that which is expected back.
 async fn acquire(rig: &Rig, n: u8, counter: CounterId) -> (Granted, [u64; 3]) {
@@ -49,4 +51,30 @@ async fn i_9_a_node_that_is_there_and_asks_for_nothing_is_expected() {
         rig.ledger.hear_of(&[boot(1), boot(9)]).await.unwrap();
         assert_eq!(acquire(&rig, 2, month).await.1, [0, 100, 100]);
     }
+}
+
+#[tokio::test]
+async fn a_note_of_whose_boot_it_is_goes_when_nobody_needs_it_and_the_boot_stays_its_nodes() {
+    let rig = Rig::new().await;
+    let key = rig.key(1, spend_per(Window::Month, 100)).await;
+    let (shipped, closed, crashed) = (boot(1), boot(2), boot(3));
+    let claim = async |boot, node| {
+        let mut tx = rig.store.write().await.unwrap();
+        nodes::claim_boot(&mut tx, boot, node).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let owner = async |boot| nodes::boot_owner(&mut rig.store.read().await.unwrap(), boot).await.unwrap();
+    for boot in [shipped, closed, crashed] {
+        claim(boot, NODE).await;
+    }
+    rig.ship(shipped, &[rig.record(key, shipped, 1, 1, 30)]).await.unwrap();
+    rig.ledger.close_boot(closed, 0).await.unwrap();
+    rig.ledger.hear_of(&[]).await.unwrap();
+    let noted = "SELECT boot_id FROM node_boots";
+    let noted = sql::query(noted).fetch_all(&mut rig.store.read().await.unwrap()).await.unwrap();
+    let noted: Vec<Vec<u8>> = noted.iter().map(|row| row.try_get(0).unwrap()).collect();
+    assert_eq!(noted, [crashed.as_bytes().to_vec()], "its node may still come with its records");
+    let other = NodeId::from_bytes([9; 16]);
+    claim(shipped, other).await;
+    assert_eq!((owner(shipped).await, owner(crashed).await), (Some(NODE), Some(NODE)));
 }
