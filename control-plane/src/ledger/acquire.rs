@@ -169,7 +169,7 @@ async fn join(conn: &mut Conn, ask: &Acquire, now: Timestamp) -> Result<(u32, u6
     };
     let serial = epochs::next_serial(conn, ask.key, epoch, !ask.wants.is_empty()).await?;
     epochs::join(conn, ask.key, epoch, ask.boot, serial).await?;
-    boot_signs::note(conn, ask.boot, now).await?;
+    boot_signs::note(conn, &[ask.boot], now).await?;
     Ok((epoch, serial))
 }
 

@@ -15,6 +15,9 @@ use crate::store::{StoreError, boot_signs, nodes};
 /// How long nothing is heard of a boot before it is not expected back: more than a restart of a machine takes.
 pub const SILENCE: Duration = Duration::from_mins(15);
 
+/// Boots that are noted in one transaction: who asks for grants waits for no more of them.
+const AT_ONCE: usize = 100;
+
 /// The moment since when a boot must have been heard of at `now` to be expected back.
 pub(super) fn expected_since(now: Timestamp) -> Timestamp {
     let silence = i64::try_from(SILENCE.as_nanos()).unwrap_or(i64::MAX);
@@ -29,10 +32,16 @@ impl Ledger {
     /// [`LedgerError::Store`].
     pub async fn hear_of(&self, boots: &[BootId]) -> Result<(), LedgerError> {
         let now = self.clock.now();
-        let mut tx = self.store.write().await?;
-        for boot in boots {
-            boot_signs::note(&mut tx, *boot, now).await?;
+        let mut boots = boots.to_vec();
+        // In one order, so that control planes that hear of the same boots do not wait for each other.
+        boots.sort_unstable();
+        boots.dedup();
+        for boots in boots.chunks(AT_ONCE) {
+            let mut tx = self.store.write().await?;
+            boot_signs::note(&mut tx, boots, now).await?;
+            tx.commit().await.map_err(StoreError::from)?;
         }
+        let mut tx = self.store.write().await?;
         boot_signs::forget(&mut tx, expected_since(now)).await?;
         nodes::forget_boots(&mut tx).await?;
         tx.commit().await.map_err(StoreError::from)?;

@@ -2,23 +2,26 @@
 
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::BootId;
+use sqlx::AssertSqlSafe;
 
 use super::StoreError;
 use super::sql::{self, Conn};
 
-/// Notes that a boot was heard of.
+/// Notes that boots were heard of, each named once, in one statement. Their rows are taken in this order.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn note(conn: &mut Conn, boot: BootId, now: Timestamp) -> Result<(), StoreError> {
-    sql::query(
-        "INSERT INTO boot_signs (boot_id, heard_at) VALUES ($1, $2) \
-         ON CONFLICT (boot_id) DO UPDATE SET heard_at = excluded.heard_at WHERE boot_signs.heard_at < excluded.heard_at",
-    )
-    .bind(boot.as_bytes().as_slice())
-    .bind(now.nanos())
-    .execute(conn)
-    .await?;
+pub async fn note(conn: &mut Conn, boots: &[BootId], now: Timestamp) -> Result<(), StoreError> {
+    if boots.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = (2..boots.len() + 2).map(|place| format!("(${place}, $1)")).collect();
+    let rows = rows.join(", ");
+    let note = sql::query(AssertSqlSafe(format!(
+        "INSERT INTO boot_signs (boot_id, heard_at) VALUES {rows} \
+         ON CONFLICT (boot_id) DO UPDATE SET heard_at = excluded.heard_at WHERE boot_signs.heard_at < excluded.heard_at"
+    )));
+    boots.iter().fold(note.bind(now.nanos()), |note, boot| note.bind(boot.as_bytes().as_slice())).execute(conn).await?;
     Ok(())
 }
 

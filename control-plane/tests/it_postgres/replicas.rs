@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use keyforge_control_plane::app::{ControlPlane, StartError};
@@ -9,10 +10,11 @@ use keyforge_control_plane::audit::intake::IntakeError;
 use keyforge_control_plane::ledger::{Acquire, Want};
 use keyforge_control_plane::publish::fleet_token::FleetTokenError;
 use keyforge_control_plane::store::ledger::sums;
+use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::request::{Flags, RequestRecord};
-use keyforge_shared::clock::Timestamp;
+use keyforge_shared::clock::{Clock as _, Timestamp};
 use keyforge_shared::id::{LifeId, RequestId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::Window;
@@ -309,4 +311,22 @@ async fn gap_that_is_told_to_another_control_plane_is_chained_in_order() {
     other.audit.report_gap(&other.store, NODE, boot(1), &[RequestId::from_bytes([9; 16])]).await.unwrap();
     rig.ship(boot(2), &[rig.record(key, boot(2), 1, 0, 5)]).await.unwrap();
     assert_eq!(rig.faults().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_planes_that_hear_of_the_same_nodes_at_the_same_time_do_not_wait_for_each_other() {
+    let rig = Rig::new().await;
+    let other = rig_beside(&rig).await;
+    let boots: Vec<_> = (1..=250).map(boot).collect();
+    let backwards: Vec<_> = boots.iter().rev().copied().collect();
+    for _ in 0..20 {
+        // Whoever comes second has something to write.
+        rig.clock.advance(Duration::from_nanos(1));
+        let (here, there) = tokio::join!(rig.ledger.hear_of(&boots), other.ledger.hear_of(&backwards));
+        here.unwrap();
+        there.unwrap();
+    }
+    let mut read = rig.store.read().await.unwrap();
+    let heard = sql::query("SELECT count(*) FROM boot_signs WHERE heard_at = $1").bind(rig.clock.now().nanos());
+    assert_eq!(heard.fetch_value::<i64>(&mut read).await.unwrap(), Some(250));
 }
