@@ -1,13 +1,14 @@
 //! PostgreSQL: a database that several control planes share.
 //!
 //! A commit is on the server's disk when it returns, whatever the server's defaults are. A connection that broke is replaced; what was under way on it
-//! fails and was undone. No answer is waited for without end. What a control plane that died held is let go by the server as soon as it notices, within half a minute.
+//! fails and was undone. No answer is waited for without end, but for a step of the schema. What a control plane that died held is let go by the server as soon as it notices, within half a minute.
 
+use std::io;
 use std::time::Duration;
 
 use keyforge_runtime::config::SecretError;
 use keyforge_runtime::shutdown::Shutdown;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::partitions::Made;
@@ -24,6 +25,8 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a statement that reads may take: reports and histories go through many rows.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the first questions to the server may take altogether, which no lock and no other work there can hold up.
+const FIRST_QUESTIONS: Duration = Duration::from_secs(10);
 /// A connection that was idle for so long is asked whether it still works before it is used.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// Channel on which a control plane is told that another one moved the replicated state.
@@ -59,20 +62,8 @@ impl Postgres {
             .connect_with(options(config)?)
             .await?;
         let mut connection = pool.acquire().await?;
-        let version: i32 =
-            sqlx::query_scalar("SELECT current_setting('server_version_num')::int").fetch_one(&mut *connection).await?;
-        if version < OLDEST {
-            return Err(StoreError::OldServer(version / 10_000));
-        }
-        let is_durable: bool =
-            sqlx::query_scalar("SELECT current_setting('fsync')::bool").fetch_one(&mut *connection).await?;
-        if !is_durable {
-            tracing::warn!(
-                "the PostgreSQL server runs with fsync = off: a crash of its host loses or breaks what was committed"
-            );
-        }
-        // Another control plane may be at it, for as long as a step takes.
-        sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
+        let asked = tokio::time::timeout(FIRST_QUESTIONS, first_questions(&mut connection));
+        asked.await.map_err(|_| sqlx::Error::Io(io::ErrorKind::TimedOut.into()))??;
         migrate::postgres(&mut connection).await?;
         sqlx::query("RESET lock_timeout").execute(&mut *connection).await?;
         drop(connection);
@@ -109,6 +100,25 @@ impl Postgres {
     }
 }
 
+/// Asks whether the server is one that can be used, and prepares the connection for the steps of the schema.
+async fn first_questions(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let version: i32 =
+        sqlx::query_scalar("SELECT current_setting('server_version_num')::int").fetch_one(&mut *connection).await?;
+    if version < OLDEST {
+        return Err(StoreError::OldServer(version / 10_000));
+    }
+    let is_durable: bool =
+        sqlx::query_scalar("SELECT current_setting('fsync')::bool").fetch_one(&mut *connection).await?;
+    if !is_durable {
+        tracing::warn!(
+            "the PostgreSQL server runs with fsync = off: a crash of its host loses or breaks what was committed"
+        );
+    }
+    // Another control plane may be at it, for as long as a step takes.
+    sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
+    Ok(())
+}
+
 /// How to connect. Every value is set here, so that no variable of the environment changes any.
 fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> {
     let mut options = PgConnectOptions::new_without_pgpass()
@@ -138,4 +148,37 @@ fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> {
         options = options.password(text.map_err(|_| StoreError::Password("it is not UTF-8".to_owned()))?);
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// "You may speak", and "I am ready", as the protocol has them.
+    const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+    #[tokio::test]
+    async fn server_that_lets_everybody_in_and_answers_nothing_ends_the_start() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("postgres://kf@{}/kf", server.local_addr().unwrap());
+        let silent = async {
+            let (mut client, _) = server.accept().await.unwrap();
+            let mut told = [0; 1_024];
+            assert!(client.read(&mut told).await.unwrap() > 8);
+            client.write_all(WELCOME).await.unwrap();
+            while client.read(&mut told).await.unwrap() > 0 {}
+        };
+        let config = DatabaseConfig::local(&url).unwrap();
+        let opened = tokio::time::timeout(FIRST_QUESTIONS * 2, async {
+            tokio::select! {
+                opened = Postgres::open(&config) => opened,
+                () = silent => panic!("the connection was given up before the start was"),
+            }
+        });
+        let error = opened.await.expect("the start waits without end").err().unwrap();
+        assert!(error.is_passing() && error.to_string().contains("timed out"), "{error}");
+    }
 }
