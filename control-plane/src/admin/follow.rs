@@ -101,8 +101,8 @@ impl Admin {
         if *roster.digest() == digest { Ok(Some(roster)) } else { Err(StoreError::Corrupt("operators")) }
     }
 
-    /// Follows until what is stored cannot be trusted, and says to `horizon` how far, which it does only as one of `registry`. Ends at once when nobody
-    /// else writes to the database.
+    /// Follows until what is stored cannot be trusted, and says to `horizon` how far, which it does only as one of `registry`. A database that refuses
+    /// for any other reason is away until it does no longer. Ends at once when nobody else writes to the database.
     pub async fn follow(self, horizon: Horizon, registry: Registry) {
         let Some(mut listener) = self.inner.store.listener() else { return };
         let mut is_away = false;
@@ -119,7 +119,7 @@ impl Admin {
                     if !std::mem::replace(&mut is_away, true) {
                         tracing::warn!(
                             why,
-                            "the database cannot be reached; until it can, calls are refused, and nodes do not learn that their state is fresh"
+                            "the database cannot be used; until it can, calls are refused, and nodes do not learn that their state is fresh"
                         );
                     }
                 }
@@ -136,7 +136,7 @@ impl Admin {
         }
     }
 
-    /// Follows once; says why the database could not be reached, if it could not.
+    /// Follows once; says why the database could not be used, if it could not.
     async fn look_at_others(&self, registry: &Registry) -> Result<Option<String>, StoreError> {
         let look = async {
             // In this order: whoever reads the registry after a change that this look misses finds this control plane there.
@@ -145,8 +145,8 @@ impl Admin {
         };
         match tokio::time::timeout(LOOK_TIMEOUT, look).await {
             Ok(Ok(())) => Ok(None),
-            Ok(Err(error)) if error.is_passing() => Ok(Some(error.to_string())),
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) if error.is_of_the_stored() => Err(error),
+            Ok(Err(error)) => Ok(Some(error.to_string())),
             Err(_) => Ok(Some(format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))),
         }
     }

@@ -273,8 +273,8 @@ impl From<CommitError> for StoreError {
 }
 
 impl StoreError {
-    /// Whether the database cannot be reached, or gave this transaction up in favour of another: the same may succeed later. Nothing was done, unless
-    /// it is [`Self::Unanswered`].
+    /// Whether the database cannot be reached, does not let us in, or gave this transaction up in favour of another: the same may succeed later. Nothing
+    /// was done, unless it is [`Self::Unanswered`].
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
@@ -283,6 +283,30 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether what is stored is not what this program left there, so that it will not do to try again.
+    #[must_use]
+    pub fn is_of_the_stored(&self) -> bool {
+        match self {
+            Self::Corrupt(_) | Self::Range(_) => true,
+            Self::Database(error) => is_of_the_stored(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_of_the_stored(error: &sqlx::Error) -> bool {
+    match error {
+        // A column that is not there, or holds another kind of value than the schema has.
+        sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::RowNotFound => true,
+        // Class of SQLSTATE: the server found its own files damaged.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("XX")),
+        _ => false,
+    }
 }
 
 fn is_passing(error: &sqlx::Error) -> bool {
@@ -290,11 +314,12 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
         // A connection that broke in the middle of a message, or as the server went down.
         sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => true,
-        // Classes of SQLSTATE: connection, resources, intervention of an operator; a serialization failure, a deadlock, a lock that was not got.
+        // Classes of SQLSTATE: connection, sign-in, resources, intervention of an operator; a serialization failure, a deadlock, a lock that was
+        // not got. Who cannot sign in was let in once: a password was changed, or the server's rules.
         sqlx::Error::Database(error) => {
             error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some_and(|error| {
                 let code = error.code();
-                ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+                ["08", "28", "53", "57P"].iter().any(|class| code.starts_with(class))
                     || ["40001", "40P01", "55P03", "57014", "25P03"].contains(&code)
             })
         }

@@ -7,6 +7,7 @@ use futures_util::poll;
 use keyforge_control_plane::store::{StoreError, sql};
 use keyforge_loadtest::postgres::Server;
 use keyforge_proto::admin::v1 as admin;
+use keyforge_proto::fleet::v1::watch_response::Message;
 use keyforge_runtime::readiness::Readiness;
 use tokio::time::Instant;
 use tonic::Code;
@@ -16,6 +17,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::beside::use_database;
 use crate::plane::Plane;
+use crate::receipts::Watcher;
 use crate::rig::Rig;
 
 /// What docs/postgresql.md promises of a call that begins while the database does not answer, and a little for a busy host.
@@ -121,6 +123,47 @@ async fn control_plane_is_not_ready_while_the_database_is_away_and_ready_when_it
     server.run().unwrap();
     until(&readiness, Result::is_ok).await;
     until_health(&plane, ServingStatus::Serving).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_plane_that_the_database_lets_in_no_more_assures_nobody_and_goes_on_when_it_is_let_in_again() {
+    let (server, directory) = (Server::start().unwrap(), tempfile::tempdir().unwrap());
+    let url = server.create("keyforge").unwrap();
+    // A role of its own, so that the one that shuts it out can let it in again.
+    server.run_in("postgres", "CREATE ROLE plane LOGIN").unwrap();
+    server.run_in("postgres", "ALTER DATABASE keyforge OWNER TO plane").unwrap();
+    let as_plane = url.replacen("keyforge@", "plane@", 1);
+    assert_ne!(as_plane, url);
+    use_database(directory.path(), &as_plane);
+    let plane = Plane::start_again(directory).await;
+    let readiness = Readiness::until_drain(&plane.shutdown);
+    plane.running.show_database_in(&readiness, &plane.shutdown);
+    until(&readiness, Result::is_ok).await;
+    let mut watcher = Watcher::connect(&plane, 1, 0).await;
+    watcher.beat(1).await;
+    assert!(matches!(watcher.receive().await, Message::Echo(echo) if echo.number == 1));
+    // As after a change of the password or of the server's rules: connections that are there work until they are renewed.
+    for (shut, open) in [
+        ("ALTER ROLE plane NOLOGIN", "ALTER ROLE plane LOGIN"),
+        ("ALTER ROLE plane CONNECTION LIMIT 0", "ALTER ROLE plane CONNECTION LIMIT -1"),
+        ("ALTER DATABASE keyforge ALLOW_CONNECTIONS false", "ALTER DATABASE keyforge ALLOW_CONNECTIONS true"),
+    ] {
+        server.run_in("postgres", shut).unwrap();
+        let renew = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'plane'";
+        server.run_in("postgres", renew).unwrap();
+        watcher.beat(2).await;
+        until(&readiness, Result::is_err).await;
+        assert!(!plane.shutdown.is_draining(), "{shut} ended it");
+        assert!(
+            tokio::time::timeout(Duration::ZERO, watcher.receive()).await.is_err(),
+            "it cannot know what others did"
+        );
+        server.run_in("postgres", open).unwrap();
+        until(&readiness, Result::is_ok).await;
+        assert!(matches!(watcher.receive().await, Message::Echo(echo) if echo.number == 2));
+    }
+    drop(watcher);
     plane.stop().await;
 }
 
