@@ -19,6 +19,8 @@ use crate::store::StoreError;
 use crate::store::nodes::{self, JoinToken, Node};
 use crate::store::sql::Conn;
 
+/// How entries name a call for another certificate, whatever becomes of it.
+pub const RENEW_CERTIFICATE: &str = "nodes/RenewCertificate";
 const CREATE_JOIN_TOKEN: &str = "nodes/CreateJoinToken";
 const DEFAULT_TTL: u64 = 3_600;
 const MAX_TTL: u64 = 7 * 24 * 3_600;
@@ -211,7 +213,7 @@ impl Admin {
         }
         let renewed = certified(found.clone(), &issued);
         nodes::update(&mut tx, &renewed, &seals::of_node(nodes.seal(), &renewed)).await?;
-        let call = Call { peer: peer.to_owned(), ..unknown_caller("nodes/Renew", node.to_string()) };
+        let call = Call { peer: peer.to_owned(), ..unknown_caller(RENEW_CERTIFICATE, node.to_string()) };
         let detail = json!({
             "name": found.name,
             "certificate": hex::encode(&issued.serial),

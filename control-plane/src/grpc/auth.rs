@@ -17,6 +17,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 use tower_service::Service;
 
+use crate::admin::nodes::RENEW_CERTIFICATE;
 use crate::admin::{Admin, AdminError, Caller};
 use crate::metrics::RefusedNodes;
 use crate::nodes::refusal::Refusal;
@@ -184,7 +185,7 @@ const METHODS: [(&str, &str); 10] = [
     ("GrantService/CloseBoot", "fleet/CloseBoot"),
     ("AuditIntakeService/ShipRecords", "fleet/ShipRecords"),
     ("AuditIntakeService/ReportGap", "fleet/ReportGap"),
-    ("NodeService/RenewCertificate", "nodes/RenewCertificate"),
+    ("NodeService/RenewCertificate", RENEW_CERTIFICATE),
 ];
 
 const UNKNOWN_METHOD: &str = "fleet/Call";

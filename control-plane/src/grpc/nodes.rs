@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::auth::{NodeGate, caller, decoded, peer};
 use super::operator_gate::operator;
 use super::recorded::recorded;
-use crate::admin::nodes::Listed;
+use crate::admin::nodes::{Listed, RENEW_CERTIFICATE};
 use crate::admin::{Admin, AdminError};
 use crate::nodes::authority::{Authority, ProvenKey};
 use crate::nodes::{FleetCaller, Nodes};
@@ -231,7 +231,7 @@ impl NodeService for CertificateApi {
         let transport = request.extensions().get::<Transport>().cloned().unwrap_or(Transport::Cleartext);
         let key = proven(&request.into_inner().signing_request)?;
         if let Err(refusal) = self.gate.nodes().unless_replaced(&transport, node).await {
-            return Err(self.gate.refuse(&refusal, &peer, "nodes/RenewCertificate").await);
+            return Err(self.gate.refuse(&refusal, &peer, RENEW_CERTIFICATE).await);
         }
         let issued = self.admin.renew_node(self.gate.nodes(), &peer, node, &key).await?;
         Ok(Response::new(proto::RenewCertificateResponse { certificate: issued.certificate.to_vec() }))

@@ -593,7 +593,7 @@ async fn a_node_renews_over_its_connection_for_a_key_of_its_own_choice() {
     let named = NamedCertificate::parse(&renewed.certificate).unwrap();
     assert_eq!(named.identity.role, Role::Node(machine.id));
     let entry = plane.entries().await.pop().unwrap();
-    assert_eq!((entry.method.as_str(), entry.target), ("nodes/Renew", machine.id.to_string()));
+    assert_eq!((entry.method.as_str(), entry.target), ("nodes/RenewCertificate", machine.id.to_string()));
     assert!(entry.detail.contains(r#""instead_of":""#), "{}", entry.detail);
     plane.clock.advance(DAY * 2 / 3);
     let boot = BootKey::generate().unwrap();
