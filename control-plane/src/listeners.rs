@@ -23,7 +23,7 @@ use crate::grpc::auth::NodeGate;
 use crate::nodes::authority::Authority;
 use crate::nodes::server_certificate::ServerCertificate;
 
-/// Refused certificates that may wait to be recorded; more of them are a flood, and counted by none.
+/// Refused certificates that may wait to be recorded; of more, which are a flood, there is only the count.
 const REFUSED: usize = 64;
 
 /// Serves gRPC in the clear, and says where.
@@ -49,15 +49,22 @@ pub fn over_tls(
     certificate.rotate(Arc::clone(&clock), shutdown);
     let tls = mutual::server(authority.certificate(), certificate, clock)?;
     let (told, mut heard) = mpsc::channel::<(SocketAddr, String)>(REFUSED);
+    let counting = gate.clone();
     let recording = async move {
         while let Some((peer, reason)) = heard.recv().await {
             gate.refused_certificate(&peer.to_string(), &reason).await;
         }
     };
     drop(shutdown.spawn("refused_certificates", shutdown.until_drain(recording)));
+    let on_refused = move |peer: SocketAddr, reason: String| {
+        counting.count_refused_certificate();
+        if told.try_send((peer, reason)).is_err() {
+            counting.pass_over_refused_certificate();
+        }
+    };
     let options = AcceptOptions {
         tls: Some(tls.into()),
-        on_refused_certificate: Some(Arc::new(move |peer, error| drop(told.try_send((peer, error.to_string()))))),
+        on_refused_certificate: Some(Arc::new(move |peer, error| on_refused(peer, error.to_string()))),
         ..AcceptOptions::default()
     };
     serve("grpc_tls", config.listen, options, routes, shutdown)

@@ -267,6 +267,11 @@ impl Admin {
         let call = Call { peer: peer.to_owned(), ..unknown_caller(method, target) };
         self.note_stranger_call(call, why).await;
     }
+
+    /// Counts in the next entry of a refusal somebody who was refused and cannot have one.
+    pub fn pass_over_refused_node(&self) {
+        self.inner.strangers.pass_over();
+    }
 }
 
 fn refused(why: &'static str) -> NotJoined {

@@ -126,9 +126,18 @@ impl NodeGate {
         refusal.status()
     }
 
+    /// Counts that a certificate was refused in the handshake.
+    pub fn count_refused_certificate(&self) {
+        self.refused.count("handshake");
+    }
+
+    /// Lets the next entry of a refusal count one whose certificate nobody had time to record.
+    pub fn pass_over_refused_certificate(&self) {
+        self.admin.pass_over_refused_node();
+    }
+
     /// Records that a certificate was refused in the handshake.
     pub async fn refused_certificate(&self, peer: &str, reason: &str) {
-        self.refused.count("handshake");
         tracing::warn!(peer, reason, "a certificate was refused in the handshake");
         self.admin.note_refused_node(peer, "fleet/Connect", String::new(), reason).await;
     }

@@ -49,6 +49,7 @@ pub struct Secure {
     running: ControlPlane,
     shutdown: Shutdown,
     clock: Arc<ManualClock>,
+    telemetry: Telemetry,
     operator: String,
 }
 
@@ -91,7 +92,7 @@ impl Secure {
         let (shutdown, clock) = (Shutdown::new(), Arc::new(ManualClock::at(SystemClock.now())));
         let running = app::start(config, shutdown.clone(), &telemetry, clock.clone()).await.unwrap();
         let operator = std::fs::read_to_string(running.operator_token_path()).unwrap().trim_end().to_owned();
-        Self { directory, running, shutdown, clock, operator }
+        Self { directory, running, shutdown, clock, telemetry, operator }
     }
 
     pub async fn stop(self) {
@@ -448,6 +449,32 @@ async fn forged_and_expired_certificates_are_refused_in_the_handshake_and_record
     let token = plane.token(0).await;
     let again = plane.try_join(&token, Some(machine.id)).await.unwrap();
     assert_eq!(again.id, machine.id, "the node whose certificate has expired goes on under its id");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn every_certificate_that_is_refused_in_the_handshake_is_counted_also_when_there_is_no_time_to_record_it() {
+    const FLOOD: usize = 80;
+    let plane = Secure::start().await;
+    let machine = plane.join().await;
+    // Nothing can be recorded for now.
+    let mut database = stores::connect(plane.directory.path()).await;
+    stores::keep_all_others_from_writing(&mut database).await;
+    let key = BootKey::generate().unwrap();
+    for _ in 0..FLOOD {
+        let named = NamedCertificate::parse(&machine.certificate).unwrap().identity;
+        let channel = plane.channel(Some(forged_certificate(named))).await;
+        assert!(subscribe(channel, hello(machine.id, 1, &key)).await.is_err());
+    }
+    let counted = format!(r#"keyforge_nodes_refused_total{{keyforge_reason="handshake"}} {FLOOD}"#);
+    let counting = async {
+        while !plane.telemetry.prometheus_text().contains(&counted) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let is_counted = tokio::time::timeout(PATIENCE, counting).await;
+    is_counted.unwrap_or_else(|_| panic!("{counted} is not in {}", plane.telemetry.prometheus_text()));
+    drop(database);
     plane.stop().await;
 }
 

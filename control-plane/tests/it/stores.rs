@@ -57,6 +57,15 @@ pub async fn connect(directory: &Path) -> Conn {
     connection
 }
 
+/// Nobody else writes an entry until this connection is gone.
+pub async fn keep_all_others_from_writing(conn: &mut Conn) {
+    let begin = conn.either("BEGIN IMMEDIATE", "BEGIN");
+    sql::query(begin).execute(conn).await.unwrap();
+    if let Engine::Postgres(connection, _) = conn.engine().unwrap() {
+        sqlx::query("LOCK TABLE chains IN EXCLUSIVE MODE").execute(connection).await.unwrap();
+    }
+}
+
 /// Lets rows lose what they refer to, until the transaction ends, or without one for good.
 pub async fn let_rows_dangle(conn: &mut Conn) {
     let (in_transaction, for_good) = ("PRAGMA defer_foreign_keys = ON", "PRAGMA foreign_keys = OFF");
