@@ -23,6 +23,10 @@ use crate::receipts::{Watcher, revoke};
 use crate::stores;
 
 const LONG: u32 = 10_000;
+/// Revocations in a row.
+const ROUNDS: usize = 7;
+/// Well below the second after which a control plane looks that nobody tells anything.
+const TOLD: Duration = Duration::from_millis(500);
 /// The database server's clock in nanoseconds.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000";
 
@@ -113,6 +117,41 @@ async fn i_13_a_receipt_counts_the_nodes_of_every_control_plane() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop((one, other, database));
+    there.stop().await;
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn i_13_the_database_tells_another_control_plane_of_a_revocation_well_before_it_would_look() {
+    let here = Plane::start().await;
+    let there = plane_beside(&here).await;
+    let mut keys = Vec::new();
+    for number in 0..ROUNDS {
+        keys.push(here.make_key(&format!("agent {number}")).await.0);
+    }
+    // It asks for no look, because it sends no beats. Each order but the first comes just after a look.
+    let mut watcher = Watcher::connect(&there, 1, there.revision().await).await;
+    let mut took = Vec::new();
+    for key in &keys {
+        let called = Instant::now();
+        let hearing = async {
+            let order = watcher.order().await;
+            assert_eq!(order.key_id, key.id);
+            watcher.applied(order.revision, 0).await;
+            called.elapsed()
+        };
+        let ((receipt, _), heard) = tokio::join!(receipt(&here, key, LONG), hearing);
+        assert!(is_certain(&receipt), "{receipt:?}");
+        took.push((heard, Duration::from_micros(receipt.took_us)));
+    }
+    // A host that is busy may be late a few times, but not most of the time.
+    let median = |of: fn(&(Duration, Duration)) -> Duration| {
+        let mut all: Vec<_> = took.iter().map(of).collect();
+        all.sort_unstable();
+        all[ROUNDS / 2]
+    };
+    assert!(median(|took| took.0) < TOLD && median(|took| took.1) < TOLD, "{took:?}");
+    drop(watcher);
     there.stop().await;
     here.stop().await;
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::copy;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +23,8 @@ pub enum Routing {
 pub struct Balancer {
     pub address: SocketAddr,
     cut: Arc<Notify>,
+    /// Connections that came so far.
+    led: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -31,6 +34,8 @@ impl Balancer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, cut) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
         let (behind, on_cut) = (Arc::<[PathBuf]>::from(behind), Arc::clone(&cut));
+        let led = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&led);
         let task = tokio::spawn(async move {
             for number in 0.. {
                 let (client, _) = listener.accept().await.unwrap();
@@ -39,9 +44,15 @@ impl Balancer {
                     Routing::Home => first,
                 };
                 tokio::spawn(lead(client, Arc::clone(&behind), choice, Arc::clone(&on_cut)));
+                counted.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { address, cut, task }
+        Self { address, cut, led, task }
+    }
+
+    /// How many connections came so far.
+    pub fn led(&self) -> usize {
+        self.led.load(Ordering::Relaxed)
     }
 
     /// Cuts every connection. Whoever had one connects again.

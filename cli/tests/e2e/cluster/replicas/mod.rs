@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use keyforge_loadtest::provider::Script;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
+use keyforge_shared::clock::{Clock as _, SystemClock};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
@@ -30,6 +31,13 @@ const AGENTS: usize = 40;
 const TOKENS: u64 = 95;
 /// How long a key that was revoked at one control plane may live on at a node of the other.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// How long a change takes to the nodes of the other control plane that the database tells of it: well below the second after which that one looks by itself.
+const TOLD: Duration = Duration::from_millis(500);
+
+/// Revocations in a row.
+const ROUNDS: usize = 7;
+/// How long receipts wait, in milliseconds.
+const LONG: u32 = 10_000;
 
 /// All that agents may be told here. Nodes and Redis stay, so that no answer breaks; and nothing is away for as long as a state may be old.
 const DOCUMENTED: [&str; 4] = ["200", "402 budget_exceeded", "429 limit_settling", "503 enforcement_unavailable"];
@@ -146,6 +154,83 @@ async fn i_1_i_16_i_17_i_20_killing_either_control_plane_or_their_database_loses
         for dimension in ["spend", "requests"] {
             let books = balance(at, &keys.ids[0], dimension).await;
             assert!(books.settled + books.granted <= books.limit, "I-1: {books:?}");
+        }
+    }
+}
+
+/// Revokes a key, and gives the receipt.
+async fn revoke(at: &Deployment, id: &str) -> admin::Receipt {
+    let mut operator = KeyServiceClient::new(at.admin().await);
+    let request = admin::RevokeKeyRequest { id: id.to_owned(), wait_ms: Some(LONG) };
+    timeout(PATIENCE, operator.revoke_key(request)).await.unwrap().unwrap().into_inner().receipt.unwrap()
+}
+
+/// Whether every node has told that it has done it.
+fn is_certain(receipt: &admin::Receipt) -> bool {
+    let nodes = u32::try_from(NODES).unwrap();
+    (receipt.nodes_acked, receipt.nodes_total) == (nodes, nodes)
+        && receipt.nodes_pending.is_empty()
+        && receipt.control_planes_pending.is_empty()
+        && receipt.effective_by_ms <= SystemClock.now().millis()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i_13_the_other_control_plane_is_told_of_a_revocation_and_does_not_find_it_when_it_looks() {
+    let site = Site::start(Script::default(), Routing::Home).await;
+    // A single node follows the other control plane, which looks at its beats too. Each revocation but the first comes just after such a look, so
+    // that the next one is almost a second away.
+    let at = &site.at[0];
+    let mut keys = Vec::new();
+    for _ in 0..ROUNDS {
+        let (token, id) = at.create_key("doomed", admin::Policy::default()).await;
+        for node in 0..NODES {
+            at.serves(node, &token).await;
+        }
+        keys.push(id);
+    }
+    let mut took = Vec::new();
+    for id in &keys {
+        let receipt = revoke(at, id).await;
+        assert!(is_certain(&receipt), "{receipt:?}");
+        took.push(Duration::from_micros(receipt.took_us));
+    }
+    eprintln!("all nodes had done it after {took:?}");
+    // A host that is busy may be late a few times, but not most of the time.
+    took.sort_unstable();
+    assert!(took[ROUNDS / 2] < TOLD, "the other one found most of them by itself: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i_13_receipts_count_nodes_whose_connections_are_at_different_control_planes() {
+    let site = Site::start(Script::default(), Routing::InTurn).await;
+    for round in 0..4 {
+        let at = &site.at[round % 2];
+        let (token, id) = at.create_key("doomed", admin::Policy::default()).await;
+        for node in 0..NODES {
+            at.serves(node, &token).await;
+        }
+        let receipt = revoke(at, &id).await;
+        eprintln!("round {round}: {receipt:?}");
+        assert!(is_certain(&receipt), "round {round}: {receipt:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i_13_a_revocation_that_was_made_is_found_made_by_whichever_control_planes_the_nodes_have_gone_to() {
+    let site = Site::start(Script::default(), Routing::InTurn).await;
+    let at = &site.at[0];
+    let (token, id) = at.create_key("doomed", admin::Policy::default()).await;
+    for node in 0..NODES {
+        at.serves(node, &token).await;
+    }
+    let receipt = revoke(at, &id).await;
+    assert!(is_certain(&receipt), "{receipt:?}");
+    for round in 0..6 {
+        site.spread_and_settle().await;
+        for (number, at) in site.at.iter().enumerate() {
+            let again = revoke(at, &id).await;
+            eprintln!("round {round}, at {number}: {again:?}");
+            assert!(is_certain(&again), "round {round}, at {number}: {again:?}");
         }
     }
 }

@@ -139,6 +139,15 @@ impl Site {
         self.balancers.iter().for_each(Balancer::cut);
     }
 
+    /// The same, and waits until all nodes have their streams again.
+    pub async fn spread_and_settle(&self) {
+        let before: Vec<_> = self.balancers.iter().map(Balancer::led).collect();
+        self.spread();
+        // Of state and of orders; what else a node had it opens when it needs it.
+        let is_back = |(balancer, before): (&Balancer, &usize)| balancer.led() >= before + 2;
+        eventually("the nodes come back", async || self.balancers.iter().zip(&before).all(is_back)).await;
+    }
+
     /// What nodes and control planes logged as errors.
     pub fn errors(&self) -> Vec<String> {
         let files = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
