@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use keyforge_proto::DESCRIPTORS;
 use keyforge_proto::admin::v1::audit_service_server::AuditServiceServer;
 use keyforge_proto::admin::v1::credential_service_server::CredentialServiceServer;
@@ -25,7 +27,7 @@ use keyforge_proto::fleet::v1::node_service_server::NodeServiceServer;
 use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
 use keyforge_runtime::accept::BindError;
 use keyforge_runtime::readiness::Readiness;
-use keyforge_runtime::shutdown::Shutdown;
+use keyforge_runtime::shutdown::{Drained, Shutdown};
 use keyforge_runtime::telemetry::Telemetry;
 use keyforge_runtime::tls::TlsError;
 use keyforge_runtime::tls::peer::Fingerprint;
@@ -73,6 +75,8 @@ use crate::store::{Store, StoreError, partitions};
 
 /// Longest message that is read before it is known who sent it, in bytes: a join token and a signing request have some hundreds.
 const MAX_FROM_STRANGERS: usize = 16 * 1024;
+/// How long what answers other control planes may take to end.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// How often the nodes that are there are noted: often within [`SILENCE`](crate::ledger::signs::SILENCE).
 const NOTE_EVERY: Duration = Duration::from_mins(1);
 
@@ -116,6 +120,8 @@ pub struct ControlPlane {
     custodian: Custodian,
     horizon: Horizon,
     registry: Option<Registry>,
+    /// Ends what other control planes need of this one for as long as it is in the registry.
+    leaving: Shutdown,
     store: Store,
 }
 
@@ -181,6 +187,10 @@ impl ControlPlane {
     /// recover.
     pub async fn close(self) {
         self.custodian.leave().await;
+        self.leaving.trigger();
+        if let Drained::TimedOut { tasks } = self.leaving.drained(LEAVE_WITHIN).await {
+            tracing::warn!(tasks, "other control planes may go without an answer of this one");
+        }
         if let Some(registry) = self.registry
             && let Err(error) = registry.leave(self.fleet.assured_within(LONGEST_STALENESS)).await
         {
@@ -203,9 +213,10 @@ pub async fn start(
     let store = Store::open_configured(&config.data_dir, config.database.as_ref(), Arc::clone(&clock)).await?;
     let parts = assemble(&config, store, &shutdown, telemetry, Arc::clone(&clock)).await?;
     parts.custodian.resume().await?;
+    let leaving = Shutdown::new();
     if let Some(registry) = &parts.registry {
         registry.enter().await?;
-        keep_up(&parts, registry, &shutdown);
+        keep_up(&parts, registry, &shutdown, &leaving);
     }
     let routes = routes(&parts, &shutdown)?;
     let signs = hear_of(parts.ledger.clone(), parts.publisher.fleet.clone());
@@ -219,7 +230,19 @@ pub async fn start(
     let addr = listeners::in_the_clear(config.listen, routes, &shutdown)?;
     tracing::info!(%addr, ?tls_addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
     let (data_dir, Publisher { fleet, horizon, .. }) = (config.data_dir, publisher);
-    Ok(ControlPlane { addr, tls_addr, fingerprint, data_dir, admin, fleet, custodian, horizon, registry, store })
+    Ok(ControlPlane {
+        addr,
+        tls_addr,
+        fingerprint,
+        data_dir,
+        admin,
+        fleet,
+        custodian,
+        horizon,
+        registry,
+        leaving,
+        store,
+    })
 }
 
 struct Parts {
@@ -289,16 +312,27 @@ async fn hear_of(ledger: Ledger, fleet: Fleet) {
     }
 }
 
-/// Keeps up with what others do to a shared database, and its tables ahead of time.
-fn keep_up(parts: &Parts, registry: &Registry, shutdown: &Shutdown) {
+/// Keeps up with what others do to a shared database, and its tables ahead of time. While this control plane drains, it is in the registry and has
+/// told nodes that their state is fresh: so it answers the others until it leaves.
+fn keep_up(parts: &Parts, registry: &Registry, shutdown: &Shutdown, leaving: &Shutdown) {
+    let until_it_leaves = |name, work: BoxFuture<'static, ()>| {
+        let forced = shutdown.force_started();
+        let unless_forced = async move {
+            tokio::select! {
+                () = work => {}
+                () = forced => {}
+            }
+        };
+        leaving.spawn(name, leaving.until_drain(unless_forced))
+    };
     let following = parts.admin.clone().follow(parts.publisher.horizon.clone(), registry.clone());
-    drop(shutdown.spawn_critical("follow", shutdown.until_drain(following)));
-    drop(shutdown.spawn("registry", shutdown.until_drain(registry.clone().attend())));
-    let publishing = registry.clone().keep_published(parts.publisher.fleet.clone());
-    drop(shutdown.spawn("connected nodes", shutdown.until_drain(publishing)));
+    let following = until_it_leaves("follow", following.boxed());
+    drop(shutdown.spawn_critical_background("follow", async move { drop(following.await) }));
+    drop(until_it_leaves("registry", registry.clone().attend().boxed()));
+    drop(until_it_leaves("connected nodes", registry.clone().keep_published(parts.publisher.fleet.clone()).boxed()));
     let (store, publisher) = (parts.store.clone(), parts.publisher.clone());
-    let receipt_parts = ReceiptParts::new(store, publisher, registry.clone(), shutdown.clone());
-    drop(shutdown.spawn("receipt parts", shutdown.until_drain(receipt_parts.answer_all())));
+    let receipt_parts = ReceiptParts::new(store, publisher, registry.clone(), leaving.clone());
+    drop(until_it_leaves("receipt parts", receipt_parts.answer_all().boxed()));
     drop(shutdown.spawn("vault holders", shutdown.until_drain(parts.custodian.clone().attend())));
     let store = parts.store.clone();
     let keeping = async move { partitions::keep_ahead(&store).await };

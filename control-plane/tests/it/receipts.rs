@@ -56,6 +56,12 @@ impl Watcher {
         message.unwrap().expect("the stream ended").message.unwrap()
     }
 
+    /// Waits until the stream ends.
+    pub async fn ended(&mut self) {
+        let end = async { while let Ok(Some(_)) = self.inbound.message().await {} };
+        tokio::time::timeout(PATIENCE, end).await.expect("the stream stays open");
+    }
+
     pub async fn order(&mut self) -> fleet::Order {
         let order = match self.receive().await {
             Message::Order(order) => Some(order),

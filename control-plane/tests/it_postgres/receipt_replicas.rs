@@ -268,6 +268,33 @@ async fn i_13_the_nodes_of_a_control_plane_that_left_count_until_they_are_heard_
 }
 
 #[tokio::test]
+async fn i_13_a_control_plane_that_drains_tells_how_far_its_nodes_are_for_as_long_as_it_takes() {
+    let here = Plane::start().await;
+    let there = plane_beside(&here).await;
+    let mut node = Watcher::connect(&there, 1, there.revision().await).await;
+    node.beat(1).await;
+    assert!(matches!(node.receive().await, Message::Echo(echo) if echo.number == 1));
+    // A call that runs for a while.
+    let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+    drop(there.shutdown.spawn("call", finished));
+    there.shutdown.trigger();
+    node.ended().await;
+    for number in 0..3 {
+        let (key, _) = here.make_key(&format!("agent {number}")).await;
+        let (receipt, _) = receipt(&here, &key, 1_000).await;
+        assert_eq!((receipt.nodes_acked, receipt.nodes_total), (0, 1), "{receipt:?}");
+        assert!(receipt.control_planes_pending.is_empty(), "it is there: {receipt:?}");
+        assert!((15_000..=30_000).contains(&ahead(&receipt)), "{receipt:?}");
+    }
+    finish.send(()).unwrap();
+    there.stop().await;
+    let (key, _) = here.make_key("doomed").await;
+    let (left, _) = receipt(&here, &key, 0).await;
+    assert!(left.nodes_total == 1 && left.control_planes_pending.is_empty(), "{left:?}");
+    here.stop().await;
+}
+
+#[tokio::test]
 async fn i_13_after_a_restart_of_all_nobody_knows_which_nodes_there_were() {
     let here = Plane::start().await;
     let (key, _) = here.make_key("doomed").await;
