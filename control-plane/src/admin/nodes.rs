@@ -270,7 +270,7 @@ impl Admin {
 
     /// Counts in the next entry of a refusal somebody who was refused and cannot have one.
     pub fn pass_over_refused_node(&self) {
-        self.inner.strangers.pass_over();
+        self.inner.strangers.pass_over(1);
     }
 }
 

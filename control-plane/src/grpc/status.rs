@@ -42,6 +42,7 @@ impl From<AdminError> for Status {
 pub(super) fn told(error: &StoreError) -> String {
     match error {
         StoreError::Database(_) if error.is_passing() => "the database is away: try again".to_owned(),
+        StoreError::Unanswered(_) => "the database went away in the middle of a commit: try again".to_owned(),
         StoreError::Database(_) => "the database failed: the control plane's log says why".to_owned(),
         other => other.to_string(),
     }
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
     use crate::custody::wraps::CountError;
     use crate::ledger::LedgerError;
-    use crate::store::{CommitError, StoreError};
+    use crate::store::CommitError;
 
     #[test]
     fn of_a_commit_that_was_not_answered_every_call_says_the_same() {
@@ -68,5 +69,18 @@ mod tests {
         }
         let not_begun = StoreError::from(sqlx::Error::PoolTimedOut);
         assert_eq!(Status::from(AdminError::from(not_begun)).code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn what_the_database_says_is_not_told() {
+        let hidden = || sqlx::Error::Protocol("user hidden at host hidden".to_owned());
+        for error in [
+            StoreError::from(hidden()),
+            sqlx::Error::Configuration("hidden".into()).into(),
+            CommitError::Unanswered(hidden()).into(),
+        ] {
+            assert!(!told(&error).contains("hidden"), "{error}");
+            assert!(!Status::from(AdminError::from(error)).message().contains("hidden"));
+        }
     }
 }

@@ -1,3 +1,5 @@
+//! The registry on a store of its own: who counts for a receipt, and that nobody but control planes writes it.
+
 use keyforge_shared::clock::SystemClock;
 use keyforge_shared::id::{BootId, DeploymentId, NodeId};
 use keyforge_shared::secret::Key256;

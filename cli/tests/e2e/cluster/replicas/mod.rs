@@ -14,6 +14,7 @@ use keyforge_loadtest::provider::Script;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::key_service_client::KeyServiceClient;
 use keyforge_shared::clock::{Clock as _, SystemClock};
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
@@ -237,7 +238,9 @@ async fn i_13_a_revocation_that_was_made_is_found_made_by_whichever_control_plan
 
 /// How many nodes are connected to a control plane itself.
 fn connected(at: &Deployment) -> usize {
-    at.cli_json(&["node", "list"]).as_array().unwrap().iter().filter(|node| node["connected"] == true).count()
+    let listed = at.cli_json(&["node", "list"]);
+    let is_here = |node: &&Value| node["connected"] == true && node["control_plane"].is_null();
+    listed.as_array().unwrap().iter().filter(is_here).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
