@@ -7,16 +7,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyforge_shared::clock::Clock;
+use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::{BootId, NodeId};
 
 use super::lives::{Lives, NodeSeen};
 use super::progress::{Collection, Collections, Progress};
 use super::told::ToldLife;
+use crate::registry::LONGEST_STALENESS;
 use crate::registry::connected::Connected;
 use crate::store::node_lists::AgedLife;
 
-/// Nodes remembered at most; the one heard of longest ago is forgotten for a new one.
+/// Nodes remembered at most, but for connected ones, of which there are no more than connections; of the others the one goes that knows itself fresh
+/// since longest ago.
 const MAX_NODES: usize = 20_000;
 /// Longest text a node may say about itself, in bytes.
 const MAX_WORD: usize = 64;
@@ -35,6 +37,35 @@ pub struct Fleet {
 struct Known {
     nodes: HashMap<NodeId, Lives>,
     collections: Collections,
+    /// One for all lives that were forgotten and may be serving: that which learned last that its state was fresh.
+    forgotten: Option<ToldLife>,
+}
+
+impl Known {
+    /// Makes room for one more.
+    fn make_room(&mut self, now: Timestamp) {
+        let away = self.nodes.iter().filter(|(_, lives)| !lives.is_connected());
+        let oldest = away.filter_map(|(node, lives)| Some((lives.assured_at()?, *node))).min();
+        if let Some((_, node)) = oldest {
+            for life in self.nodes.remove(&node).iter().flat_map(Lives::iter) {
+                self.forget(node, life, now);
+            }
+        }
+    }
+
+    fn forget(&mut self, node: NodeId, life: &NodeSeen, now: Timestamp) {
+        let known = self.forgotten_within(LONGEST_STALENESS, now);
+        if known.is_none() && now.since(life.assured_at) <= LONGEST_STALENESS {
+            tracing::warn!(%node, "more nodes have come and gone than are remembered: receipts name one for all that may still serve");
+        }
+        // Of several nobody knows which follows which.
+        let life = ToldLife { is_double: true, ..ToldLife::known(node, life) };
+        self.forgotten = known.filter(|known| known.assured >= life.assured).or(Some(life));
+    }
+
+    fn forgotten_within(&self, max_age: Duration, now: Timestamp) -> Option<ToldLife> {
+        self.forgotten.filter(|life| now.since(life.assured) <= max_age)
+    }
 }
 
 /// What a stream is for.
@@ -78,15 +109,17 @@ impl Fleet {
     fn enter(&self, node: NodeId, boot: BootId, kind: Kind, note: impl FnOnce(&mut NodeSeen)) -> Presence {
         let now = self.clock.now();
         let mut known = self.lock();
-        let Known { nodes, collections } = &mut *known;
-        if nodes.len() >= MAX_NODES && !nodes.contains_key(&node) {
-            let oldest = nodes.iter().min_by_key(|(_, lives)| lives.last_seen()).map(|(node, _)| *node);
-            oldest.map(|oldest| nodes.remove(&oldest));
+        if known.nodes.len() >= MAX_NODES && !known.nodes.contains_key(&node) {
+            known.make_room(now);
         }
-        let (life, over) = nodes.entry(node).or_insert_with(Lives::new).enter(boot, now);
+        let Known { nodes, collections, .. } = &mut *known;
+        let (life, over, lost) = nodes.entry(node).or_insert_with(Lives::new).enter(boot, now);
         note(life);
         life.assured_at = now;
         collections.succeeded(node, &over, life);
+        if let Some(lost) = lost {
+            known.forget(node, &lost, now);
+        }
         drop(known);
         Presence { fleet: self.clone(), node, boot, kind }
     }
@@ -96,10 +129,11 @@ impl Fleet {
     pub fn collect(&self, revision: u64, max_staleness: Duration) -> Collection {
         let now = self.clock.now();
         let mut known = self.lock();
-        let Known { nodes, collections } = &mut *known;
+        let forgotten = known.forgotten_within(max_staleness, now);
+        let Known { nodes, collections, .. } = &mut *known;
         let lives = nodes.iter().flat_map(|(node, lives)| lives.iter().map(move |life| (*node, life)));
         let serving = lives.filter(|(_, life)| life.may_serve(now, max_staleness));
-        let (id, done) = collections.open(revision, serving, self.clock.monotonic_nanos());
+        let (id, done) = collections.open(revision, (serving, forgotten), self.clock.monotonic_nanos());
         Collection::new(self.clone(), id, done)
     }
 
@@ -145,7 +179,7 @@ impl Fleet {
         let now = self.clock.now();
         let known = self.lock();
         let lives = known.nodes.iter().flat_map(|(node, lives)| lives.iter().map(|life| ToldLife::known(*node, life)));
-        let assured = lives.filter(|life| now.since(life.assured) <= max_age);
+        let assured = lives.chain(known.forgotten).filter(|life| now.since(life.assured) <= max_age);
         let mut aged: Vec<_> = assured.map(|life| life.aged(now)).collect();
         aged.sort_unstable_by_key(|life| (life.node, life.boot));
         aged
@@ -239,7 +273,7 @@ impl Drop for Presence {
     fn drop(&mut self) {
         let now = self.fleet.clock.now();
         let mut known = self.fleet.lock();
-        let Known { nodes, collections } = &mut *known;
+        let Known { nodes, collections, .. } = &mut *known;
         let Some(lives) = nodes.get_mut(&self.node) else { return };
         if let Some(life) = lives.get_mut(self.boot) {
             let open = if self.kind == Kind::State { &mut life.streams } else { &mut life.watches };
@@ -257,7 +291,7 @@ impl Drop for Presence {
 mod tests {
     use std::time::Duration;
 
-    use keyforge_shared::clock::{ManualClock, Timestamp};
+    use keyforge_shared::clock::ManualClock;
 
     use super::*;
 
@@ -376,16 +410,27 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_the_node_unheard_of_for_longest_goes_first() {
-        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1)));
-        let fleet = Fleet::new(clock.clone());
-        let boot = BootId::from_bytes([1; 16]);
+    fn i_13_memory_is_bounded_nobody_connected_is_forgotten_and_one_that_was_counts_for_all_that_may_serve() {
+        let (clock, fleet) = fleet();
         let node = |number: usize| NodeId::from_bytes(u128::try_from(number).unwrap().to_be_bytes());
+        let connected = fleet.join(node(MAX_NODES + 9), boot(1), "", "");
         for number in 0..=MAX_NODES {
             clock.advance(Duration::from_millis(1));
-            drop(fleet.join(node(number), boot, "", ""));
+            drop(fleet.join(node(number), boot(1), "", ""));
         }
         let nodes = fleet.nodes();
-        assert_eq!((nodes.len(), nodes[0].0), (MAX_NODES, node(1)));
+        assert_eq!((nodes.len(), nodes[0].0, nodes[MAX_NODES - 1].0), (MAX_NODES, node(2), node(MAX_NODES + 9)));
+        assert_eq!(nodes[MAX_NODES - 1].1.streams, 1);
+        // Two were forgotten. The second, which learned later that its state was fresh, counts for as long as it may serve.
+        let assured = Timestamp::from_millis(3);
+        let pending = |bound| fleet.collect(1, bound).progress().pending_nodes();
+        assert_eq!(pending(BOUND)[0], (node(1), assured));
+        let age = clock.now().since(assured);
+        let told = |bound| fleet.assured_within(bound).into_iter().find(|life| life.node == node(1));
+        assert!(told(BOUND).is_some_and(|life| life.assured == age && life.is_double));
+        let shorter = age - Duration::from_millis(1);
+        assert_eq!(pending(shorter)[0].0, node(2));
+        assert_eq!(told(shorter), None);
+        drop(connected);
     }
 }

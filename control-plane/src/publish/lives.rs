@@ -12,7 +12,7 @@ use keyforge_shared::id::BootId;
 
 use crate::registry::LONGEST_STALENESS;
 
-/// Lives of a node that are remembered at most.
+/// Lives of a node that are remembered at most, but for connected ones, of which there are no more than connections.
 const MAX_LIVES: usize = 16;
 /// Orders of which each life's number of cut streams is remembered, for who asks a moment late.
 const CUTS: usize = 16;
@@ -128,9 +128,9 @@ impl Lives {
         Self(Vec::new())
     }
 
-    /// A life says hello. The lives that are forgotten for it are over.
-    pub(super) fn enter(&mut self, boot: BootId, now: Timestamp) -> (&mut NodeSeen, Vec<BootId>) {
-        let mut over = Vec::new();
+    /// A life says hello. The lives that are forgotten for it are over; but for one, if there are too many.
+    pub(super) fn enter(&mut self, boot: BootId, now: Timestamp) -> (&mut NodeSeen, Vec<BootId>, Option<NodeSeen>) {
+        let (mut over, mut lost) = (Vec::new(), None);
         let place = match self.0.iter().position(|life| life.boot == boot) {
             Some(place) => place,
             None => {
@@ -145,16 +145,15 @@ impl Lives {
                 self.0.push(NodeSeen { is_double, ..NodeSeen::new(boot, now) });
                 over = self.forget_gone();
                 if self.0.len() > MAX_LIVES {
-                    let former = self.0.iter().enumerate().take(MAX_LIVES);
-                    let oldest = former.min_by_key(|(_, life)| (life.is_connected(), life.last_seen));
-                    let oldest = oldest.map(|(place, _)| place);
-                    oldest.map(|place| self.0.remove(place));
+                    let away = self.0.iter().enumerate().take(MAX_LIVES).filter(|(_, life)| !life.is_connected());
+                    let oldest = away.min_by_key(|(_, life)| life.assured_at).map(|(place, _)| place);
+                    lost = oldest.map(|place| self.0.remove(place));
                 }
                 self.0.len().saturating_sub(1)
             }
         };
         self.note(place, now);
-        (&mut self.0[place], over)
+        (&mut self.0[place], over, lost)
     }
 
     /// A life is heard of. Tells of two, once, that are connected at the same time for more than a moment.
@@ -208,9 +207,14 @@ impl Lives {
         self.0.last()
     }
 
-    /// When it was last heard of.
-    pub(super) fn last_seen(&self) -> Option<Timestamp> {
-        self.0.iter().map(|life| life.last_seen).max()
+    /// Whether any life has a stream open.
+    pub(super) fn is_connected(&self) -> bool {
+        self.0.iter().any(NodeSeen::is_connected)
+    }
+
+    /// When any of them can last have learned that its state was fresh.
+    pub(super) fn assured_at(&self) -> Option<Timestamp> {
+        self.0.iter().map(|life| life.assured_at).max()
     }
 
     /// What is known of the node: as connected as any of its lives, as far as that connected one that is behind most.
@@ -245,7 +249,7 @@ mod tests {
     }
 
     fn connect(lives: &mut Lives, number: u8, now: Timestamp) -> Vec<BootId> {
-        let (life, over) = lives.enter(boot(number), now);
+        let (life, over, _) = lives.enter(boot(number), now);
         life.streams += 1;
         life.assured_at = now;
         over
@@ -303,7 +307,11 @@ mod tests {
         }
         lives.heard(boot(7), at(20));
         end(&mut lives, 7);
-        connect(&mut lives, 16, at(21));
+        let lost = lives.enter(boot(16), at(21)).2;
+        assert_eq!(lost.map(|life| life.assured_at), Some(at(7)), "it may be serving");
         assert!(lives.iter().count() == MAX_LIVES && lives.get(boot(7)).is_none() && lives.get(boot(0)).is_some());
+        lives.get_mut(boot(16)).unwrap().streams += 1;
+        assert_eq!(lives.enter(boot(17), at(22)).2, None);
+        assert_eq!(lives.iter().count(), MAX_LIVES + 1, "nobody who is connected is forgotten");
     }
 }

@@ -110,6 +110,8 @@ struct Open {
     revision: u64,
     pending: HashSet<Life>,
     acked: HashSet<Life>,
+    /// One that stands for those that were forgotten.
+    forgotten: Option<ToldLife>,
     streams_cut: u64,
     last_ack_nanos: u64,
     done: Arc<Notify>,
@@ -119,12 +121,13 @@ impl Collections {
     pub(super) fn open<'a>(
         &mut self,
         revision: u64,
-        lives: impl Iterator<Item = (NodeId, &'a NodeSeen)>,
+        (lives, forgotten): (impl Iterator<Item = (NodeId, &'a NodeSeen)>, Option<ToldLife>),
         now_nanos: u64,
     ) -> (u64, Arc<Notify>) {
         let done = Arc::new(Notify::new());
         let (pending, acked) = (HashSet::new(), HashSet::new());
-        let mut open = Open { revision, pending, acked, streams_cut: 0, last_ack_nanos: 0, done: Arc::clone(&done) };
+        let done_too = Arc::clone(&done);
+        let mut open = Open { revision, pending, acked, forgotten, streams_cut: 0, last_ack_nanos: 0, done: done_too };
         for (node, seen) in lives {
             open.streams_cut = open.streams_cut.saturating_add(seen.cut_at(revision));
             if seen.has_told(revision) {
@@ -189,6 +192,7 @@ impl Collections {
             let is_applied = seen(life).is_some_and(|seen| seen.applied_revision() >= open.revision);
             if is_applied { progress.acked.push(told(life)) } else { progress.pending.push(told(life)) }
         }
+        progress.pending.extend(open.forgotten);
         for lives in [&mut progress.acked, &mut progress.pending] {
             lives.sort_unstable_by_key(|life| (life.node, life.boot));
         }
