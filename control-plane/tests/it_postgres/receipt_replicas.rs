@@ -278,7 +278,9 @@ async fn i_13_a_control_plane_that_drains_tells_how_far_its_nodes_are_for_as_lon
     let (finish, finished) = tokio::sync::oneshot::channel::<()>();
     drop(there.shutdown.spawn("call", finished));
     there.shutdown.trigger();
-    node.ended().await;
+    while there.running.fleet().nodes().iter().any(|(_, seen)| seen.watches > 0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     for number in 0..3 {
         let (key, _) = here.make_key(&format!("agent {number}")).await;
         let (receipt, _) = receipt(&here, &key, 1_000).await;
