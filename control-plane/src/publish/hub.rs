@@ -32,6 +32,8 @@ struct Inner {
     /// All orders after `orders_since`.
     orders: VecDeque<Order>,
     orders_since: u64,
+    /// Revision and hash of the set that it began with.
+    base: (u64, SetHash),
     watchers: Vec<Weak<Queue<Order>>>,
     /// The latest snapshot that was encoded.
     encoded: Weak<Encoded>,
@@ -70,6 +72,18 @@ pub struct Subscription {
     queue: Arc<Queue<Arc<Delta>>>,
 }
 
+/// Where a node stands that joins the fan-out of orders.
+pub struct Watching {
+    /// Up to here its set must tell it what no order tells any more.
+    pub floor: u64,
+    /// Whether its set is none that was ever held here, so that its revision says nothing.
+    pub is_foreign: bool,
+    /// The orders after `floor`.
+    pub missed: Vec<Order>,
+    /// Those that come.
+    pub orders: Watch,
+}
+
 /// A place in the fan-out of orders. Dropping it ends it.
 pub struct Watch {
     queue: Arc<Queue<Order>>,
@@ -106,12 +120,14 @@ impl Hub {
     #[must_use]
     pub fn new(state: State) -> Self {
         let orders_since = state.revision();
+        let base = (orders_since, state.set_hash());
         let inner = Inner {
             state,
             ring: VecDeque::new(),
             subscribers: Vec::new(),
             orders: VecDeque::new(),
             orders_since,
+            base,
             watchers: Vec::new(),
             encoded: Weak::new(),
         };
@@ -138,18 +154,20 @@ impl Hub {
         });
     }
 
-    /// Joins the fan-out of orders, for a node that knows those up to `revision`. Gives the revision up to which its set must tell it what no
-    /// order tells any more, and the orders after that.
+    /// Joins the fan-out of orders, for a node that knows those up to `revision`, where its set has this hash if it tells.
     #[must_use]
-    pub fn watch(&self, revision: u64) -> (u64, Vec<Order>, Watch) {
+    pub fn watch(&self, revision: u64, set_hash: Option<SetHash>) -> Watching {
         let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
         let head = inner.state.revision();
-        let is_known = (inner.orders_since..=head).contains(&revision);
+        let ours = inner.hash_at(revision);
+        let is_foreign = revision > head || ours.zip(set_hash).is_some_and(|(ours, its)| ours != its);
+        let is_proven = set_hash.is_none() || ours == set_hash;
+        let is_known = is_proven && (inner.orders_since..=head).contains(&revision);
         let floor = if is_known { revision } else { head };
-        let orders = inner.orders.iter().filter(|order| order.revision > floor).copied().collect();
+        let missed = inner.orders.iter().filter(|order| order.revision > floor).copied().collect();
         inner.watchers.push(Arc::downgrade(&queue));
-        (floor, orders, Watch { queue })
+        Watching { floor, is_foreign, missed, orders: Watch { queue } }
     }
 
     /// Reads the state. `read` must be quick: commits wait for it.
@@ -187,6 +205,18 @@ impl Hub {
 }
 
 impl Inner {
+    /// The hash of the set at `revision`, while it is known.
+    fn hash_at(&self, revision: u64) -> Option<SetHash> {
+        if revision == self.state.revision() {
+            return Some(self.state.set_hash());
+        }
+        if revision == self.base.0 {
+            return Some(self.base.1);
+        }
+        let at = usize::try_from(revision.checked_sub(self.ring.front()?.to)?).ok()?;
+        self.ring.get(at).map(|delta| delta.set_hash)
+    }
+
     /// The changes after `revision`, if the set there was the given one and they are all still known.
     fn deltas_after(&self, revision: u64, set_hash: Option<SetHash>) -> Option<Vec<Arc<Delta>>> {
         if revision == 0 || set_hash.is_none() {
@@ -409,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_hears_of_keys_that_stop_and_go_on_and_of_nothing_else() {
         let hub = Hub::new(State::from_snapshot(1, [key(1, KeyStatus::Active), key(2, KeyStatus::Active)]));
-        let (floor, orders, watch) = hub.watch(0);
+        let Watching { floor, missed: orders, orders: watch, .. } = hub.watch(0, None);
         assert_eq!((floor, orders.len()), (1, 0), "who knows nothing needs the set");
         hub.commit(change(1));
         hub.commit(vec![Change::Upsert(key(3, KeyStatus::Active))]);
@@ -424,15 +454,16 @@ mod tests {
         for expected in expected {
             assert_eq!(watch.next().await, Ok(expected));
         }
-        assert_eq!(hub.watch(4).1, expected[2..], "who comes back hears what it missed");
-        assert_eq!((hub.watch(4).0, hub.watch(6).0, hub.watch(0).0), (4, 5, 5));
+        assert_eq!(hub.watch(4, None).missed, expected[2..], "who comes back hears what it missed");
+        let floor = |revision| hub.watch(revision, None).floor;
+        assert_eq!((floor(4), floor(6), floor(0)), (4, 5, 5));
     }
 
     #[tokio::test]
     async fn i_15_a_watcher_that_falls_behind_is_told_to_begin_anew_and_the_others_are_not() {
         let hub = Hub::new(State::from_snapshot(1, [key(1, KeyStatus::Active)]));
-        let (_, _, slow) = hub.watch(1);
-        let (_, _, quick) = hub.watch(1);
+        let slow = hub.watch(1, None).orders;
+        let quick = hub.watch(1, None).orders;
         for number in 0..=QUEUE {
             let status = if number % 2 == 0 { KeyStatus::Frozen } else { KeyStatus::Active };
             hub.commit(vec![Change::Upsert(key(1, status))]);
@@ -449,5 +480,23 @@ mod tests {
         drop(subscription);
         hub.commit(change(2));
         assert_eq!((hub.subscribers(), lock(&hub.inner).subscribers.len()), (0, 0));
+    }
+
+    #[test]
+    fn i_13_a_set_that_was_never_held_here_is_told_from_one_that_was_whatever_its_revision() {
+        let hash = |hub: &Hub| hub.with_state(State::set_hash);
+        let (hub, base) = (Hub::new(State::from_snapshot(3, [])), State::from_snapshot(3, []).set_hash());
+        for number in 0..4 {
+            hub.commit(vec![Change::Upsert(key(number, KeyStatus::Active))]);
+        }
+        let (other, stands) = (SetHash::from_slice(&[7; 32]).unwrap(), |revision, hash| {
+            let watching = hub.watch(revision, Some(hash));
+            (watching.floor, watching.is_foreign)
+        });
+        assert_eq!((stands(3, base), stands(7, hash(&hub))), ((3, false), (7, false)));
+        for revision in [3, 5, 7] {
+            assert_eq!(stands(revision, other), (7, true), "a set of an undone past at revision {revision}");
+        }
+        assert_eq!((stands(9, other), stands(1, other)), ((7, true), (7, false)), "what is older is replaced anyway");
     }
 }

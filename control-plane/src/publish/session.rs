@@ -50,6 +50,15 @@ pub struct Publisher {
     pub max_staleness: Duration,
 }
 
+impl Publisher {
+    /// For a node that holds `revision`: another control plane may have given it a state that is not known here yet, and an older one would undo it.
+    pub(super) async fn catch_up_with(&self, revision: u64) {
+        if revision > self.hub.revision() {
+            self.horizon.passes(self.horizon.now()).await;
+        }
+    }
+}
+
 /// Why a session ended other than by the node's wish.
 pub(super) enum End {
     /// The node is gone.
@@ -127,6 +136,10 @@ where
     I: Stream<Item = Result<proto::NodeMessage, Status>> + Send + Unpin,
 {
     let (node, boot) = (hello.node, hello.boot);
+    tokio::select! {
+        () = publisher.catch_up_with(hello.revision) => {}
+        () = outbound.closed() => return End::Gone,
+    }
     let presence = publisher.fleet.join(node, boot, &hello.version, &hello.region);
     let sealer = publisher.secrets.sealer(node, boot, hello.seal_key);
     let mut sender = Sender { publisher, sealer, outbound, withheld: BTreeSet::new() };

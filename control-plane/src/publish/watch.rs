@@ -13,13 +13,14 @@ use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::watch_request::Message as FromNode;
 use keyforge_proto::fleet::v1::watch_response::Message as ToNode;
 use keyforge_shared::id::{BootId, NodeId};
+use keyforge_shared::state::SetHash;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
 use super::fleet::Presence;
 use super::horizon::Horizon;
-use super::hub::{Order, Overrun};
+use super::hub::{Order, Overrun, Watching};
 use super::session::{End, HELLO_TIMEOUT, Publisher};
 
 type Outbound = mpsc::Sender<Result<proto::WatchResponse, Status>>;
@@ -28,6 +29,7 @@ struct Hello {
     node: NodeId,
     boot: BootId,
     revision: u64,
+    set_hash: Option<SetHash>,
 }
 
 /// Serves one node until its stream ends. A refusal is the stream's last item.
@@ -63,10 +65,15 @@ where
 }
 
 fn decode(hello: &proto::WatchHello) -> Result<Hello, ConvertError> {
+    let set_hash = match hello.have_set_hash.as_slice() {
+        [] => None,
+        _ => Some(convert::id(&hello.have_set_hash, "have_set_hash", SetHash::from_slice)?),
+    };
     Ok(Hello {
         node: convert::id(&hello.node_id, "node_id", NodeId::from_slice)?,
         boot: convert::id(&hello.boot_id, "boot_id", BootId::from_slice)?,
         revision: hello.have_revision,
+        set_hash,
     })
 }
 
@@ -76,7 +83,7 @@ where
 {
     let presence = publisher.fleet.watch(hello.node, hello.boot);
     let (heard, beats) = watch::channel(0);
-    let sending = pin!(send_all(publisher, hello.revision, beats, &presence, outbound));
+    let sending = pin!(send_all(publisher, &hello, beats, &presence, outbound));
     let hearing = pin!(hear(inbound, &presence, heard));
     tokio::select! {
         ended = sending => match ended {
@@ -109,15 +116,20 @@ where
 
 async fn send_all(
     publisher: &Publisher,
-    revision: u64,
+    hello: &Hello,
     mut beats: watch::Receiver<u64>,
     presence: &Presence,
     outbound: &Outbound,
 ) -> Result<Infallible, End> {
-    let (floor, missed, orders) = publisher.hub.watch(revision);
+    publisher.catch_up_with(hello.revision).await;
+    let Watching { floor, is_foreign, missed, orders } = publisher.hub.watch(hello.revision, hello.set_hash);
+    if is_foreign {
+        let (node, revision) = (hello.node, hello.revision);
+        tracing::warn!(%node, revision, "a node holds a set that this deployment never had, as after a restored backup; it is to be replaced");
+    }
     presence.begins_at(floor);
     let max_staleness_seconds = u32::try_from(publisher.max_staleness.as_secs()).unwrap_or(u32::MAX);
-    let begin = ToNode::Footing(proto::Footing { floor, max_staleness_seconds });
+    let begin = ToNode::Footing(proto::Footing { floor, max_staleness_seconds, is_foreign });
     send(outbound, begin).await?;
     for order in missed {
         give(order, outbound).await?;

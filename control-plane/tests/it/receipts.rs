@@ -37,7 +37,12 @@ impl Watcher {
 
     pub async fn connect_as(plane: &Plane, (id, boot): (u8, u8), have_revision: u64) -> Self {
         let (outbound, receiver) = mpsc::channel(16);
-        let hello = fleet::WatchHello { node_id: vec![id; 16], boot_id: vec![boot; 16], have_revision };
+        let hello = fleet::WatchHello {
+            node_id: vec![id; 16],
+            boot_id: vec![boot; 16],
+            have_revision,
+            have_set_hash: Vec::new(),
+        };
         say(&outbound, FromNode::Hello(hello)).await;
         let inbound = plane.state().watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut watcher = Self { id, outbound, inbound, floor: 0 };
@@ -57,11 +62,6 @@ impl Watcher {
     }
 
     /// Waits until the stream ends.
-    pub async fn ended(&mut self) {
-        let end = async { while let Ok(Some(_)) = self.inbound.message().await {} };
-        tokio::time::timeout(PATIENCE, end).await.expect("the stream stays open");
-    }
-
     pub async fn order(&mut self) -> fleet::Order {
         let order = match self.receive().await {
             Message::Order(order) => Some(order),
@@ -262,7 +262,8 @@ async fn some_model(plane: &Plane) -> admin::Model {
 #[tokio::test]
 async fn a_stream_of_orders_that_does_not_begin_with_a_whole_hello_is_refused() {
     let plane = Plane::start().await;
-    let hello = fleet::WatchHello { node_id: vec![1; 16], boot_id: vec![1; 16], have_revision: 0 };
+    let hello =
+        fleet::WatchHello { node_id: vec![1; 16], boot_id: vec![1; 16], have_revision: 0, have_set_hash: Vec::new() };
     let cases = [
         (FromNode::Beat(fleet::Beat { number: 1 }), Code::FailedPrecondition, "must be its hello"),
         (
@@ -270,7 +271,16 @@ async fn a_stream_of_orders_that_does_not_begin_with_a_whole_hello_is_refused() 
             Code::InvalidArgument,
             "hello.node_id",
         ),
-        (FromNode::Hello(fleet::WatchHello { boot_id: Vec::new(), ..hello }), Code::InvalidArgument, "hello.boot_id"),
+        (
+            FromNode::Hello(fleet::WatchHello { boot_id: Vec::new(), ..hello.clone() }),
+            Code::InvalidArgument,
+            "hello.boot_id",
+        ),
+        (
+            FromNode::Hello(fleet::WatchHello { have_set_hash: vec![1], ..hello }),
+            Code::InvalidArgument,
+            "hello.have_set_hash",
+        ),
     ];
     for (first, code, expected) in cases {
         let messages = tokio_stream::iter([fleet::WatchRequest { message: Some(first) }]);

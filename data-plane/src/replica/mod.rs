@@ -87,11 +87,18 @@ pub struct Replica {
     pub running: Running,
 }
 
+/// Which of the sets it is that were held one after the other. Changes make no other set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetNumber(u64);
+
 /// The state, and the orders that are ahead of it.
 #[derive(Default)]
 struct Held {
     state: State,
     orders: HashMap<KeyId, Order>,
+    number: SetNumber,
+    /// Whether the control plane never had this set, so that its revision is of another past and every order is ahead of it.
+    is_foreign: bool,
 }
 
 impl Held {
@@ -109,6 +116,17 @@ impl Held {
             Some(order) => Some(under(order, key)),
             None => Some(key),
         }
+    }
+
+    /// Takes another set.
+    fn replace(&mut self, state: State) -> State {
+        // One that goes back undoes its past, and with it the orders of then; those after a disowning are of the new one.
+        if state.revision() < self.state.revision() && !self.is_foreign {
+            self.orders.clear();
+        }
+        self.is_foreign = false;
+        self.number.0 += 1;
+        std::mem::replace(&mut self.state, state)
     }
 
     /// Forgets the orders that the state has caught up with.
@@ -208,6 +226,31 @@ impl Replica {
         self.held.read().state.revision()
     }
 
+    /// The same, and which set it is.
+    #[must_use]
+    pub fn numbered_position(&self) -> (u64, SetHash, SetNumber) {
+        let held = self.held.read();
+        (held.state.revision(), held.state.set_hash(), held.number)
+    }
+
+    /// Whether the state tells everything up to `floor`.
+    #[must_use]
+    pub fn stands_on(&self, floor: u64) -> bool {
+        let held = self.held.read();
+        !held.is_foreign && floor <= held.state.revision()
+    }
+
+    /// The control plane never had the set of this number: from here on orders are carried out whatever its revision says, and it tells nothing
+    /// until it is replaced. Says whether it is still held.
+    pub fn disown(&self, number: SetNumber) -> bool {
+        let mut held = self.held.write();
+        let is_held = held.number == number;
+        if is_held && !std::mem::replace(&mut held.is_foreign, true) {
+            held.orders.clear();
+        }
+        is_held
+    }
+
     /// The installation, once the first snapshot has come.
     pub fn deployment(&self) -> watch::Receiver<Option<DeploymentId>> {
         self.deployment.subscribe()
@@ -258,7 +301,7 @@ impl Replica {
             for change in &mut changes.keys {
                 change.before = held.ordered(change.before.take());
             }
-            let old = std::mem::replace(&mut held.state, state);
+            let old = held.replace(state);
             held.catch_up();
             for change in &mut changes.keys {
                 change.now = held.ordered(change.now.take());
@@ -316,7 +359,7 @@ impl Replica {
         {
             let mut held = self.held.write();
             let newer = held.orders.get(&order.key).is_none_or(|known| known.revision < order.revision);
-            if newer && held.state.revision() < order.revision {
+            if newer && (held.is_foreign || held.state.revision() < order.revision) {
                 let before = held.key(order.key);
                 held.orders.insert(order.key, order);
                 let now = held.key(order.key);
@@ -451,6 +494,33 @@ mod tests {
         let (changes, _) = replica.carry_out(order(9, 1, KeyStatus::Revoked, false));
         assert!(changes.keys.is_empty(), "an order that the state contains changes nothing");
         assert_eq!(status(&replica, 1), (KeyStatus::Active, 10));
+    }
+
+    #[test]
+    fn i_13_orders_are_carried_out_over_a_set_of_a_past_that_was_undone_and_it_tells_nothing_until_it_is_replaced() {
+        let replica = Replica::default();
+        at(&replica, state(120, [key(1, quota(5)), key(2, quota(5))]));
+        drop(replica.carry_out(order(121, 2, KeyStatus::Revoked, false)));
+        let (_, _, told) = replica.numbered_position();
+        assert!(replica.stands_on(100) && replica.disown(told) && !replica.stands_on(100));
+        let (changes, _) = replica.carry_out(order(101, 1, KeyStatus::Revoked, false));
+        assert_eq!((changes.keys.len(), status(&replica, 1)), (1, (KeyStatus::Revoked, 101)));
+        // The order of the undone past does not outlive it.
+        at(&replica, state(100, [key(1, quota(5)), key(2, quota(5))]));
+        assert!(replica.stands_on(100));
+        assert_eq!((status(&replica, 1).0, status(&replica, 2).0), (KeyStatus::Revoked, KeyStatus::Active));
+        assert!(!replica.disown(told), "that set is gone already");
+        let (changes, _) = replica.carry_out(order(100, 2, KeyStatus::Revoked, false));
+        assert!(changes.keys.is_empty() && replica.stands_on(100));
+    }
+
+    #[test]
+    fn i_13_a_set_that_goes_back_before_the_orders_stream_is_there_undoes_the_orders_of_then() {
+        let replica = Replica::default();
+        at(&replica, state(118, [key(1, quota(5))]));
+        drop(replica.carry_out(order(119, 1, KeyStatus::Active, false)));
+        at(&replica, state(100, [with_status(1, KeyStatus::Revoked, 100)]));
+        assert_eq!(status(&replica, 1).0, KeyStatus::Revoked);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::freshness::Moment;
 use super::key_followers::KeyFollowers;
-use super::{Order, RECONNECT, Replica};
+use super::{Order, RECONNECT, Replica, SetNumber};
 use crate::control::ControlChannel;
 use crate::metrics::Metrics;
 
@@ -77,6 +77,8 @@ struct Session {
     last_beat: u64,
     /// The set tells what came before this revision; no answer says anything until it is there.
     floor: Option<u64>,
+    /// Which set the hello told of.
+    told: SetNumber,
 }
 
 impl Watcher {
@@ -105,8 +107,9 @@ impl Watcher {
 
     async fn attend(&self, backoff: &mut Backoff, connected: &mut bool) -> Result<(), Interrupted> {
         let (answers, outgoing) = mpsc::channel(64);
-        let mut session = Session { answers, beats: VecDeque::new(), last_beat: 0, floor: None };
-        session.say(FromNode::Hello(self.hello())).await?;
+        let (hello, told) = self.hello();
+        let mut session = Session { answers, beats: VecDeque::new(), last_beat: 0, floor: None, told };
+        session.say(FromNode::Hello(hello)).await?;
         let mut client = StateServiceClient::new(self.channel.clone());
         let subscribed = tokio::time::timeout(SILENCE, client.watch(ReceiverStream::new(outgoing)));
         let mut stream = subscribed.await.map_err(|_| Interrupted::Silence)??.into_inner();
@@ -133,18 +136,26 @@ impl Watcher {
         }
     }
 
-    fn hello(&self) -> proto::WatchHello {
-        proto::WatchHello {
+    fn hello(&self) -> (proto::WatchHello, SetNumber) {
+        let (revision, set_hash, number) = self.replica.numbered_position();
+        let hello = proto::WatchHello {
             node_id: self.node.as_bytes().to_vec(),
             boot_id: self.boot.as_bytes().to_vec(),
-            have_revision: self.replica.revision(),
-        }
+            have_revision: revision,
+            have_set_hash: set_hash.as_bytes().to_vec(),
+        };
+        (hello, number)
     }
 
     async fn take(&self, message: FromControl, session: &mut Session) -> Result<(), Interrupted> {
         match message {
             FromControl::Footing(footing) => {
                 session.floor = Some(footing.floor);
+                if footing.is_foreign && self.replica.disown(session.told) {
+                    tracing::warn!(
+                        "the control plane never had the state that this node holds, as after a restored backup; it is replaced"
+                    );
+                }
                 let bound = Duration::from_secs(footing.max_staleness_seconds.into());
                 self.replica.freshness.set_bound(bound);
             }
@@ -156,7 +167,7 @@ impl Watcher {
             }
             FromControl::Echo(echo) => {
                 let sent = session.answered(echo.number);
-                let stands = session.floor.is_some_and(|floor| floor <= self.replica.revision());
+                let stands = session.floor.is_some_and(|floor| self.replica.stands_on(floor));
                 // A node that began with what it kept serves nothing before it has been sent its secrets.
                 let stands = stands && *self.replica.attached().borrow();
                 if let Some(sent) = sent.filter(|_| stands) {

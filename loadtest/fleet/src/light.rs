@@ -81,7 +81,12 @@ impl Light {
     async fn run(self, channel: ControlChannel) -> Result<(), tonic::Status> {
         let (answers, outgoing) = mpsc::channel(8);
         let id = (self.number + 1).to_be_bytes().to_vec();
-        let hello = fleet::WatchHello { node_id: id.clone(), boot_id: id, have_revision: self.have_revision };
+        let hello = fleet::WatchHello {
+            node_id: id.clone(),
+            boot_id: id,
+            have_revision: self.have_revision,
+            have_set_hash: Vec::new(),
+        };
         say(&answers, FromNode::Hello(hello)).await?;
         let mut stream = StateServiceClient::new(channel).watch(ReceiverStream::new(outgoing)).await?.into_inner();
         // They would otherwise all beat in the same moment.
