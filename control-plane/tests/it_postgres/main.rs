@@ -17,6 +17,7 @@ mod relocation;
 mod replicas;
 mod schema;
 mod silence;
+mod split_streams;
 mod vault_replicas;
 
 #[path = "../it/audit.rs"]
