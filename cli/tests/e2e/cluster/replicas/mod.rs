@@ -196,9 +196,9 @@ async fn i_13_the_other_control_plane_is_told_of_a_revocation_and_does_not_find_
         took.push(Duration::from_micros(receipt.took_us));
     }
     eprintln!("all nodes had done it after {took:?}");
-    // A host that is busy may be late a few times, but not most of the time.
+    // A busy host may be late twice; beats make up for a word that was lost in less than half of the rounds.
     took.sort_unstable();
-    assert!(took[ROUNDS / 2] < TOLD, "the other one found most of them by itself: {took:?}");
+    assert!(took[ROUNDS - 3] < TOLD, "the other one found some of them by itself: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
