@@ -189,6 +189,7 @@ async fn i_13_the_other_control_plane_is_told_of_a_revocation_and_does_not_find_
         }
         keys.push(id);
     }
+    assert_eq!(site.at.each_ref().map(|at| connected(at)), [2, 1]);
     let mut took = Vec::new();
     for id in &keys {
         let receipt = revoke(at, id).await;
