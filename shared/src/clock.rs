@@ -2,6 +2,7 @@
 //!
 //! No other file reads the operating system's clock, so every rule that depends on time can be tested at any moment in time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -89,6 +90,41 @@ impl Clock for SystemClock {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         let start = *START.get_or_init(Instant::now);
         u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The wall clock as it was at the beginning, and from there on the monotonic one: how long ago one of its moments was is right also when the machine's
+/// time was set in between.
+pub struct SteadyClock {
+    clock: Arc<dyn Clock>,
+    began: Timestamp,
+    began_nanos: u64,
+}
+
+impl SteadyClock {
+    /// One that begins now.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let (began, began_nanos) = (clock.now(), clock.monotonic_nanos());
+        Self { clock, began, began_nanos }
+    }
+
+    /// What the wall clock shows at the `moment` of this one, if it is not set again.
+    #[must_use]
+    pub fn as_wall(&self, moment: Timestamp) -> Timestamp {
+        let ahead = self.clock.now().0.saturating_sub(self.now().0);
+        Timestamp(moment.0.saturating_add(ahead))
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        let passed = self.clock.monotonic_nanos().saturating_sub(self.began_nanos);
+        self.began.saturating_add(Duration::from_nanos(passed))
+    }
+
+    fn monotonic_nanos(&self) -> u64 {
+        self.clock.monotonic_nanos()
     }
 }
 

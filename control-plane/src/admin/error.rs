@@ -8,7 +8,8 @@ use crate::ledger::LedgerError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
-/// Why a call was not carried out. Nothing was changed then, but for [`AdminError::Interrupted`], where nobody knows.
+/// Why a call was not carried out. Nothing was changed then, but for [`AdminError::Interrupted`], where nobody
+/// knows, and [`AdminError::NoReceipt`].
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The caller could not prove to be an operator.
@@ -43,6 +44,16 @@ pub enum AdminError {
     /// The commit was interrupted or its answer lost; the change is whole or absent.
     #[error("interrupted while committing: look whether the change is there before trying again")]
     Interrupted,
+    /// A change of a key was made, but how far it has come cannot be told.
+    #[error(
+        "the change stands, as revision {revision}, but there is no receipt for it: {why}; make the same call again for one"
+    )]
+    NoReceipt {
+        /// The revision that it led to.
+        revision: u64,
+        /// What went wrong.
+        why: Box<AdminError>,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
@@ -123,6 +134,7 @@ impl AdminError {
             | Self::Exists(_)
             | Self::Precondition(_)
             | Self::Plan(_)
+            | Self::NoReceipt { .. }
             | Self::Store(_)
             | Self::Vault(_)
             | Self::Certificate(_)

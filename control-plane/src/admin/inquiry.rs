@@ -88,6 +88,7 @@ impl Inquiry {
                 Some(nodes) => {
                     let serving = nodes.iter().filter(|life| age.saturating_add(life.assured) <= bound);
                     let told = serving.map(|life| ToldLife::told(life, before(now, oldest), before(now, age)));
+                    let told = told.map(|life| ToldLife { is_connected: false, ..life });
                     left.push(Progress { pending: told.collect(), ..Progress::default() });
                 }
                 None => lost.push((name, before(now, age))),

@@ -4,11 +4,12 @@
 //! the nodes of this control plane, and where several share a database those of the others ([`super::inquiry`]). It is written to its end
 //! although the caller may hang up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::audit::admin::AdminOutcome;
-use keyforge_shared::clock::Timestamp;
+use keyforge_shared::clock::{Clock, Timestamp};
 use keyforge_shared::id::NodeId;
 use serde_json::json;
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ const MOST_NAMED: usize = 100;
 /// Of the nodes, most that its entry names, which has little room.
 const MOST_RECORDED: usize = 10;
 /// The same of the control planes, and the most characters of each name.
-const MOST_PLANES_RECORDED: (usize, usize) = (4, 80);
+const MOST_PLANES_RECORDED: (usize, usize) = (4, 75);
 
 /// How far a change of a key has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Receipt {
     pub streams_cut: u64,
     /// From here on no node admits what the change forbids.
     pub effective_by: Timestamp,
+    /// Whether that is so at the latest, and may be still to come.
+    pub is_bound: bool,
     /// Nodes that have not acknowledged, up to a hundred.
     pub pending: Vec<NodeId>,
     /// Control planes whose nodes are not counted, up to a hundred: they have not answered, or are gone and left no word of their nodes.
@@ -64,7 +67,7 @@ pub struct Receipts {
     others: Option<(Store, Registry)>,
 }
 
-/// When a change was committed at the latest, by both clocks.
+/// When a change was committed at the latest, by the clock that tells of nodes and the monotonic one.
 #[derive(Clone, Copy)]
 struct Committed {
     at: Timestamp,
@@ -100,7 +103,7 @@ impl Receipts {
     /// than `wait`.
     ///
     /// # Errors
-    /// [`AdminError`] when it cannot be recorded, or the others cannot be asked. The change stands.
+    /// [`AdminError::NoReceipt`] when it cannot be recorded, or the others cannot be asked. The change stands.
     pub async fn of(
         &self,
         caller: Caller,
@@ -112,13 +115,14 @@ impl Receipts {
         let this = self.clone();
         let (id, revision) = (key.record.id, key.revision);
         let bound = key.record.policy.max_staleness_seconds.map(|seconds| Duration::from_secs(seconds.into()));
-        let committed = Committed { at: self.publisher.clock.now(), nanos: self.now() };
+        let committed = Committed { at: self.publisher.fleet.clock().now(), nanos: self.now() };
         let collecting = self.shutdown.spawn("receipt", async move {
             let receipt = this.collect(revision, bound, wait, (committed, began)).await?;
             let detail = detail(&receipt, method);
             this.admin.record(&caller, "keys/Receipt", id, AdminOutcome::Done, detail).await.map(|()| receipt)
         });
-        collecting.await.map_err(|_| AdminError::Interrupted)?
+        let collected = collecting.await.unwrap_or(Err(AdminError::Interrupted));
+        collected.map_err(|error| AdminError::NoReceipt { revision, why: Box::new(error) })
     }
 
     async fn collect(
@@ -130,15 +134,16 @@ impl Receipts {
     ) -> Result<Receipt, AdminError> {
         let deadline = Instant::now() + wait;
         let mut bound = own_bound.unwrap_or(self.publisher.max_staleness);
-        let mut collection = self.publisher.fleet.collect(revision, bound);
+        let mut collection = self.publisher.collect(revision, bound);
         let mut inquiry = None;
         if let Some((store, registry)) = &self.others {
-            let parts = (store.clone(), self.publisher.clock.clone());
+            let clock: Arc<dyn Clock> = self.publisher.fleet.clock();
+            let parts = (store.clone(), clock);
             let begun = Inquiry::begin(parts, registry, revision, own_bound, wait).await?;
             // Another one may let its nodes serve for longer.
             if begun.bound != bound {
                 bound = begun.bound;
-                collection = self.publisher.fleet.collect(revision, bound);
+                collection = self.publisher.collect(revision, bound);
             }
             inquiry = Some(begun);
         }
@@ -152,17 +157,20 @@ impl Receipts {
         // Who has not heard of the change knew itself fresh before it for the last time, or when it was last assured.
         let (acked, pending) = (progress.acked_nodes(), progress.pending_nodes());
         let unheard = pending.iter().map(|(_, assured)| (*assured).min(committed.at));
-        let now = self.publisher.clock.now();
+        let clock = self.publisher.fleet.clock();
+        let now = clock.now();
         let latest = unheard.chain(unknown).max();
+        let missing: Vec<String> = inquiry.as_ref().map(Inquiry::missing).into_iter().flatten().collect();
         let receipt = Receipt {
             revision,
             acked: acked.len(),
             total: acked.len() + pending.len(),
             took: Duration::from_nanos(progress.last_ack_nanos.max(committed.nanos).saturating_sub(began)),
             streams_cut: progress.streams_cut,
-            effective_by: latest.map_or(now, |assured| assured.saturating_add(bound).max(now)),
+            effective_by: clock.as_wall(latest.map_or(now, |assured| assured.saturating_add(bound).max(now))),
+            is_bound: latest.is_some() || !missing.is_empty(),
             pending: pending.into_iter().map(|(node, _)| node).take(MOST_NAMED).collect(),
-            missing: inquiry.as_ref().map(Inquiry::missing).into_iter().flatten().take(MOST_NAMED).collect(),
+            missing: missing.into_iter().take(MOST_NAMED).collect(),
         };
         if let Some(inquiry) = inquiry {
             drop(self.shutdown.spawn("receipt question", inquiry.end()));
@@ -219,6 +227,7 @@ fn detail(receipt: &Receipt, method: &str) -> String {
         "took_us": u64::try_from(receipt.took.as_micros()).unwrap_or(u64::MAX),
         "streams_cut": receipt.streams_cut,
         "effective_by_ms": receipt.effective_by.millis(),
+        "is_bound": receipt.is_bound,
         "pending": pending,
         "control_planes_pending": missing,
     })
@@ -239,6 +248,7 @@ mod tests {
             took: Duration::MAX,
             streams_cut: u64::MAX,
             effective_by: Timestamp::from_millis(1_800_000_000_000),
+            is_bound: false,
             pending: vec![NodeId::from_bytes([0xff; 16]); MOST_NAMED],
             missing: vec!["x".repeat(200); MOST_NAMED],
         };

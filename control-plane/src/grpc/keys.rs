@@ -37,8 +37,8 @@ pub struct KeyApi {
     ledger: Ledger,
 }
 
-/// A call that stops a key or lets it go on.
-struct Standing {
+/// A call that stops a key or lets it go on, and asks for a receipt.
+struct Receipted {
     caller: Caller,
     key: KeyId,
     method: &'static str,
@@ -54,12 +54,12 @@ impl KeyApi {
         Self { admin, receipts, ledger }
     }
 
-    async fn standing<T>(
+    async fn receipted<T>(
         &self,
         request: Request<T>,
         method: &'static str,
         read: impl FnOnce(T) -> (String, Option<u32>),
-    ) -> Result<Standing, Status> {
+    ) -> Result<Receipted, Status> {
         let began = self.receipts.now();
         let caller = operator(&request)?;
         let deadline = request.metadata().get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
@@ -68,13 +68,18 @@ impl KeyApi {
         let asked = wait_ms.map_or(WAIT, |millis| Duration::from_millis(millis.into())).min(LONGEST_WAIT);
         // The answer needs some of the time that the caller gives us.
         let wait = deadline.map_or(asked, |deadline| asked.min(deadline * 4 / 5));
-        Ok(Standing { caller, key, method, wait, began })
+        Ok(Receipted { caller, key, method, wait, began })
     }
 
-    async fn receipt(&self, call: Standing, key: StoredKey) -> Result<Response<proto::KeyReceipt>, Status> {
-        let Standing { caller, method, wait, began, .. } = call;
-        let receipt = self.receipts.of(caller, method, &key, wait, began).await?;
-        let receipt = proto::Receipt::from(receipt);
+    async fn receipt(&self, call: Receipted, key: StoredKey) -> Result<Response<proto::KeyReceipt>, Status> {
+        let Receipted { caller, method, wait, began, .. } = call;
+        let sees_all = caller.workspace().is_none();
+        let mut receipt = proto::Receipt::from(self.receipts.of(caller, method, &key, wait, began).await?);
+        if !sees_all {
+            // Their names are of hosts and directories, which are not for those who see one workspace.
+            let planes = receipt.control_planes_pending.iter_mut().zip(1..);
+            planes.for_each(|(name, number)| *name = format!("control plane {number}"));
+        }
         Ok(Response::new(proto::KeyReceipt { key: Some(self.encode(&key)), receipt: Some(receipt) }))
     }
 
@@ -199,13 +204,13 @@ impl KeyService for KeyApi {
         &self,
         request: Request<proto::RevokeKeyRequest>,
     ) -> Result<Response<proto::KeyReceipt>, Status> {
-        let call = self.standing(request, "keys/Revoke", |asked| (asked.id, asked.wait_ms)).await?;
+        let call = self.receipted(request, "keys/Revoke", |asked| (asked.id, asked.wait_ms)).await?;
         let key = self.admin.revoke_key(&call.caller, call.key).await?;
         self.receipt(call, key).await
     }
 
     async fn pause_key(&self, request: Request<proto::PauseKeyRequest>) -> Result<Response<proto::KeyReceipt>, Status> {
-        let call = self.standing(request, "keys/Pause", |asked| (asked.id, asked.wait_ms)).await?;
+        let call = self.receipted(request, "keys/Pause", |asked| (asked.id, asked.wait_ms)).await?;
         let key = self.admin.pause_key(&call.caller, call.key).await?;
         self.receipt(call, key).await
     }
@@ -214,13 +219,13 @@ impl KeyService for KeyApi {
         &self,
         request: Request<proto::ResumeKeyRequest>,
     ) -> Result<Response<proto::KeyReceipt>, Status> {
-        let call = self.standing(request, "keys/Resume", |asked| (asked.id, asked.wait_ms)).await?;
+        let call = self.receipted(request, "keys/Resume", |asked| (asked.id, asked.wait_ms)).await?;
         let key = self.admin.resume_key(&call.caller, call.key).await?;
         self.receipt(call, key).await
     }
 
     async fn zero_key(&self, request: Request<proto::ZeroKeyRequest>) -> Result<Response<proto::KeyReceipt>, Status> {
-        let call = self.standing(request, "keys/Zero", |asked| (asked.id, asked.wait_ms)).await?;
+        let call = self.receipted(request, "keys/Zero", |asked| (asked.id, asked.wait_ms)).await?;
         let key = self.admin.zero_key(&call.caller, call.key).await?;
         self.receipt(call, key).await
     }
@@ -236,6 +241,7 @@ impl From<Receipt> for proto::Receipt {
             took_us: u64::try_from(receipt.took.as_micros()).unwrap_or(u64::MAX),
             streams_cut: receipt.streams_cut,
             effective_by_ms: receipt.effective_by.millis(),
+            is_bound: receipt.is_bound,
             nodes_pending: receipt.pending.iter().map(ToString::to_string).collect(),
             control_planes_pending: receipt.missing,
         }

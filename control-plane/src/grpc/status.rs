@@ -8,6 +8,12 @@ use crate::store::StoreError;
 
 impl From<AdminError> for Status {
     fn from(error: AdminError) -> Self {
+        if let AdminError::NoReceipt { revision, why } = error {
+            let why = Self::from(*why);
+            let told =
+                AdminError::NoReceipt { revision, why: Box::new(AdminError::Precondition(why.message().to_owned())) };
+            return Self::new(why.code(), told.to_string());
+        }
         let code = match &error {
             AdminError::Unauthenticated(_) => Code::Unauthenticated,
             AdminError::TooManyFailures(_) | AdminError::Plan(_) => Code::ResourceExhausted,
@@ -21,7 +27,8 @@ impl From<AdminError> for Status {
                 tracing::warn!(%error, "administration failed: the database is away");
                 Code::Unavailable
             }
-            AdminError::Store(_)
+            AdminError::NoReceipt { .. }
+            | AdminError::Store(_)
             | AdminError::Vault(_)
             | AdminError::Audit(_)
             | AdminError::Certificate(_)

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyforge_shared::clock::{Clock, Timestamp};
+use keyforge_shared::clock::{Clock, SteadyClock, Timestamp};
 use keyforge_shared::id::{BootId, NodeId};
 
 use super::lives::{Lives, NodeSeen};
-use super::progress::{Collection, Collections, Progress};
+use super::progress::{Collection, Collections, Progress, Word};
 use super::told::ToldLife;
 use crate::registry::LONGEST_STALENESS;
 use crate::registry::connected::Connected;
@@ -30,7 +30,8 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::fr
 #[derive(Clone)]
 pub struct Fleet {
     known: Arc<Mutex<Known>>,
-    clock: Arc<dyn Clock>,
+    /// Nodes measure how old their state is by clocks that are not set, so this does, too.
+    clock: Arc<SteadyClock>,
 }
 
 #[derive(Default)]
@@ -87,7 +88,13 @@ impl Fleet {
     /// No nodes yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { known: Arc::default(), clock }
+        Self { known: Arc::default(), clock: Arc::new(SteadyClock::new(clock)) }
+    }
+
+    /// The clock that all that is known of nodes is told by.
+    #[must_use]
+    pub fn clock(&self) -> Arc<SteadyClock> {
+        Arc::clone(&self.clock)
     }
 
     /// A node said hello on its state stream.
@@ -124,16 +131,17 @@ impl Fleet {
         Presence { fleet: self.clone(), node, boot, kind }
     }
 
-    /// Begins to collect who has done what `revision` says: of all nodes that may serve a key whose state may be `max_staleness` old.
+    /// Begins to collect who has done what `revision` says, by that word of theirs: of all nodes that may serve a key whose state may be `max_staleness`
+    /// old.
     #[must_use]
-    pub fn collect(&self, revision: u64, max_staleness: Duration) -> Collection {
+    pub fn collect(&self, revision: u64, word: Word, max_staleness: Duration) -> Collection {
         let now = self.clock.now();
         let mut known = self.lock();
         let forgotten = known.forgotten_within(max_staleness, now);
         let Known { nodes, collections, .. } = &mut *known;
         let lives = nodes.iter().flat_map(|(node, lives)| lives.iter().map(move |life| (*node, life)));
         let serving = lives.filter(|(_, life)| life.may_serve(now, max_staleness));
-        let (id, done) = collections.open(revision, (serving, forgotten), self.clock.monotonic_nanos());
+        let (id, done) = collections.open((revision, word), (serving, forgotten), self.clock.monotonic_nanos());
         Collection::new(self.clone(), id, done)
     }
 
@@ -162,7 +170,7 @@ impl Fleet {
         act(&mut self.lock().collections)
     }
 
-    /// Every node with what is known of its lives together, by id.
+    /// Every node with what is known of its lives together, by id. When it was last seen is of the wall clock.
     #[must_use]
     pub fn nodes(&self) -> Vec<(NodeId, NodeSeen)> {
         let known = self.lock();
@@ -170,6 +178,9 @@ impl Fleet {
         let mut nodes: Vec<_> = together.collect();
         drop(known);
         nodes.sort_by_key(|(node, _)| *node);
+        for (_, seen) in &mut nodes {
+            seen.last_seen = self.clock.as_wall(seen.last_seen);
+        }
         nodes
     }
 
@@ -235,8 +246,9 @@ impl Presence {
     }
 
     /// The stream of orders that begins gives the node none up to `floor`.
-    pub fn begins_at(&self, floor: u64) {
-        self.change(|seen| seen.floor = floor);
+    /// `held` is the revision that the node's set has been found to be of.
+    pub fn begins_at(&self, floor: u64, held: u64) {
+        self.change(|seen| (seen.floor, seen.acked_revision) = (floor, seen.acked_revision.max(held)));
         self.progressed(None);
     }
 
@@ -244,9 +256,9 @@ impl Presence {
     fn progressed(&self, order: Option<(u64, u64)>) {
         let now = self.fleet.clock.monotonic_nanos();
         let mut known = self.fleet.lock();
-        let Some(life) = known.nodes.get(&self.node).and_then(|lives| lives.get(self.boot)) else { return };
-        let (told, streams_cut) = order.unwrap_or((life.told_by_state(), 0));
-        known.collections.progressed((self.node, self.boot), told, streams_cut, now);
+        let Known { nodes, collections, .. } = &mut *known;
+        let Some(life) = nodes.get(&self.node).and_then(|lives| lives.get(self.boot)) else { return };
+        collections.progressed(self.node, life, order, now);
     }
 
     /// The node refused a change.
@@ -325,6 +337,40 @@ mod tests {
         assert_eq!(fleet.nodes()[0].1.streams, 0);
     }
 
+    /// A machine whose time is set.
+    #[derive(Default)]
+    struct Machine {
+        wall: ManualClock,
+        steady: ManualClock,
+    }
+
+    impl Clock for Machine {
+        fn now(&self) -> Timestamp {
+            self.wall.now()
+        }
+
+        fn monotonic_nanos(&self) -> u64 {
+            self.steady.monotonic_nanos()
+        }
+    }
+
+    #[test]
+    fn i_13_a_node_that_was_cut_off_counts_for_its_bound_whichever_way_the_machines_time_is_set() {
+        let machine = Arc::new(Machine::default());
+        let set = |seconds: i64| machine.wall.set(Timestamp::from_millis(seconds * 1_000));
+        set(1_000);
+        let fleet = Fleet::new(machine.clone());
+        let node = NodeId::from_bytes([1; 16]);
+        drop(fleet.join(node, boot(1), "", ""));
+        for seconds in [1_060, 10] {
+            set(seconds);
+            assert_eq!(fleet.collect(1, Word::Order, BOUND).progress().pending_nodes().len(), 1);
+            assert_eq!(fleet.nodes()[0].1.last_seen, machine.now(), "it was seen just now");
+        }
+        machine.steady.advance(BOUND + Duration::from_millis(1));
+        assert!(fleet.collect(1, Word::Order, BOUND).progress().is_done());
+    }
+
     #[test]
     fn i_13_every_connected_life_of_a_node_has_to_tell_and_one_that_was_cut_off_counts_as_long_as_it_may_serve() {
         let (clock, fleet) = fleet();
@@ -334,7 +380,7 @@ mod tests {
         let mut boots = fleet.present();
         boots.sort_unstable();
         assert_eq!(boots, [boot(1), boot(2)]);
-        let revoked = fleet.collect(5, BOUND);
+        let revoked = fleet.collect(5, Word::Order, BOUND);
         second.1.applied(5, 1);
         let progress = revoked.progress();
         assert_eq!((progress.acked_nodes().len(), progress.pending_nodes()), (0, vec![(node, clock.now())]));
@@ -348,12 +394,12 @@ mod tests {
         assert_eq!(fleet.nodes()[0].1.streams, 1, "the first is connected");
         first.1.assured();
         let assured = clock.now();
-        assert!(!fleet.collect(6, BOUND).progress().is_settled);
+        assert!(!fleet.collect(6, Word::Order, BOUND).progress().is_settled);
         drop(first);
         clock.advance(BOUND);
-        assert_eq!(fleet.collect(6, BOUND).progress().pending_nodes(), [(node, assured)]);
+        assert_eq!(fleet.collect(6, Word::Order, BOUND).progress().pending_nodes(), [(node, assured)]);
         clock.advance(Duration::from_millis(1));
-        assert!(fleet.collect(6, BOUND).progress().is_done());
+        assert!(fleet.collect(6, Word::Order, BOUND).progress().is_done());
     }
 
     #[test]
@@ -361,19 +407,19 @@ mod tests {
         let (clock, fleet) = fleet();
         let node = NodeId::from_bytes([1; 16]);
         let crashed = fleet.watch(node, boot(1));
-        let (fifth, sixth) = (fleet.collect(5, BOUND), fleet.collect(6, BOUND));
+        let (fifth, sixth) = (fleet.collect(5, Word::Order, BOUND), fleet.collect(6, Word::Order, BOUND));
         clock.advance(Duration::from_secs(1));
         let restarted = fleet.join(node, boot(2), "", "");
         restarted.acked(5);
         assert!(!fifth.progress().is_done(), "its connection has not ended yet");
         drop(crashed);
         assert!(fifth.progress().is_done() && fifth.progress().acked_nodes() == [node]);
-        assert!(fleet.collect(5, BOUND).progress().is_done());
+        assert!(fleet.collect(5, Word::Order, BOUND).progress().is_done());
         assert!(!sixth.progress().is_done());
         restarted.acked(6);
         assert!(sixth.progress().is_done());
         // This one has closed its connection.
-        let seventh = fleet.collect(7, BOUND);
+        let seventh = fleet.collect(7, Word::Order, BOUND);
         drop(restarted);
         let restarted = fleet.join(node, boot(3), "", "");
         assert!(!seventh.progress().is_done());
@@ -388,8 +434,8 @@ mod tests {
         let (node, boot) = (NodeId::from_bytes([1; 16]), BootId::from_bytes([1; 16]));
         let state = fleet.join(node, boot, "0.1.0", "eu");
         let orders = fleet.watch(node, boot);
-        orders.begins_at(4);
-        let fifth = fleet.collect(5, Duration::from_secs(30));
+        orders.begins_at(4, 0);
+        let fifth = fleet.collect(5, Word::Order, Duration::from_secs(30));
         state.acked(5);
         let early = fifth.progress();
         assert_eq!((early.acked_nodes(), early.is_settled), (vec![node], false), "the streams are still to come");
@@ -398,11 +444,16 @@ mod tests {
         drop(orders);
         // It comes back after the sixth and before the seventh.
         let orders = fleet.watch(node, boot);
-        let (sixth, seventh) = (fleet.collect(6, Duration::from_secs(30)), fleet.collect(7, Duration::from_secs(30)));
+        let (sixth, seventh) = (
+            fleet.collect(6, Word::Order, Duration::from_secs(30)),
+            fleet.collect(7, Word::Order, Duration::from_secs(30)),
+        );
         state.acked(6);
         assert!(!sixth.progress().is_done());
-        orders.begins_at(6);
-        assert!(sixth.progress().is_done() && fleet.collect(6, Duration::from_secs(30)).progress().is_done());
+        orders.begins_at(6, 0);
+        assert!(
+            sixth.progress().is_done() && fleet.collect(6, Word::Order, Duration::from_secs(30)).progress().is_done()
+        );
         state.acked(7);
         assert!(!seventh.progress().is_done());
         orders.applied(7, 0);
@@ -423,7 +474,7 @@ mod tests {
         assert_eq!(nodes[MAX_NODES - 1].1.streams, 1);
         // Two were forgotten. The second, which learned later that its state was fresh, counts for as long as it may serve.
         let assured = Timestamp::from_millis(3);
-        let pending = |bound| fleet.collect(1, bound).progress().pending_nodes();
+        let pending = |bound| fleet.collect(1, Word::Order, bound).progress().pending_nodes();
         assert_eq!(pending(BOUND)[0], (node(1), assured));
         let age = clock.now().since(assured);
         let told = |bound| fleet.assured_within(bound).into_iter().find(|life| life.node == node(1));

@@ -170,6 +170,13 @@ impl Hub {
         Watching { floor, is_foreign, missed, orders: Watch { queue } }
     }
 
+    /// Whether `revision` stopped a key or let it go on, as far as is remembered: so that nodes are given an order.
+    #[must_use]
+    pub fn may_have_ordered(&self, revision: u64) -> bool {
+        let inner = lock(&self.inner);
+        revision <= inner.orders_since || inner.orders.iter().rev().any(|order| order.revision == revision)
+    }
+
     /// Reads the state. `read` must be quick: commits wait for it.
     pub fn with_state<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&lock(&self.inner).state)

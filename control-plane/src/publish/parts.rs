@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_runtime::shutdown::Shutdown;
+use keyforge_shared::clock::Clock as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -83,7 +84,7 @@ impl Parts {
     }
 
     async fn try_answer(&self, question: &Question) -> Result<(), StoreError> {
-        let collection = self.publisher.fleet.collect(question.revision, question.max_staleness);
+        let collection = self.publisher.collect(question.revision, question.max_staleness);
         let began = Instant::now();
         let (mut written, mut writes) = (None, 0);
         // What is slow is told in time for who waits so long.
@@ -112,7 +113,7 @@ impl Parts {
     }
 
     async fn write(&self, question: &Question, progress: &Progress, writes: u32) -> Result<(), StoreError> {
-        let now = self.publisher.clock.now();
+        let now = self.publisher.fleet.clock().now();
         let aged = |lives: &[ToldLife]| lives.iter().map(|life| life.aged(now)).collect();
         let part = Part {
             writes,

@@ -63,7 +63,7 @@ impl Progress {
     }
 
     /// What several control planes have seen of it. A life that went from one to another has done it if it told any of them, and is as fresh as the
-    /// freshest word that it was given; but not while a control plane to which it is connected may be waiting for it. One that is connected nowhere and
+    /// freshest word that it was given; but not while a control plane to which it is connected waits for it. One that is connected nowhere and
     /// was followed by another is over, whichever control planes knew them.
     #[must_use]
     pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
@@ -78,11 +78,9 @@ impl Progress {
                 known.entry((told.node, told.boot)).and_modify(|life| *life = life.joined(told)).or_insert(*told);
             }
             acked.extend(part.acked.iter().map(|life| (life.node, life.boot)));
-            let waiting = part.pending.iter().map(|life| (life.node, life.boot));
-            if !part.is_settled {
-                awaited.extend(waiting.clone());
-            }
-            pending.extend(waiting);
+            let connected = part.pending.iter().filter(|life| life.is_connected);
+            awaited.extend(connected.map(|life| (life.node, life.boot)));
+            pending.extend(part.pending.iter().map(|life| (life.node, life.boot)));
         }
         let known: Vec<ToldLife> = known.into_values().collect();
         for lives in known.chunk_by(|one, next| one.node == next.node) {
@@ -99,6 +97,24 @@ impl Progress {
     }
 }
 
+/// What tells that a revision is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The order of that revision, with the streams that it cut; where none was given, the state.
+    Order,
+    /// The state: no order says what that revision does.
+    State,
+}
+
+impl Word {
+    fn is_given(self, seen: &NodeSeen, revision: u64) -> bool {
+        match self {
+            Self::Order => seen.has_told(revision),
+            Self::State => seen.applied_revision() >= revision,
+        }
+    }
+}
+
 /// The collections that are open.
 #[derive(Default)]
 pub(super) struct Collections {
@@ -108,6 +124,7 @@ pub(super) struct Collections {
 
 struct Open {
     revision: u64,
+    word: Word,
     pending: HashSet<Life>,
     acked: HashSet<Life>,
     /// One that stands for those that were forgotten.
@@ -120,17 +137,18 @@ struct Open {
 impl Collections {
     pub(super) fn open<'a>(
         &mut self,
-        revision: u64,
+        (revision, word): (u64, Word),
         (lives, forgotten): (impl Iterator<Item = (NodeId, &'a NodeSeen)>, Option<ToldLife>),
         now_nanos: u64,
     ) -> (u64, Arc<Notify>) {
         let done = Arc::new(Notify::new());
         let (pending, acked) = (HashSet::new(), HashSet::new());
         let done_too = Arc::clone(&done);
-        let mut open = Open { revision, pending, acked, forgotten, streams_cut: 0, last_ack_nanos: 0, done: done_too };
+        let mut open =
+            Open { revision, word, pending, acked, forgotten, streams_cut: 0, last_ack_nanos: 0, done: done_too };
         for (node, seen) in lives {
             open.streams_cut = open.streams_cut.saturating_add(seen.cut_at(revision));
-            if seen.has_told(revision) {
+            if word.is_given(seen, revision) {
                 open.acked.insert((node, seen.boot));
                 // It came before anybody asked; when, nobody knows any more.
                 open.last_ack_nanos = now_nanos;
@@ -146,13 +164,16 @@ impl Collections {
         (self.next, done)
     }
 
-    /// A life has done everything up to `revision`; that revision itself cut so many of its streams.
-    pub(super) fn progressed(&mut self, life: Life, revision: u64, streams_cut: u64, now_nanos: u64) {
-        for open in self.open.values_mut().filter(|open| open.revision <= revision) {
-            if open.revision == revision {
+    /// A life says how far it is; the order that it has carried out, if it says that, cut so many of its streams.
+    pub(super) fn progressed(&mut self, node: NodeId, seen: &NodeSeen, order: Option<(u64, u64)>, now_nanos: u64) {
+        let life = (node, seen.boot);
+        for open in self.open.values_mut() {
+            if let Some((revision, streams_cut)) = order
+                && open.revision == revision
+            {
                 open.streams_cut = open.streams_cut.saturating_add(streams_cut);
             }
-            if open.pending.remove(&life) {
+            if open.word.is_given(seen, open.revision) && open.pending.remove(&life) {
                 open.acked.insert(life);
                 open.last_ack_nanos = now_nanos;
                 if open.pending.is_empty() {
@@ -168,7 +189,7 @@ impl Collections {
             if over.iter().filter(|boot| open.pending.remove(&(node, **boot))).count() == 0 {
                 continue;
             }
-            let lives = if latest.has_told(open.revision) { &mut open.acked } else { &mut open.pending };
+            let lives = if open.word.is_given(latest, open.revision) { &mut open.acked } else { &mut open.pending };
             lives.insert((node, latest.boot));
             if open.pending.is_empty() {
                 open.done.notify_one();
@@ -245,7 +266,8 @@ mod tests {
 
     fn lived((node, boot): (u8, u8), (began, heard): (i64, i64)) -> ToldLife {
         let (node, boot) = (NodeId::from_bytes([node; 16]), BootId::from_bytes([boot; 16]));
-        ToldLife { node, boot, began: at(began), heard: at(heard), assured: at(heard), is_double: false }
+        let (heard, began) = (at(heard), at(began));
+        ToldLife { node, boot, began, heard, assured: heard, is_double: false, is_connected: false }
     }
 
     fn nodes(numbers: &[u8]) -> Vec<NodeId> {
@@ -287,7 +309,8 @@ mod tests {
         assert!(!Progress::merged([&done, &speaking]).is_done(), "one has still to say how many streams it cut");
         assert!(Progress::merged([]).is_done());
         // It came back there, where it is waited for.
-        let waiting = Progress { is_settled: false, ..pending(&[life(4, 6)]) };
+        let back = ToldLife { is_connected: true, ..life(4, 6) };
+        let waiting = Progress { is_settled: false, ..pending(&[back]) };
         assert_eq!(Progress::merged([&done, &waiting]).pending_nodes(), [(nodes(&[4])[0], at(9))]);
     }
 
@@ -304,8 +327,9 @@ mod tests {
         let merged = Progress::merged([&pending(&[first]), &pending(&[second])]);
         assert_eq!(merged.pending, [second]);
         // While its stream is open somewhere it is not over.
-        let connected = Progress { is_settled: false, ..pending(&[first]) };
-        assert_eq!(Progress::merged([&connected, &acked(&[second])]).pending, [first]);
+        let open = ToldLife { is_connected: true, ..first };
+        let connected = Progress { is_settled: false, ..pending(&[open, lived((2, 3), (0, 50))]) };
+        assert_eq!(Progress::merged([&connected, &acked(&[second, lived((2, 3), (60, 90))])]).pending, [open]);
         // Of two that were there together nobody knows which one the third follows.
         let beside = lived((1, 3), (45, 46));
         let third = lived((1, 2), (51, 90));

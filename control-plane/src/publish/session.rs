@@ -25,6 +25,7 @@ use super::encoded::Encoded;
 use super::fleet::{Fleet, Presence};
 use super::horizon::Horizon;
 use super::hub::{Hub, Next, Start, Subscription};
+use super::progress::{Collection, Word};
 use super::secrets::{Sealer, Secrets};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -51,6 +52,13 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Begins to collect who has done what `revision` says: of all nodes that may serve a key whose state may be `max_staleness` old.
+    #[must_use]
+    pub fn collect(&self, revision: u64, max_staleness: Duration) -> Collection {
+        let word = if self.hub.may_have_ordered(revision) { Word::Order } else { Word::State };
+        self.fleet.collect(revision, word, max_staleness)
+    }
+
     /// For a node that holds `revision`: another control plane may have given it a state that is not known here yet, and an older one would undo it.
     pub(super) async fn catch_up_with(&self, revision: u64) {
         if revision > self.hub.revision() {

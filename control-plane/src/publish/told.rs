@@ -22,6 +22,8 @@ pub struct ToldLife {
     pub assured: Timestamp,
     /// Whether another life of the node was there at the same time.
     pub is_double: bool,
+    /// Whether it has a stream open where it is told of.
+    pub is_connected: bool,
 }
 
 impl ToldLife {
@@ -29,29 +31,37 @@ impl ToldLife {
     #[must_use]
     pub fn known(node: NodeId, seen: &NodeSeen) -> Self {
         let NodeSeen { boot, began_at: began, last_seen: heard, assured_at: assured, is_double, .. } = *seen;
-        Self { node, boot, began, heard, assured, is_double }
+        Self { node, boot, began, heard, assured, is_double, is_connected: seen.is_connected() }
     }
 
     /// One of which nothing is known any more: it is as fresh as it can be, and may have been beside any other.
     #[must_use]
     pub const fn forgotten((node, boot): (NodeId, BootId), now: Timestamp) -> Self {
-        Self { node, boot, began: Timestamp::from_nanos(0), heard: now, assured: now, is_double: true }
+        Self {
+            node,
+            boot,
+            began: Timestamp::from_nanos(0),
+            heard: now,
+            assured: now,
+            is_double: true,
+            is_connected: false,
+        }
     }
 
     /// By how long ago it was at `now`.
     #[must_use]
     pub fn aged(&self, now: Timestamp) -> AgedLife {
-        let Self { node, boot, is_double, .. } = *self;
+        let Self { node, boot, is_double, is_connected, .. } = *self;
         let [began, heard, assured] = [self.began, self.heard, self.assured].map(|moment| now.since(moment));
-        AgedLife { node, boot, began, heard, assured, is_double }
+        AgedLife { node, boot, began, heard, assured, is_double, is_connected }
     }
 
     /// One whose ages were as of some moment between `earliest` and `latest`.
     #[must_use]
     pub fn told(aged: &AgedLife, earliest: Timestamp, latest: Timestamp) -> Self {
-        let AgedLife { node, boot, began, heard, assured, is_double } = *aged;
+        let AgedLife { node, boot, began, heard, assured, is_double, is_connected } = *aged;
         let [heard, assured] = [heard, assured].map(|age| before(latest, age));
-        Self { node, boot, began: before(earliest, began), heard, assured, is_double }
+        Self { node, boot, began: before(earliest, began), heard, assured, is_double, is_connected }
     }
 
     /// Of the same life, what both tell.
@@ -62,6 +72,7 @@ impl ToldLife {
             heard: self.heard.max(other.heard),
             assured: self.assured.max(other.assured),
             is_double: self.is_double || other.is_double,
+            is_connected: self.is_connected || other.is_connected,
             ..*self
         }
     }

@@ -127,7 +127,8 @@ async fn send_all(
         let (node, revision) = (hello.node, hello.revision);
         tracing::warn!(%node, revision, "a node holds a set that this deployment never had, as after a restored backup; it is to be replaced");
     }
-    presence.begins_at(floor);
+    // Where orders begin at what the node holds, its set was found to be ours.
+    presence.begins_at(floor, if floor == hello.revision && !is_foreign { floor } else { 0 });
     let max_staleness_seconds = u32::try_from(publisher.max_staleness.as_secs()).unwrap_or(u32::MAX);
     let begin = ToNode::Footing(proto::Footing { floor, max_staleness_seconds, is_foreign });
     send(outbound, begin).await?;

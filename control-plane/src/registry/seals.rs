@@ -64,6 +64,7 @@ mod tests {
             heard: Duration::from_secs(2),
             assured: Duration::from_secs(1),
             is_double: false,
+            is_connected: false,
         }
     }
 

@@ -115,6 +115,7 @@ async fn one_that_left_counts_with_its_nodes_until_the_bound_is_over() {
         heard: Duration::from_secs(2),
         assured: Duration::from_secs(3),
         is_double: false,
+        is_connected: false,
     };
     other.leave(vec![life]).await.unwrap();
     let census = registry.census(None).await.unwrap();

@@ -1,7 +1,6 @@
 //! The receipt of a change that stops a key or lets it go on: who has done it, how fast, and from when on it holds everywhere.
 
 use keyforge_proto::admin::v1 as proto;
-use keyforge_shared::clock::{Clock as _, SystemClock};
 use serde::Serialize;
 
 use super::view::KeyView;
@@ -25,8 +24,7 @@ struct Receipt {
     effective_by: String,
     nodes_pending: Vec<String>,
     control_planes_pending: Vec<String>,
-    /// Whether that moment is still to come.
-    #[serde(skip)]
+    /// Whether it holds from that moment on at the latest.
     is_bound: bool,
 }
 
@@ -46,7 +44,7 @@ impl ReceiptView {
                 effective_by: moment_with_millis(receipt.effective_by_ms),
                 nodes_pending: receipt.nodes_pending,
                 control_planes_pending: receipt.control_planes_pending,
-                is_bound: receipt.effective_by_ms > SystemClock.now().millis(),
+                is_bound: receipt.is_bound,
             },
         }
     }
@@ -68,10 +66,9 @@ impl Receipt {
                 "{nodes_acked} of {nodes_total} nodes have done it, after {took_ms:.1} ms; streams cut: {streams_cut}."
             ),
         };
-        let is_certain = nodes_pending.is_empty() && control_planes_pending.is_empty() && !is_bound;
-        let mut text = match is_certain {
-            true => format!("{done}\nIt holds everywhere since {effective_by}."),
-            false => format!("{done}\nIt holds everywhere by {effective_by}, also on nodes that cannot be reached."),
+        let mut text = match is_bound {
+            false => format!("{done}\nIt holds everywhere since {effective_by}."),
+            true => format!("{done}\nIt holds everywhere by {effective_by}, also on nodes that cannot be reached."),
         };
         for (what, names) in [
             ("Nodes that have not answered", nodes_pending),
@@ -90,7 +87,7 @@ mod tests {
     use super::*;
 
     fn receipt(acked: u32, total: u32, pending: &[&str]) -> ReceiptView {
-        let mut view = ReceiptView::of(proto::KeyReceipt {
+        ReceiptView::of(proto::KeyReceipt {
             key: None,
             receipt: Some(proto::Receipt {
                 revision: 7,
@@ -101,10 +98,9 @@ mod tests {
                 effective_by_ms: 1_795_327_200_500,
                 nodes_pending: pending.iter().map(|name| (*name).to_owned()).collect(),
                 control_planes_pending: Vec::new(),
+                is_bound: acked < total,
             }),
-        });
-        view.receipt.is_bound = false;
-        view
+        })
     }
 
     #[test]
@@ -120,6 +116,7 @@ mod tests {
         assert!(receipt(0, 0, &[]).text().contains("No node is connected"));
         let mut silent = receipt(2, 2, &[]);
         silent.receipt.control_planes_pending = vec!["host:/data".to_owned()];
+        silent.receipt.is_bound = true;
         let silent = silent.text();
         assert!(silent.contains("everywhere by 2026") && silent.contains("not counted:\n  host:/data"), "{silent}");
         let mut young = receipt(2, 2, &[]);
