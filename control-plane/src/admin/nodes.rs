@@ -14,14 +14,15 @@ use zeroize::Zeroizing;
 use super::{Admin, AdminError, Call, Caller, roles};
 use crate::nodes::authority::{AuthorityError, Issued, ProvenKey};
 use crate::nodes::serves::Serves;
-use crate::nodes::{Nodes, seals};
+use crate::nodes::{Nodes, may_renew, seals};
 use crate::store::StoreError;
 use crate::store::nodes::{self, JoinToken, Node};
 use crate::store::sql::Conn;
 
 /// How entries name a call for another certificate, whatever becomes of it.
 pub const RENEW_CERTIFICATE: &str = "nodes/RenewCertificate";
-const CREATE_JOIN_TOKEN: &str = "nodes/CreateJoinToken";
+/// The call that makes a token to join with.
+pub(super) const CREATE_JOIN_TOKEN: &str = "nodes/CreateJoinToken";
 const DEFAULT_TTL: u64 = 3_600;
 const MAX_TTL: u64 = 7 * 24 * 3_600;
 
@@ -144,13 +145,13 @@ impl Admin {
         let mut edit = self.edit().await?;
         let now = edit.now;
         let found = admitting_token(edit.connection(), nodes, &digest, now).await?;
-        self.unless_withdrawn(&found)?;
+        self.unless_withdrawn(&found, now)?;
         let node = wanted.map_or_else(NodeId::generate, Ok).map_err(|_| AdminError::Random)?;
         let before = replaceable_node(edit.connection(), nodes, node, now).await?;
         if before.as_ref().is_some_and(|before| before.serves != found.serves) {
             return Err(refused("the node that wants to join again serves other providers than the join token is for"));
         }
-        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
+        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life(), None)?;
         let used = JoinToken { used_at: Some(now), ..found };
         if !nodes::use_token(edit.connection(), &used, node, &seals::of_token(nodes.seal(), &used)).await? {
             return Err(refused(USED));
@@ -183,16 +184,17 @@ impl Admin {
         Ok(issued)
     }
 
-    /// Refuses a token whose maker was revoked or lost the role for it: they leave nothing behind that admits.
-    fn unless_withdrawn(&self, token: &JoinToken) -> Result<(), NotJoined> {
+    /// Refuses a token whose maker was revoked, lost the role for it, or has a token that has expired: they leave nothing behind that admits.
+    fn unless_withdrawn(&self, token: &JoinToken, now: Timestamp) -> Result<(), NotJoined> {
         let roster = self.roster();
         let maker = roster.named(&token.created_by.to_string());
-        let may =
-            maker.is_some_and(|maker| maker.revoked_at.is_none() && roles::permit(maker, CREATE_JOIN_TOKEN).is_ok());
+        let may = maker.is_some_and(|maker| {
+            maker.revoked_at.is_none() && !maker.is_expired(now) && roles::permit(maker, CREATE_JOIN_TOKEN).is_ok()
+        });
         if may { Ok(()) } else { Err(refused("the operator who made the join token may not make one any more")) }
     }
 
-    /// Gives a node that was admitted another certificate, for another key.
+    /// Gives a node that was admitted another certificate, for another key, in place of the one that it presented.
     ///
     /// # Errors
     /// [`AdminError`] when it cannot be made or kept.
@@ -200,16 +202,21 @@ impl Admin {
         &self,
         nodes: &Nodes,
         peer: &str,
-        node: NodeId,
+        (node, presented): (NodeId, &[u8]),
         key: &ProvenKey,
     ) -> Result<Issued, AdminError> {
-        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life())?;
+        let issued = nodes.authority().certify_node(key, node, nodes.certificate_life(), Some(presented))?;
         let mut tx = self.inner.store.write().await?;
         // It may have been removed since it was admitted.
         let found = nodes::hold(&mut tx, node).await?.ok_or_else(|| AdminError::not_found("node", node))?;
         let found = seals::open_node(nodes.seal(), found)?;
         if found.removed_at.is_some() {
             return Err(AdminError::Precondition("this node was removed".to_owned()));
+        }
+        if !may_renew(&found, presented) {
+            return Err(AdminError::Precondition(
+                "this certificate was renewed at the same moment: ask again".to_owned(),
+            ));
         }
         let renewed = certified(found.clone(), &issued);
         nodes::update(&mut tx, &renewed, &seals::of_node(nodes.seal(), &renewed)).await?;

@@ -13,11 +13,14 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::keys::name_problem;
+use super::nodes::CREATE_JOIN_TOKEN;
 use super::page::{Page, PageRequest};
+use super::roles::permit;
 use super::roster::Roster;
 use super::{Admin, AdminError, Call, Caller, Edit};
 use crate::audit::completeness::NOTHING_CHANGED;
 use crate::store::StoreError;
+use crate::store::nodes::forget_tokens_of;
 use crate::store::operators::{self, Operator};
 
 /// What ids begin with and names do not.
@@ -228,6 +231,13 @@ impl Admin {
         let mut detail = json!({ "before": shown(before), "after": shown(&after) });
         if after.digest != before.digest {
             detail["token"] = json!("replaced");
+        }
+        // What was made with a token that may have been stolen, or by somebody who may do it no more, admits nobody, also if they may again.
+        if after.digest != before.digest || after.revoked_at.is_some() || permit(&after, CREATE_JOIN_TOKEN).is_err() {
+            let ended = forget_tokens_of(edit.connection(), after.id).await?;
+            if ended > 0 {
+                detail["join_tokens_ended"] = json!(ended);
+            }
         }
         self.save_operator(edit, call, detail, roster, after).await
     }

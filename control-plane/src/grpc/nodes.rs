@@ -230,10 +230,11 @@ impl NodeService for CertificateApi {
         let peer = peer(&request);
         let transport = request.extensions().get::<Transport>().cloned().unwrap_or(Transport::Cleartext);
         let key = proven(&request.into_inner().signing_request)?;
-        if let Err(refusal) = self.gate.nodes().unless_replaced(&transport, node).await {
-            return Err(self.gate.refuse(&refusal, &peer, RENEW_CERTIFICATE).await);
-        }
-        let issued = self.admin.renew_node(self.gate.nodes(), &peer, node, &key).await?;
+        let presented = match self.gate.nodes().unless_replaced(&transport, node).await {
+            Ok(presented) => presented,
+            Err(refusal) => return Err(self.gate.refuse(&refusal, &peer, RENEW_CERTIFICATE).await),
+        };
+        let issued = self.admin.renew_node(self.gate.nodes(), &peer, (node, &presented), &key).await?;
         Ok(Response::new(proto::RenewCertificateResponse { certificate: issued.certificate.to_vec() }))
     }
 }

@@ -18,8 +18,8 @@ use rcgen::{
     SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use zeroize::Zeroizing;
 
 use crate::custody::wraps::{CountError, count};
 use crate::store::nodes::{self, StoredAuthority};
@@ -32,6 +32,8 @@ const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
 const SKEW_SHARE: u32 = 12;
 const SERIAL_LEN: usize = 16;
+/// Of these, at the end, those that tell which certificate it takes the place of.
+const FORMER_LEN: usize = 8;
 
 /// Why nothing was certified.
 #[derive(Debug, thiserror::Error)]
@@ -148,12 +150,18 @@ impl Authority {
         self.deployment
     }
 
-    /// Certifies a node's key for `life` from now on.
+    /// Certifies a node's key for `life` from now on, in place of the certificate with the serial number `former`.
     ///
     /// # Errors
     /// [`AuthorityError::Certificate`] or [`AuthorityError::Random`].
-    pub fn certify_node(&self, key: &ProvenKey, node: NodeId, life: Duration) -> Result<Issued, AuthorityError> {
-        self.certify(&key.0, Role::Node(node), life)
+    pub fn certify_node(
+        &self,
+        key: &ProvenKey,
+        node: NodeId,
+        life: Duration,
+        former: Option<&[u8]>,
+    ) -> Result<Issued, AuthorityError> {
+        self.certify(&key.0, Role::Node(node), life, former)
     }
 
     /// Certifies a control plane's key for `life` from now on.
@@ -161,10 +169,16 @@ impl Authority {
     /// # Errors
     /// As [`Self::certify_node`].
     pub fn certify_control_plane(&self, key: &KeyPair, life: Duration) -> Result<Issued, AuthorityError> {
-        self.certify(key, Role::ControlPlane, life)
+        self.certify(key, Role::ControlPlane, life, None)
     }
 
-    fn certify(&self, key: &impl PublicKeyData, role: Role, life: Duration) -> Result<Issued, AuthorityError> {
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        role: Role,
+        life: Duration,
+        former: Option<&[u8]>,
+    ) -> Result<Issued, AuthorityError> {
         let now = self.clock.now();
         let name = Identity { deployment: self.deployment, role };
         let skew = CLOCK_SKEW.min(life / SKEW_SHARE);
@@ -181,7 +195,7 @@ impl Authority {
         params.not_before = date(Timestamp::from_nanos(now.nanos().saturating_sub(nanos(skew))));
         let not_after = now.saturating_add(life);
         params.not_after = date(not_after);
-        let serial = serial()?;
+        let serial = serial(former)?;
         params.serial_number = Some(SerialNumber::from(serial.clone()));
         let certificate = params.signed_by(key, &self.issuer)?.into();
         // X.509 knows whole seconds.
@@ -227,7 +241,7 @@ async fn make(
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     params.not_before = date(Timestamp::from_nanos(now.nanos().saturating_sub(nanos(CLOCK_SKEW))));
     params.not_after = date(now.saturating_add(AUTHORITY_LIFE));
-    params.serial_number = Some(SerialNumber::from(serial()?));
+    params.serial_number = Some(SerialNumber::from(serial(None)?));
     let certificate: CertificateDer<'static> = params.self_signed(&key)?.into();
     let print = Fingerprint::of(&certificate);
     let sealed = vault.seal(Place::authority(print.as_bytes()), &SecretBytes::new(key.serialize_der()))?;
@@ -246,13 +260,26 @@ async fn make(
     Ok(stands)
 }
 
-/// A random positive number.
-fn serial() -> Result<Vec<u8>, AuthorityError> {
-    let mut bytes = Zeroizing::new([0; SERIAL_LEN]);
-    getrandom::fill(&mut *bytes).map_err(|_| AuthorityError::Random)?;
+/// A random positive number, of which the end tells in whose place the certificate is, if it is in the place of one.
+fn serial(former: Option<&[u8]>) -> Result<Vec<u8>, AuthorityError> {
+    let mut bytes = [0; SERIAL_LEN];
+    getrandom::fill(&mut bytes).map_err(|_| AuthorityError::Random)?;
     // Positive, and as long as it looks.
     bytes[0] = bytes[0] & 0x7f | 0x40;
+    if let Some(former) = former {
+        bytes[SERIAL_LEN - FORMER_LEN..].copy_from_slice(&mark_of(former));
+    }
     Ok(bytes.to_vec())
+}
+
+/// Whether the certificate with this serial number was issued to whoever presented the one with `former`.
+pub(super) fn takes_place_of(serial: &[u8], former: &[u8]) -> bool {
+    serial.len() == SERIAL_LEN && serial.ends_with(&mark_of(former))
+}
+
+fn mark_of(serial: &[u8]) -> [u8; FORMER_LEN] {
+    let digest = Sha256::digest(serial);
+    std::array::from_fn(|at| digest[at])
 }
 
 fn nanos(duration: Duration) -> i64 {
@@ -315,7 +342,7 @@ mod tests {
         greedy.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = ProvenKey::of_request(&request(&greedy)).unwrap();
         let node = NodeId::from_bytes([7; 16]);
-        let issued = authority.certify_node(&key, node, Duration::from_secs(24 * 3600)).unwrap();
+        let issued = authority.certify_node(&key, node, Duration::from_secs(24 * 3600), None).unwrap();
         let named = NamedCertificate::parse(&issued.certificate).unwrap();
         assert_eq!(named.identity, Identity { deployment: DEPLOYMENT, role: Role::Node(node) });
         assert_eq!((named.serial, named.not_after), (issued.serial, issued.expires_at));

@@ -173,19 +173,16 @@ impl Nodes {
         Ok(tx.commit().await?)
     }
 
-    /// Refuses to renew a certificate when the one that took its place is in use: then two hold this identity, and one of them has copied it.
+    /// Refuses to renew a certificate when the one that took its place is in use, or another one was renewed since: then two hold this identity, and one
+    /// of them has copied it. Gives its serial number.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn unless_replaced(&self, transport: &Transport, node: NodeId) -> Result<(), Refusal> {
+    pub async fn unless_replaced(&self, transport: &Transport, node: NodeId) -> Result<Vec<u8>, Refusal> {
         let Transport::Tls { certificate: Some(certificate) } = transport else { return Err(Refusal::NoCertificate) };
         let presented = NamedCertificate::parse(certificate).map_err(|_| Refusal::NoCertificate)?.serial;
         let found = self.find(node).await?.ok_or(Refusal::Unknown(node))?;
-        // One that nobody has used may have been lost on its way to the node, which then asks again with the one that it has.
-        if found.certificate_used && found.certificate_serial != presented {
-            return Err(Refusal::Copied(node));
-        }
-        Ok(())
+        if may_renew(&found, &presented) { Ok(presented) } else { Err(Refusal::Copied(node)) }
     }
 
     /// Which providers' secrets a caller is given.
@@ -347,4 +344,10 @@ impl Nodes {
     fn boots<T>(&self, with: impl FnOnce(&mut HashMap<BootId, NodeId>) -> T) -> T {
         with(&mut self.inner.boots.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+/// Whether a node may renew the certificate with this serial number: its newest, or the one that it presented for that. For the newest may have been lost
+/// on its way to the node as long as nobody has used it.
+pub(crate) fn may_renew(node: &nodes::Node, presented: &[u8]) -> bool {
+    let newest = &node.certificate_serial;
+    newest == presented || (!node.certificate_used && authority::takes_place_of(newest, presented))
 }

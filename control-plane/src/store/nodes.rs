@@ -215,6 +215,15 @@ pub async fn token(conn: &mut Conn, digest: &TokenDigest) -> Result<Option<(Join
     row.as_ref().map(read).transpose()
 }
 
+/// Forgets the tokens that an operator made and nobody has used, and says how many.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn forget_tokens_of(conn: &mut Conn, operator: OperatorId) -> Result<u64, StoreError> {
+    let forget = sql::query("DELETE FROM node_join_tokens WHERE created_by = $1 AND used_at IS NULL");
+    Ok(forget.bind(operator.as_bytes().as_slice()).execute(conn).await?)
+}
+
 /// Notes that a token was used by a node. `false` when somebody else was first, in which case nothing is changed. `seal` is over the token as it is then.
 ///
 /// # Errors

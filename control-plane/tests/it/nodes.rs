@@ -364,9 +364,11 @@ async fn a_join_token_is_worth_nothing_once_its_maker_may_not_make_one() {
     let plane = Secure::start().await;
     let mut operators = OperatorServiceClient::new(plane.operators().await);
     let mut tokens = Vec::new();
-    for name in ["leaver", "demoted"] {
+    let ends = plane.clock.now().saturating_add(Duration::from_secs(60)).millis();
+    for (name, ends) in [("leaver", None), ("demoted", None), ("robbed", None), ("guest", Some(ends))] {
         let role = admin::Role::Admin.into();
-        let request = admin::CreateOperatorRequest { name: name.to_owned(), role, ..Default::default() };
+        let name = name.to_owned();
+        let request = admin::CreateOperatorRequest { name, role, expires_at_ms: ends, ..Default::default() };
         let bearer = operators.create_operator(request).await.unwrap().into_inner().token;
         let mut nodes = AdminNodes::new(Secure::with_token(plane.channel(None).await, &bearer));
         let request = admin::CreateJoinTokenRequest { name: "edge".to_owned(), ..Default::default() };
@@ -377,10 +379,17 @@ async fn a_join_token_is_worth_nothing_once_its_maker_may_not_make_one() {
     operators.revoke_operator(admin::RevokeOperatorRequest { operator: "leaver".to_owned() }).await.unwrap();
     let viewer = admin::SetOperatorRoleRequest { operator: "demoted".to_owned(), role: admin::Role::Viewer.into() };
     operators.set_operator_role(viewer).await.unwrap();
+    // Being an admin again brings nothing back.
+    let again = admin::SetOperatorRoleRequest { operator: "demoted".to_owned(), role: admin::Role::Admin.into() };
+    operators.set_operator_role(again).await.unwrap();
+    let rotate = admin::RotateOperatorRequest { operator: "robbed".to_owned(), ..Default::default() };
+    operators.rotate_operator(rotate).await.unwrap();
+    plane.clock.advance(Duration::from_secs(60));
     for token in tokens {
         assert!(plane.try_join(&token, None).await.is_err());
-        assert!(plane.refused("nodes/Join").await.detail.contains("may not make one any more"));
+        plane.refused("nodes/Join").await;
     }
+    assert!(plane.refused("nodes/Join").await.detail.contains("may not make one any more"), "the guest's time is over");
     plane.stop().await;
 }
 
@@ -601,8 +610,10 @@ async fn of_two_who_hold_one_identity_only_the_one_who_renewed_first_renews_agai
     let entry = plane.refused("nodes/RenewCertificate").await;
     assert!(entry.target == machine.id.to_string() && entry.detail.contains("holds a copy"), "{entry:?}");
     let again = renew(renewed.identity()).await.unwrap();
-    assert!(renew(renewed.identity()).await.is_ok(), "nobody has used the newest one yet");
-    assert!(renew(again.identity()).await.is_ok(), "also not after another one took its place unused");
+    let newest = renew(renewed.identity()).await.expect("nobody has used the newest one yet");
+    let status = renew(again.identity()).await.err().expect("somebody had it who has lost the newest");
+    assert!(status.message().contains("was copied"), "{status}");
+    assert!(renew(newest.identity()).await.is_ok());
     drop((_open, stream));
     plane.stop().await;
 }
