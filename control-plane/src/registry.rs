@@ -140,7 +140,7 @@ impl Registry {
         let mut former: Vec<_> = former.filter(|plane| plane.gone.is_none()).map(|plane| plane.id).collect();
         former.sort_unstable();
         for id in former {
-            self.mark_gone(&mut tx, &id, look.now, |_| true).await?;
+            self.mark_gone(&mut tx, &id, |_| true).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -195,9 +195,16 @@ impl Registry {
         let mut silent: Vec<_> = look.trusted.iter().filter(|plane| is_silent(plane)).map(|plane| plane.id).collect();
         silent.sort_unstable();
         for id in silent {
-            if let Some(name) = self.mark_gone(&mut tx, &id, now, is_silent).await? {
+            if let Some(name) = self.mark_gone(&mut tx, &id, is_silent).await? {
                 tracing::warn!(name, "another control plane has said nothing for two minutes and is taken for gone");
             }
+        }
+        let marked = |plane: &KnownPlane| plane.gone.as_ref().is_some_and(|gone| gone.at == Gone::NOT_YET_KNOWN);
+        let mut marks: Vec<_> = look.trusted.iter().filter(|plane| marked(plane)).map(|plane| plane.id).collect();
+        marks.sort_unstable();
+        for id in marks {
+            // The mark was there when this transaction read it.
+            self.write_gone(&mut tx, &id, now, marked).await?;
         }
         for doubtful in self.remembered(|memory| memory.doubtful()) {
             self.mend(&mut tx, &doubtful, now).await?;
@@ -209,24 +216,34 @@ impl Registry {
         Ok(tx.commit().await?)
     }
 
-    /// Marks a control plane as gone from `now` on whose row is what was written last and still `is_so`, and gives its name.
+    /// Marks a control plane as gone whose row is what was written last and still `is_so`, and gives its name. Since when, the next look tells: until the
+    /// mark is committed, its owner finds itself standing.
     async fn mark_gone(
         &self,
         tx: &mut Conn,
         id: &[u8; 16],
-        now: Timestamp,
+        is_so: impl Fn(&KnownPlane) -> bool,
+    ) -> Result<Option<String>, StoreError> {
+        self.write_gone(tx, id, Gone::NOT_YET_KNOWN, is_so).await
+    }
+
+    async fn write_gone(
+        &self,
+        tx: &mut Conn,
+        id: &[u8; 16],
+        at: Timestamp,
         is_so: impl Fn(&KnownPlane) -> bool,
     ) -> Result<Option<String>, StoreError> {
         let Some((plane, seal)) = control_planes::hold(tx, id).await? else { return Ok(None) };
         if !self.remembered(|memory| memory.accepts(&self.inner.key, &plane, &seal)) || !is_so(&plane) {
             return Ok(None);
         }
-        let gone = KnownPlane { gone: Some(Gone { at: now, left: None }), ..plane };
+        let gone = KnownPlane { gone: Some(Gone { at, left: None }), ..plane };
         control_planes::put(tx, &gone, &seals::of_plane(&self.inner.key, &gone)).await?;
         Ok(Some(gone.name))
     }
 
-    /// Puts right a row that is not what was written last: it says from now on that its control plane is gone as of `now`. That holds whoever it is
+    /// Puts right a row that is not what was written last: it says from now on that its control plane is gone. That holds whoever it is
     /// about: one that is there finds itself marked before it tells anybody anything, and says itself that it is there. A row that may be
     /// its own writer's in a moment, or of an earlier version, is left to that one until it is silent.
     async fn mend(&self, tx: &mut Conn, doubtful: &Doubtful, now: Timestamp) -> Result<(), StoreError> {
@@ -239,7 +256,7 @@ impl Registry {
             }
         }
         let Doubtful { id, name, max_staleness, .. } = doubtful.clone();
-        let gone = Some(Gone { at: now, left: None });
+        let gone = Some(Gone { at: Gone::NOT_YET_KNOWN, left: None });
         let max_staleness = max_staleness.max(self.inner.max_staleness);
         let plane = KnownPlane { id, name, known_since: now, max_staleness, seen_at: now, gone };
         let seal = seals::of_plane(&self.inner.key, &plane);

@@ -93,12 +93,18 @@ async fn i_13_one_that_was_taken_for_gone_knows_it_at_its_next_look_and_is_there
     let directory = tempfile::tempdir().unwrap();
     let (registry, other) = two(directory.path()).await;
     let mut tx = registry.inner.store.write().await.unwrap();
-    let now = control_planes::now(&mut tx).await.unwrap();
-    let named = other.mark_gone(&mut tx, registry.id(), now, |_| true).await.unwrap();
+    let named = other.mark_gone(&mut tx, registry.id(), |_| true).await.unwrap();
     assert_eq!(named.as_ref(), Some(&registry.inner.name));
     tx.commit().await.unwrap();
     assert!(!registry.census(None).await.unwrap().is_complete);
-    assert_eq!(other.census(None).await.unwrap().gone.len(), 1);
+    let gone = async || other.census(None).await.unwrap().gone.remove(0);
+    let marked = gone().await;
+    assert_eq!((marked.age, marked.oldest), (Duration::ZERO, SLACK), "nobody knows since when the mark has force");
+    other.tidy().await.unwrap();
+    let since =
+        control_planes::get(&mut registry.inner.store.read().await.unwrap(), registry.id()).await.unwrap().unwrap();
+    assert!(since.0.gone.unwrap().at < Gone::NOT_YET_KNOWN);
+    assert!(gone().await.oldest > SLACK);
     registry.stand().await.unwrap();
     assert!(registry.census(None).await.unwrap().is_complete);
     assert_eq!(other.census(None).await.unwrap().there.len(), 1);

@@ -32,10 +32,15 @@ pub struct KnownPlane {
 /// How a control plane went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
-    /// It told no node since then that its state is fresh.
+    /// It told no node since then that its state is fresh; [`Gone::NOT_YET_KNOWN`] while that is not known.
     pub at: Timestamp,
     /// The lives of nodes that it had told, as it knew them when it left, if it left by itself.
     pub left: Option<Vec<AgedLife>>,
+}
+
+impl Gone {
+    /// Whoever marks a control plane does not know when the mark will be in the database: from then on it has force.
+    pub const NOT_YET_KNOWN: Timestamp = Timestamp::MAX;
 }
 
 impl KnownPlane {
