@@ -14,7 +14,7 @@ use crate::vault::Held;
 impl Custodian {
     /// Refuses to let a key seal that another control plane does not hold.
     pub(super) async fn unless_lacking(&self, conn: &mut Conn, to: &Held) -> Result<(), AdminError> {
-        let lacking = self.configured.holder.lacking(conn, to.term, self.store.now()).await?;
+        let lacking = self.configured.holder.lacking(conn, to.term).await?;
         if lacking.is_empty() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Custodian {
         let mut tx = self.store.write().await?;
         // Nobody lets another key seal between the look and what follows from it, here neither.
         locks::state(&mut tx).await?;
-        self.configured.holder.hold(&mut tx, &self.vault.keys(), self.store.now()).await?;
+        self.configured.holder.hold(&mut tx, &self.vault.keys()).await?;
         let known = vault_keys::all(&mut tx).await?;
         let sealing = known.iter().find(|key| key.seals).ok_or(StoreError::Corrupt("vault_keys"))?;
         self.vault.seal_with(sealing.term)?;

@@ -2,7 +2,7 @@
 //!
 //! A key comes into use only when every control plane that is there holds it; otherwise one of them could not open what another one sealed. Each
 //! says which keys it holds when it starts, when it takes others up, and every [`ATTEND_EVERY`]; one that is silent for [`SILENCE`] is taken for
-//! gone. Should it come back without the key, it seals nothing, and names what it cannot open. Their clocks are taken to agree within a minute.
+//! gone. Should it come back without the key, it seals nothing, and names what it cannot open. All moments are of the database server's clock.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use keyforge_shared::clock::Timestamp;
 
+use crate::registry::before;
+use crate::store::control_planes;
 use crate::store::sql::Conn;
 use crate::store::vault_holders::{self, Holding};
 use crate::store::{Store, StoreError};
@@ -68,11 +70,12 @@ impl Holder {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn hold(&self, conn: &mut Conn, keyring: &Keyring, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn hold(&self, conn: &mut Conn, keyring: &Keyring) -> Result<(), StoreError> {
         let mut terms: Vec<_> = keyring.all().filter(|held| held.configured).map(|held| held.term).collect();
         terms.sort_unstable();
         terms.dedup();
-        vault_holders::forget_before(conn, before(now)).await?;
+        let now = control_planes::now(conn).await?;
+        vault_holders::forget_before(conn, before(now, SILENCE)).await?;
         vault_holders::hold(conn, &self.id, &self.name, &terms, now).await
     }
 
@@ -90,9 +93,10 @@ impl Holder {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn all(&self, conn: &mut Conn, now: Timestamp) -> Result<Vec<Held>, StoreError> {
+    pub async fn all(&self, conn: &mut Conn) -> Result<Vec<Held>, StoreError> {
+        let now = control_planes::now(conn).await?;
         let mut found: BTreeMap<(String, [u8; 16]), Held> = BTreeMap::new();
-        for Holding { holder, name, term, seen_at } in vault_holders::since(conn, before(now)).await? {
+        for Holding { holder, name, term, seen_at } in vault_holders::since(conn, before(now, SILENCE)).await? {
             let is_this = holder == self.id;
             let held = found.entry((name.clone(), holder));
             let held = held.or_insert_with(|| Held { name, terms: Vec::new(), seen_at, is_this });
@@ -105,13 +109,8 @@ impl Holder {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn lacking(&self, conn: &mut Conn, term: u32, now: Timestamp) -> Result<Vec<String>, StoreError> {
-        let all = self.all(conn, now).await?.into_iter();
+    pub async fn lacking(&self, conn: &mut Conn, term: u32) -> Result<Vec<String>, StoreError> {
+        let all = self.all(conn).await?.into_iter();
         Ok(all.filter(|held| !held.is_this && !held.terms.contains(&term)).map(|held| held.name).collect())
     }
-}
-
-fn before(now: Timestamp) -> Timestamp {
-    let silence = i64::try_from(SILENCE.as_nanos()).unwrap_or(i64::MAX);
-    Timestamp::from_nanos(now.nanos().saturating_sub(silence))
 }

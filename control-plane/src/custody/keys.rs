@@ -86,7 +86,7 @@ impl Keys {
         }
         let keyring = self.keyring(deployment.id, &known, sealing.term).ok_or(StoreError::Corrupt("vault_keys"))?;
         if store.is_shared() {
-            holder.hold(&mut tx, &keyring, store.now()).await?;
+            holder.hold(&mut tx, &keyring).await?;
         }
         tx.commit().await.map_err(StoreError::from)?;
         Ok((keyring, root))

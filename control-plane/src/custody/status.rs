@@ -88,7 +88,7 @@ impl Custodian {
         let authority = nodes::authority(&mut read).await?;
         let begun = vault_keys::rotation(&mut read).await?;
         let left = self.left(&mut read, begun.as_ref().map_or(0, |begun| begun.to_term)).await?;
-        let holders = self.configured.holder.all(&mut read, self.store.now()).await?;
+        let holders = self.configured.holder.all(&mut read).await?;
         drop(read);
         let terms = singles(&deployment).terms()?;
         let authority_term = authority.as_ref().map(|stored| stored.key.kek_term);
