@@ -104,7 +104,7 @@ pub struct Policy {
     /// Most requests that run at the same time.
     #[serde(default)]
     pub concurrent_requests: Option<u32>,
-    /// Most output tokens of one request.
+    /// Most output tokens of one request, all of its choices together.
     #[serde(default)]
     pub max_output_tokens: Option<u64>,
     /// First moment at which the key no longer works.

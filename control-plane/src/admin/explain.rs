@@ -28,7 +28,7 @@ pub struct Question {
     pub endpoint: Endpoint,
     /// Where it comes from, if that is asked about.
     pub from: Option<IpAddr>,
-    /// The output limit that it has, in tokens.
+    /// The output limit that it has, in tokens of each choice.
     pub max_output_tokens: Option<u64>,
 }
 
@@ -178,14 +178,18 @@ fn price(capped: bool, model: &Model) -> Result<(), Denial> {
     if capped { admission::prices(model).map(drop) } else { Ok(()) }
 }
 
+/// How nodes read the limit of a request that asks for several choices, which is not asked about.
+const SHARED: &str =
+    "which all choices of a request share: with `n` of them each has an n-th, and more choices than tokens are refused";
+
 fn output(policy: &Policy, asked: Option<u64>) -> Finding {
     match (policy.max_output_tokens, asked) {
         (None, _) => Finding::Passed("the policy does not limit it".to_owned()),
-        (Some(limit), None) => Finding::Passed(format!("limited to {limit} tokens")),
+        (Some(limit), None) => Finding::Passed(format!("limited to {limit} tokens, {SHARED}")),
         (Some(limit), Some(asked)) if asked > limit => {
-            Finding::Passed(format!("{asked} tokens are lowered to {limit}"))
+            Finding::Passed(format!("{asked} tokens are lowered to {limit}, {SHARED}"))
         }
-        (Some(limit), Some(_)) => Finding::Passed(format!("within {limit} tokens")),
+        (Some(limit), Some(_)) => Finding::Passed(format!("within {limit} tokens, {SHARED}")),
     }
 }
 
@@ -257,6 +261,17 @@ mod tests {
         assert_eq!(said, expected);
         let Finding::Refused(_, _, said) = found(Dimension::Requests, 2_000_000_000, 0) else { panic!() };
         assert!(said.contains("does not cover any request") && !said.contains("needed"), "{said}");
+    }
+
+    #[test]
+    fn the_output_limit_is_said_to_be_that_of_all_choices_together() {
+        let policy = Policy { max_output_tokens: Some(4), ..Policy::default() };
+        for (asked, begin) in
+            [(None, "limited to 4 tokens"), (Some(4), "within 4 tokens"), (Some(9), "9 tokens are lowered to 4")]
+        {
+            let Finding::Passed(said) = output(&policy, asked) else { panic!() };
+            assert!(said.starts_with(begin) && said.contains("all choices of a request share"), "{said}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use keyforge_shared::policy::Policy;
 use keyforge_shared::usage::{ServiceTier, Usage};
 
 use super::authorize::Permit;
+use super::ceiling;
 use super::wanted::Wanted;
 use crate::pool::Need;
 use crate::rejection::Rejection;
@@ -59,7 +60,8 @@ pub struct Bound {
 ///
 /// # Errors
 /// On keys with a spend limit: [`Rejection::ModelNotPriced`] without a price, [`Rejection::CostUnbounded`] naming the field that could cost any
-/// amount. The latter also on keys with a limit of tokens per minute, when nothing bounds the tokens.
+/// amount. The latter also on keys with a limit of tokens per minute, when nothing bounds the tokens. [`Rejection::BodyInvalid`] on keys with a
+/// limit of output, when it has not a token for each choice.
 pub fn bound(permit: &Permit, wanted: &Wanted) -> Result<Bound, Rejection> {
     let _step = tracing::debug_span!("bound").entered();
     match wanted {
@@ -106,7 +108,7 @@ fn embedding(model: &Model, policy: &Policy, capped: bool, request: &EmbeddingsR
 
 fn compute(model: &Model, policy: &Policy, capped: bool, request: &ChatRequest) -> Result<Bound, Rejection> {
     let asked = request.max_output_tokens();
-    let ceiling = least([model.max_output_tokens, policy.max_output_tokens]);
+    let ceiling = least([model.max_output_tokens, ceiling::each_choice(policy, model, request)?]);
     let output = least([asked, ceiling]);
     let metering = metering::of(&model.provider.0, &model.upstream_name);
     if capped {

@@ -282,6 +282,61 @@ fn a_lowered_limit_is_shown_whoever_lowered_it() {
 }
 
 #[test]
+fn the_output_that_a_policy_allows_is_that_of_all_choices_together() {
+    let policy = Policy { max_output_tokens: Some(50), ..Policy::default() };
+    let model = model("gpt-4o");
+    for capped in [false, true] {
+        let of = |members: Value| {
+            let request = request(members);
+            let bound = compute(&model, &policy, capped, &request).unwrap();
+            (bound.output, bound.limit_to_show(), bound.chat_limit_to_send(&request))
+        };
+        assert_eq!(of(json!({ "n": 1, "max_tokens": 50 })), (Some(50), None, None));
+        assert_eq!(of(json!({ "n": 2, "max_tokens": 25 })), (Some(25), None, None));
+        assert_eq!(of(json!({ "n": 2, "max_tokens": 26 })), (Some(25), Some(25), Some(25)));
+        assert_eq!(of(json!({ "n": 3 })), (Some(16), None, Some(16)), "48 of 50");
+        assert_eq!(of(json!({ "n": 50, "max_tokens": 50 })), (Some(1), Some(1), Some(1)));
+        assert_eq!(of(json!({ "best_of": 1, "max_tokens": 9 })), (Some(9), None, None), "as good as nothing");
+    }
+    let (wide, n) = (Policy::default(), json!({ "n": 128, "max_tokens": 4 }));
+    assert_eq!(
+        compute(&model, &wide, false, &request(n)).unwrap().output,
+        Some(4),
+        "the model's own limit is a choice's"
+    );
+}
+
+#[test]
+fn what_leaves_a_choice_no_token_of_what_the_policy_allows_is_refused_by_name() {
+    let policy = Policy { max_output_tokens: Some(4), ..Policy::default() };
+    let refusal = |model: &Model, members: Value| match compute(model, &policy, false, &request(members)) {
+        Err(Rejection::BodyInvalid { field: Some(field), message }) => (field, message),
+        other => panic!("{other:?}"),
+    };
+    let model = model("gpt-4o");
+    let (field, message) = refusal(&model, json!({ "n": 128, "max_tokens": 4 }));
+    assert_eq!(field, "n");
+    assert!(message.starts_with("`n` must be at most 4, got 128"), "{message}");
+    for multiplier in ["best_of", "num_return_sequences", "num_generations", "candidate_count", "num_beams"] {
+        assert_eq!(refusal(&model, json!({ multiplier: 2 })).0, multiplier);
+    }
+    let predicted = json!({ "prediction": { "type": "content", "content": "abc" } });
+    assert_eq!(refusal(&model, predicted.clone()).0, "prediction");
+    let claude = Model { provider: ProviderName("anthropic".to_owned()), ..model };
+    assert_eq!(compute(&claude, &policy, false, &request(predicted)).unwrap().output, Some(4), "it is left out there");
+}
+
+#[test]
+fn a_prediction_takes_of_the_output_that_a_policy_allows() {
+    let prediction = json!({ "type": "content", "content": "abc" });
+    let bytes = prediction.to_string().len() as u64;
+    let policy = Policy { max_output_tokens: Some(bytes + 10), ..Policy::default() };
+    let asked = request(json!({ "prediction": prediction, "n": 2, "max_tokens": 100 }));
+    let bound = compute(&model("gpt-4o"), &policy, false, &asked).unwrap();
+    assert_eq!((bound.output, bound.limit_to_show(), bound.most(5).output), (Some(5), Some(5), bytes + 10));
+}
+
+#[test]
 fn a_known_input_only_ever_lowers_the_bound_and_only_where_it_is_final() {
     let (model, mut bound) = (model("gpt-4o"), capped(json!({ "max_tokens": 100 })).unwrap());
     let seen = |input| Usage { input, ..Usage::default() };
@@ -323,6 +378,15 @@ proptest! {
             let cost = model.prices.as_ref().unwrap().cost(&usage, ServiceTier::Standard);
             prop_assert!(cost <= bound.amount, "{} > {}", cost, bound.amount);
             prop_assert!(usage.input_total() + usage.output_total() <= bound.tokens().unwrap());
+        }
+    }
+
+    #[test]
+    fn no_request_has_more_output_than_its_policy_allows(n in 1u64..=128, ceiling in 1u64..2_000, limit in prop::option::of(1u64..2_000)) {
+        let policy = Policy { max_output_tokens: Some(ceiling), ..Policy::default() };
+        match compute(&model("gpt-4o"), &policy, false, &request(json!({ "n": n, "max_tokens": limit }))) {
+            Ok(bound) => prop_assert!(bound.most(bound.output.unwrap()).output <= ceiling),
+            Err(_) => prop_assert!(n > ceiling),
         }
     }
 

@@ -7,7 +7,7 @@
 //! * [`receive`]: the body, within limits, and what it asks for: [`wanted`]
 //! * [`authorize`]: status, expiry, token, address, endpoint, model; [`origin`] is where it comes from
 //! * [`route`]: the credentials that can serve it
-//! * [`bound`]: the most that it can cost
+//! * [`bound`]: the most that it can cost; [`ceiling`] is what its policy allows of output
 //! * [`reserve`]: that much is taken from the key's counters, or nothing; [`reservation`] is what was taken
 //! * [`dispatch`]: to the provider, in its own language
 //! * [`failover`]: with one credential after another, until one serves it
@@ -23,6 +23,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod bound;
 pub mod carry_on;
+mod ceiling;
 pub mod dispatch;
 pub mod failover;
 pub mod feed;

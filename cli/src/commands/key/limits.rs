@@ -28,7 +28,7 @@ pub(super) struct LimitArgs {
     /// Most requests that run at the same time
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     concurrency: Option<u32>,
-    /// Most output tokens of one request
+    /// Most output tokens of one request, all of its choices together
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_output_tokens: Option<u64>,
     /// When it ends: at the first moment of a date such as 2026-12-04 (UTC), at 2026-12-04T18:00:00Z, or after 12h or 30d

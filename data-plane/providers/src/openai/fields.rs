@@ -67,6 +67,9 @@ pub(super) const FIELDS: [&str; 55] = [
     "candidate_count",
     "num_beams",
 ];
+/// Those of them that ask for more answers than `n` says.
+pub(super) const MULTIPLIERS: [&str; 5] =
+    ["best_of", "num_return_sequences", "num_generations", "candidate_count", "num_beams"];
 /// Fields that no template shows: those of the protocol, and how to sample. What is not listed counts with its bytes.
 pub(super) const UNSHOWN: [&str; 30] = [
     "model",

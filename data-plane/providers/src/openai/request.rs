@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::content::ContentSummary;
 use super::echo::echo;
+use super::fields::MULTIPLIERS;
 use super::scanner::Scanner;
 use crate::chat::request::RequestedTier;
 use crate::json::line_and_column;
@@ -68,6 +69,12 @@ impl ChatRequest {
     pub fn max_output_tokens(&self) -> Option<u64> {
         let limits = [&self.max_tokens, &self.max_completion_tokens];
         limits.into_iter().flatten().map(|field| field.value).min()
+    }
+
+    /// The field in use that asks for more answers than `n` says, so that nobody knows how often the limit of one choice is used.
+    #[must_use]
+    pub fn multiplier(&self) -> Option<&'static str> {
+        self.billed_extras.iter().find(|extra| MULTIPLIERS.contains(extra)).copied()
     }
 
     /// Whether the client itself asked for usage in its stream.

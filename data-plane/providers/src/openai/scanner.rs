@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::content::{self, CACHE_MARK, ContentSummary};
 use super::echo::{echo, resembles};
-use super::fields::{FIELDS, UNSHOWN};
+use super::fields::{FIELDS, MULTIPLIERS, UNSHOWN};
 use super::request::{ChatRequest, IntField, StreamOptions, tier_named};
 use crate::chat::request::MOST_CHOICES;
 use crate::json::{Cursor, JsonError, Kind, Text};
@@ -140,9 +140,7 @@ impl<'a> Scanner<'a> {
             }
             "google" | "extra_body" => self.extension(name),
             "modalities" => self.modalities(),
-            "best_of" | "num_return_sequences" | "num_generations" | "candidate_count" | "num_beams" => {
-                self.multiplier(name)
-            }
+            name if MULTIPLIERS.contains(&name) => self.multiplier(name),
             billed => self.billed(billed),
         }
     }
