@@ -83,6 +83,8 @@ impl FromStr for Network {
         let whole = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => whole,
+            // A zero in front may be a slip for another digit, or be meant as octal.
+            Some(digits) if digits != "0" && digits.starts_with('0') => return Err(NetworkError),
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 digits.parse().map_err(|_| NetworkError)?
             }
@@ -187,6 +189,9 @@ mod tests {
             "10.0.0/8",
             "10.0.0.0/",
             "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "10.0.0.0/00",
+            "2001:db8::/032",
             "10.0.0.0/8/8",
             "a/8",
             "::ffff:10.0.0.0/8",
