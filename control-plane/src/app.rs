@@ -44,6 +44,7 @@ use crate::custody::{Configured, Custodian};
 use crate::expiry::ExpiringKeys;
 use crate::grpc::audit::AuditApi;
 use crate::grpc::auth::NodeGate;
+use crate::grpc::brief::{Brief, MAX_FROM_STRANGERS};
 use crate::grpc::credentials::CredentialApi;
 use crate::grpc::grants::GrantApi;
 use crate::grpc::health;
@@ -58,8 +59,8 @@ use crate::grpc::usage::UsageApi;
 use crate::grpc::vault::VaultApi;
 use crate::grpc::workspaces::WorkspaceApi;
 use crate::ledger::Ledger;
-use crate::listeners;
-use crate::metrics::{self, RefusedNodes};
+use crate::listeners::{self, Services};
+use crate::metrics::{self, RefusedConnections, RefusedNodes};
 use crate::nodes::authority::{Authority, AuthorityError};
 use crate::nodes::{NodeParts, Nodes};
 use crate::publish::fleet::Fleet;
@@ -73,8 +74,6 @@ use crate::publish::standings::Standings;
 use crate::registry::{LONGEST_STALENESS, Registry};
 use crate::store::{Store, StoreError, partitions};
 
-/// Longest message that is read before it is known who sent it, in bytes: a join token and a signing request have some hundreds.
-const MAX_FROM_STRANGERS: usize = 16 * 1024;
 /// How long what answers other control planes may take to end.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// How often the nodes that are there are noted: often within [`SILENCE`](crate::ledger::signs::SILENCE).
@@ -225,9 +224,10 @@ pub async fn start(
     parts.gate.nodes().follow_removals(&shutdown);
     let Parts { admin, publisher, store, gate, authority, custodian, registry, .. } = parts;
     let fingerprint = authority.fingerprint();
-    let over_tls = |tls| listeners::over_tls(tls, authority, (routes.clone(), gate), clock, &shutdown);
+    let services = Services { routes, refused: RefusedConnections::new(&telemetry.meter()) };
+    let over_tls = |tls| listeners::over_tls(tls, authority, (services.clone(), gate), clock, &shutdown);
     let tls_addr = config.tls.as_ref().map(over_tls).transpose()?;
-    let addr = listeners::in_the_clear(config.listen, routes, &shutdown)?;
+    let addr = listeners::in_the_clear(config.listen, services, &shutdown)?;
     tracing::info!(%addr, ?tls_addr, data_dir = %config.data_dir.display(), "the control plane serves gRPC");
     let (data_dir, Publisher { fleet, horizon, .. }) = (config.data_dir, publisher);
     Ok(ControlPlane {
@@ -365,8 +365,8 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new, others);
     let operators = OperatorGate::new(admin.clone());
     let enrollment = EnrollmentServiceServer::new(EnrollmentApi::new(admin.clone(), nodes.clone()));
-    Ok(Routes::new(reflection.max_decoding_message_size(MAX_FROM_STRANGERS))
-        .add_service(health_service.max_decoding_message_size(MAX_FROM_STRANGERS))
+    Ok(Routes::new(Brief::new(reflection.max_decoding_message_size(MAX_FROM_STRANGERS)))
+        .add_service(Brief::new(health_service.max_decoding_message_size(MAX_FROM_STRANGERS)))
         .add_service(operators.guard(WorkspaceServiceServer::new(WorkspaceApi::new(admin.clone()))))
         .add_service(operators.guard(OperatorServiceServer::new(OperatorApi::new(admin.clone()))))
         .add_service(operators.guard(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts, ledger.clone()))))
@@ -380,7 +380,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         .add_service(operators.guard(AuditServiceServer::new(audit_api)))
         .add_service(operators.guard(UsageServiceServer::new(usage)))
         .add_service(operators.guard(AdminNodeServiceServer::new(node_api)))
-        .add_service(enrollment.max_decoding_message_size(MAX_FROM_STRANGERS))
+        .add_service(Brief::new(enrollment.max_decoding_message_size(MAX_FROM_STRANGERS)))
         .add_service(gate.guard(NodeServiceServer::new(certificates)))
         .add_service(gate.guard(StateServiceServer::new(state)))
         .add_service(gate.guard(GrantServiceServer::new(GrantApi::new(ledger.clone(), gate.clone()))))

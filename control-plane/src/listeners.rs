@@ -4,12 +4,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use keyforge_runtime::accept::{self, AcceptOptions, Peer, Transport};
+use keyforge_runtime::accept::{self, AcceptOptions, Peer, PerAddress, Transport};
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_runtime::tls::mutual;
 use keyforge_shared::clock::Clock;
@@ -20,18 +21,33 @@ use tonic::transport::server::TcpConnectInfo;
 use crate::app::StartError;
 use crate::config::TlsListener;
 use crate::grpc::auth::NodeGate;
+use crate::metrics::RefusedConnections;
 use crate::nodes::authority::Authority;
 use crate::nodes::server_certificate::ServerCertificate;
 
 /// Refused certificates that may wait to be recorded; of more, which are a flood, there is only the count.
 const REFUSED: usize = 64;
 
+/// Connections without a certificate that one address may hold at each listener, of all that there are: so that nobody keeps everybody else out.
+const MOST_OF_ONE_ADDRESS: usize = 1_000;
+/// How long such a connection may go on without any call. Clients open another one when they need it.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What is served at both, and who hears of connections that are not.
+#[derive(Clone)]
+pub struct Services {
+    /// The services.
+    pub routes: Routes,
+    /// Counts connections that were closed for their address.
+    pub refused: RefusedConnections,
+}
+
 /// Serves gRPC in the clear, and says where.
 ///
 /// # Errors
 /// [`StartError`] when the address cannot be listened on.
-pub fn in_the_clear(listen: SocketAddr, routes: Routes, shutdown: &Shutdown) -> Result<SocketAddr, StartError> {
-    serve("grpc", listen, AcceptOptions::default(), routes, shutdown)
+pub fn in_the_clear(listen: SocketAddr, services: Services, shutdown: &Shutdown) -> Result<SocketAddr, StartError> {
+    serve("grpc", listen, AcceptOptions::default(), services, shutdown)
 }
 
 /// Serves gRPC over TLS, and says where. Certificates that are refused in the handshake are recorded by `gate`.
@@ -41,7 +57,7 @@ pub fn in_the_clear(listen: SocketAddr, routes: Routes, shutdown: &Shutdown) -> 
 pub fn over_tls(
     config: &TlsListener,
     authority: Arc<Authority>,
-    (routes, gate): (Routes, NodeGate),
+    (services, gate): (Services, NodeGate),
     clock: Arc<dyn Clock>,
     shutdown: &Shutdown,
 ) -> Result<SocketAddr, StartError> {
@@ -67,18 +83,21 @@ pub fn over_tls(
         on_refused_certificate: Some(Arc::new(move |peer, error| on_refused(peer, error.to_string()))),
         ..AcceptOptions::default()
     };
-    serve("grpc_tls", config.listen, options, routes, shutdown)
+    serve("grpc_tls", config.listen, options, services, shutdown)
 }
 
 fn serve(
     name: &'static str,
     listen: SocketAddr,
     options: AcceptOptions,
-    routes: Routes,
+    Services { routes, refused }: Services,
     shutdown: &Shutdown,
 ) -> Result<SocketAddr, StartError> {
     let listener = accept::bind(listen)?;
     let local = listener.local_addr().map_err(StartError::Address)?;
+    let on_refused = Arc::new(move || refused.count(name));
+    let per_address = Some(PerAddress { most: MOST_OF_ONE_ADDRESS, on_refused });
+    let options = AcceptOptions { per_address, idle_timeout: Some(IDLE), ..options };
     let routes = TowerToHyperService::new(routes);
     let service = move |peer: &Peer| WithPeer { routes: routes.clone(), local, peer: peer.clone() };
     drop(shutdown.spawn_critical(name, accept::serve_with(listener, options, service, shutdown.clone())));

@@ -29,6 +29,25 @@ impl RefusedNodes {
     }
 }
 
+/// Counts connections that were closed at once for their address. Clones share the count.
+#[derive(Clone)]
+pub struct RefusedConnections(Counter<u64>);
+
+impl RefusedConnections {
+    /// Registers the count.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        let description =
+            "Connections closed at once because their address held as many without a certificate as it may.";
+        Self(meter.u64_counter("keyforge.listener.connections_refused").with_description(description).build())
+    }
+
+    /// One more, at the listener of this name.
+    pub fn count(&self, listener: &'static str) {
+        self.0.add(1, &[KeyValue::new("keyforge.listener", listener)]);
+    }
+}
+
 /// Registers what is read when somebody asks.
 pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, (admin, custodian): (&Admin, &Custodian)) {
     failed_sign_ins(meter, admin.clone());

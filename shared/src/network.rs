@@ -54,6 +54,16 @@ impl Network {
     }
 }
 
+/// What counts as one address where callers are counted by address: IPv4 within IPv6 is IPv4, and of IPv6 it is the 64 bits of a network, of which one host
+/// has all.
+#[must_use]
+pub fn place(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => first_of_v6(address, 64).into(),
+    }
+}
+
 /// The address with zeros behind its first `prefix` bits.
 fn first_of_v4(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
     let behind = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
@@ -216,6 +226,20 @@ mod tests {
             ("2001:db8::/33", "2001:db8:8000::1", false),
         ] {
             assert_eq!(network(range).contains(address(text)), inside, "{text} in {range}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_one_place_whichever_of_its_addresses_it_uses() {
+        let place = |text: &str| place(text.parse().unwrap()).to_string();
+        for (text, one) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::", "2001:db8:1:2::"),
+            ("2001:db8:1:3::", "2001:db8:1:3::"),
+        ] {
+            assert_eq!(place(text), one);
         }
     }
 

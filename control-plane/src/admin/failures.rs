@@ -5,11 +5,12 @@
 //! even from the operator's own address. The table is bounded; addresses that do not fit share one place.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use keyforge_shared::clock::Timestamp;
+use keyforge_shared::network;
 
 /// Failed calls of one address in a minute that are answered as what they are.
 const PER_MINUTE: u32 = 10;
@@ -83,12 +84,9 @@ impl Tally {
     }
 }
 
-/// What counts as one address: of IPv6 the 64 bits of a network, which one host has all of.
+/// The place of an address with its port.
 fn place(peer: &str) -> Option<IpAddr> {
-    match peer.parse::<SocketAddr>().ok()?.ip().to_canonical() {
-        IpAddr::V4(address) => Some(address.into()),
-        IpAddr::V6(address) => Some(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
-    }
+    Some(network::place(peer.parse::<SocketAddr>().ok()?.ip()))
 }
 
 #[cfg(test)]

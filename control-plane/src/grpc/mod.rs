@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod auth;
+pub mod brief;
 pub mod credentials;
 pub mod grants;
 pub mod health;

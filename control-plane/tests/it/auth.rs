@@ -84,6 +84,16 @@ async fn every_call_is_an_entry_reads_and_refusals_included() {
 
 /// The answer to a call that sends this first part of its body and never ends it.
 async fn unended(plane: &Plane, path: &'static str, token: Option<&str>, begin: &'static [u8]) -> http::HeaderMap {
+    unended_for(Duration::from_secs(10), plane, path, token, begin).await
+}
+
+async fn unended_for(
+    patience: Duration,
+    plane: &Plane,
+    path: &'static str,
+    token: Option<&str>,
+    begin: &'static [u8],
+) -> http::HeaderMap {
     let (mut channel, _) = plane.with(None);
     let first = Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(begin)));
     let body = StreamBody::new(tokio_stream::once(first).chain(tokio_stream::pending()));
@@ -93,7 +103,7 @@ async fn unended(plane: &Plane, path: &'static str, token: Option<&str>, begin: 
     }
     poll_fn(|context| channel.poll_ready(context)).await.unwrap();
     let answering = channel.call(request.body(Body::new(body)).unwrap());
-    let answer = tokio::time::timeout(Duration::from_secs(10), answering).await.expect("it waits for the end");
+    let answer = tokio::time::timeout(patience, answering).await.expect("it waits for the end");
     answer.unwrap().into_parts().0.headers
 }
 
@@ -109,6 +119,21 @@ async fn strangers_are_refused_before_anything_of_what_they_send_is_read() {
     for path in ["/keyforge.fleet.v1.EnrollmentService/Join", "/grpc.health.v1.Health/Check"] {
         let refused = unended(&plane, path, None, begin).await;
         assert_eq!(refused["grpc-status"], "11", "{path}: {refused:?}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn calls_of_strangers_that_are_never_sent_to_their_end_end_themselves() {
+    let plane = Plane::start().await;
+    // The frame says that 32 bytes will follow.
+    let begin = &[0, 0, 0, 0, 32, 1, 2, 3];
+    let (here, patience) = (&plane, Duration::from_secs(30));
+    let ended = |path| async move { (path, unended_for(patience, here, path, None, begin).await) };
+    let calls =
+        ["/keyforge.fleet.v1.EnrollmentService/Join", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+    for (path, refused) in futures_util::future::join_all(calls.map(ended)).await {
+        assert_eq!(refused["grpc-status"], "4", "{path}: {refused:?}");
     }
     plane.stop().await;
 }

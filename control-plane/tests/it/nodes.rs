@@ -31,6 +31,8 @@ use keyforge_shared::identity::{Identity, Role};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
@@ -484,6 +486,35 @@ async fn every_certificate_that_is_refused_in_the_handshake_is_counted_also_when
     let is_counted = tokio::time::timeout(PATIENCE, counting).await;
     is_counted.unwrap_or_else(|_| panic!("{counted} is not in {}", plane.telemetry.prometheus_text()));
     drop(database);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn while_one_address_holds_all_it_may_nodes_and_operators_from_others_get_in() {
+    const MOST: usize = 1_000;
+    let plane = Secure::start().await;
+    let address = plane.running.tls_addr().unwrap();
+    let connect = || async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+        socket.connect(address).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..MOST {
+        held.push(connect().await);
+    }
+    let mut further = connect().await;
+    let closed = tokio::time::timeout(PATIENCE, further.read(&mut [0])).await.expect("it is held");
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    let counted = r#"keyforge_listener_connections_refused_total{keyforge_listener="grpc_tls"} 1"#;
+    assert!(plane.telemetry.prometheus_text().contains(counted), "{}", plane.telemetry.prometheus_text());
+
+    let machine = plane.join().await;
+    let channel = plane.channel(Some(machine.identity())).await;
+    let first = hello(machine.id, 1, &BootKey::generate().unwrap());
+    let (_open, _stream) = subscribe(channel, first).await.unwrap();
+    plane.admin().await.list_nodes(admin::ListNodesRequest::default()).await.unwrap();
+    drop(held);
     plane.stop().await;
 }
 

@@ -1,10 +1,12 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them, in cleartext or over TLS.
 //!
-//! Everything that a stranger can make us hold is bounded: connections, header bytes, streams per connection, and the
+//! Everything that a stranger can make us hold is bounded: connections, also those of one address, header bytes, streams per connection, and the
 //! time a connection may take to say what it wants or to take what it is sent. A drain stops accepting and lets requests that run finish.
 //! A panic in a service becomes a 500; it never ends the process.
 
+mod activity;
 mod connection;
+mod places;
 mod shield;
 mod write_timeout;
 
@@ -30,6 +32,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::backoff::Backoff;
 use crate::shutdown::Shutdown;
 use connection::Connection;
+pub use places::{OnRefusedAddress, PerAddress};
+use places::{Place, Places};
 
 /// Any error that can leave a thread.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -73,6 +77,9 @@ pub struct AcceptOptions {
     /// How long a TLS handshake, the first request's head, and each later HTTP/1.1 head may take. Since HTTP/1.1 does
     /// not tell waiting from idling, an idle HTTP/1.1 connection is closed after this time, too.
     pub header_read_timeout: Duration,
+    /// HTTP/2: how long a connection that shows no certificate may go on without any request; `None`: for as long as the peer answers the keep-alive
+    /// question.
+    pub idle_timeout: Option<Duration>,
     /// How long a peer may take nothing of what is sent to it before its connection is cut and its response bodies are
     /// dropped. One byte of progress starts the time anew.
     ///
@@ -84,6 +91,8 @@ pub struct AcceptOptions {
     pub max_header_bytes: usize,
     /// Connections served at the same time; further ones wait in the kernel's backlog.
     pub max_connections: usize,
+    /// How many of them one address may hold that showed no certificate; `None`: all. Further ones are closed at once.
+    pub per_address: Option<PerAddress>,
     /// Requests at the same time on one HTTP/2 connection.
     pub max_concurrent_streams: u32,
     /// HTTP/2: how often a silent peer is asked whether it lives, and TCP: the idle time before the kernel asks.
@@ -98,9 +107,11 @@ impl Default for AcceptOptions {
             tls: None,
             on_refused_certificate: None,
             header_read_timeout: Duration::from_secs(30),
+            idle_timeout: None,
             write_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_connections: 10_000,
+            per_address: None,
             max_concurrent_streams: 256,
             keep_alive_interval: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(20),
@@ -176,6 +187,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (options, make_service) = (Arc::new(options), Arc::new(make_service));
+    let places = options.per_address.clone().map(Places::new);
     let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut retry = Backoff::new(ACCEPT_RETRY_BASE, ACCEPT_RETRY_CAP);
     let mut drain = pin!(shutdown.drain_started());
@@ -186,7 +198,8 @@ where
             accepted = next_connection(&listener, &slots, &mut retry) => accepted,
         };
         let Some((stream, peer, slot)) = accepted else { return };
-        let connection = Connection::new(Arc::clone(&options), shutdown.clone());
+        let Ok(place) = place_for(peer, places.as_ref()) else { continue };
+        let connection = Connection::new(Arc::clone(&options), place, shutdown.clone());
         let make_service = Arc::clone(&make_service);
         drop(shutdown.spawn("connection", async move {
             prepare(&stream, connection.options());
@@ -194,6 +207,14 @@ where
             drop(slot);
         }));
     }
+}
+
+/// The share of what its address may hold, where that is limited.
+///
+/// # Errors
+/// The address holds all of it.
+fn place_for(peer: SocketAddr, places: Option<&Arc<Places>>) -> Result<Option<Place>, ()> {
+    places.map(|places| places.take(peer).ok_or(())).transpose()
 }
 
 /// The next connection and the slot that it takes; `None` never happens while the semaphore lives.

@@ -1,14 +1,15 @@
 //! One connection from its handshake to its end: which HTTP version it speaks, what it may cost, when it is closed.
 //!
 //! A connection that has not sent a whole request head in time is closed, whichever phase it dawdles in: the TLS
-//! handshake, the choice of the HTTP version, or the head itself. So is one whose peer has stopped reading.
+//! handshake, the choice of the HTTP version, or the head itself. So is one whose peer has stopped reading, and, where there is an idle timeout, one of a
+//! peer without a certificate that has asked nothing for so long.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -22,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::activity::Activity;
+use super::places::Place;
 use super::shield::Shield;
 use super::write_timeout::WriteTimeout;
 use super::{AcceptOptions, BoxError, Peer, Transport};
@@ -36,19 +39,21 @@ const MAX_STREAM_SEND_BUFFER: usize = 64 * 1024;
 /// What a connection is served with.
 pub(super) struct Connection {
     options: Arc<AcceptOptions>,
+    /// Its share of what its address may hold, until it has shown a certificate.
+    place: Option<Place>,
     shutdown: Shutdown,
 }
 
 impl Connection {
-    pub(super) fn new(options: Arc<AcceptOptions>, shutdown: Shutdown) -> Self {
-        Self { options, shutdown }
+    pub(super) fn new(options: Arc<AcceptOptions>, place: Option<Place>, shutdown: Shutdown) -> Self {
+        Self { options, place, shutdown }
     }
 
     pub(super) fn options(&self) -> &AcceptOptions {
         &self.options
     }
 
-    pub(super) async fn serve<M, S, B>(self, stream: TcpStream, address: SocketAddr, make_service: &M)
+    pub(super) async fn serve<M, S, B>(mut self, stream: TcpStream, address: SocketAddr, make_service: &M)
     where
         M: Fn(&Peer) -> S,
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -60,7 +65,7 @@ impl Connection {
         let stream = WriteTimeout::new(stream, self.options.write_timeout);
         let Some(tls) = &self.options.tls else {
             let service = make_service(&Peer { address, transport: Transport::Cleartext });
-            return self.serve_http(stream, service).await;
+            return self.serve_http(stream, service, self.options.idle_timeout).await;
         };
         let handshake = tokio::select! {
             ended = timeout(self.options.header_read_timeout, tls.accept(stream)) => ended,
@@ -71,8 +76,12 @@ impl Connection {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let certificate = certificates.map(|certificate| certificate.clone().into_owned());
+                let idle_timeout = self.options.idle_timeout.filter(|_| certificate.is_none());
+                if certificate.is_some() {
+                    self.place = None;
+                }
                 let service = make_service(&Peer { address, transport: Transport::Tls { certificate } });
-                self.serve_http(stream, service).await;
+                self.serve_http(stream, service, idle_timeout).await;
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake failed");
@@ -92,7 +101,7 @@ impl Connection {
         }
     }
 
-    async fn serve_http<I, S, B>(&self, stream: I, service: S)
+    async fn serve_http<I, S, B>(&self, stream: I, service: S, idle_timeout: Option<Duration>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -101,11 +110,12 @@ impl Connection {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let asked = Arc::new(AtomicBool::new(false));
-        let service = Shield::new(service, self.shutdown.clone(), Arc::clone(&asked));
+        let activity = Activity::new(idle_timeout.is_some());
+        let service = Shield::new(service, self.shutdown.clone(), activity.clone());
         let builder = self.http_builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut first_request_due = pin!(sleep(self.options.header_read_timeout));
+        let mut idle = pin!(activity.clone().idle_for(idle_timeout.unwrap_or(Duration::MAX)));
         let mut drain = pin!(self.shutdown.drain_started());
         let mut force = pin!(self.shutdown.force_started());
         let (mut watching, mut draining) = (true, false);
@@ -119,10 +129,15 @@ impl Connection {
                 }
                 () = &mut first_request_due, if watching => {
                     watching = false;
-                    if !asked.load(Ordering::Relaxed) {
+                    if !activity.was_asked() {
                         tracing::debug!("a connection was closed: it sent no request in time");
                         return;
                     }
+                }
+                // Who goes on after this much silence is told to come again, and loses no request.
+                () = &mut idle, if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
                 }
                 () = &mut drain, if !draining => {
                     draining = true;

@@ -1,4 +1,4 @@
-//! Stands between hyper and a service: notes that a request arrived, and turns a panic into a 500.
+//! Stands between hyper and a service: notes when a request arrives and when its answer has ended, and turns a panic into a 500.
 //!
 //! Only the head of a response is shielded. A panic in a body cuts that connection or stream, which is what the
 //! client must see when half of a body is missing.
@@ -7,9 +7,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::{CatchUnwind, FutureExt};
@@ -21,17 +19,18 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 
 use super::BoxError;
+use super::activity::{Activity, Answering, Open};
 use crate::shutdown::Shutdown;
 
 pub(super) struct Shield<S> {
     service: S,
     shutdown: Shutdown,
-    asked: Arc<AtomicBool>,
+    activity: Activity,
 }
 
 impl<S> Shield<S> {
-    pub(super) fn new(service: S, shutdown: Shutdown, asked: Arc<AtomicBool>) -> Self {
-        Self { service, shutdown, asked }
+    pub(super) fn new(service: S, shutdown: Shutdown, activity: Activity) -> Self {
+        Self { service, shutdown, activity }
     }
 }
 
@@ -41,20 +40,20 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes>,
 {
-    type Response = Response<Either<B, Full<Bytes>>>;
+    type Response = Response<Answering<Either<B, Full<Bytes>>>>;
     type Error = BoxError;
     type Future = ShieldedFuture<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
+        let open = Some(self.activity.begin());
         // `call` is the service's own code, too, and may panic before there is a future.
         let called = catch_unwind(AssertUnwindSafe(|| self.service.call(request)));
         let shutdown = self.shutdown.clone();
         match called {
-            Ok(future) => ShieldedFuture { inner: Some(AssertUnwindSafe(future).catch_unwind()), shutdown },
+            Ok(future) => ShieldedFuture { inner: Some(AssertUnwindSafe(future).catch_unwind()), shutdown, open },
             Err(payload) => {
                 shutdown.note_panic("request", payload.as_ref());
-                ShieldedFuture { inner: None, shutdown }
+                ShieldedFuture { inner: None, shutdown, open }
             }
         }
     }
@@ -66,6 +65,8 @@ pin_project! {
         #[pin]
         inner: Option<CatchUnwind<AssertUnwindSafe<F>>>,
         shutdown: Shutdown,
+        // Until it is the answer's.
+        open: Option<Open>,
     }
 }
 
@@ -74,18 +75,20 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<Either<B, Full<Bytes>>>, BoxError>;
+    type Output = Result<Response<Answering<Either<B, Full<Bytes>>>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(Ok(internal_error()));
+        let outcome = match this.inner.as_pin_mut() {
+            None => Ok(internal_error()),
+            Some(inner) => match ready!(inner.poll(context)) {
+                Ok(Ok(response)) => Ok(response.map(Either::Left)),
+                Ok(Err(error)) => Err(error.into()),
+                Err(payload) => Ok(after_panic(this.shutdown, payload.as_ref())),
+            },
         };
-        inner.poll(context).map(|outcome| match outcome {
-            Ok(Ok(response)) => Ok(response.map(Either::Left)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(payload) => Ok(after_panic(this.shutdown, payload.as_ref())),
-        })
+        let open = this.open.take();
+        Poll::Ready(outcome.map(|response| response.map(|body| Answering::new(body, open))))
     }
 }
 

@@ -1,15 +1,20 @@
 //! The accept loop: versions, limits, panics and the drain.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Version};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use keyforge_runtime::accept::{self, AcceptOptions, BindError};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use keyforge_runtime::accept::{self, AcceptOptions, BindError, OnRefusedAddress, PerAddress};
 use keyforge_runtime::shutdown::{Drained, Shutdown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -140,6 +145,65 @@ async fn connection_over_the_limit_waits_for_a_slot() {
     drop(first);
     timeout(LONG, second.read_exact(&mut head)).await.unwrap().unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
+}
+
+/// A connection from this address of the host's own.
+async fn connect_from(host: [u8; 4], address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((host, 0))).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+/// Whether the connection is served.
+async fn is_served(stream: &mut TcpStream) -> bool {
+    // A reset is as good a refusal as a close.
+    let mut head = [0; 15];
+    let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.is_ok();
+    asked && timeout(LONG, stream.read_exact(&mut head)).await.unwrap().is_ok()
+}
+
+#[tokio::test]
+async fn an_address_that_holds_all_it_may_is_refused_at_once_and_others_are_served() {
+    let shutdown = Shutdown::new();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&refused);
+    let on_refused: OnRefusedAddress = Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let per_address = Some(PerAddress { most: 2, on_refused });
+    let address = start(AcceptOptions { per_address, ..AcceptOptions::default() }, &shutdown, hello);
+    let (flood, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+    let (mut first, mut silent) = (connect_from(flood, address).await, connect_from(flood, address).await);
+    assert!(is_served(&mut first).await);
+    for _ in 0..3 {
+        let mut further = connect_from(flood, address).await;
+        assert!(!is_served(&mut further).await);
+    }
+    assert_eq!(refused.load(Ordering::Relaxed), 3);
+    assert!(is_served(&mut connect_from(other, address).await).await);
+    assert!(is_served(&mut silent).await, "it had its place");
+    drop(first);
+    let freed = async { while !is_served(&mut connect_from(flood, address).await).await {} };
+    timeout(LONG, freed).await.expect("the place of a connection that has ended is never free again");
+}
+
+#[tokio::test]
+async fn connection_that_answers_and_asks_nothing_is_closed_once_it_is_idle() {
+    let shutdown = Shutdown::new();
+    let idle_timeout = Some(Duration::from_millis(100));
+    let address = start(AcceptOptions { idle_timeout, ..AcceptOptions::default() }, &shutdown, |_request| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        text("longer than it may idle")
+    });
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = shutdown.spawn("client", async move { connection.await.unwrap() });
+    let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new()).unwrap();
+    let answer = timeout(LONG, client.send_request(request)).await.unwrap().unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "longer than it may idle", "a request that runs is no idleness");
+    timeout(LONG, connection).await.expect("it is still open").unwrap();
 }
 
 #[tokio::test]

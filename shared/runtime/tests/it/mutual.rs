@@ -9,8 +9,9 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::TokioExecutor;
-use keyforge_runtime::accept::{self, AcceptOptions, Transport};
+use keyforge_runtime::accept::{self, AcceptOptions, PerAddress, Transport};
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_runtime::tls::mutual::{self, ClientIdentity};
 use keyforge_runtime::tls::peer::{Fingerprint, NamedCertificate};
@@ -76,6 +77,10 @@ struct Server {
 
 /// Answers with the name in the client's certificate.
 fn serve(authority: &Authority, role: Role) -> Server {
+    serve_with(authority, role, AcceptOptions::default())
+}
+
+fn serve_with(authority: &Authority, role: Role, limits: AcceptOptions) -> Server {
     let (presented, own_key) = authority.issue_until(role, 2100);
     let files = tempfile::tempdir().unwrap();
     let (certificates, key) = (files.path().join("chain.pem"), files.path().join("key.pem"));
@@ -88,7 +93,7 @@ fn serve(authority: &Authority, role: Role) -> Server {
     let options = AcceptOptions {
         tls: Some(TlsAcceptor::from(config)),
         on_refused_certificate: Some(Arc::new(move |_, error| drop(told.send(error.to_string())))),
-        ..AcceptOptions::default()
+        ..limits
     };
     let shutdown = Shutdown::new();
     let listener = accept::bind(any_port()).unwrap();
@@ -109,8 +114,22 @@ fn serve(authority: &Authority, role: Role) -> Server {
 }
 
 async fn ask(server: &Server, pin: Fingerprint, identity: Option<ClientIdentity>) -> Result<String, String> {
+    ask_over(&client(pin, identity), server).await
+}
+
+/// Holds its connection for as long as it lives.
+fn client(
+    pin: Fingerprint,
+    identity: Option<ClientIdentity>,
+) -> Client<impl Connect + Clone + Send + Sync + 'static, Full<Bytes>> {
     let config = mutual::client(pin, Some(DEPLOYMENT), identity).unwrap();
-    let client = Client::builder(TokioExecutor::new()).http2_only(true).build(mutual::connector(config));
+    Client::builder(TokioExecutor::new()).http2_only(true).build(mutual::connector(config))
+}
+
+async fn ask_over(
+    client: &Client<impl Connect + Clone + Send + Sync + 'static, Full<Bytes>>,
+    server: &Server,
+) -> Result<String, String> {
     let request = Request::get(format!("https://{}/", server.address)).body(Full::<Bytes>::default()).unwrap();
     let answer = client.request(request).await.map_err(|error| format!("{error:?}"))?;
     let body = answer.into_body().collect().await.map_err(|error| format!("{error:?}"))?;
@@ -125,6 +144,24 @@ async fn a_client_is_known_by_its_certificate_and_one_without_is_told_apart() {
     let name = Identity { deployment: DEPLOYMENT, role: node }.to_string();
     assert_eq!(ask(&server, authority.print(), Some(authority.issue(node))).await, Ok(name));
     assert_eq!(ask(&server, authority.print(), None).await, Ok("nobody".to_owned()));
+}
+
+#[tokio::test]
+async fn connections_that_showed_a_certificate_do_not_count_against_their_address() {
+    let authority = Authority::new();
+    let per_address = Some(PerAddress { most: 1, on_refused: Arc::new(|| ()) });
+    let server = serve_with(&authority, Role::ControlPlane, AcceptOptions { per_address, ..AcceptOptions::default() });
+    let node = Role::Node(NodeId::from_bytes([7; 16]));
+    let nodes: Vec<_> = (0..5).map(|_| client(authority.print(), Some(authority.issue(node)))).collect();
+    for node in &nodes {
+        assert!(ask_over(node, &server).await.is_ok());
+    }
+    let stranger = client(authority.print(), None);
+    assert_eq!(ask_over(&stranger, &server).await, Ok("nobody".to_owned()));
+    assert!(ask(&server, authority.print(), None).await.is_err(), "the one that strangers may hold is held");
+    for node in &nodes {
+        assert!(ask_over(node, &server).await.is_ok(), "they go on");
+    }
 }
 
 #[tokio::test]
