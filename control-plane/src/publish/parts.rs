@@ -4,13 +4,14 @@
 //! without being counted. The answer is written as soon as no connected node has still to say something, and anew when a node that was out of reach
 //! comes back; of a node that is slow it tells a few times that it is. Nothing of this is on the way of a request or of an order.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_shared::clock::Clock as _;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::progress::Progress;
@@ -21,9 +22,9 @@ use crate::store::receipt_parts::{self, Part, Question};
 use crate::store::{Store, StoreError};
 
 /// Questions that are answered at the same time; others wait for their turn.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 /// Times between two looks at how far nodes are: the shortest and the longest.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
 /// Answers for the nodes of this control plane. Clones share it.
 #[derive(Clone)]
@@ -45,7 +46,7 @@ impl Parts {
     /// Answers questions, after each look at what others committed. Ends at once where nobody else is.
     pub async fn answer_all(self) {
         let Some(mut looks) = self.publisher.horizon.looks() else { return };
-        let mut begun = HashSet::new();
+        let mut begun: HashMap<[u8; 16], JoinHandle<()>> = HashMap::new();
         while looks.changed().await.is_ok() {
             let asked = match self.questions().await {
                 Ok(asked) => asked,
@@ -54,20 +55,24 @@ impl Parts {
                     continue;
                 }
             };
-            begun.retain(|id| asked.iter().any(|question| question.id == *id));
+            begun.retain(|id, answering| {
+                let is_open = asked.iter().any(|question| question.id == *id);
+                if !is_open {
+                    // Nobody waits for the answer any more, and others wait for its place.
+                    answering.abort();
+                }
+                is_open
+            });
             for question in asked {
                 let is_published = question.revision <= self.publisher.hub.revision();
-                if is_published && !begun.contains(&question.id) {
+                if is_published && !begun.contains_key(&question.id) {
                     let Ok(turn) = Arc::clone(&self.free).try_acquire_owned() else { break };
-                    begun.insert(question.id);
-                    let (this, drain) = (self.clone(), self.shutdown.drain_started());
-                    drop(self.shutdown.spawn("receipt part", async move {
-                        tokio::select! {
-                            () = this.answer(question) => {}
-                            () = drain => {}
-                        }
+                    let (this, id) = (self.clone(), question.id);
+                    let answering = self.shutdown.until_drain(async move {
+                        this.answer(question).await;
                         drop(turn);
-                    }));
+                    });
+                    begun.insert(id, self.shutdown.spawn("receipt part", answering));
                 }
             }
         }
