@@ -20,6 +20,7 @@ COMMITMENT, CHAIN_KEY = b"keyforge/audit/kc/v1\0", b"kf/audit/chain/v1"
 # length before them; {...} is a u8 that stands for a word.
 WORDS = {"KFN1": {1: "completed", 2: "refused", 3: "unresolved"}, "KFA1": {1: "done", 2: "denied", 3: "failed", 4: "unknown"}}
 PRIVATE = [("tag", "u16"), ("salt", 16), ("value", "bytes")]
+UNCHAINED = [("node_seq", "u64"), ("chain_id", 16), ("request_id", 16), ("cost", "u64"), ("digest", 32)]
 KINDS = {
     "KFN1": [
         ("deployment_id", 16), ("chain_id", 16), ("outcome", WORDS["KFN1"]), ("node_id", 16), ("boot_id", 16), ("node_seq", "u64"),
@@ -35,6 +36,10 @@ KINDS = {
     "KFG1": [
         ("deployment_id", 16), ("chain_id", 16), ("node_id", 16), ("boot_id", 16), ("last_seq", "u64"), ("at_ns", "i64"),
         ("charged", "u64"), ("requests", ("u32", [("request_id", 16)])),
+    ],
+    "KFU1": [
+        ("deployment_id", 16), ("chain_id", 16), ("node_id", 16), ("boot_id", 16), ("at_ns", "i64"), ("lost_from", "u64"),
+        ("lost_through", "u64"), ("records", ("u32", UNCHAINED)),
     ],
     "KFC1": [
         ("deployment_id", 16), ("chain_id", 16), ("version", "u16"), ("algorithms", 3), ("created_ns", "i64"), ("policy_digest", 32),

@@ -60,7 +60,7 @@ use crate::grpc::vault::VaultApi;
 use crate::grpc::workspaces::WorkspaceApi;
 use crate::ledger::Ledger;
 use crate::listeners::{self, Services};
-use crate::metrics::{self, RefusedConnections, RefusedNodes};
+use crate::metrics::{self, PassedOver, RefusedConnections, RefusedNodes};
 use crate::nodes::authority::{Authority, AuthorityError};
 use crate::nodes::{NodeParts, Nodes};
 use crate::publish::fleet::Fleet;
@@ -253,6 +253,7 @@ struct Parts {
     publisher: Publisher,
     authority: Arc<Authority>,
     gate: NodeGate,
+    passed_over: PassedOver,
     is_new: bool,
     custodian: Custodian,
     /// Where others may share the database.
@@ -298,7 +299,8 @@ async fn assemble(
     let horizon = Horizon::new(Arc::clone(&clock), store.is_shared());
     let publisher = Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness };
     let is_new = opened.is_new;
-    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, custodian, is_new, registry })
+    let passed_over = PassedOver::new(&telemetry.meter());
+    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, passed_over, custodian, is_new, registry })
 }
 
 /// Keeps note of the boots that are there.
@@ -352,12 +354,13 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         ),
     );
     let Parts { store, audit, ledger, admin, publisher, gate, custodian, is_new, registry, .. } = parts;
+    let passed_over = parts.passed_over.clone();
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
     let standings = Standings::new(Arc::clone(&publisher.clock));
     let state = StateApi::new(publisher.clone(), standings.clone(), gate.clone(), shutdown.clone());
-    let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), gate.clone());
+    let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), (gate.clone(), passed_over));
     let heard = (publisher.fleet.clone(), registry.clone());
     let node_api = NodeApi::new(admin.clone(), nodes.clone(), heard, publisher.hub.clone());
     let certificates = CertificateApi::new(admin.clone(), gate.clone());

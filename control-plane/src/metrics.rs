@@ -48,6 +48,25 @@ impl RefusedConnections {
     }
 }
 
+/// Counts the records of nodes that no key's chain has taken or will. Clones share the count.
+#[derive(Clone)]
+pub struct PassedOver(Counter<u64>);
+
+impl PassedOver {
+    /// Registers the count.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        let description =
+            "Records of nodes that are in no virtual key's chain and told of in the administrators' chain, by reason.";
+        Self(meter.u64_counter("keyforge.audit.passed_over").with_description(description).build())
+    }
+
+    /// So many more, for a reason out of a closed list.
+    pub fn count(&self, reason: &'static str, records: u64) {
+        self.0.add(records, &[KeyValue::new("keyforge.reason", reason)]);
+    }
+}
+
 /// Registers what is read when somebody asks.
 pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, (admin, custodian): (&Admin, &Custodian)) {
     failed_sign_ins(meter, admin.clone());

@@ -68,9 +68,20 @@ impl Audit {
 
     /// Chains one record that the control plane itself wrote.
     pub(super) async fn append(&self, conn: &mut Conn, chain: ChainId, record: Vec<u8>) -> Result<(), AuditError> {
+        self.append_about(conn, chain, record, None).await
+    }
+
+    /// Chains one record that the control plane itself wrote about a node's life.
+    pub(super) async fn append_about(
+        &self,
+        conn: &mut Conn,
+        chain: ChainId,
+        record: Vec<u8>,
+        life: Option<Origin>,
+    ) -> Result<(), AuditError> {
         let mut tails = self.tails(conn, &[chain]).await?;
         let mut tail = tails.pop().ok_or(AuditError::UnknownChain(chain))?;
-        let entry = tail.link(record, None);
+        let entry = tail.link(record, life);
         entries::insert(conn, vec![entry]).await?;
         Ok(chains::set_heads(conn, &[tail.sealed()]).await?)
     }

@@ -5,8 +5,9 @@
 //! their records through all chains, and the administrators' chain says which keys were made and how often the state was changed.
 
 use keyforge_shared::audit::admin::{AdminOutcome, AdminRecord};
-use keyforge_shared::id::{BootId, KeyId};
+use keyforge_shared::id::{BootId, ChainId, KeyId};
 
+use super::unchained;
 use crate::store::boots::{self, Stocktaking};
 use crate::store::sql::Conn;
 use crate::store::{StoreError, deployment, keys};
@@ -45,13 +46,18 @@ const NAMED: usize = 20;
 
 /// The next boot after `after`, with what is wrong with its records; an empty text when nothing is. `None` after the last boot.
 ///
-/// A watermark says how far a life has shipped, and a declared gap names what comes after it. So all up to it is chained, gap or not.
-pub(super) async fn boot_after(conn: &mut Conn, after: &[u8]) -> Result<Option<(Vec<u8>, String)>, StoreError> {
-    let found = boots::stocktaking_after(conn, after).await?;
-    Ok(found.map(|found| {
-        let fault = boot_fault(&found);
-        (found.boot, fault)
-    }))
+/// A watermark says how far a life has shipped, and a declared gap names what comes after it. So all up to it is chained, gap or not; or the
+/// administrators' chain, `admin`, tells of it.
+pub(super) async fn boot_after(
+    conn: &mut Conn,
+    admin: ChainId,
+    after: &[u8],
+) -> Result<Option<(Vec<u8>, String)>, StoreError> {
+    let Some(boot) = boots::named_after(conn, after).await? else { return Ok(None) };
+    let told = unchained::told_of(conn, admin, &boot).await?;
+    let found = boots::stocktaking(conn, boot, &told.runs()).await?;
+    let fault = boot_fault(&found);
+    Ok(Some((found.boot, fault)))
 }
 
 fn boot_fault(found: &Stocktaking) -> String {

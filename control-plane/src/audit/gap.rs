@@ -105,6 +105,6 @@ async fn is_recorded(conn: &mut Conn, record: &GapRecord) -> Result<bool, StoreE
     let recent = entries::before(conn, record.chain, i64::MAX, REPEATS).await?;
     Ok(recent.iter().any(|row| match Record::decode(&row.record) {
         Ok(Record::Gap(before)) => GapRecord { at: record.at, charged: record.charged, ..before } == *record,
-        Ok(Record::Request(_) | Record::Admin(_)) | Err(_) => false,
+        Ok(Record::Request(_) | Record::Admin(_) | Record::Unchained(_)) | Err(_) => false,
     }))
 }

@@ -1,8 +1,9 @@
 //! Intake: records of nodes arrive at least once and are chained exactly once.
 //!
 //! One batch is one transaction: records are checked, those above the boot's watermark are linked to their chains, and usage, ledger and
-//! watermark move with them. The answer is given after the commit, which is on disk. A record that cannot be chained is refused with its
-//! number; nothing after it is chained either, and nothing is ever dropped. A key whose request cost more than its bound is noted in the same
+//! watermark move with them. The answer is given after the commit, which is on disk. A record that is not what its batch says is refused with its
+//! number; nothing after it is chained either, and nothing is ever dropped. What no key's chain can take although it is sound is passed over and
+//! told of ([`super::unchained`]), so that it holds up nothing else. A key whose request cost more than its bound is noted in the same
 //! transaction as one to be frozen, so that neither a crash nor a hang-up after the commit can lose that.
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,6 +14,7 @@ use keyforge_shared::audit::request::{Flags, Outcome, PrivateTag, RequestRecord}
 use keyforge_shared::id::{BootId, ChainId, KeyId, NodeId};
 
 use super::chain::Tail;
+use super::unchained::{self, Passed};
 use super::{Audit, AuditError};
 use crate::ledger::settle;
 use crate::store::entries::{self, NewEntry, Origin};
@@ -51,14 +53,6 @@ pub enum IntakeError {
         /// Which field.
         field: &'static str,
     },
-    /// It belongs to no virtual key's chain.
-    #[error("record {seq} names {chain}, which is no virtual key's chain")]
-    UnknownChain {
-        /// Its number.
-        seq: u64,
-        /// What it names.
-        chain: ChainId,
-    },
     /// Another record was chained under its number.
     #[error("record {seq} is not the one that was chained under this number: a node does not rewrite what it shipped")]
     Rewritten {
@@ -75,6 +69,34 @@ impl From<StoreError> for IntakeError {
         Self::Audit(error.into())
     }
 }
+
+/// Records of one life as a node ships them.
+pub struct Batch {
+    /// Who ships.
+    pub node: NodeId,
+    /// The life.
+    pub boot: BootId,
+    /// Number of the first record.
+    pub first_seq: u64,
+    /// Nothing before that number is kept by the node any more.
+    pub earlier_gone: bool,
+    /// Canonical bytes, numbers rising by one.
+    pub records: Vec<Vec<u8>>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Every record of the boot up to this number is chained or told of, and on disk.
+    pub watermark: u64,
+    /// Records that were passed over, because they name no virtual key's chain.
+    pub unchained: u64,
+    /// Numbers that were passed over, because their records are gone on both sides.
+    pub lost: u64,
+}
+
+/// Chains open for extension, each with its key.
+type Tails = HashMap<ChainId, (Tail, KeyId)>;
 
 struct Shipped {
     record: RequestRecord,
@@ -94,46 +116,39 @@ impl Intake {
         Self { store, audit }
     }
 
-    /// Chains the records of `boot` from number `first_seq` on, skipping those that are chained already. Returns the boot's watermark: every
-    /// record up to it is chained and on disk.
+    /// Chains the records of a batch, skipping those that are chained already, and passes over what no key's chain can take.
     ///
     /// # Errors
     /// [`IntakeError`]; nothing was chained then.
-    pub async fn ship(
-        &self,
-        node: NodeId,
-        boot: BootId,
-        first_seq: u64,
-        records: Vec<Vec<u8>>,
-    ) -> Result<u64, IntakeError> {
-        let shipped = self.decode(node, boot, first_seq, records)?;
+    pub async fn ship(&self, batch: Batch) -> Result<Taken, IntakeError> {
+        let Batch { node, boot, first_seq, earlier_gone, .. } = batch;
+        let shipped = self.decode(batch)?;
         let mut tx = self.store.write().await?;
         let known = boots::hold(&mut tx, boot, node, self.audit.clock.now()).await?;
         if known.node != node {
             return Err(IntakeError::ForeignBoot(boot));
         }
-        let watermark = known.watermark;
-        if first_seq > watermark + 1 || first_seq == 0 {
-            return Err(IntakeError::Sequence { first: first_seq, due: watermark + 1 });
+        let due = known.watermark.saturating_add(1);
+        if first_seq == 0 || (first_seq > due && !earlier_gone) {
+            return Err(IntakeError::Sequence { first: first_seq, due });
         }
-        let fresh = skip_chained(&mut tx, boot, watermark, shipped).await?;
-        let Some(last) = fresh.last().map(|shipped| shipped.record.node_seq) else {
-            tx.commit().await.map_err(StoreError::from)?;
-            return Ok(watermark);
-        };
-        self.chain(&mut tx, fresh).await?;
-        boots::set_watermark(&mut tx, boot, last).await?;
+        let lost = (first_seq > due).then(|| (due, first_seq - 1));
+        let mut fresh = self.skip_known(&mut tx, boot, known.watermark, shipped).await?;
+        let tails = self.tails(&mut tx, &fresh).await?;
+        let passed = pass_over(&mut fresh, &tails, lost);
+        let last = fresh.last().map(|shipped| shipped.record.node_seq).or(lost.map(|(_, last)| last));
+        let taken =
+            Taken { watermark: last.unwrap_or(known.watermark), unchained: passed.records(), lost: passed.lost() };
+        self.chain(&mut tx, tails, fresh).await?;
+        self.audit.tell(&mut tx, (node, boot), passed).await?;
+        if taken.watermark > known.watermark {
+            boots::set_watermark(&mut tx, boot, taken.watermark).await?;
+        }
         tx.commit().await.map_err(StoreError::from)?;
-        Ok(last)
+        Ok(taken)
     }
 
-    fn decode(
-        &self,
-        node: NodeId,
-        boot: BootId,
-        first_seq: u64,
-        records: Vec<Vec<u8>>,
-    ) -> Result<Vec<Shipped>, IntakeError> {
+    fn decode(&self, Batch { node, boot, first_seq, records, .. }: Batch) -> Result<Vec<Shipped>, IntakeError> {
         let deployment = self.audit.deployment;
         let numbered =
             records.into_iter().enumerate().map(|(index, bytes)| (first_seq.saturating_add(index as u64), bytes));
@@ -155,7 +170,7 @@ impl Intake {
     }
 
     /// The chains of these records open for extension, each with its key. Their books are held with them.
-    async fn tails(&self, conn: &mut Conn, fresh: &[Shipped]) -> Result<HashMap<ChainId, (Tail, KeyId)>, IntakeError> {
+    async fn tails(&self, conn: &mut Conn, fresh: &[Shipped]) -> Result<Tails, IntakeError> {
         let chains: BTreeSet<ChainId> = fresh.iter().map(|shipped| shipped.record.chain).collect();
         let chains: Vec<ChainId> = chains.into_iter().collect();
         let workspaces = keys::workspaces_of(conn, &chains).await?;
@@ -165,14 +180,44 @@ impl Intake {
         Ok(owned.map(|(chain, (key, tail))| (chain, (tail, key))).collect())
     }
 
-    async fn chain(&self, conn: &mut Conn, fresh: Vec<Shipped>) -> Result<(), IntakeError> {
-        let mut tails = self.tails(conn, &fresh).await?;
+    /// Leaves the records above the watermark, after proving that those below it are the ones that were chained or told of.
+    async fn skip_known(
+        &self,
+        conn: &mut Conn,
+        boot: BootId,
+        watermark: u64,
+        mut shipped: Vec<Shipped>,
+    ) -> Result<Vec<Shipped>, IntakeError> {
+        let fresh = shipped.split_off(shipped.partition_point(|shipped| shipped.record.node_seq <= watermark));
+        let (Some(first), Some(last)) = (shipped.first(), shipped.last()) else { return Ok(fresh) };
+        let stored = entries::of_boot(conn, boot, first.record.node_seq, last.record.node_seq).await?;
+        let stored: HashMap<u64, Vec<u8>> = stored.into_iter().collect();
+        shipped.retain(|Shipped { record, bytes }| stored.get(&record.node_seq) != Some(bytes));
+        if shipped.is_empty() {
+            return Ok(fresh);
+        }
+        let told = unchained::told_of(conn, self.audit.admin_chain, boot.as_bytes()).await?;
+        for Shipped { record, bytes } in &shipped {
+            let seq = record.node_seq;
+            if stored.contains_key(&seq) || !told.has(seq, bytes) {
+                tracing::error!(%boot, seq, "a record differs from the one that came first under its number, or that one is gone");
+                return Err(IntakeError::Rewritten { seq });
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Chains those records that have a chain among `tails`.
+    async fn chain(&self, conn: &mut Conn, mut tails: Tails, fresh: Vec<Shipped>) -> Result<(), IntakeError> {
+        if tails.is_empty() {
+            return Ok(());
+        }
         let mut linked: Vec<NewEntry> = Vec::with_capacity(fresh.len());
         let mut charged: Vec<(KeyId, RequestRecord)> = Vec::with_capacity(fresh.len());
         for Shipped { record, bytes } in fresh {
             let (chain, seq) = (record.chain, record.node_seq);
-            let (tail, key) = tails.get_mut(&chain).ok_or(IntakeError::UnknownChain { seq, chain })?;
-            let origin = Origin { node: record.node, boot: record.boot, node_seq: seq };
+            let Some((tail, key)) = tails.get_mut(&chain) else { continue };
+            let origin = Origin { node: record.node, boot: record.boot, node_seq: Some(seq) };
             linked.push(tail.link(bytes, Some(origin)));
             charged.push((*key, record));
         }
@@ -188,25 +233,22 @@ impl Intake {
     }
 }
 
-/// Leaves the records above the watermark, after proving that those below it are the ones that were chained.
-async fn skip_chained(
-    conn: &mut Conn,
-    boot: BootId,
-    watermark: u64,
-    mut shipped: Vec<Shipped>,
-) -> Result<Vec<Shipped>, IntakeError> {
-    let fresh = shipped.split_off(shipped.partition_point(|shipped| shipped.record.node_seq <= watermark));
-    let (Some(first), Some(last)) = (shipped.first(), shipped.last()) else { return Ok(fresh) };
-    let stored = entries::of_boot(conn, boot, first.record.node_seq, last.record.node_seq).await?;
-    let stored: HashMap<u64, Vec<u8>> = stored.into_iter().collect();
-    for Shipped { record, bytes } in &shipped {
-        let seq = record.node_seq;
-        if stored.get(&seq) != Some(bytes) {
-            tracing::error!(%boot, seq, "a record differs from the one chained under its number, or that one is gone");
-            return Err(IntakeError::Rewritten { seq });
+/// Takes note of the records that name none of `tails`. Records that do not fit in one entry stay for the next batch.
+fn pass_over(fresh: &mut Vec<Shipped>, tails: &Tails, lost: Option<(u64, u64)>) -> Passed {
+    let mut passed = Passed::after(lost);
+    let mut taken = fresh.len();
+    for (index, Shipped { record, bytes }) in fresh.iter().enumerate() {
+        if tails.contains_key(&record.chain) {
+            continue;
         }
+        if passed.is_full() {
+            taken = index;
+            break;
+        }
+        passed.add(record, bytes);
     }
-    Ok(fresh)
+    fresh.truncate(taken);
+    passed
 }
 
 fn sums_by_day(charged: &[(KeyId, RequestRecord)]) -> Vec<DayUsage> {

@@ -1,7 +1,8 @@
 //! Audit chains: begun with a key, extended by what nodes ship and operators do, read back and verified.
 //!
 //! * [`chain`]: the only way to extend a chain; a chain whose head was tampered with is never extended
-//! * [`intake`]: records of nodes arrive at least once and are chained exactly once; [`gap`]: they never arrive
+//! * [`intake`]: records of nodes arrive at least once and are chained exactly once; [`gap`]: they never arrive; [`unchained`]: no key's chain can
+//!   take them
 //! * [`list`]: entries for people; [`verify`]: everything that is stored, checked against its hashes, the ledger, and what should be there
 
 pub mod chain;
@@ -9,6 +10,7 @@ pub mod completeness;
 pub mod gap;
 pub mod intake;
 pub mod list;
+pub mod unchained;
 pub mod verify;
 
 use std::sync::Arc;

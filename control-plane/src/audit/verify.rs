@@ -117,7 +117,11 @@ impl Verification {
                     self.next = Next::After(id);
                 }
                 Next::BootAfter(last) => {
-                    let Some((boot, fault)) = completeness::boot_after(&mut tx, &last).await? else { continue };
+                    let Some((boot, fault)) =
+                        completeness::boot_after(&mut tx, self.audit.admin_chain(), &last).await?
+                    else {
+                        continue;
+                    };
                     if !fault.is_empty() {
                         self.ready.push_back(of_no_entry(self.audit.admin_chain(), fault));
                     }
@@ -221,7 +225,7 @@ impl Audit {
                 match check(&mut verifier, seq, row) {
                     Ok(Record::Request(record)) => found.tally.add(&record),
                     Ok(Record::Admin(act)) => found.acts.add(conn, &act).await?,
-                    Ok(Record::Gap(_)) => {}
+                    Ok(Record::Gap(_) | Record::Unchained(_)) => {}
                     Err(broken) => return Ok(Err(broken)),
                 }
                 seq += 1;
@@ -302,6 +306,9 @@ fn check(verifier: &mut Verifier<'_>, held: u64, row: StoredEntry) -> Result<Rec
             Some(record.boot.as_bytes().to_vec()),
             Some(i64::try_from(record.node_seq).map_err(|_| broken(Fault::Index))?),
         ),
+        Record::Unchained(record) => {
+            (Some(record.node.as_bytes().to_vec()), Some(record.boot.as_bytes().to_vec()), None)
+        }
         Record::Admin(_) | Record::Gap(_) => (None, None, None),
     };
     if beside == expected { Ok(record) } else { Err(broken(Fault::Index)) }

@@ -10,6 +10,7 @@ use keyforge_proto::admin::v1::chain_selector::Chain;
 use keyforge_proto::convert::{parsed, required};
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::{Flags, PrivateTag, RequestRecord};
+use keyforge_shared::audit::unchained::UnchainedRecord;
 use keyforge_shared::id::{ChainId, CredentialId, KeyId};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
@@ -18,9 +19,9 @@ use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError, Caller};
-use crate::audit::Audit;
 use crate::audit::list::{self, Listed};
 use crate::audit::verify::{Selection, Verdict, Verification};
+use crate::audit::{Audit, unchained};
 use crate::store::{Store, chains};
 
 const LIST: &str = "audit/ListEntries";
@@ -158,8 +159,26 @@ fn encode(entry: Listed) -> proto::Entry {
             request_ids: record.requests.iter().map(ToString::to_string).collect(),
             charged_nano_usd: record.charged.nanos(),
         }),
+        Record::Unchained(record) => proto::entry::Record::Unchained(unchained_entry(&record)),
     };
     proto::Entry { seq: entry.seq, t_cp_ms: entry.t_cp.millis(), hash: entry.hash, record: Some(record) }
+}
+
+fn unchained_entry(record: &UnchainedRecord) -> proto::UnchainedEntry {
+    let chain = |(chain, (records, cost)): (ChainId, (u64, u64))| proto::UnknownChain {
+        chain_id: chain.to_string(),
+        records,
+        cost_nano_usd: cost,
+    };
+    proto::UnchainedEntry {
+        node_id: record.node.to_string(),
+        boot_id: record.boot.to_string(),
+        lost_from: record.lost_from,
+        lost_through: record.lost_through,
+        chains: unchained::by_chain(record).into_iter().map(chain).collect(),
+        first_seq: record.records.first().map_or(0, |first| first.node_seq),
+        last_seq: record.records.last().map_or(0, |last| last.node_seq),
+    }
 }
 
 fn request_entry(record: &RequestRecord) -> proto::RequestEntry {

@@ -12,8 +12,9 @@ use tonic::{Code, Request, Response, Status};
 use super::auth::NodeGate;
 use super::status::told;
 use crate::admin::Admin;
-use crate::audit::intake::{Intake, IntakeError};
+use crate::audit::intake::{Batch, Intake, IntakeError, Taken};
 use crate::audit::{Audit, AuditError};
+use crate::metrics::PassedOver;
 use crate::store::{Store, StoreError, overspent};
 
 /// Serves the intake to nodes.
@@ -23,17 +24,19 @@ pub struct IntakeApi {
     intake: Intake,
     admin: Admin,
     gate: NodeGate,
+    passed_over: PassedOver,
     /// Held while noted keys are frozen: a second look at the notes comes after the freeze that took them away, so that it cannot freeze a key
     /// again which an operator has unfrozen in between.
     freezing: Mutex<()>,
 }
 
 impl IntakeApi {
-    /// Chains with `audit` in `store` what those ship whom `gate` lets pass; keys that must not go on are frozen by `admin`.
+    /// Chains with `audit` in `store` what those ship whom `gate` lets pass; keys that must not go on are frozen by `admin`. What is passed over is
+    /// counted in `passed_over`.
     #[must_use]
-    pub fn new(store: Store, audit: Arc<Audit>, admin: Admin, gate: NodeGate) -> Self {
+    pub fn new(store: Store, audit: Arc<Audit>, admin: Admin, (gate, passed_over): (NodeGate, PassedOver)) -> Self {
         let intake = Intake::new(store.clone(), Arc::clone(&audit));
-        Self { store, audit, intake, admin, gate, freezing: Mutex::default() }
+        Self { store, audit, intake, admin, gate, passed_over, freezing: Mutex::default() }
     }
 
     /// Freezes every key that is noted as one that overspent.
@@ -56,6 +59,21 @@ impl IntakeApi {
         Ok(())
     }
 
+    /// Says aloud what was passed over.
+    fn passed_over(&self, (node, boot): (NodeId, BootId), taken: Taken) {
+        let Taken { watermark, unchained, lost } = taken;
+        if unchained > 0 {
+            self.passed_over.count("unknown_chain", unchained);
+            tracing::warn!(%node, %boot, records = unchained, watermark,
+                "records name chains that no virtual key here has; they count for no key, and the administrators' chain names them");
+        }
+        if lost > 0 {
+            self.passed_over.count("gone", lost);
+            tracing::warn!(%node, %boot, records = lost, watermark,
+                "records that were acknowledged before are gone here and at their node; the administrators' chain names their numbers");
+        }
+    }
+
     async fn overspent(&self) -> Result<Vec<(KeyId, RequestId)>, StoreError> {
         overspent::noted(&mut *self.store.read().await?).await
     }
@@ -70,12 +88,15 @@ impl AuditIntakeService for IntakeApi {
         let (node, boot) = life(&request.get_ref().node_id, &request.get_ref().boot_id).map_err(invalid)?;
         self.gate.check(&request, Some(node), Some(boot)).await?;
         let request = request.into_inner();
-        let watermark = self.intake.ship(node, boot, request.first_seq, request.records).await.map_err(refused)?;
+        let proto::ShipRecordsRequest { first_seq, records, earlier_gone, .. } = request;
+        let batch = Batch { node, boot, first_seq, earlier_gone, records };
+        let taken = self.intake.ship(batch).await.map_err(refused)?;
+        self.passed_over((node, boot), taken);
         if let Err(error) = self.freeze_overspent().await {
             // The records are chained all the same, and that is what the node asks for.
             tracing::error!(%error, "the keys that overspent could not be read; the next shipment tries again");
         }
-        Ok(Response::new(proto::ShipRecordsResponse { watermark }))
+        Ok(Response::new(proto::ShipRecordsResponse { watermark: taken.watermark }))
     }
 
     async fn report_gap(
@@ -113,10 +134,9 @@ fn refused(error: IntakeError) -> Status {
         IntakeError::Audit(_) => Code::Internal,
         IntakeError::Sequence { .. } => Code::FailedPrecondition,
         IntakeError::ForeignBoot(_) => Code::PermissionDenied,
-        IntakeError::Unreadable { .. }
-        | IntakeError::Contradiction { .. }
-        | IntakeError::UnknownChain { .. }
-        | IntakeError::Rewritten { .. } => Code::InvalidArgument,
+        IntakeError::Unreadable { .. } | IntakeError::Contradiction { .. } | IntakeError::Rewritten { .. } => {
+            Code::InvalidArgument
+        }
     };
     Status::new(
         code,

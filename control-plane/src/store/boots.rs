@@ -123,39 +123,80 @@ pub struct Stocktaking {
     pub boot: Vec<u8>,
     /// The stored watermark; `None` when there is no such boot although entries name it.
     pub watermark: Option<i64>,
-    /// How many entries name the boot.
+    /// How many records of the boot are chained or told of.
     pub entries: i64,
-    /// The first place in the order of their numbers whose entry has another number, and that number.
+    /// The first place in the order of their numbers that has another number, and that number.
     pub first_astray: Option<(i64, i64)>,
 }
 
-/// Counts the records of the next boot after `after`, in the order of ids, of all that the table or an entry names; `None` after the last.
+/// The next boot after `after`, in the order of ids, of all that the table or an entry names; `None` after the last.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn stocktaking_after(conn: &mut Conn, after: &[u8]) -> Result<Option<Stocktaking>, StoreError> {
+pub async fn named_after(conn: &mut Conn, after: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
     // Each half is one step in an index, so the walk costs as much as there are boots.
-    let next: Option<Vec<u8>> = sql::query(
+    let next = sql::query(
         "SELECT boot_id FROM (SELECT boot_id FROM (SELECT boot_id FROM boots WHERE boot_id > $1 ORDER BY boot_id LIMIT 1) AS known \
          UNION ALL SELECT boot_id FROM (SELECT boot_id FROM entries WHERE boot_id IS NOT NULL AND boot_id > $1 \
              ORDER BY boot_id LIMIT 1) AS named) AS next ORDER BY boot_id LIMIT 1",
     )
-    .bind(after)
-    .fetch_value(conn)
-    .await?;
-    let Some(boot) = next else { return Ok(None) };
+    .bind(after);
+    Ok(next.fetch_value(conn).await?)
+}
+
+/// Counts the records of a boot: those that are chained, and `told`, runs of first and last numbers that are told of elsewhere.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn stocktaking(conn: &mut Conn, boot: Vec<u8>, told: &[(u64, u64)]) -> Result<Stocktaking, StoreError> {
     let counts = sql::query(
-        "SELECT (SELECT watermark FROM boots WHERE boot_id = $1), (SELECT count(*) FROM entries WHERE boot_id = $1)",
+        "SELECT (SELECT watermark FROM boots WHERE boot_id = $1), (SELECT count(node_seq) FROM entries WHERE boot_id = $1)",
     );
     let counts = counts.bind(boot.as_slice()).fetch_one(conn).await?;
-    let (watermark, entries) = (counts.try_get(0)?, counts.try_get(1)?);
-    // Read off the index in order; a number of its own kind (NULL, text) is astray, too.
+    let (watermark, chained): (_, i64) = (counts.try_get(0)?, counts.try_get(1)?);
+    let first_astray =
+        if told.is_empty() { first_astray(conn, &boot).await? } else { first_astray_beside(conn, &boot, told).await? };
+    let told = told.iter().map(|(first, last)| last.saturating_sub(*first).saturating_add(1));
+    let told = i64::try_from(told.fold(0, u64::saturating_add)).unwrap_or(i64::MAX);
+    Ok(Stocktaking { boot, watermark, entries: chained.saturating_add(told), first_astray })
+}
+
+/// Read off the index in order; a number of its own kind (NULL, text) is astray, too.
+async fn first_astray(conn: &mut Conn, boot: &[u8]) -> Result<Option<(i64, i64)>, StoreError> {
     let astray = sql::query(
         "SELECT place, coalesce(node_seq, 0) FROM \
          (SELECT node_seq, row_number() OVER (ORDER BY node_seq) AS place FROM entries WHERE boot_id = $1) AS numbered \
          WHERE node_seq IS DISTINCT FROM place LIMIT 1",
     );
-    let astray = astray.bind(boot.as_slice()).fetch_optional(conn).await?;
-    let first_astray = astray.map(|row| Ok::<_, StoreError>((row.try_get(0)?, row.try_get(1)?))).transpose()?;
-    Ok(Some(Stocktaking { boot, watermark, entries, first_astray }))
+    let astray = astray.bind(boot).fetch_optional(conn).await?;
+    astray.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+}
+
+macro_rules! astray_beside {
+    ($told:literal) => {
+        concat!(
+            "SELECT place, low FROM (SELECT low, \
+                 CAST(1 + coalesce(sum(high - low + 1) OVER (ORDER BY low ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS BIGINT) AS place \
+                 FROM (SELECT node_seq AS low, node_seq AS high FROM entries WHERE boot_id = $1 AND node_seq IS NOT NULL UNION ALL ",
+            $told,
+            ") AS known) AS numbered WHERE low <> place LIMIT 1"
+        )
+    };
+}
+
+/// The same where runs of numbers are told of beside what is chained: each run takes as many places as it is long.
+async fn first_astray_beside(
+    conn: &mut Conn,
+    boot: &[u8],
+    told: &[(u64, u64)],
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let astray = sql::query(conn.either(
+        astray_beside!("SELECT value ->> 0 AS low, value ->> 1 AS high FROM json_each($2)"),
+        astray_beside!(
+            "SELECT (value ->> 0)::bigint AS low, (value ->> 1)::bigint AS high FROM json_array_elements($2::json)"
+        ),
+    ));
+    let runs = serde_json::to_string(told).map_err(|_| StoreError::Range("told"))?;
+    let astray = astray.bind(boot).bind(runs).fetch_optional(conn).await?;
+    astray.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
 }

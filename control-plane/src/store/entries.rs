@@ -17,15 +17,15 @@ use super::sql::{self, Conn, Engine, Row};
 use super::timely::Patience;
 use super::{StoreError, column, partitions};
 
-/// Which record of which boot an entry holds.
+/// Which record of which boot an entry holds, or which boot it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The node.
     pub node: NodeId,
     /// Its life.
     pub boot: BootId,
-    /// The record's number in that life.
-    pub node_seq: u64,
+    /// The record's number in that life; `None` for what the control plane itself wrote about it.
+    pub node_seq: Option<u64>,
 }
 
 /// An entry to insert.
@@ -34,7 +34,7 @@ pub struct NewEntry {
     pub chain: ChainId,
     /// Place in it.
     pub seq: u64,
-    /// Where the record came from; `None` when the control plane wrote it.
+    /// Where the record came from, or which life it is about; `None` when it is about none.
     pub origin: Option<Origin>,
     /// When it was chained.
     pub t_cp: Timestamp,
@@ -94,10 +94,8 @@ async fn insert_as_columns(
     patience: &mut Patience,
     entries: Vec<NewEntry>,
 ) -> Result<(), StoreError> {
-    let node_seq =
-        |entry: &NewEntry| entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose();
     let seqs: Vec<i64> = entries.iter().map(|entry| column::signed(entry.seq, "seq")).collect::<Result<_, _>>()?;
-    let node_seqs: Vec<Option<i64>> = entries.iter().map(node_seq).collect::<Result<_, _>>()?;
+    let node_seqs: Vec<Option<i64>> = entries.iter().map(number).collect::<Result<_, _>>()?;
     let origins: Vec<Option<Origin>> = entries.iter().map(|entry| entry.origin).collect();
     let chains: Vec<&[u8]> = entries.iter().map(|entry| entry.chain.as_bytes().as_slice()).collect();
     let nodes: Vec<Option<&[u8]>> =
@@ -125,8 +123,12 @@ async fn insert_as_columns(
     Ok(())
 }
 
+fn number(entry: &NewEntry) -> Result<Option<i64>, StoreError> {
+    entry.origin.and_then(|origin| origin.node_seq).map(|number| column::signed(number, "node_seq")).transpose()
+}
+
 fn bind(arguments: &mut SqliteArguments, entry: NewEntry) -> Result<(), StoreError> {
-    let node_seq = entry.origin.map(|origin| column::signed(origin.node_seq, "node_seq")).transpose()?;
+    let node_seq = number(&entry)?;
     let seq = column::signed(entry.seq, "seq")?;
     let origin = entry.origin.as_ref();
     arguments
@@ -317,6 +319,28 @@ pub async fn of_boot(conn: &mut Conn, boot: BootId, first: u64, last: u64) -> Re
     rows.iter().map(|row| Ok((column::unsigned(row, "node_seq")?, row.try_get("record")?))).collect()
 }
 
+/// At most `limit` records that the control plane wrote about a boot in `chain`, each with its place, after place `after`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn about_boot(
+    conn: &mut Conn,
+    (chain, boot): (ChainId, &[u8]),
+    after: i64,
+    limit: u32,
+) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+    let rows = sql::query(
+        "SELECT seq, record FROM entries WHERE boot_id = $1 AND node_seq IS NULL AND chain_id = $2 AND seq > $3 ORDER BY seq LIMIT $4",
+    )
+    .bind(boot)
+    .bind(chain.as_bytes().as_slice())
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("seq")?, row.try_get("record")?))).collect()
+}
+
 /// Which of `requests` have a chained record of `boot`, and in which chain.
 ///
 /// # Errors
@@ -330,9 +354,9 @@ pub async fn chains_of_requests(
     // A request record holds its request id at the fixed offset 77; SQL counts from 1.
     let rows = sql::query(conn.either(
         "SELECT DISTINCT substr(record, 78, 16) AS request_id, chain_id FROM entries \
-         WHERE boot_id = $1 AND substr(record, 78, 16) IN (SELECT unhex(value) FROM json_each($2))",
+         WHERE boot_id = $1 AND node_seq IS NOT NULL AND substr(record, 78, 16) IN (SELECT unhex(value) FROM json_each($2))",
         "SELECT DISTINCT substr(record, 78, 16) AS request_id, chain_id FROM entries \
-         WHERE boot_id = $1 AND substr(record, 78, 16) IN (SELECT decode(value, 'hex') FROM json_array_elements_text($2::json))",
+         WHERE boot_id = $1 AND node_seq IS NOT NULL AND substr(record, 78, 16) IN (SELECT decode(value, 'hex') FROM json_array_elements_text($2::json))",
     ))
     .bind(boot.as_bytes().as_slice())
     .bind(serde_json::to_string(&wanted).map_err(|_| StoreError::Range("requests"))?)

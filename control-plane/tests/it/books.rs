@@ -106,7 +106,13 @@ pub fn ask(key: &str, amount: u64) -> fleet::AcquireGrantsRequest {
 }
 
 pub fn ship(records: Vec<Vec<u8>>) -> fleet::ShipRecordsRequest {
-    fleet::ShipRecordsRequest { node_id: NODE.to_vec(), boot_id: BOOT.to_vec(), first_seq: 1, records }
+    fleet::ShipRecordsRequest {
+        node_id: NODE.to_vec(),
+        boot_id: BOOT.to_vec(),
+        first_seq: 1,
+        records,
+        earlier_gone: false,
+    }
 }
 
 pub async fn verdicts(audit: &mut AuditServiceClient<Authorized>) -> Vec<admin::ChainVerdict> {

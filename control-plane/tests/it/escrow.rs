@@ -626,7 +626,7 @@ async fn watermark(rig: &Rig, boot: BootId) -> u64 {
 async fn ship(rig: &Rig, node: &Node, again: u64) {
     let from = usize::try_from(watermark(rig, node.boot).await.saturating_sub(again)).unwrap();
     let records = node.records[from..].iter().map(RequestRecord::encode).collect();
-    rig.intake.ship(NODE, node.boot, from as u64 + 1, records).await.unwrap();
+    rig.intake.ship(crate::rig::batch((NODE, node.boot), from as u64 + 1, records)).await.unwrap();
 }
 
 proptest! {

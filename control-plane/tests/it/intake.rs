@@ -15,7 +15,7 @@ use keyforge_shared::money::NanoUsd;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::KeyStatus;
 
-use crate::rig::{ADMIN_CHAIN, NODE, Rig, boot};
+use crate::rig::{ADMIN_CHAIN, NODE, Rig, batch, boot};
 
 #[tokio::test]
 async fn i_17_records_that_are_shipped_again_are_chained_once() {
@@ -77,16 +77,10 @@ async fn a_batch_with_one_bad_record_names_it_and_chains_nothing() {
         let error = rig.ship(boot(1), &records).await.unwrap_err();
         assert!(matches!(error, IntakeError::Contradiction { seq: 3, field } if field == name), "{error}");
     }
-    let stranger = spoil(|record| record.chain = ChainId::from_bytes([9; 16]));
-    let error = rig.ship(boot(1), &stranger).await.unwrap_err();
-    assert!(matches!(error, IntakeError::UnknownChain { seq: 3, .. }), "{error}");
-    let administrator = spoil(|record| record.chain = ADMIN_CHAIN);
-    let error = rig.ship(boot(1), &administrator).await.unwrap_err();
-    assert!(matches!(error, IntakeError::UnknownChain { seq: 3, .. }), "{error}");
 
     let mut bytes: Vec<_> = good.iter().map(RequestRecord::encode).collect();
     bytes[2].push(0);
-    let error = rig.intake.ship(NODE, boot(1), 1, bytes).await.unwrap_err();
+    let error = rig.intake.ship(batch((NODE, boot(1)), 1, bytes)).await.unwrap_err();
     assert!(matches!(error, IntakeError::Unreadable { seq: 3, .. }), "{error}");
 
     assert_eq!(key_entries(&rig, key.chain).await, 0);
@@ -116,7 +110,7 @@ async fn a_batch_that_leaves_a_record_out_is_told_which_one_is_due() {
     rig.ship(boot(1), &[rig.record(key, boot(1), 1, 0, 1)]).await.unwrap();
     let error = rig.ship(boot(1), &[rig.record(key, boot(1), 5, 0, 1)]).await.unwrap_err();
     assert!(matches!(error, IntakeError::Sequence { first: 5, due: 2 }), "{error}");
-    let error = rig.intake.ship(NodeId::from_bytes([8; 16]), boot(1), 2, Vec::new()).await.unwrap_err();
+    let error = rig.intake.ship(batch((NodeId::from_bytes([8; 16]), boot(1)), 2, Vec::new())).await.unwrap_err();
     assert!(matches!(error, IntakeError::ForeignBoot(life) if life == boot(1)), "{error}");
 }
 
@@ -239,7 +233,7 @@ async fn a_gap_is_written_once_to_the_chains_that_miss_records() {
     let gaps = |entries: Vec<list::Listed>| -> Vec<_> {
         let gap = |entry: list::Listed| match entry.record {
             Record::Gap(gap) => Some((gap.last_seq, gap.requests)),
-            Record::Request(_) | Record::Admin(_) => None,
+            Record::Request(_) | Record::Admin(_) | Record::Unchained(_) => None,
         };
         entries.into_iter().filter_map(gap).collect()
     };
@@ -285,8 +279,8 @@ async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_frozen_
     let over = |key, seq| RequestRecord { flags: Flags::BOUND_EXCEEDED, ..rig.record(key, boot(1), seq, 0, 9) };
     let records = [over(key, 1), over(key, 2), over(frozen, 3), rig.record(frozen, boot(1), 4, 0, 9)];
     let noted = async || overspent::noted(&mut rig.store.read().await.unwrap()).await.unwrap();
-    let unknown = RequestRecord { chain: ChainId::from_bytes([9; 16]), ..records[1].clone() };
-    rig.ship(boot(1), &[records[0].clone(), unknown]).await.unwrap_err();
+    let foreign = RequestRecord { boot: boot(9), ..records[1].clone() };
+    rig.ship(boot(1), &[records[0].clone(), foreign]).await.unwrap_err();
     assert!(noted().await.is_empty());
     for _ in 0..2 {
         rig.ship(boot(1), &records).await.unwrap();
@@ -314,11 +308,11 @@ async fn intake_throughput_is_at_least_20_000_entries_per_second() {
         keys.push(rig.key(n, crate::rig::spend_per(keyforge_shared::period::Window::Day, 1 << 50)).await);
     }
     let mut spent = 0;
-    for batch in 0..BATCHES {
-        let seqs = batch * BATCH + 1..=(batch + 1) * BATCH;
+    for number in 0..BATCHES {
+        let seqs = number * BATCH + 1..=(number + 1) * BATCH;
         let records = seqs.map(|seq| rig.record(keys[seq as usize % 50], boot(1), seq, 1, 7).encode()).collect();
         let start = SystemClock.monotonic_nanos();
-        rig.intake.ship(NODE, boot(1), batch * BATCH + 1, records).await.unwrap();
+        rig.intake.ship(batch((NODE, boot(1)), number * BATCH + 1, records)).await.unwrap();
         spent += SystemClock.monotonic_nanos() - start;
     }
     let rate = BATCHES * BATCH * 1_000_000_000 / spent;
@@ -348,7 +342,7 @@ pub async fn measured(rigs: &[Arc<Rig>], nodes: u8, batch: u64, batches: u64) ->
             let mut waited = Vec::new();
             for (number, records) in (0..).zip(shipped) {
                 let start = SystemClock.monotonic_nanos();
-                through.intake.ship(NODE, boot(node), number * batch + 1, records).await.unwrap();
+                through.intake.ship(crate::rig::batch((NODE, boot(node)), number * batch + 1, records)).await.unwrap();
                 waited.push(SystemClock.monotonic_nanos() - start);
             }
             waited

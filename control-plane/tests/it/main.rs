@@ -31,6 +31,7 @@ mod stores;
 mod stream;
 mod tampering;
 mod tenancy;
+mod unchained;
 mod vault;
 mod workspace_limits;
 mod workspaces;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyforge_control_plane::audit::Audit;
-use keyforge_control_plane::audit::intake::{Intake, IntakeError};
+use keyforge_control_plane::audit::intake::{Batch, Intake, IntakeError, Taken};
 use keyforge_control_plane::audit::verify::{Selection, Verdict, Verification};
 use keyforge_control_plane::ledger::Ledger;
 use keyforge_control_plane::store::Store;
@@ -195,8 +195,19 @@ impl Rig {
     }
 
     pub async fn ship(&self, boot: BootId, records: &[RequestRecord]) -> Result<u64, IntakeError> {
-        let first = records.first().map_or(1, |record| record.node_seq);
-        self.intake.ship(NODE, boot, first, records.iter().map(RequestRecord::encode).collect()).await
+        self.ship_taken(boot, records, false).await.map(|taken| taken.watermark)
+    }
+
+    /// The same, with all that became of it. With `earlier_gone`, the node has nothing from before the first record.
+    pub async fn ship_taken(
+        &self,
+        boot: BootId,
+        records: &[RequestRecord],
+        earlier_gone: bool,
+    ) -> Result<Taken, IntakeError> {
+        let first_seq = records.first().map_or(1, |record| record.node_seq);
+        let records = records.iter().map(RequestRecord::encode).collect();
+        self.intake.ship(Batch { earlier_gone, ..batch((NODE, boot), first_seq, records) }).await
     }
 
     pub async fn verify(&self, selection: Selection) -> Vec<Verdict> {
@@ -221,6 +232,11 @@ impl Rig {
         tx.commit().await.unwrap();
         touched
     }
+}
+
+/// Records of a life that keeps all of them.
+pub fn batch((node, boot): (NodeId, BootId), first_seq: u64, records: Vec<Vec<u8>>) -> Batch {
+    Batch { node, boot, first_seq, earlier_gone: false, records }
 }
 
 pub fn boot(n: u8) -> BootId {

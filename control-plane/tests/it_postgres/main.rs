@@ -68,6 +68,8 @@ mod stream;
 mod tampering;
 #[path = "../it/tenancy.rs"]
 mod tenancy;
+#[path = "../it/unchained.rs"]
+mod unchained;
 #[path = "../it/vault.rs"]
 mod vault;
 #[path = "../it/workspace_limits.rs"]

@@ -8,7 +8,7 @@ use keyforge_runtime::backoff::Backoff;
 use keyforge_shared::id::RequestId;
 
 use crate::audit::Identity;
-use crate::audit::sink::{AuditSink, SinkError};
+use crate::audit::sink::{AuditSink, Begin, SinkError};
 
 /// Records in one batch at most.
 pub(super) const BATCH_RECORDS: usize = 500;
@@ -34,10 +34,11 @@ impl<S: AuditSink> Courier<S> {
 
     /// Ships a batch until at least its first record is chained, and returns the last number that is. An empty batch only
     /// asks for that number. A lower number than the batch begins after says that what was acknowledged is gone: the control plane was put back
-    /// to an earlier state, and is shipped the rest once more.
-    pub async fn ship(&mut self, first_seq: u64, records: &[Bytes]) -> u64 {
+    /// to an earlier state, and is shipped the rest once more, as far as it is kept.
+    pub async fn ship(&mut self, begin: Begin, records: &[Bytes]) -> u64 {
+        let first_seq = begin.seq;
         loop {
-            match self.sink.ship(self.identity.node, self.identity.boot, first_seq, records).await {
+            match self.sink.ship(self.identity.node, self.identity.boot, begin, records).await {
                 Ok(watermark) if watermark >= first_seq || records.is_empty() => {
                     self.well();
                     return watermark;
@@ -45,7 +46,8 @@ impl<S: AuditSink> Courier<S> {
                 Ok(watermark) => self.pause(&behind(watermark, first_seq)).await,
                 Err(error) => {
                     let before = first_seq.saturating_sub(1);
-                    if !error.retryable
+                    // When nothing earlier is kept, going back would lead here again.
+                    if !(error.retryable || begin.earlier_gone)
                         && let Some(watermark) = self.watermark().await.filter(|known| *known < before)
                     {
                         tracing::warn!(boot = %self.identity.boot, watermark, "records that were acknowledged are gone there; they are sent again");
@@ -59,7 +61,7 @@ impl<S: AuditSink> Courier<S> {
 
     /// The last number that is chained, if it is told.
     async fn watermark(&self) -> Option<u64> {
-        self.sink.ship(self.identity.node, self.identity.boot, 1, &[]).await.ok()
+        self.sink.ship(self.identity.node, self.identity.boot, Begin::at(1), &[]).await.ok()
     }
 
     /// Reports until it is taken that records after `last_seq` are lost.
@@ -71,11 +73,21 @@ impl<S: AuditSink> Courier<S> {
     }
 
     /// Says until it is taken that this life is over.
-    pub async fn close_boot(&mut self, last_seq: u64) {
+    ///
+    /// # Errors
+    /// The last number that is chained, if that is an earlier one: the control plane was put back since.
+    pub async fn close_boot(&mut self, last_seq: u64) -> Result<(), u64> {
         while let Err(error) = self.sink.close_boot(self.identity.boot, last_seq).await {
+            if !error.retryable
+                && let Some(watermark) = self.watermark().await.filter(|known| *known < last_seq)
+            {
+                tracing::warn!(boot = %self.identity.boot, watermark, last_seq, "records that were acknowledged are gone there; they are sent again");
+                return Err(watermark);
+            }
             self.pause(&error).await;
         }
         self.well();
+        Ok(())
     }
 
     /// Waits after a failure, longer after each; logs the first of a row.

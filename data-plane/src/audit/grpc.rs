@@ -13,7 +13,7 @@ use tonic::client::GrpcService;
 use tonic::codegen::StdError;
 use tonic::{Code, Response, Status};
 
-use crate::audit::sink::{AuditSink, SinkError};
+use crate::audit::sink::{AuditSink, Begin, SinkError};
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(15);
@@ -47,11 +47,12 @@ where
     T::ResponseBody: Body<Data = Bytes> + Send + 'static,
     <T::ResponseBody as Body>::Error: Into<StdError> + Send,
 {
-    async fn ship(&self, node: NodeId, boot: BootId, first_seq: u64, records: &[Bytes]) -> Result<u64, SinkError> {
+    async fn ship(&self, node: NodeId, boot: BootId, begin: Begin, records: &[Bytes]) -> Result<u64, SinkError> {
         let request = ShipRecordsRequest {
             node_id: node.as_bytes().to_vec(),
             boot_id: boot.as_bytes().to_vec(),
-            first_seq,
+            first_seq: begin.seq,
+            earlier_gone: begin.earlier_gone,
             // The only copy: the message owns its bytes, and the batch is kept in case it must be sent again.
             records: records.iter().map(|record| record.to_vec()).collect(),
         };

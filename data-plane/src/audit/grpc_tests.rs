@@ -39,7 +39,8 @@ impl AuditIntakeService for ControlPlane {
         let request = admitted(request)?;
         let records: Vec<Bytes> = request.records.into_iter().map(Bytes::from).collect();
         let node = NodeId::from_slice(&request.node_id).unwrap();
-        let watermark = self.0.ship(node, boot(&request.boot_id), request.first_seq, &records).await;
+        let begin = Begin { seq: request.first_seq, earlier_gone: request.earlier_gone };
+        let watermark = self.0.ship(node, boot(&request.boot_id), begin, &records).await;
         let watermark = watermark.map_err(|error| Status::unavailable(error.message))?;
         Ok(Response::new(ShipRecordsResponse { watermark }))
     }
@@ -104,8 +105,8 @@ async fn everything_arrives_over_a_socket_as_it_was_sent() {
     let sink = with_token(channel, "Bearer fleet");
     let Identity { node, boot, .. } = identity(1);
     let records: Vec<Bytes> = (1..=3).map(|number| Bytes::from(record(number).encode())).collect();
-    assert_eq!(sink.ship(node, boot, 1, &records).await, Ok(3));
-    assert_eq!(sink.ship(node, boot, 2, &[]).await, Ok(3));
+    assert_eq!(sink.ship(node, boot, Begin::at(1), &records).await, Ok(3));
+    assert_eq!(sink.ship(node, boot, Begin::at(2), &[]).await, Ok(3));
     assert!(kept.records(boot).into_values().eq(records));
     sink.report_gap(node, boot, 3, &[fixture::request(9)]).await.unwrap();
     assert_eq!(kept.gaps(), [(boot, 3, vec![fixture::request(9)])]);
@@ -118,11 +119,11 @@ async fn refusals_that_only_an_operator_can_lift_are_told_apart_from_outages() {
     let (kept, channel) = served().await;
     let Identity { node, boot, .. } = identity(1);
     let stranger = with_token(channel.clone(), "Bearer other");
-    let refused = stranger.ship(node, boot, 1, &[]).await.unwrap_err();
+    let refused = stranger.ship(node, boot, Begin::at(1), &[]).await.unwrap_err();
     assert!(!refused.retryable && refused.message.contains("who are you?"), "{refused:?}");
     kept.set_reachable_for(Some(0));
-    let outage = with_token(channel, "Bearer fleet").ship(node, boot, 1, &[]).await.unwrap_err();
+    let outage = with_token(channel, "Bearer fleet").ship(node, boot, Begin::at(1), &[]).await.unwrap_err();
     assert!(outage.retryable, "{outage:?}");
     let closed = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-    assert!(with_token(closed, "Bearer fleet").ship(node, boot, 1, &[]).await.unwrap_err().retryable);
+    assert!(with_token(closed, "Bearer fleet").ship(node, boot, Begin::at(1), &[]).await.unwrap_err().retryable);
 }

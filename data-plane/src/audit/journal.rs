@@ -282,6 +282,11 @@ impl Journal {
         }
     }
 
+    /// Records after `watermark` are not chained any more: their segments stay from now on.
+    pub fn put_back(&mut self, watermark: u64) {
+        self.acked = self.acked.min(watermark);
+    }
+
     /// Records from `from` that are durable, if they are still in memory.
     pub fn recent(&self, from: u64, max_records: usize, max_bytes: usize) -> Option<Vec<Bytes>> {
         self.recent.batch(from, self.durable_seq, max_records, max_bytes)

@@ -8,7 +8,7 @@ use keyforge_shared::id::{BootId, NodeId, RequestId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::audit::sink::{AuditSink, SinkError};
+use crate::audit::sink::{AuditSink, Begin, SinkError};
 
 /// How one call goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ pub struct MemorySink {
 struct State {
     lives: HashMap<BootId, BTreeMap<u64, Bytes>>,
     batches: Vec<(u64, usize)>,
+    lost: Vec<(BootId, u64, u64)>,
     gaps: Vec<(BootId, u64, Vec<RequestId>)>,
     closed: Vec<(BootId, u64)>,
     mishaps: VecDeque<Mishap>,
@@ -76,6 +77,12 @@ impl MemorySink {
     #[must_use]
     pub fn batches(&self) -> Vec<(u64, usize)> {
         self.state.lock().batches.clone()
+    }
+
+    /// What was lost on both sides: life, first and last number.
+    #[must_use]
+    pub fn lost(&self) -> Vec<(BootId, u64, u64)> {
+        self.state.lock().lost.clone()
     }
 
     /// The gaps reported: life, last number, requests.
@@ -128,13 +135,17 @@ impl MemorySink {
 }
 
 impl AuditSink for MemorySink {
-    async fn ship(&self, _: NodeId, boot: BootId, first_seq: u64, records: &[Bytes]) -> Result<u64, SinkError> {
+    async fn ship(&self, _: NodeId, boot: BootId, begin: Begin, records: &[Bytes]) -> Result<u64, SinkError> {
+        let first_seq = begin.seq;
         self.state.lock().batches.push((first_seq, records.len()));
         self.call(|state, mishap| {
             let taken = if mishap == Some(Mishap::OneTaken) { 1 } else { records.len() };
+            let lost = state.lost.iter().filter(|(of, ..)| *of == boot).map(|(.., last)| *last).max().unwrap_or(0);
             let life = state.lives.entry(boot).or_default();
-            let due = life.keys().next_back().map_or(1, |last| last + 1);
-            if first_seq > due && !records.is_empty() {
+            let due = 1 + life.keys().next_back().copied().unwrap_or(0).max(lost);
+            if first_seq > due && begin.earlier_gone {
+                state.lost.push((boot, due, first_seq - 1));
+            } else if first_seq > due && !records.is_empty() {
                 let message = format!("record {first_seq} came, but record {due} is due");
                 return Err(SinkError { retryable: false, message });
             }
@@ -142,7 +153,8 @@ impl AuditSink for MemorySink {
                 // The first to come is chained; a second with the same number is taken for the same record.
                 life.entry(seq).or_insert_with(|| record.clone());
             }
-            Ok(life.keys().next_back().copied().unwrap_or(0))
+            let passed = if begin.earlier_gone { first_seq - 1 } else { 0 };
+            Ok(life.keys().next_back().copied().unwrap_or(0).max(lost).max(passed))
         })?
     }
 

@@ -40,7 +40,7 @@ pub use node_id::NodeIdentity;
 pub use questions::Asked;
 pub use recover::{Told, recover, tell_ahead};
 pub use ship::Shipper;
-pub use sink::{AuditSink, SinkError};
+pub use sink::{AuditSink, Begin, SinkError};
 pub use spool::{Closing, Health, Marks, Spool, SpoolError, SpoolLimits, SpoolStatus};
 
 use keyforge_shared::id::{BootId, DeploymentId, NodeId};

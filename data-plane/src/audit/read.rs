@@ -9,6 +9,7 @@ use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::id::KeyId;
 
 use crate::audit::frame::{FILE_HEADER, Frame, FrameReader, Next, Recorded};
+use crate::audit::sink::Begin;
 
 const BUFFER: usize = 64 << 10;
 
@@ -59,6 +60,53 @@ pub(super) fn records(segments: &[(u32, PathBuf)], position: &mut Position, want
         }
     }
     if batch.records.is_empty() && want.from <= want.through { Err(missing(want.from)) } else { Ok(batch.records) }
+}
+
+/// Reads as [`records`] does, for a reader who was sent back: what was acknowledged before, up to `acknowledged`, may be removed since. Returns with the
+/// records where they begin: at the first that is kept. When none is, there are no records, and they begin after the last that was wanted. Blocks.
+///
+/// # Errors
+/// As [`records`]; a record is missing that was never acknowledged.
+pub(super) fn kept(
+    segments: &[(u32, PathBuf)],
+    position: &mut Position,
+    want: Want,
+    acknowledged: u64,
+) -> io::Result<(Begin, Vec<Bytes>)> {
+    let error = match records(segments, position, want) {
+        Ok(records) => return Ok((Begin::at(want.from), records)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => error,
+        Err(error) => return Err(error),
+    };
+    let first = first_from(segments, want.from)?.unwrap_or(want.through.saturating_add(1));
+    if first == want.from || first > acknowledged.saturating_add(1) {
+        return Err(error);
+    }
+    *position = Position::default();
+    let begin = Begin { seq: first, earlier_gone: true };
+    if first > want.through {
+        return Ok((begin, Vec::new()));
+    }
+    Ok((begin, records(segments, position, Want { from: first, ..want })?))
+}
+
+/// Number of the first record from `from` on that is there.
+fn first_from(segments: &[(u32, PathBuf)], from: u64) -> io::Result<Option<u64>> {
+    for (_, path) in segments {
+        let mut frames = match frames_from(path, FILE_HEADER as u64) {
+            Ok(frames) => frames,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        while let Next::Frame(frame) = frames.next()? {
+            if let Frame::Record(Recorded { seq, .. }) = frame
+                && seq >= from
+            {
+                return Ok(Some(seq));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Reads the next records whose attempts held something in a counter store, with whose counters that was: at most `most` of those with numbers above

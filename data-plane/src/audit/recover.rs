@@ -22,7 +22,7 @@ use crate::audit::leftover::{self, Leftover};
 use crate::audit::read::{self, Position, Want};
 use crate::audit::scan::{self, Scan};
 use crate::audit::settle;
-use crate::audit::sink::{AuditSink, SinkError};
+use crate::audit::sink::{AuditSink, Begin, SinkError};
 use crate::audit::spool::SpoolError;
 
 /// Whom recovery tells what earlier lives did.
@@ -90,8 +90,10 @@ impl<S: AuditSink> Recovery<S> {
 
     async fn run(mut self) {
         let scan = self.settled().await;
-        let last = self.ship(&scan, scan.last_seq).await;
-        self.courier.close_boot(last).await;
+        let mut last = self.ship(&scan, scan.acked, scan.last_seq).await;
+        while let Err(watermark) = self.courier.close_boot(last).await {
+            last = self.ship(&scan, watermark, scan.last_seq).await;
+        }
         let boot = self.leftover.identity.boot;
         tracing::info!(%boot, last_seq = last, "an earlier life of this node is settled");
         self.part_done().await;
@@ -127,9 +129,9 @@ impl<S: AuditSink> Recovery<S> {
         tracing::error!(boot = %scan.identity.boot, whole_through = scan.whole_through, last_seq = scan.last_seq,
             "an audit spool is damaged; what can be read is saved and the gap reported");
         let known = if scan.whole_through > scan.acked {
-            self.ship(&scan, scan.whole_through).await
+            self.ship(&scan, scan.acked, scan.whole_through).await
         } else {
-            self.courier.ship(scan.acked + 1, &[]).await.max(scan.acked)
+            self.courier.ship(Begin::at(scan.acked + 1), &[]).await.max(scan.acked)
         };
         let requests: Vec<RequestId> = scan.open.iter().map(|intent| intent.request).collect();
         self.courier.report_gap(known, &requests).await;
@@ -138,27 +140,27 @@ impl<S: AuditSink> Recovery<S> {
         self.blocking(move |leftover| settle::rebase(leftover, &scan, known, now)).await;
     }
 
-    /// Ships what is not acknowledged, up to `through`. Returns how far the control plane's records reach.
-    async fn ship(&mut self, scan: &Scan, through: u64) -> u64 {
-        let (mut known, mut position) = (scan.acked, Position::default());
+    /// Ships what comes after `known`, up to `through`. Returns how far the control plane's records reach.
+    async fn ship(&mut self, scan: &Scan, mut known: u64, through: u64) -> u64 {
+        let (mut acknowledged, mut position) = (scan.acked, Position::default());
         while known < through {
             let want = Want { from: known + 1, through, max_records: BATCH_RECORDS, max_bytes: BATCH_BYTES };
             let segments = scan.segments.clone();
             let start = position;
             let read = move |leftover: &Leftover| {
                 let mut position = start;
-                match read::records(&segments, &mut position, want) {
-                    Ok(records) => Ok((records, position)),
+                match read::kept(&segments, &mut position, want, acknowledged) {
+                    Ok((begin, records)) => Ok((begin, records, position)),
                     Err(source) => Err(SpoolError::disk("read", &leftover.dir, source)),
                 }
             };
-            let (records, reached) = self.blocking(read).await;
+            let (begin, records, reached) = self.blocking(read).await;
             position = reached;
-            let watermark = self.courier.ship(known + 1, &records).await;
-            if watermark < known + records.len() as u64 {
+            known = self.courier.ship(begin, &records).await;
+            if known < begin.seq - 1 + records.len() as u64 {
                 position = Position::default();
             }
-            known = watermark;
+            acknowledged = acknowledged.max(known);
         }
         known
     }

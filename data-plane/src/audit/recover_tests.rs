@@ -220,7 +220,7 @@ async fn damage_to_records_that_the_control_plane_has_loses_none_of_the_others()
     };
     let sink = Arc::new(MemorySink::new());
     // It got records 1 to 8, but the answer never came back.
-    sink.ship(identity(1).node, boot(), 1, &copy[..8]).await.unwrap();
+    sink.ship(identity(1).node, boot(), Begin::at(1), &copy[..8]).await.unwrap();
     let path = leftover::segment_path(&folder(dir.path()), 2);
     fs::write(&path, &fs::read(&path).unwrap()[..FILE_HEADER]).unwrap();
     restart(dir.path(), &sink).await;
@@ -307,4 +307,37 @@ async fn life_that_wrote_nothing_is_closed_and_removed() {
     restart(dir.path(), &sink).await;
     assert_eq!(sink.closed(), [(boot(), 0)]);
     assert!(!folder(dir.path()).exists());
+}
+
+#[tokio::test]
+async fn i_17_earlier_life_gets_through_to_a_control_plane_that_was_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Arc::new(MemorySink::new());
+    {
+        let limits = SpoolLimits { max_bytes: 1 << 20, segment_bytes: 1000 };
+        let (spool, _) = fixture::open_limited(dir.path(), 1, limits).unwrap();
+        let task = crate::audit::Shipper::new(spool.clone(), Arc::clone(&sink)).spawn(&Shutdown::new());
+        for number in 1..=30 {
+            // Without a hold, nothing but the acknowledgement keeps a segment.
+            spool.intent(&crate::audit::Intent { holds: false, ..intent(number) }).unwrap();
+            spool.record(record(number)).unwrap();
+            spool.core().tick();
+            sink.wait_until(|sink| sink.records(boot()).len() == number as usize).await;
+        }
+        while leftover::segments(&folder(dir.path())).unwrap().first().is_some_and(|(number, _)| *number == 1) {
+            spool.core().tick();
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        spool.intent(&intent(31)).unwrap();
+    }
+    sink.put_back(boot(), 4);
+    restart(dir.path(), &sink).await;
+    let lost = sink.lost();
+    assert_eq!((lost.len(), lost[0].1), (1, 5), "{lost:?}");
+    let kept: Vec<u64> = (1..=4).chain(lost[0].2 + 1..=31).collect();
+    assert!(sink.records(boot()).keys().copied().eq(kept));
+    assert_eq!(sink.closed(), [(boot(), 31)]);
+    assert!(sink.gaps().is_empty() && !folder(dir.path()).exists());
 }

@@ -16,7 +16,7 @@ use crate::audit::courier::{BATCH_BYTES, BATCH_RECORDS, Courier};
 use crate::audit::journal::Journal;
 use crate::audit::leftover;
 use crate::audit::read::{self, Position, Want};
-use crate::audit::sink::{AuditSink, SinkError};
+use crate::audit::sink::{AuditSink, Begin, SinkError};
 use crate::audit::spool::{Progress, Spool, SpoolError};
 
 /// How long a batch that is not full waits for more records.
@@ -28,6 +28,8 @@ pub struct Shipper<S> {
     courier: Courier<S>,
     progress: watch::Receiver<Progress>,
     next: u64,
+    /// The highest number that was acknowledged ever.
+    acknowledged: u64,
     position: Position,
 }
 
@@ -37,7 +39,8 @@ impl<S: AuditSink> Shipper<S> {
     pub fn new(spool: Spool, sink: Arc<S>) -> Self {
         let identity = spool.core().journal.lock().identity;
         let progress = spool.core().progress.subscribe();
-        Self { spool, courier: Courier::new(sink, identity), progress, next: 1, position: Position::default() }
+        let courier = Courier::new(sink, identity);
+        Self { spool, courier, progress, next: 1, acknowledged: 0, position: Position::default() }
     }
 
     /// Starts shipping. The task outlives the drain, because attempts end while it lasts; [`Spool::close`] ends it.
@@ -49,9 +52,7 @@ impl<S: AuditSink> Shipper<S> {
     pub async fn run(mut self) {
         loop {
             while let Some(through) = self.wait().await {
-                let batch = self.batch(through).await;
-                let watermark = self.courier.ship(self.next, &batch).await;
-                self.advance(watermark, batch.len() as u64);
+                self.step(through).await;
             }
             if self.spool.core().with_journal(Journal::end) {
                 break self.finish().await;
@@ -61,6 +62,14 @@ impl<S: AuditSink> Shipper<S> {
                 break;
             }
         }
+    }
+
+    /// Ships a batch of the records up to `through`.
+    async fn step(&mut self, through: u64) {
+        let (begin, batch) = self.batch(through).await;
+        self.next = begin.seq;
+        let watermark = self.courier.ship(begin, &batch).await;
+        self.advance(watermark, batch.len() as u64);
     }
 
     /// Waits for durable records, and a little longer for a fuller batch. The last of them, or `None` at the end.
@@ -77,14 +86,14 @@ impl<S: AuditSink> Shipper<S> {
         Some(self.progress.borrow().durable_seq)
     }
 
-    async fn batch(&mut self, through: u64) -> Vec<Bytes> {
+    async fn batch(&mut self, through: u64) -> (Begin, Vec<Bytes>) {
         loop {
             let recent = self.spool.core().journal.lock().recent(self.next, BATCH_RECORDS, BATCH_BYTES);
             if let Some(records) = recent {
-                return records;
+                return (Begin::at(self.next), records);
             }
             match self.read(through).await {
-                Ok(records) => return records,
+                Ok(read) => return read,
                 Err(error) => {
                     let error = SinkError { retryable: false, message: error.to_string() };
                     self.courier.pause(&error).await;
@@ -94,19 +103,24 @@ impl<S: AuditSink> Shipper<S> {
     }
 
     /// Reads what memory no longer holds.
-    async fn read(&mut self, through: u64) -> io::Result<Vec<Bytes>> {
+    async fn read(&mut self, through: u64) -> io::Result<(Begin, Vec<Bytes>)> {
         let segments = self.spool.core().journal.lock().segments();
         let want = Want { from: self.next, through, max_records: BATCH_RECORDS, max_bytes: BATCH_BYTES };
-        let mut position = self.position;
-        let reading =
-            spawn_blocking(move || read::records(&segments, &mut position, want).map(|read| (read, position)));
-        let (records, position) = reading.await.map_err(io::Error::other)??;
+        let (mut position, acknowledged) = (self.position, self.acknowledged);
+        let reading = spawn_blocking(move || {
+            read::kept(&segments, &mut position, want, acknowledged).map(|read| (read, position))
+        });
+        let (read, position) = reading.await.map_err(io::Error::other)??;
         self.position = position;
-        Ok(records)
+        Ok(read)
     }
 
     fn advance(&mut self, watermark: u64, shipped: u64) {
+        let went_back = watermark < self.next - 1;
         let last = self.spool.core().with_journal(|journal| {
+            if went_back {
+                journal.put_back(watermark);
+            }
             journal.acknowledge(watermark);
             journal.last_seq()
         });
@@ -118,6 +132,7 @@ impl<S: AuditSink> Shipper<S> {
             self.position = Position::default();
         }
         self.next = watermark.min(last) + 1;
+        self.acknowledged = self.acknowledged.max(self.next - 1);
     }
 
     async fn finish(&mut self) {
@@ -125,7 +140,12 @@ impl<S: AuditSink> Shipper<S> {
             let journal = self.spool.core().journal.lock();
             (journal.folder.clone(), journal.last_seq())
         };
-        self.courier.close_boot(last_seq).await;
+        while let Err(watermark) = self.courier.close_boot(last_seq).await {
+            self.advance(watermark, 0);
+            while self.next <= last_seq {
+                self.step(last_seq).await;
+            }
+        }
         let removed = spawn_blocking(move || leftover::remove_folder(&folder)).await;
         let removed = removed.unwrap_or(Err(SpoolError::Failed));
         if let Err(error) = removed {

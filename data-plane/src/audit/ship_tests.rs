@@ -176,6 +176,57 @@ async fn i_17_what_was_acknowledged_before_a_backup_was_restored_is_shipped_agai
     assert_eq!(spool.close(LONG).await, Closing::Clean);
 }
 
+/// Writes so many records in small segments, each acknowledged before the next, so that the oldest are removed.
+async fn write_and_forget(spool: &Spool, sink: &MemorySink, count: u32) {
+    for number in 1..=count {
+        // Without a hold, nothing but the acknowledgement keeps a segment.
+        spool.intent(&crate::audit::Intent { holds: false, ..intent(number) }).unwrap();
+        spool.record(record(number)).unwrap();
+        spool.core().tick();
+        sink.wait_until(|sink| sink.records(boot()).len() == number as usize).await;
+    }
+    while spool.core().journal.lock().segments().first().is_some_and(|(number, _)| *number == 1) {
+        spool.core().tick();
+        tokio::task::yield_now().await;
+    }
+}
+
+const SMALL: crate::audit::SpoolLimits = crate::audit::SpoolLimits { max_bytes: 1 << 20, segment_bytes: 1000 };
+
+#[tokio::test]
+async fn i_17_what_is_gone_on_both_sides_after_a_restore_is_told_and_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = fixture::open_limited(dir.path(), 1, SMALL).unwrap();
+    let sink = Arc::new(MemorySink::new());
+    let _shutdown = start(&spool, &sink);
+    write_and_forget(&spool, &sink, 30).await;
+    sink.put_back(boot(), 4);
+    write(&spool, 31..=32);
+    sink.wait_until(|sink| sink.records(boot()).contains_key(&32)).await;
+    let lost = sink.lost();
+    assert_eq!((lost.len(), lost[0].1), (1, 5), "{lost:?}");
+    assert!((5..31).contains(&lost[0].2), "{lost:?}");
+    // All that is kept came again.
+    let kept: Vec<u64> = (1..=4).chain(lost[0].2 + 1..=32).collect();
+    assert!(sink.records(boot()).keys().copied().eq(kept));
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+}
+
+#[tokio::test]
+async fn life_that_ends_after_a_restore_ships_what_is_due_before_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path(), 1);
+    let sink = Arc::new(MemorySink::new());
+    let _shutdown = start(&spool, &sink);
+    write(&spool, 1..=10);
+    sink.wait_until(|sink| sink.records(boot()).len() == 10).await;
+    sink.put_back(boot(), 4);
+    sink.script([Mishap::Refused { retryable: false }]);
+    assert_eq!(spool.close(LONG).await, Closing::Clean);
+    assert_chained_once(&sink, 10);
+    assert_eq!(sink.closed(), [(boot(), 10)]);
+}
+
 /// Answers with the watermarks it is told to, one after the other; then as it should.
 struct Unsteady {
     watermarks: Mutex<Vec<u64>>,
@@ -183,7 +234,8 @@ struct Unsteady {
 }
 
 impl AuditSink for Unsteady {
-    async fn ship(&self, _: NodeId, _: BootId, first_seq: u64, records: &[Bytes]) -> Result<u64, SinkError> {
+    async fn ship(&self, _: NodeId, _: BootId, begin: Begin, records: &[Bytes]) -> Result<u64, SinkError> {
+        let first_seq = begin.seq;
         self.shipped.lock().push((first_seq, records.len()));
         Ok(self.watermarks.lock().pop().unwrap_or(first_seq - 1 + records.len() as u64))
     }

@@ -15,16 +15,33 @@ pub struct SinkError {
     pub message: String,
 }
 
+/// Where a batch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Number of its first record.
+    pub seq: u64,
+    /// Nothing before that number is kept here any more: it was acknowledged once. What the sink lacks of it is lost, and it is to go on without.
+    pub earlier_gone: bool,
+}
+
+impl Begin {
+    /// A batch of a life that has all that is due.
+    #[must_use]
+    pub const fn at(seq: u64) -> Self {
+        Self { seq, earlier_gone: false }
+    }
+}
+
 /// Takes the records of a node's lives.
 pub trait AuditSink: Send + Sync + 'static {
-    /// Ships records of one life, the first of which has the number `first_seq`, in order and without gaps. Returns the
-    /// number up to which every record of that life is chained and durable. Records that are known already are ignored;
+    /// Ships records of one life, in order and without gaps. Returns the number up to which every record of that life is chained or told of as one
+    /// that cannot be, and durable. Records that are known already are ignored;
     /// an empty batch only asks for that number.
     fn ship(
         &self,
         node: NodeId,
         boot: BootId,
-        first_seq: u64,
+        begin: Begin,
         records: &[Bytes],
     ) -> impl Future<Output = Result<u64, SinkError>> + Send;
 

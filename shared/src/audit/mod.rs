@@ -1,7 +1,7 @@
 //! Audit: what is recorded about each request and each act of administration, and how entries are chained.
 //!
 //! * [`canonical`]: the one binary encoding, read and written
-//! * [`request`], [`admin`], [`gap`]: the three kinds of records; [`record`] tells them apart
+//! * [`request`], [`admin`], [`gap`], [`unchained`]: the four kinds of records; [`record`] tells them apart
 //! * [`chain`]: genesis, links and heads under HMAC-SHA256, and the verifier
 //!
 //! `docs/audit-format.md` describes the same byte by byte, with test vectors.
@@ -12,6 +12,7 @@ pub mod chain;
 pub mod gap;
 pub mod record;
 pub mod request;
+pub mod unchained;
 
 #[cfg(test)]
 mod vectors;

@@ -4,6 +4,7 @@ use crate::audit::admin::{self, AdminRecord};
 use crate::audit::canonical::DecodeError;
 use crate::audit::gap::{self, GapRecord};
 use crate::audit::request::{self, RequestRecord};
+use crate::audit::unchained::{self, UnchainedRecord};
 use crate::id::ChainId;
 
 /// What an entry can record.
@@ -15,6 +16,8 @@ pub enum Record {
     Admin(AdminRecord),
     /// Something missing.
     Gap(GapRecord),
+    /// What is in no virtual key's chain.
+    Unchained(UnchainedRecord),
 }
 
 impl Record {
@@ -25,6 +28,7 @@ impl Record {
             Self::Request(record) => record.encode(),
             Self::Admin(record) => record.encode(),
             Self::Gap(record) => record.encode(),
+            Self::Unchained(record) => record.encode(),
         }
     }
 
@@ -37,6 +41,7 @@ impl Record {
             Some(&request::MAGIC) => RequestRecord::decode(bytes).map(|record| Self::Request(Box::new(record))),
             Some(&admin::MAGIC) => AdminRecord::decode(bytes).map(Self::Admin),
             Some(&gap::MAGIC) => GapRecord::decode(bytes).map(Self::Gap),
+            Some(&unchained::MAGIC) => UnchainedRecord::decode(bytes).map(Self::Unchained),
             _ => Err(DecodeError::Magic),
         }
     }
@@ -48,6 +53,7 @@ impl Record {
             Self::Request(record) => record.chain,
             Self::Admin(record) => record.chain,
             Self::Gap(record) => record.chain,
+            Self::Unchained(record) => record.chain,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::audit::chain::{ChainKey, Entry, Genesis, Hash, head_seal};
 use crate::audit::gap::GapRecord;
 use crate::audit::record::Record;
 use crate::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
+use crate::audit::unchained::{Unchained, UnchainedRecord};
 use crate::clock::Timestamp;
 use crate::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, OperatorId, RequestId};
 use crate::money::NanoUsd;
@@ -164,14 +165,35 @@ fn administered() -> AdminRecord {
     }
 }
 
+fn unchained() -> UnchainedRecord {
+    let record = |node_seq, cost| Unchained {
+        node_seq,
+        chain: ChainId::from_bytes([0xc3; 16]),
+        request: RequestId::from_bytes([0x66; 16]),
+        cost: NanoUsd::new(cost),
+        digest: [0x6d; 32],
+    };
+    UnchainedRecord {
+        deployment: DEPLOYMENT,
+        chain: ADMIN_CHAIN,
+        node: NODE,
+        boot: BOOT,
+        at: CREATED,
+        lost_from: 3,
+        lost_through: 9,
+        records: vec![record(10, 1_005_600), record(12, 0)],
+    }
+}
+
 fn golden_chains() -> [Chain; 2] {
     let requests = [completed(), refused(), unresolved()].map(|record| Record::Request(Box::new(record)));
     let denied = AdminRecord { outcome: AdminOutcome::Denied, detail: String::new(), ..administered() };
     let failed = AdminRecord { outcome: AdminOutcome::Failed, target: String::new(), ..administered() };
     let unknown = AdminRecord { outcome: AdminOutcome::Unknown, ..administered() };
+    let acts = [administered(), denied, failed, unknown].map(Record::Admin);
     [
         Chain::build(KEY_CHAIN, [0x77; 32], requests.into_iter().chain([Record::Gap(gap())]).collect()),
-        Chain::build(ADMIN_CHAIN, [0; 32], [administered(), denied, failed, unknown].map(Record::Admin).into()),
+        Chain::build(ADMIN_CHAIN, [0; 32], acts.into_iter().chain([Record::Unchained(unchained())]).collect()),
     ]
 }
 
@@ -209,6 +231,18 @@ fn fields(record: &Record) -> Value {
             "charged": r.charged.nanos(),
             "requests": r.requests.iter().map(|id| hex::encode(id.as_bytes())).collect::<Vec<_>>(),
         }),
+        Record::Unchained(r) => {
+            let one = |one: &Unchained| {
+                let (chain, request) = (hex::encode(one.chain.as_bytes()), hex::encode(one.request.as_bytes()));
+                json!([one.node_seq, chain, request, one.cost.nanos(), hex::encode(one.digest)])
+            };
+            json!({
+                "kind": "KFU1", "deployment_id": hex::encode(r.deployment.as_bytes()),
+                "chain_id": hex::encode(r.chain.as_bytes()), "node_id": hex::encode(r.node.as_bytes()),
+                "boot_id": hex::encode(r.boot.as_bytes()), "at_ns": r.at.nanos(), "lost_from": r.lost_from,
+                "lost_through": r.lost_through, "records": r.records.iter().map(one).collect::<Vec<_>>(),
+            })
+        }
     }
 }
 

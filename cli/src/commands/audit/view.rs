@@ -23,6 +23,7 @@ enum RecordView {
     Request(Box<RequestView>),
     Admin(AdminView),
     Gap(GapView),
+    Unchained(UnchainedView),
     /// A kind that this version does not know.
     Unknown,
 }
@@ -72,12 +73,34 @@ struct GapView {
     charged_nano_usd: u64,
 }
 
+#[derive(Debug, Serialize)]
+struct UnchainedView {
+    node_id: String,
+    boot_id: String,
+    /// First and last number of what is gone on both sides; 0 when nothing is.
+    lost_from: u64,
+    lost_through: u64,
+    /// First and last number of the records that came; 0 when none did.
+    first_seq: u64,
+    last_seq: u64,
+    chains: Vec<UnknownChainView>,
+}
+
+#[derive(Debug, Serialize)]
+struct UnknownChainView {
+    chain_id: String,
+    records: u64,
+    cost_usd: String,
+    cost_nano_usd: u64,
+}
+
 impl EntryView {
     pub(super) fn of(entry: proto::Entry) -> Self {
         let record = match entry.record {
             Some(proto::entry::Record::Request(request)) => RecordView::Request(Box::new(RequestView::of(request))),
             Some(proto::entry::Record::Admin(admin)) => RecordView::Admin(AdminView::of(admin)),
             Some(proto::entry::Record::Gap(gap)) => RecordView::Gap(GapView::of(gap)),
+            Some(proto::entry::Record::Unchained(entry)) => RecordView::Unchained(UnchainedView::of(entry)),
             None => RecordView::Unknown,
         };
         Self { seq: entry.seq, chained_at: moment(entry.t_cp_ms), hash: hex::encode(entry.hash), record }
@@ -144,6 +167,45 @@ impl GapView {
     }
 }
 
+impl UnchainedView {
+    fn of(entry: proto::UnchainedEntry) -> Self {
+        let chain = |chain: proto::UnknownChain| UnknownChainView {
+            chain_id: chain.chain_id,
+            records: chain.records,
+            cost_usd: NanoUsd::new(chain.cost_nano_usd).decimal(),
+            cost_nano_usd: chain.cost_nano_usd,
+        };
+        Self {
+            node_id: entry.node_id,
+            boot_id: entry.boot_id,
+            lost_from: entry.lost_from,
+            lost_through: entry.lost_through,
+            first_seq: entry.first_seq,
+            last_seq: entry.last_seq,
+            chains: entry.chains.into_iter().map(chain).collect(),
+        }
+    }
+
+    fn line(&self) -> String {
+        let mut said = Vec::new();
+        if self.lost_from > 0 {
+            said.push(format!("records {} to {} are gone", self.lost_from, self.lost_through));
+        }
+        if !self.chains.is_empty() {
+            let records: u64 = self.chains.iter().map(|chain| chain.records).sum();
+            let cost = self.chains.iter().fold(0u64, |sum, chain| sum.saturating_add(chain.cost_nano_usd));
+            let names = self.chains.iter().map(|chain| chain.chain_id.as_str()).take(3).collect::<Vec<_>>().join(", ");
+            let more = if self.chains.len() > 3 { ", …" } else { "" };
+            let cost = NanoUsd::new(cost).decimal();
+            said.push(format!(
+                "{records} from {} to {} name no key's chain ({names}{more}): ${cost}",
+                self.first_seq, self.last_seq
+            ));
+        }
+        format!("{} {}: {}", self.node_id, self.boot_id, said.join("; "))
+    }
+}
+
 impl Row for EntryView {
     const COLUMNS: &'static [&'static str] = &["seq", "chained at", "kind", "outcome", "what"];
 
@@ -161,6 +223,7 @@ impl Row for EntryView {
                 let lost = format!("{} after record {}: ${} charged", gap.node_id, gap.last_seq, gap.charged_usd);
                 ("gap", "lost", lost)
             }
+            RecordView::Unchained(unchained) => ("unchained", "told", unchained.line()),
             RecordView::Unknown => ("unknown", "-", "written by a later version".to_owned()),
         };
         vec![self.seq.to_string(), self.chained_at.clone(), kind.to_owned(), outcome.to_owned(), what]
@@ -243,10 +306,25 @@ mod tests {
             detail: r#"{"before": {"name": "a"}, "after": {"name": "keys/Create b"}}"#.to_owned(),
             ..Default::default()
         };
+        let chain = proto::UnknownChain { chain_id: "chain_a".to_owned(), records: 2, cost_nano_usd: 2_500_000 };
+        let unchained = proto::UnchainedEntry {
+            node_id: "n".to_owned(),
+            lost_from: 1,
+            lost_through: 4,
+            chains: vec![chain],
+            first_seq: 6,
+            last_seq: 9,
+            ..Default::default()
+        };
         for (record, kind, word) in [
             (proto::entry::Record::Request(request), "request", "$0.0025"),
             (proto::entry::Record::Admin(admin), "admin", "; name: a → keys/Create b"),
             (proto::entry::Record::Gap(proto::GapEntry::default()), "gap", "charged"),
+            (
+                proto::entry::Record::Unchained(unchained),
+                "unchained",
+                "n : records 1 to 4 are gone; 2 from 6 to 9 name no key's chain (chain_a): $0.0025",
+            ),
         ] {
             let view =
                 EntryView::of(proto::Entry { seq: 3, hash: vec![0xab], record: Some(record), ..Default::default() });

@@ -9,6 +9,7 @@ use crate::audit::chain::{Entry, Genesis};
 use crate::audit::gap::GapRecord;
 use crate::audit::record::Record;
 use crate::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
+use crate::audit::unchained::{Unchained, UnchainedRecord};
 use crate::clock::Timestamp;
 use crate::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, OperatorId, RequestId};
 use crate::money::NanoUsd;
@@ -96,11 +97,34 @@ fn gap() -> impl Strategy<Value = GapRecord> {
     })
 }
 
+fn unchained() -> impl Strategy<Value = UnchainedRecord> {
+    let one = (any::<[Id; 2]>(), any::<[u64; 2]>(), any::<[u8; 32]>()).prop_map(|(ids, n, digest)| Unchained {
+        node_seq: n[0],
+        chain: ChainId::from_bytes(ids[0]),
+        request: RequestId::from_bytes(ids[1]),
+        cost: NanoUsd::new(n[1]),
+        digest,
+    });
+    (any::<[Id; 4]>(), any::<[u64; 2]>(), any::<i64>(), vec(one, 0..5)).prop_map(|(ids, n, at, records)| {
+        UnchainedRecord {
+            deployment: DeploymentId::from_bytes(ids[0]),
+            chain: ChainId::from_bytes(ids[1]),
+            node: NodeId::from_bytes(ids[2]),
+            boot: BootId::from_bytes(ids[3]),
+            at: Timestamp::from_nanos(at),
+            lost_from: n[0],
+            lost_through: n[1],
+            records,
+        }
+    })
+}
+
 fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
         request().prop_map(|record| Record::Request(Box::new(record))),
         admin().prop_map(Record::Admin),
         gap().prop_map(Record::Gap),
+        unchained().prop_map(Record::Unchained),
     ]
 }
 
@@ -174,8 +198,8 @@ proptest! {
     }
 
     #[test]
-    fn i_22_decoding_is_total_on_arbitrary_bytes(magic in 0usize..6, tail in vec(any::<u8>(), 0..400)) {
-        let magics: [&[u8]; 6] = [b"KFN1", b"KFA1", b"KFG1", b"KFC1", b"KFE1", b""];
+    fn i_22_decoding_is_total_on_arbitrary_bytes(magic in 0usize..7, tail in vec(any::<u8>(), 0..400)) {
+        let magics: [&[u8]; 7] = [b"KFN1", b"KFA1", b"KFG1", b"KFU1", b"KFC1", b"KFE1", b""];
         let bytes = [magics[magic], tail.as_slice()].concat();
         if let Ok(record) = Record::decode(&bytes) {
             prop_assert_eq!(record.encode(), bytes.clone());

@@ -1,0 +1,94 @@
+//! The record of numbers of a node's life that are in no virtual key's chain, and of what came or did not come under them: `KFU1`.
+//!
+//! It stands in the administrators' chain. Nothing that a node ships is passed over without one.
+
+use crate::audit::canonical::{DecodeError, Reader, Writer};
+use crate::clock::Timestamp;
+use crate::id::{BootId, ChainId, DeploymentId, NodeId, RequestId};
+use crate::money::NanoUsd;
+
+/// First four bytes of every encoded unchained record.
+pub const MAGIC: [u8; 4] = *b"KFU1";
+
+/// One request record that no virtual key's chain can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unchained {
+    /// Its number in its life.
+    pub node_seq: u64,
+    /// The chain that it names.
+    pub chain: ChainId,
+    /// The request.
+    pub request: RequestId,
+    /// What it cost.
+    pub cost: NanoUsd,
+    /// SHA-256 of its canonical bytes.
+    pub digest: [u8; 32],
+}
+
+/// The record of what is in no virtual key's chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnchainedRecord {
+    /// The installation.
+    pub deployment: DeploymentId,
+    /// The administrators' chain.
+    pub chain: ChainId,
+    /// Whose records they are.
+    pub node: NodeId,
+    /// Of which life.
+    pub boot: BootId,
+    /// When they were passed over.
+    pub at: Timestamp,
+    /// The first number whose record came before, was acknowledged, and is at neither side any more; 0 when there is none.
+    pub lost_from: u64,
+    /// The last of these numbers; 0 when there is none.
+    pub lost_through: u64,
+    /// The records that name no virtual key's chain, by rising number.
+    pub records: Vec<Unchained>,
+}
+
+impl UnchainedRecord {
+    /// The canonical bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::with_magic(&MAGIC);
+        writer.raw(self.deployment.as_bytes()).raw(self.chain.as_bytes());
+        writer.raw(self.node.as_bytes()).raw(self.boot.as_bytes()).i64(self.at.nanos());
+        writer.u64(self.lost_from).u64(self.lost_through);
+        let count = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+        writer.u32(count);
+        for one in self.records.iter().take(count as usize) {
+            writer.u64(one.node_seq).raw(one.chain.as_bytes()).raw(one.request.as_bytes());
+            writer.u64(one.cost.nanos()).raw(&one.digest);
+        }
+        writer.finish()
+    }
+
+    /// Reads canonical bytes back.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for every other sequence of bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::after_magic(bytes, &MAGIC)?;
+        let mut record = Self {
+            deployment: DeploymentId::from_bytes(reader.array()?),
+            chain: ChainId::from_bytes(reader.array()?),
+            node: NodeId::from_bytes(reader.array()?),
+            boot: BootId::from_bytes(reader.array()?),
+            at: Timestamp::from_nanos(reader.i64()?),
+            lost_from: reader.u64()?,
+            lost_through: reader.u64()?,
+            records: Vec::new(),
+        };
+        for _ in 0..reader.u32()? {
+            record.records.push(Unchained {
+                node_seq: reader.u64()?,
+                chain: ChainId::from_bytes(reader.array()?),
+                request: RequestId::from_bytes(reader.array()?),
+                cost: NanoUsd::new(reader.u64()?),
+                digest: reader.array()?,
+            });
+        }
+        reader.finish()?;
+        Ok(record)
+    }
+}
