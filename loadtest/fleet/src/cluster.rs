@@ -104,8 +104,15 @@ impl Probe {
     pub async fn connect(node: &str, token: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(node).await?;
         stream.set_nodelay(true)?;
-        let request = format!("GET /v1/models HTTP/1.1\r\nhost: {node}\r\nauthorization: Bearer {token}\r\n\r\n");
-        Ok(Self { stream: BufReader::new(stream), request: request.into_bytes() })
+        let mut probe = Self { stream: BufReader::new(stream), request: Vec::new() };
+        probe.show(token);
+        Ok(probe)
+    }
+
+    /// Asks with another token from here on.
+    pub fn show(&mut self, token: &str) {
+        let request = format!("GET /v1/models HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {token}\r\n\r\n");
+        self.request = request.into_bytes();
     }
 
     /// The status of one answer.

@@ -1,5 +1,6 @@
 //! What a state with many keys costs one real node, and one more key all of them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use keyforge_control_plane::publish::session::Publisher;
 use keyforge_control_plane::publish::standings::Standings;
 use keyforge_control_plane::store::Store;
 use keyforge_control_plane::vault::KekSource;
+use keyforge_loadtest::load::cpu::ProcessTree;
 use keyforge_proto::fleet::v1 as proto;
 use keyforge_proto::fleet::v1::state_service_server::StateServiceServer;
 use keyforge_runtime::shutdown::Shutdown;
@@ -34,12 +36,13 @@ use keyforge_shared::period::Window;
 use keyforge_shared::plan::Plan;
 use keyforge_shared::policy::{Policy, RequestLimit};
 use keyforge_shared::state::{Change, Delta, KeyRecord, KeyStatus, Resource, State, WorkspaceRecord};
-use keyforge_shared::token::TokenDigest;
+use keyforge_shared::token::{NewToken, TokenDigest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 
+use crate::cluster::Probe;
 use crate::figures::{Times, megabytes, millis, peak, resident};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,6 +52,14 @@ const CONTROL_PLANE: &str = "control-plane";
 const POLICIES: u64 = 50;
 /// Keys that are added one by one.
 const ADDED: u64 = 200;
+
+/// Keys of a table that fits the caches.
+const FEW: u64 = 1_000;
+/// Requests of a round.
+const REQUESTS: u64 = 20_000;
+const ROUNDS: u32 = 5;
+/// Connections of a round, one after another.
+const CONNECTIONS: usize = 4;
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]
@@ -65,11 +76,13 @@ pub struct TableArgs {
 pub async fn run(args: &TableArgs) -> anyhow::Result<String> {
     let lookups = format!("look-up by token: {}; with 1,000 keys {}", lookup(args.keys)?, lookup(1_000)?);
     let empty = serve(args, 0).await?;
+    let few = serve(args, FEW).await?;
     let full = serve(args, args.keys).await?;
     Ok(format!(
         "{} keys: start to ready {:.0} ms (with no key {:.0} ms)\n\
          node: {:.1} MB resident, {:.1} MB at most (with no key {:.1} MB and {:.1} MB)\n\
-         one more key: {} bytes, commit to acknowledgement {}\n{lookups}",
+         one more key: {} bytes, commit to acknowledgement {}\n{lookups}\n\
+         the node's CPU time per request, each of another key: {}; with 1,000 keys {}",
         args.keys,
         millis(full.ready),
         millis(empty.ready),
@@ -79,6 +92,8 @@ pub async fn run(args: &TableArgs) -> anyhow::Result<String> {
         megabytes(empty.peak),
         full.delta_bytes,
         full.added,
+        full.asked,
+        few.asked,
     ))
 }
 
@@ -88,12 +103,14 @@ struct Seen {
     peak: u64,
     delta_bytes: usize,
     added: String,
+    asked: String,
 }
 
 async fn serve(args: &TableArgs, keys: u64) -> anyhow::Result<Seen> {
     let folder = tempfile::tempdir()?;
     let shutdown = Shutdown::new();
-    let (publisher, gate) = parts(folder.path(), state(keys)?, &shutdown).await?;
+    let (state, tokens) = served(keys)?;
+    let (publisher, gate) = parts(folder.path(), state, &shutdown).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let api =
@@ -103,9 +120,10 @@ async fn serve(args: &TableArgs, keys: u64) -> anyhow::Result<Seen> {
         .add_service(gate.guard(StateServiceServer::new(api)))
         .serve_with_incoming(TcpListenerStream::new(listener));
     drop(shutdown.spawn_background("state", serving));
-    let ops = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
+    let (agents, ops) = (free()?, free()?);
     let began = Instant::now();
-    let mut node = start_node(&args.keyforge, folder.path(), &url, ops)?;
+    let mut node = start_node(&args.keyforge, folder.path(), &url, (agents, ops))?;
     let pid = node.id().context("the node ended at once")?;
     while !is_ready(ops).await {
         if began.elapsed() > PATIENCE || node.try_wait()?.is_some() {
@@ -116,16 +134,38 @@ async fn serve(args: &TableArgs, keys: u64) -> anyhow::Result<Seen> {
     let ready = began.elapsed();
     let (delta_bytes, added) = add_keys(&publisher, keys).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let seen = Seen { ready, resident: resident(pid)?, peak: peak(pid)?, delta_bytes, added };
+    let (resident, peak) = (resident(pid)?, peak(pid)?);
+    let asked = if tokens.is_empty() { String::new() } else { ask(agents, pid, &tokens).await? };
+    let seen = Seen { ready, resident, peak, delta_bytes, added, asked };
     node.kill().await?;
     shutdown.force();
     Ok(seen)
 }
 
+/// What a request costs the node for which it needs one key and nothing else: the least of several rounds, in each of which every request has another key.
+async fn ask(agents: SocketAddr, pid: u32, tokens: &[String]) -> anyhow::Result<String> {
+    let node = ProcessTree::of([pid]);
+    let mut least = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let before = node.cpu()?;
+        for tokens in tokens.chunks(tokens.len().div_ceil(CONNECTIONS)) {
+            let mut probe = Probe::connect(&agents.to_string(), "").await?;
+            for token in tokens {
+                probe.show(token);
+                let status = probe.ask().await?;
+                anyhow::ensure!(status == 200, "a key was answered with {status}");
+            }
+        }
+        least = least.min(node.cpu()?.since(&before));
+    }
+    let nanos = least.as_nanos() / u128::try_from(tokens.len())?;
+    Ok(format!("{}.{} µs", nanos / 1_000, nanos % 1_000 / 100))
+}
+
 async fn add_keys(publisher: &Publisher, keys: u64) -> anyhow::Result<(usize, String)> {
     let (mut times, mut bytes) = (Times::default(), 0);
     for number in keys..keys + ADDED {
-        let change = Change::Upsert(key(number)?);
+        let change = Change::Upsert(key(number, (id(number)?, digest(number))));
         bytes = delta_bytes(&publisher.hub, change.clone());
         let committed = Instant::now();
         publisher.hub.commit(vec![change]);
@@ -181,10 +221,15 @@ async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Resu
     Ok((Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness }, gate))
 }
 
-fn start_node(keyforge: &Path, folder: &Path, url: &str, ops: std::net::SocketAddr) -> anyhow::Result<Child> {
+fn start_node(
+    keyforge: &Path,
+    folder: &Path,
+    url: &str,
+    (agents, ops): (SocketAddr, SocketAddr),
+) -> anyhow::Result<Child> {
     let token = folder.join(CONTROL_PLANE).join(FLEET_TOKEN_FILE);
     let config = format!(
-        "data_dir = {:?}\n[listen]\nagents = \"127.0.0.1:0\"\nops = \"{ops}\"\n[control_plane]\nurl = \"{url}\"\nfleet_token = \"file:{}\"\n",
+        "data_dir = {:?}\n[listen]\nagents = \"{agents}\"\nops = \"{ops}\"\n[control_plane]\nurl = \"{url}\"\nfleet_token = \"file:{}\"\n",
         folder.join("node"),
         token.display()
     );
@@ -197,7 +242,7 @@ fn start_node(keyforge: &Path, folder: &Path, url: &str, ops: std::net::SocketAd
     command.spawn().with_context(|| format!("cannot start {}", keyforge.display()))
 }
 
-async fn is_ready(ops: std::net::SocketAddr) -> bool {
+async fn is_ready(ops: SocketAddr) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let asked = async {
         let mut stream = TcpStream::connect(ops).await?;
@@ -225,29 +270,63 @@ fn lookup(keys: u64) -> anyhow::Result<String> {
 }
 
 fn state(keys: u64) -> anyhow::Result<State> {
-    let mut state = State::with_room(1, usize::try_from(keys)?);
-    let (id, name) = (workspace(), "default".to_owned());
-    let (request_limits, spend_limits) = (Vec::new(), Vec::new());
-    let record = WorkspaceRecord { id, name, request_limits, spend_limits, plan: Plan::Unlimited };
-    state.add(Resource::Workspace(Arc::new(record)));
+    let mut state = without_keys(keys)?;
     for number in 0..keys {
-        state.add(key(number)?);
+        state.add(key(number, (id(number)?, digest(number))));
     }
     Ok(state)
+}
+
+/// One workspace, and room for so many keys.
+fn without_keys(room: u64) -> anyhow::Result<State> {
+    let mut state = State::with_room(1, usize::try_from(room)?);
+    let (request_limits, spend_limits) = (Vec::new(), Vec::new());
+    let record = WorkspaceRecord {
+        id: workspace(),
+        name: "default".to_owned(),
+        request_limits,
+        spend_limits,
+        plan: Plan::Unlimited,
+    };
+    state.add(Resource::Workspace(Arc::new(record)));
+    Ok(state)
+}
+
+/// The same with keys that have tokens, of which it gives as many as are asked with, from all over the table.
+fn served(keys: u64) -> anyhow::Result<(State, Vec<String>)> {
+    let mut state = without_keys(keys)?;
+    let (every, mut tokens) = ((keys / REQUESTS).max(1), Vec::new());
+    for number in 0..keys {
+        let token = NewToken::generate()?;
+        state.add(key(number, (token.id(), token.digest())));
+        if number % every == 0 {
+            tokens.push(token.expose().to_owned());
+        }
+    }
+    // A table of few is asked as often.
+    while !tokens.is_empty() && tokens.len() < usize::try_from(REQUESTS)? {
+        tokens.extend_from_within(..);
+    }
+    tokens.truncate(usize::try_from(REQUESTS)?);
+    Ok((state, tokens))
 }
 
 const fn workspace() -> WorkspaceId {
     WorkspaceId::from_bytes([7; 16])
 }
 
-fn key(number: u64) -> anyhow::Result<Resource> {
+fn id(number: u64) -> anyhow::Result<KeyId> {
+    KeyId::from_ascii(format!("k{number:011}").as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn key(number: u64, (id, digest): (KeyId, TokenDigest)) -> Resource {
     let limit = RequestLimit { requests: 1_000 + number % POLICIES, window: Window::Month };
     let policy = Policy { request_limits: vec![limit], ..Policy::default() };
     let mut chain = [9; 16];
     chain[..8].copy_from_slice(&number.to_be_bytes());
-    Ok(Resource::Key(Arc::new(KeyRecord {
-        id: KeyId::from_ascii(format!("k{number:011}").as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))?,
-        digest: digest(number),
+    Resource::Key(Arc::new(KeyRecord {
+        id,
+        digest,
         name: format!("agent {number:08}"),
         status: KeyStatus::Active,
         status_revision: 0,
@@ -255,7 +334,7 @@ fn key(number: u64) -> anyhow::Result<Resource> {
         chain: ChainId::from_bytes(chain),
         workspace: workspace(),
         former: None,
-    })))
+    }))
 }
 
 /// Spread like the digests of tokens are.
