@@ -57,7 +57,7 @@ const ADDED: u64 = 200;
 const FEW: u64 = 1_000;
 /// Requests of a round.
 const REQUESTS: u64 = 20_000;
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 20;
 /// Connections of a round, one after another.
 const CONNECTIONS: usize = 4;
 
