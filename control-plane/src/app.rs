@@ -285,6 +285,7 @@ async fn assemble(
     let sealed = Sealed { seal: opened.seal, sum: opened.sum, roster: opened.roster };
     let admin = Admin::new(store.clone(), opened.vault, Arc::clone(&audit), hub.clone(), sealed, shutdown.clone());
     metrics::register(&telemetry.meter(), &hub, &fleet, (&admin, &custodian));
+    metrics::register_doubled(&telemetry.meter(), fleet.clone(), registry.clone());
     metrics::register_expiring(&telemetry.meter(), ExpiringKeys::watch(store.clone(), Arc::clone(&clock), shutdown));
     let ledger = Ledger::new(store.clone(), Arc::clone(&clock));
     let nodes = Nodes::new(NodeParts {

@@ -9,6 +9,7 @@ use crate::expiry::ExpiringKeys;
 use crate::publish::fleet::Fleet;
 use crate::publish::hub::Hub;
 use crate::publish::lives::NodeSeen;
+use crate::registry::Registry;
 
 /// Counts who was refused that wanted to be taken for a node. Clones share the count.
 #[derive(Clone)]
@@ -92,6 +93,16 @@ pub(crate) fn register(meter: &Meter, hub: &Hub, fleet: &Fleet, (admin, custodia
     let vault = custodian.clone();
     let description = "Credentials whose secret could not be opened when all were last tried.";
     gauge(meter, "keyforge.vault.unreadable_secrets", description, move || vault.unreadable());
+}
+
+/// Registers how many nodes are there twice.
+pub(crate) fn register_doubled(meter: &Meter, fleet: Fleet, registry: Option<Registry>) {
+    let description = "Nodes that are connected as two at the same time, as a copy of a node's data directory is.";
+    gauge(meter, "keyforge.fleet.nodes_doubled", description, move || {
+        let mut doubled = fleet.doubled();
+        doubled.extend(registry.as_ref().map(Registry::doubled).unwrap_or_default());
+        u64::try_from(doubled.len()).unwrap_or(u64::MAX)
+    });
 }
 
 fn failed_sign_ins(meter: &Meter, admin: Admin) {

@@ -12,12 +12,14 @@
 
 mod acquaintance;
 pub mod connected;
+mod doubles;
 pub(crate) mod seals;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use acquaintance::{Acquaintance, Doubtful};
+use doubles::Doubles;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::policy::MAX_STALENESS_SECONDS;
 use keyforge_shared::row_seal::RowSealKey;
@@ -56,6 +58,7 @@ struct Inner {
     is_first: bool,
     key: RowSealKey,
     acquaintance: Mutex<Acquaintance>,
+    doubles: Mutex<Doubles>,
 }
 
 /// The others as of one look.
@@ -111,8 +114,8 @@ impl Registry {
     #[must_use]
     pub fn new(store: Store, holder: &Holder, max_staleness: Duration, is_first: bool, key: RowSealKey) -> Self {
         let (id, name) = (*holder.id(), holder.name().to_owned());
-        let acquaintance = Mutex::default();
-        Self { inner: Arc::new(Inner { store, id, name, max_staleness, is_first, key, acquaintance }) }
+        let (acquaintance, doubles) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { store, id, name, max_staleness, is_first, key, acquaintance, doubles }) }
     }
 
     /// Which process this is.

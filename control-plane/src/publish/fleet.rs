@@ -3,7 +3,7 @@
 //! Only the nodes of this control plane are known here. What those of others have done that share its database, these tell when they are asked
 //! ([`super::parts`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -213,6 +213,13 @@ impl Fleet {
         let mut connected: Vec<_> = connected.collect();
         connected.sort_unstable_by_key(|life| (life.node, life.boot));
         connected
+    }
+
+    /// The nodes of which two lives are connected for more than a moment.
+    #[must_use]
+    pub fn doubled(&self) -> BTreeSet<NodeId> {
+        let known = self.lock();
+        known.nodes.iter().filter(|(_, lives)| lives.is_doubled()).map(|(node, _)| *node).collect()
     }
 
     /// The boots that have a stream open.

@@ -212,6 +212,12 @@ impl Lives {
         self.0.iter().any(NodeSeen::is_connected)
     }
 
+    /// Whether two are connected, for long enough that it was told of.
+    pub(super) fn is_doubled(&self) -> bool {
+        let connected = || self.0.iter().filter(|life| life.is_connected());
+        connected().any(|life| life.is_told) && connected().nth(1).is_some()
+    }
+
     /// When any of them can last have learned that its state was fresh.
     pub(super) fn assured_at(&self) -> Option<Timestamp> {
         self.0.iter().map(|life| life.assured_at).max()

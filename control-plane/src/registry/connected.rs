@@ -1,11 +1,15 @@
-//! Which nodes are connected to which control plane: each says it for whoever lists nodes at another one. For operators' eyes only; nothing is decided by it.
+//! Which nodes are connected to which control plane: each says it for whoever lists nodes at another one. For operators' eyes
+//! only; nothing is decided by it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use keyforge_shared::audit::canonical::{DecodeError, Reader, Writer};
+use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, NodeId};
 
+use super::doubles::{Double, Doubles};
 use super::{AWAITED_FOR, Registry, before, seals};
 use crate::publish::fleet::Fleet;
 use crate::store::connected_nodes::{self, Published};
@@ -43,7 +47,7 @@ pub struct Elsewhere {
 }
 
 impl Registry {
-    /// Says again and again which nodes of `fleet` are connected to this control plane.
+    /// Says again and again which nodes of `fleet` are connected to this control plane, and looks whether any is at another one, too.
     pub async fn keep_published(self, fleet: Fleet) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         let (mut said, mut looks_since) = (None, 0);
@@ -52,24 +56,45 @@ impl Registry {
             looks_since += 1;
             let connected = fleet.connected();
             let what: Vec<_> = connected.iter().map(|life| (life.node, life.boot, life.acked_revision)).collect();
-            if said.as_ref() == Some(&what) && looks_since < SAID_AGAIN_AFTER {
-                continue;
+            if said.as_ref() != Some(&what) || looks_since >= SAID_AGAIN_AFTER {
+                match self.publish(&fleet).await {
+                    Ok(()) => (said, looks_since) = (Some(what), 0),
+                    Err(error) => tracing::debug!(%error, "it could not be said which nodes are connected"),
+                }
             }
-            match self.publish(&connected).await {
-                Ok(()) => (said, looks_since) = (Some(what), 0),
-                Err(error) => tracing::debug!(%error, "it could not be said which nodes are connected"),
+            if let Err(error) = self.look_for_doubles(&fleet).await {
+                tracing::debug!(%error, "it could not be read which nodes are connected to other control planes");
             }
         }
     }
 
+    async fn look_for_doubles(&self, fleet: &Fleet) -> Result<(), StoreError> {
+        let (now, elsewhere) = self.lives_elsewhere().await?;
+        // Asked after `now`, so that nobody seems to have been heard of later than he was.
+        let connected = fleet.connected();
+        let found = self.with_doubles(|doubles| doubles.look(now, &connected, &elsewhere));
+        for Double { node, boot, other, control_plane } in found {
+            tracing::warn!(%node, %boot, %other, control_plane, "one node is connected here and to another control plane: does a copy of its data directory run somewhere else? Receipts wait for both");
+        }
+        Ok(())
+    }
+
+    /// The nodes that are connected here and to another control plane at the same time.
+    #[must_use]
+    pub fn doubled(&self) -> BTreeSet<NodeId> {
+        self.with_doubles(|doubles| doubles.nodes())
+    }
+
+    fn with_doubles<T>(&self, work: impl FnOnce(&mut Doubles) -> T) -> T {
+        work(&mut self.inner.doubles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Says which nodes are connected to this control plane.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn publish(&self, connected: &[Connected]) -> Result<(), StoreError> {
+    async fn publish(&self, fleet: &Fleet) -> Result<(), StoreError> {
         let mut tx = self.inner.store.write().await?;
         let written_at = control_planes::now(&mut tx).await?;
-        let published = Published { by: self.inner.id, written_at, nodes: encode(connected) };
+        // Asked after that moment, so that nobody seems to have been heard of later than he was.
+        let published = Published { by: self.inner.id, written_at, nodes: encode(&fleet.connected()) };
         connected_nodes::put(&mut tx, &published, &seals::of_published(&self.inner.key, &published)).await?;
         Ok(tx.commit().await?)
     }
@@ -79,13 +104,28 @@ impl Registry {
     /// # Errors
     /// [`StoreError`].
     pub async fn elsewhere(&self) -> Result<HashMap<NodeId, Elsewhere>, StoreError> {
+        let (_, lives) = self.lives_elsewhere().await?;
+        let mut found: HashMap<NodeId, Elsewhere> = HashMap::new();
+        for elsewhere in lives {
+            let (node, acked_revision) = (elsewhere.life.node, elsewhere.life.acked_revision);
+            let is_further = found.get(&node).is_some_and(|known| known.life.acked_revision <= acked_revision);
+            if !is_further {
+                found.insert(node, elsewhere);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every life that is connected to another control plane, as these said lately, and the moment of the look.
+    async fn lives_elsewhere(&self) -> Result<(Timestamp, Vec<Elsewhere>), StoreError> {
         let mut read = self.inner.store.read().await?;
         let look = self.look(&mut read, Some(Duration::ZERO)).await?;
         let there = look.trusted.into_iter().filter(|plane| plane.gone.is_none());
         let names: HashMap<[u8; 16], String> = there.map(|plane| (plane.id, plane.name)).collect();
-        let lately = before(look.now, AWAITED_FOR);
-        let mut found: HashMap<NodeId, Elsewhere> = HashMap::new();
-        for (published, seal) in connected_nodes::since(&mut read, &self.inner.id, lately).await? {
+        let mut found = Vec::new();
+        for (published, seal) in
+            connected_nodes::since(&mut read, &self.inner.id, before(look.now, AWAITED_FOR)).await?
+        {
             let Some(control_plane) = names.get(&published.by) else { continue };
             let lives = match decode(&published.nodes) {
                 Ok(lives) if seals::published_holds(&self.inner.key, &published, &seal) => lives,
@@ -98,16 +138,12 @@ impl Registry {
                 }
             };
             let passed = look.now.since(published.written_at);
-            for mut life in lives {
+            found.extend(lives.into_iter().map(|mut life| {
                 life.heard = life.heard.saturating_add(passed);
-                let further =
-                    found.get(&life.node).is_some_and(|known| known.life.acked_revision <= life.acked_revision);
-                if !further {
-                    found.insert(life.node, Elsewhere { control_plane: control_plane.clone(), life });
-                }
-            }
+                Elsewhere { control_plane: control_plane.clone(), life }
+            }));
         }
-        Ok(found)
+        Ok((look.now, found))
     }
 }
 

@@ -96,6 +96,11 @@ impl Node {
                 Message::Secret(secret) => self.keep(secret),
             }
         }
+        self.acknowledge().await;
+    }
+
+    /// Says how far it is.
+    pub async fn acknowledge(&self) {
         say(&self.outbound, FromNode::Ack(fleet::Ack { revision: self.state.revision() })).await;
     }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 use keyforge_control_plane::store::sql;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_shared::fleet_seal::BootKey;
+use keyforge_shared::state::State;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::beside::directory_beside;
+use crate::beside::{directory_beside, plane_beside};
 use crate::nodes::{Secure, ending, hello, subscribe};
-use crate::plane::database;
+use crate::plane::{Plane, database};
+use crate::stream::Node;
 
 #[tokio::test]
 async fn a_node_that_another_control_plane_has_removed_is_cut_within_a_second() {
@@ -72,6 +74,38 @@ async fn a_node_is_listed_as_connected_wherever_it_is_and_only_as_its_control_pl
     }
     assert!(!listed().await.connected);
     drop(database);
+    there.stop().await;
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_node_at_another_control_plane_is_counted_at_both_and_one_that_moved_is_not() {
+    const DOUBLED: &str = "keyforge_fleet_nodes_doubled";
+    let here = Plane::start().await;
+    let there = plane_beside(&here).await;
+    let doubled = |plane: &Plane| {
+        let metrics = plane.telemetry.prometheus_text();
+        metrics.lines().find_map(|line| line.strip_prefix(DOUBLED)?.trim().parse::<u64>().ok()).unwrap()
+    };
+    let mut node = Node::connect(&here, 1, 1, State::default()).await;
+    let mut copy = Node::connect(&there, 1, 2, State::default()).await;
+    // The connection of its former life is open still, and nothing comes of it any more.
+    let _former = Node::connect(&here, 2, 3, State::default()).await;
+    let mut moved = Node::connect(&there, 2, 4, State::default()).await;
+    let since = Instant::now();
+    while [&here, &there].iter().any(|plane| doubled(plane) == 0) {
+        assert!(since.elapsed() < Duration::from_secs(60), "{} {}", doubled(&here), doubled(&there));
+        for node in [&mut node, &mut copy, &mut moved] {
+            node.begin().await;
+            node.acknowledge().await;
+        }
+    }
+    assert_eq!((doubled(&here), doubled(&there)), (1, 1));
+    drop(node);
+    while [&here, &there].iter().any(|plane| doubled(plane) > 0) {
+        assert!(since.elapsed() < Duration::from_secs(90), "{} {}", doubled(&here), doubled(&there));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     there.stop().await;
     here.stop().await;
 }
