@@ -77,7 +77,7 @@ fn billed(provider: &ScriptedProvider) -> u64 {
 
 /// Slow enough that whoever is killed has many requests in every stage.
 fn slow() -> Script {
-    Script { latency_ms: 150, first_token_ms: 50, token_interval_ms: 20, completion_tokens: 60, ..Script::default() }
+    Script { latency_ms: 150, first_token_ms: 50, token_interval_ms: 20, completion_tokens: 180, ..Script::default() }
 }
 
 fn both(requests: u64, nano_usd: u64) -> admin::Policy {
