@@ -55,6 +55,8 @@ pub const DATA_VARIABLE: &str = "KEYFORGE_DATA";
 const CONNECT: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(60);
 const PAGE: u32 = 500;
+/// Bytes of a list of nodes at most.
+const NODES: usize = 64 * 1024 * 1024;
 
 /// What every admin command takes.
 #[derive(Args, Clone, Debug, Default)]
@@ -256,7 +258,8 @@ impl AdminClient {
     /// Nodes.
     #[must_use]
     pub fn nodes(&self) -> NodeServiceClient<Service> {
-        NodeServiceClient::new(self.service.clone())
+        // Their list has no pages: 20,000 nodes are some 4 MiB.
+        NodeServiceClient::new(self.service.clone()).max_decoding_message_size(NODES)
     }
 
     /// Usage and balances.

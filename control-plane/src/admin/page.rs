@@ -1,11 +1,15 @@
 //! Pages of lists: how many, and where one goes on. A token is opaque to callers and only good for the list that gave it.
 
 use keyforge_shared::clock::Timestamp;
+use prost::Message;
 
 use super::AdminError;
 
 const DEFAULT_SIZE: u32 = 100;
 const MAX_SIZE: u32 = 500;
+/// Bytes of a page, encoded, after which the rest goes onto the next one; gRPC clients take at most 4 MiB unless told otherwise, and one entry is far
+/// smaller.
+const FULL: usize = 1024 * 1024;
 
 /// Which page of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,10 +23,10 @@ pub struct PageRequest {
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The entries.
-    pub entries: Vec<T>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<String>,
+    /// Each with the token of what follows it.
+    entries: Vec<(T, String)>,
+    /// Whether anything follows the last.
+    is_followed: bool,
 }
 
 impl PageRequest {
@@ -39,7 +43,10 @@ impl PageRequest {
     }
 
     /// What the token holds, read by `parse`; `None` for the first page.
-    pub(super) fn after<T>(&self, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, AdminError> {
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] when `parse` finds nothing in it.
+    pub(crate) fn after<T>(&self, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, AdminError> {
         if self.token.is_empty() {
             return Ok(None);
         }
@@ -49,13 +56,36 @@ impl PageRequest {
 }
 
 impl<T> Page<T> {
-    /// A page out of one entry more than wanted: the surplus one says that there is a next page.
-    pub(super) fn cut(mut entries: Vec<T>, size: u32, mark: impl FnOnce(&T) -> Vec<u8>) -> Self {
+    /// A page out of one entry more than wanted: the surplus one says that there is a next page. `mark` is what the token after an entry holds.
+    pub(crate) fn cut(mut entries: Vec<T>, size: u32, mark: impl Fn(&T) -> Vec<u8>) -> Self {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let more = entries.len() > size;
+        let is_followed = entries.len() > size;
         entries.truncate(size);
-        let next = entries.last().filter(|_| more).map(|last| hex::encode(mark(last)));
-        Self { entries, next }
+        let with_token = |entry| {
+            let token = hex::encode(mark(&entry));
+            (entry, token)
+        };
+        Self { entries: entries.into_iter().map(with_token).collect(), is_followed }
+    }
+
+    /// What is on it.
+    pub fn entries(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(entry, _)| entry)
+    }
+
+    /// As messages, and the token of the next page, empty at the end. What would make the page too large for an answer is left to the next one.
+    pub fn into_messages<M: Message>(self, mut encode: impl FnMut(T) -> M) -> (Vec<M>, String) {
+        let (mut messages, mut bytes, mut next) = (Vec::with_capacity(self.entries.len()), 0_usize, String::new());
+        for (entry, token) in self.entries {
+            let message = encode(entry);
+            bytes = bytes.saturating_add(message.encoded_len());
+            if bytes > FULL && !messages.is_empty() {
+                return (messages, next);
+            }
+            messages.push(message);
+            next = token;
+        }
+        (messages, if self.is_followed { next } else { String::new() })
     }
 }
 
@@ -74,12 +104,27 @@ pub(super) fn marked(bytes: &[u8]) -> Option<(Timestamp, &[u8])> {
 mod tests {
     use super::*;
 
+    fn page(count: u8, size: u32) -> Page<u8> {
+        Page::cut((0..count).collect(), size, |last| vec![*last])
+    }
+
     #[test]
     fn page_ends_with_a_token_only_when_more_follows() {
-        let cut = |count: u8| Page::cut((0..count).collect(), 3, |last| vec![*last]);
-        assert_eq!(cut(3), Page { entries: vec![0, 1, 2], next: None });
-        assert_eq!(cut(4), Page { entries: vec![0, 1, 2], next: Some("02".to_owned()) });
-        assert_eq!(cut(0), Page { entries: vec![], next: None });
+        let cut = |count| page(count, 3).into_messages(u32::from);
+        assert_eq!(cut(3), (vec![0, 1, 2], String::new()));
+        assert_eq!(cut(4), (vec![0, 1, 2], "02".to_owned()));
+        assert_eq!(cut(0), (vec![], String::new()));
+    }
+
+    #[test]
+    fn page_ends_before_it_is_too_large_for_an_answer_and_has_one_entry_at_least() {
+        let large = |entry: u8| vec![entry; FULL / 3];
+        let (messages, next) = page(5, 5).into_messages(large);
+        assert_eq!((messages.len(), next.as_str()), (2, "01"));
+        let (messages, next) = page(2, 2).into_messages(large);
+        assert_eq!((messages.len(), next.as_str()), (2, ""));
+        let (messages, next) = page(3, 3).into_messages(|entry| vec![entry; 2 * FULL]);
+        assert_eq!((messages.len(), next.as_str()), (1, "00"));
     }
 
     #[test]

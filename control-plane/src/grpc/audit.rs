@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::operator_gate::operator;
 use super::recorded::recorded;
-use crate::admin::page::PageRequest;
+use crate::admin::page::{Page, PageRequest};
 use crate::admin::{Admin, AdminError, Caller};
 use crate::audit::list::{self, Listed};
 use crate::audit::verify::{Selection, Verdict, Verification};
@@ -66,19 +66,12 @@ impl AuditApi {
     ) -> Result<proto::ListEntriesResponse, AdminError> {
         let page = PageRequest { size: request.page_size, token: request.page_token };
         let size = page.size()?;
-        let after = match page.token.as_str() {
-            "" => 0,
-            token => {
-                token.parse().map_err(|_| AdminError::Invalid("page_token: not one that this list gave".to_owned()))?
-            }
-        };
+        let after = page.after(|mark| Some(u64::from_be_bytes(mark.try_into().ok()?)))?.unwrap_or_default();
         let chain = self.chain(caller, request.chain).await?;
-        let mut entries = list::entries(&self.store, chain, after, size + 1).await?;
-        let full = entries.len() > size as usize;
-        entries.truncate(size as usize);
-        let next = entries.last().filter(|_| full).map(|last| last.seq.to_string());
-        let entries = entries.into_iter().map(encode).collect();
-        Ok(proto::ListEntriesResponse { entries, next_page_token: next.unwrap_or_default() })
+        let entries = list::entries(&self.store, chain, after, size + 1).await?;
+        let page = Page::cut(entries, size, |last| last.seq.to_be_bytes().to_vec());
+        let (entries, next_page_token) = page.into_messages(encode);
+        Ok(proto::ListEntriesResponse { entries, next_page_token })
     }
 }
 

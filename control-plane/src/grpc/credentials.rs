@@ -57,14 +57,12 @@ impl CredentialService for CredentialApi {
         let caller = operator(&request)?;
         let proto::ListCredentialsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_credentials(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let ids = page.entries.iter().map(|credential| credential.record.id);
-        let faults = self.custodian.faults(ids).await.map_err(AdminError::from)?;
-        let encode = |(credential, fault): (_, Option<Fault>)| {
-            let unreadable = fault.map(|fault| fault.to_string()).unwrap_or_default();
-            proto::Credential { unreadable, ..self.encode(credential) }
-        };
-        let credentials = page.entries.iter().zip(faults).map(encode).collect();
-        let next_page_token = page.next.unwrap_or_default();
+        let ids = page.entries().map(|credential| credential.record.id);
+        let mut faults = self.custodian.faults(ids).await.map_err(AdminError::from)?.into_iter();
+        let (credentials, next_page_token) = page.into_messages(|credential| {
+            let unreadable = faults.next().flatten().map(|fault: Fault| fault.to_string()).unwrap_or_default();
+            proto::Credential { unreadable, ..self.encode(&credential) }
+        });
         Ok(Response::new(proto::ListCredentialsResponse { credentials, next_page_token }))
     }
 

@@ -135,8 +135,8 @@ impl KeyService for KeyApi {
         let query = KeyQuery { labels: labels.into_iter().collect(), expires_before };
         let page = PageRequest { size: page_size, token: page_token };
         let page = self.admin.list_keys(&caller, query, &page).await?;
-        let keys = page.entries.iter().map(|key| self.encode(key)).collect();
-        Ok(Response::new(proto::ListKeysResponse { keys, next_page_token: page.next.unwrap_or_default() }))
+        let (keys, next_page_token) = page.into_messages(|key| self.encode(&key));
+        Ok(Response::new(proto::ListKeysResponse { keys, next_page_token }))
     }
 
     async fn update_key(&self, request: Request<proto::UpdateKeyRequest>) -> Result<Response<proto::Key>, Status> {

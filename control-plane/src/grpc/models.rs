@@ -33,8 +33,8 @@ impl ModelService for ModelApi {
         let caller = operator(&request)?;
         let proto::ListModelsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_models(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let models = page.entries.iter().map(Into::into).collect();
-        Ok(Response::new(proto::ListModelsResponse { models, next_page_token: page.next.unwrap_or_default() }))
+        let (models, next_page_token) = page.into_messages(|model| proto::Model::from(&model));
+        Ok(Response::new(proto::ListModelsResponse { models, next_page_token }))
     }
 
     async fn set_model(&self, request: Request<proto::SetModelRequest>) -> Result<Response<proto::Model>, Status> {

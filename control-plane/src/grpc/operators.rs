@@ -66,8 +66,7 @@ impl OperatorService for OperatorApi {
         let caller = operator(&request)?;
         let proto::ListOperatorsRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_operators(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let operators = page.entries.iter().map(|operator| self.encode(operator)).collect();
-        let next_page_token = page.next.unwrap_or_default();
+        let (operators, next_page_token) = page.into_messages(|operator| self.encode(&operator));
         Ok(Response::new(proto::ListOperatorsResponse { operators, next_page_token }))
     }
 

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::operator_gate::operator;
 use super::recorded::recorded;
-use crate::admin::page::PageRequest;
+use crate::admin::page::{Page, PageRequest};
 use crate::admin::{Admin, AdminError, Caller};
 use crate::ledger::{Balance, Ledger};
 use crate::store::Store;
@@ -41,24 +41,20 @@ impl UsageApi {
     ) -> Result<proto::QueryUsageResponse, AdminError> {
         let page = PageRequest { size: request.page_size, token: request.page_token };
         let size = page.size()?;
-        if !page.token.is_empty() && !page.token.starts_with(MARK) {
-            return Err(AdminError::Invalid("page_token: not one that this list gave".to_owned()));
-        }
+        let after = page.after(|mark| String::from_utf8(mark.strip_prefix(MARK)?.to_vec()).ok())?;
         let query = UsageQuery {
             workspace: caller.workspace(),
             key: request.key_id.as_deref().map(|text| parsed::<KeyId>(text, "key_id")).transpose()?,
             grouping: grouping(request.group_by)?,
             from_day: day(request.from_day.as_deref(), "from_day")?,
             until_day: day(request.until_day.as_deref(), "until_day")?,
-            after: page.token.strip_prefix(MARK).map(str::to_owned),
+            after,
             limit: size + 1,
         };
-        let mut rows = usage::query(&mut *self.store.read().await?, &query).await?;
-        let full = rows.len() > size as usize;
-        rows.truncate(size as usize);
-        let next = rows.last().filter(|_| full).map(|(group, _)| format!("{MARK}{group}"));
-        let rows = rows.into_iter().map(row).collect();
-        Ok(proto::QueryUsageResponse { rows, next_page_token: next.unwrap_or_default() })
+        let rows = usage::query(&mut *self.store.read().await?, &query).await?;
+        let page = Page::cut(rows, size, |(group, _)| [MARK, group.as_bytes()].concat());
+        let (rows, next_page_token) = page.into_messages(row);
+        Ok(proto::QueryUsageResponse { rows, next_page_token })
     }
 
     async fn balance(&self, caller: &Caller, key: &str) -> Result<proto::GetBalanceResponse, AdminError> {
@@ -78,7 +74,7 @@ impl UsageApi {
 }
 
 /// Begins every page token, because a group's name can be empty: requests that name no model.
-const MARK: char = '=';
+const MARK: &[u8] = b"=";
 
 #[tonic::async_trait]
 impl UsageService for UsageApi {

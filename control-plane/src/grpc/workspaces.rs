@@ -57,8 +57,7 @@ impl WorkspaceService for WorkspaceApi {
         let caller = operator(&request)?;
         let proto::ListWorkspacesRequest { page_size, page_token } = request.into_inner();
         let page = self.admin.list_workspaces(&caller, &PageRequest { size: page_size, token: page_token }).await?;
-        let workspaces = page.entries.iter().map(encode).collect();
-        let next_page_token = page.next.unwrap_or_default();
+        let (workspaces, next_page_token) = page.into_messages(|workspace| encode(&workspace));
         Ok(Response::new(proto::ListWorkspacesResponse { workspaces, next_page_token }))
     }
 

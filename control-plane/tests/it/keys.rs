@@ -7,6 +7,7 @@ use keyforge_control_plane::admin::authenticate::Proof;
 use keyforge_control_plane::admin::keys::NewKey;
 use keyforge_control_plane::store::key_labels::Labels;
 use keyforge_proto::admin::v1 as admin;
+use keyforge_proto::admin::v1::audit_service_client::AuditServiceClient;
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::clock::{Clock as _, SystemClock};
 use keyforge_shared::endpoint::Endpoints;
@@ -14,6 +15,7 @@ use keyforge_shared::network::Networks;
 use keyforge_shared::period::ZoneName;
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::policy_digest;
+use prost::Message as _;
 use prost_types::FieldMask;
 use tonic::Code;
 
@@ -397,6 +399,49 @@ async fn pages_hold_every_key_once_newest_first() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(field), "{status}");
     }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn lists_of_large_entries_come_in_pages_that_a_client_takes_and_hold_all() {
+    const MANY: usize = 120;
+    const MOST_BYTES: usize = 2 * 1024 * 1024;
+    let plane = Plane::start().await;
+    // As large as labels can be: 12 kB a key, and as much in its entry.
+    let labels =
+        (0..32).map(|number| (format!("label-{number:02}"), "\u{4e16}".repeat(100))).collect::<HashMap<_, _>>();
+    for number in 0..MANY {
+        let request =
+            admin::CreateKeyRequest { name: format!("key {number}"), labels: labels.clone(), ..Default::default() };
+        plane.keys().create_key(request).await.unwrap();
+    }
+    let (mut names, mut page_token) = (HashSet::new(), String::new());
+    loop {
+        let request = admin::ListKeysRequest { page_size: 500, page_token, ..Default::default() };
+        let page = plane.keys().list_keys(request).await.unwrap().into_inner();
+        assert!(page.encoded_len() < MOST_BYTES, "{}", page.encoded_len());
+        names.extend(page.keys.into_iter().map(|key| key.name));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names.len(), MANY);
+    let chain = Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::Admin(true)) });
+    let (channel, bearer) = plane.with(Some(&plane.operator_token));
+    let mut audit = AuditServiceClient::with_interceptor(channel, bearer);
+    let (mut numbers, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = admin::ListEntriesRequest { chain: chain.clone(), page_size: 500, page_token };
+        let page = audit.list_entries(request).await.unwrap().into_inner();
+        assert!(page.encoded_len() < MOST_BYTES, "{}", page.encoded_len());
+        numbers.extend(page.entries.iter().map(|entry| entry.seq));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert!(numbers.len() > MANY && numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
     plane.stop().await;
 }
 
