@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keyforge_shared::audit::gap::GapRecord;
 use keyforge_shared::audit::record::Record;
+use keyforge_shared::audit::subject::Subject;
 use keyforge_shared::id::{BootId, ChainId, NodeId, RequestId};
 use keyforge_shared::limit::Dimension;
 use keyforge_shared::money::NanoUsd;
@@ -50,10 +51,7 @@ impl Audit {
         missing.sort_unstable_by_key(|(chain, _)| (*chain == self.admin_chain, *chain));
         for (chain, missing) in missing {
             let record = GapRecord {
-                deployment: self.deployment,
-                chain,
-                node,
-                boot,
+                subject: Subject { deployment: self.deployment, chain, node, boot },
                 last_seq: known.watermark,
                 at: now,
                 charged: missing.charged,
@@ -102,7 +100,7 @@ impl Audit {
 
 /// Whether the chain already ends with, or nearly with, the same statement.
 async fn is_recorded(conn: &mut Conn, record: &GapRecord) -> Result<bool, StoreError> {
-    let recent = entries::before(conn, record.chain, i64::MAX, REPEATS).await?;
+    let recent = entries::before(conn, record.subject.chain, i64::MAX, REPEATS).await?;
     Ok(recent.iter().any(|row| match Record::decode(&row.record) {
         Ok(Record::Gap(before)) => GapRecord { at: record.at, charged: record.charged, ..before } == *record,
         Ok(Record::Request(_) | Record::Admin(_) | Record::Unchained(_)) | Err(_) => false,

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::RequestRecord;
+use keyforge_shared::audit::subject::Subject;
 use keyforge_shared::audit::unchained::{Unchained, UnchainedRecord};
 use keyforge_shared::id::{BootId, ChainId, NodeId};
 use sha2::{Digest as _, Sha256};
@@ -77,10 +78,7 @@ impl Audit {
         }
         let (lost_from, lost_through) = passed.lost.unwrap_or((0, 0));
         let record = UnchainedRecord {
-            deployment: self.deployment,
-            chain: self.admin_chain,
-            node,
-            boot,
+            subject: Subject { deployment: self.deployment, chain: self.admin_chain, node, boot },
             at: self.clock.now(),
             lost_from,
             lost_through,

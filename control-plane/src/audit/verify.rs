@@ -7,6 +7,7 @@
 
 use keyforge_shared::audit::chain::{Broken, ChainKey, Entry, Fault, Hash, Verifier};
 use keyforge_shared::audit::record::Record;
+use keyforge_shared::audit::subject::Subject;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{ChainId, KeyId, WorkspaceId};
 
@@ -307,7 +308,8 @@ fn check(verifier: &mut Verifier<'_>, held: u64, row: StoredEntry) -> Result<Rec
             Some(i64::try_from(record.node_seq).map_err(|_| broken(Fault::Index))?),
         ),
         Record::Unchained(record) => {
-            (Some(record.node.as_bytes().to_vec()), Some(record.boot.as_bytes().to_vec()), None)
+            let Subject { node, boot, .. } = record.subject;
+            (Some(node.as_bytes().to_vec()), Some(boot.as_bytes().to_vec()), None)
         }
         Record::Admin(_) | Record::Gap(_) => (None, None, None),
     };

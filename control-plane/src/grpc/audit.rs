@@ -146,8 +146,8 @@ fn encode(entry: Listed) -> proto::Entry {
             detail: record.detail,
         }),
         Record::Gap(record) => proto::entry::Record::Gap(proto::GapEntry {
-            node_id: record.node.to_string(),
-            boot_id: record.boot.to_string(),
+            node_id: record.subject.node.to_string(),
+            boot_id: record.subject.boot.to_string(),
             last_seq: record.last_seq,
             request_ids: record.requests.iter().map(ToString::to_string).collect(),
             charged_nano_usd: record.charged.nanos(),
@@ -164,8 +164,8 @@ fn unchained_entry(record: &UnchainedRecord) -> proto::UnchainedEntry {
         cost_nano_usd: cost,
     };
     proto::UnchainedEntry {
-        node_id: record.node.to_string(),
-        boot_id: record.boot.to_string(),
+        node_id: record.subject.node.to_string(),
+        boot_id: record.subject.boot.to_string(),
         lost_from: record.lost_from,
         lost_through: record.lost_through,
         chains: unchained::by_chain(record).into_iter().map(chain).collect(),

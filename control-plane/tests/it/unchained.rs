@@ -57,7 +57,10 @@ async fn i_17_records_of_a_key_that_a_backup_lacks_are_told_of_and_hold_up_no_ot
 
     let told = told(&rig).await;
     assert_eq!(told.len(), 1, "one entry for a batch");
-    assert_eq!((told[0].node, told[0].boot, told[0].lost_from, told[0].lost_through), (NODE, boot(1), 0, 0));
+    assert_eq!(
+        (told[0].subject.node, told[0].subject.boot, told[0].lost_from, told[0].lost_through),
+        (NODE, boot(1), 0, 0)
+    );
     for (one, record) in told[0].records.iter().zip(&records[1..3]) {
         assert_eq!((one.node_seq, one.chain, one.request), (record.node_seq, newer(key).chain, record.request));
         assert_eq!((one.cost, one.digest), (record.cost, Sha256::digest(record.encode()).into()));

@@ -83,6 +83,16 @@ impl Writer {
         }
     }
 
+    /// A 32-bit count and that many items, each as `write` appends it. Longer lists are cut at 2^32 - 1 items.
+    pub fn list<T>(&mut self, items: &[T], write: impl Fn(&mut Self, &T)) -> &mut Self {
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        self.u32(count);
+        for item in items.iter().take(count as usize) {
+            write(self, item);
+        }
+        self
+    }
+
     /// The finished encoding.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
@@ -169,6 +179,20 @@ impl<'a> Reader<'a> {
     /// As [`Self::array`], and [`DecodeError::Value`] naming `field` when it is not UTF-8.
     pub fn str(&mut self, field: &'static str) -> Result<String, DecodeError> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| DecodeError::Value(field))
+    }
+
+    /// A 32-bit count and that many items, each as `read` takes it off.
+    ///
+    /// # Errors
+    /// As [`Self::u32`] and `read`.
+    pub fn list<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
+        let count = self.u32()?;
+        // Room is made for what is there, never for what the count claims.
+        let mut items = Vec::new();
+        for _ in 0..count {
+            items.push(read(self)?);
+        }
+        Ok(items)
     }
 
     /// Ends the reading.

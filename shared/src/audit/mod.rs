@@ -2,6 +2,7 @@
 //!
 //! * [`canonical`]: the one binary encoding, read and written
 //! * [`request`], [`admin`], [`gap`], [`unchained`]: the four kinds of records; [`record`] tells them apart
+//! * [`subject`]: what the last two begin with
 //! * [`chain`]: genesis, links and heads under HMAC-SHA256, and the verifier
 //!
 //! `docs/audit-format.md` describes the same byte by byte, with test vectors.
@@ -12,6 +13,7 @@ pub mod chain;
 pub mod gap;
 pub mod record;
 pub mod request;
+pub mod subject;
 pub mod unchained;
 
 #[cfg(test)]

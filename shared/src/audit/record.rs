@@ -52,8 +52,8 @@ impl Record {
         match self {
             Self::Request(record) => record.chain,
             Self::Admin(record) => record.chain,
-            Self::Gap(record) => record.chain,
-            Self::Unchained(record) => record.chain,
+            Self::Gap(record) => record.subject.chain,
+            Self::Unchained(record) => record.subject.chain,
         }
     }
 }

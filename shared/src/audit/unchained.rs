@@ -3,8 +3,9 @@
 //! It stands in the administrators' chain. Nothing that a node ships is passed over without one.
 
 use crate::audit::canonical::{DecodeError, Reader, Writer};
+use crate::audit::subject::Subject;
 use crate::clock::Timestamp;
-use crate::id::{BootId, ChainId, DeploymentId, NodeId, RequestId};
+use crate::id::{ChainId, RequestId};
 use crate::money::NanoUsd;
 
 /// First four bytes of every encoded unchained record.
@@ -25,17 +26,28 @@ pub struct Unchained {
     pub digest: [u8; 32],
 }
 
+impl Unchained {
+    fn write(&self, writer: &mut Writer) {
+        writer.u64(self.node_seq).raw(self.chain.as_bytes()).raw(self.request.as_bytes());
+        writer.u64(self.cost.nanos()).raw(&self.digest);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            node_seq: reader.u64()?,
+            chain: ChainId::from_bytes(reader.array()?),
+            request: RequestId::from_bytes(reader.array()?),
+            cost: NanoUsd::new(reader.u64()?),
+            digest: reader.array()?,
+        })
+    }
+}
+
 /// The record of what is in no virtual key's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnchainedRecord {
-    /// The installation.
-    pub deployment: DeploymentId,
-    /// The administrators' chain.
-    pub chain: ChainId,
-    /// Whose records they are.
-    pub node: NodeId,
-    /// Of which life.
-    pub boot: BootId,
+    /// Whose records they are, and the administrators' chain.
+    pub subject: Subject,
     /// When they were passed over.
     pub at: Timestamp,
     /// The first number whose record came before, was acknowledged, and is at neither side any more; 0 when there is none.
@@ -51,15 +63,9 @@ impl UnchainedRecord {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_magic(&MAGIC);
-        writer.raw(self.deployment.as_bytes()).raw(self.chain.as_bytes());
-        writer.raw(self.node.as_bytes()).raw(self.boot.as_bytes()).i64(self.at.nanos());
-        writer.u64(self.lost_from).u64(self.lost_through);
-        let count = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        writer.u32(count);
-        for one in self.records.iter().take(count as usize) {
-            writer.u64(one.node_seq).raw(one.chain.as_bytes()).raw(one.request.as_bytes());
-            writer.u64(one.cost.nanos()).raw(&one.digest);
-        }
+        self.subject.write(&mut writer);
+        writer.i64(self.at.nanos()).u64(self.lost_from).u64(self.lost_through);
+        writer.list(&self.records, |writer, one| one.write(writer));
         writer.finish()
     }
 
@@ -69,25 +75,13 @@ impl UnchainedRecord {
     /// [`DecodeError`] for every other sequence of bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::after_magic(bytes, &MAGIC)?;
-        let mut record = Self {
-            deployment: DeploymentId::from_bytes(reader.array()?),
-            chain: ChainId::from_bytes(reader.array()?),
-            node: NodeId::from_bytes(reader.array()?),
-            boot: BootId::from_bytes(reader.array()?),
+        let record = Self {
+            subject: Subject::read(&mut reader)?,
             at: Timestamp::from_nanos(reader.i64()?),
             lost_from: reader.u64()?,
             lost_through: reader.u64()?,
-            records: Vec::new(),
+            records: reader.list(Unchained::read)?,
         };
-        for _ in 0..reader.u32()? {
-            record.records.push(Unchained {
-                node_seq: reader.u64()?,
-                chain: ChainId::from_bytes(reader.array()?),
-                request: RequestId::from_bytes(reader.array()?),
-                cost: NanoUsd::new(reader.u64()?),
-                digest: reader.array()?,
-            });
-        }
         reader.finish()?;
         Ok(record)
     }

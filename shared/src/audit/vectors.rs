@@ -16,6 +16,7 @@ use crate::audit::chain::{ChainKey, Entry, Genesis, Hash, head_seal};
 use crate::audit::gap::GapRecord;
 use crate::audit::record::Record;
 use crate::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
+use crate::audit::subject::Subject;
 use crate::audit::unchained::{Unchained, UnchainedRecord};
 use crate::clock::Timestamp;
 use crate::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, OperatorId, RequestId};
@@ -139,10 +140,7 @@ fn unresolved() -> RequestRecord {
 
 fn gap() -> GapRecord {
     GapRecord {
-        deployment: DEPLOYMENT,
-        chain: KEY_CHAIN,
-        node: NODE,
-        boot: BOOT,
+        subject: Subject { deployment: DEPLOYMENT, chain: KEY_CHAIN, node: NODE, boot: BOOT },
         last_seq: 2,
         at: CREATED,
         charged: NanoUsd::new(8_492_000),
@@ -174,10 +172,7 @@ fn unchained() -> UnchainedRecord {
         digest: [0x6d; 32],
     };
     UnchainedRecord {
-        deployment: DEPLOYMENT,
-        chain: ADMIN_CHAIN,
-        node: NODE,
-        boot: BOOT,
+        subject: Subject { deployment: DEPLOYMENT, chain: ADMIN_CHAIN, node: NODE, boot: BOOT },
         at: CREATED,
         lost_from: 3,
         lost_through: 9,
@@ -225,9 +220,9 @@ fn fields(record: &Record) -> Value {
             "method": r.method, "target": r.target, "outcome": r.outcome.as_str(), "detail": r.detail,
         }),
         Record::Gap(r) => json!({
-            "kind": "KFG1", "deployment_id": hex::encode(r.deployment.as_bytes()),
-            "chain_id": hex::encode(r.chain.as_bytes()), "node_id": hex::encode(r.node.as_bytes()),
-            "boot_id": hex::encode(r.boot.as_bytes()), "last_seq": r.last_seq, "at_ns": r.at.nanos(),
+            "kind": "KFG1", "deployment_id": hex::encode(r.subject.deployment.as_bytes()),
+            "chain_id": hex::encode(r.subject.chain.as_bytes()), "node_id": hex::encode(r.subject.node.as_bytes()),
+            "boot_id": hex::encode(r.subject.boot.as_bytes()), "last_seq": r.last_seq, "at_ns": r.at.nanos(),
             "charged": r.charged.nanos(),
             "requests": r.requests.iter().map(|id| hex::encode(id.as_bytes())).collect::<Vec<_>>(),
         }),
@@ -237,9 +232,9 @@ fn fields(record: &Record) -> Value {
                 json!([one.node_seq, chain, request, one.cost.nanos(), hex::encode(one.digest)])
             };
             json!({
-                "kind": "KFU1", "deployment_id": hex::encode(r.deployment.as_bytes()),
-                "chain_id": hex::encode(r.chain.as_bytes()), "node_id": hex::encode(r.node.as_bytes()),
-                "boot_id": hex::encode(r.boot.as_bytes()), "at_ns": r.at.nanos(), "lost_from": r.lost_from,
+                "kind": "KFU1", "deployment_id": hex::encode(r.subject.deployment.as_bytes()),
+                "chain_id": hex::encode(r.subject.chain.as_bytes()), "node_id": hex::encode(r.subject.node.as_bytes()),
+                "boot_id": hex::encode(r.subject.boot.as_bytes()), "at_ns": r.at.nanos(), "lost_from": r.lost_from,
                 "lost_through": r.lost_through, "records": r.records.iter().map(one).collect::<Vec<_>>(),
             })
         }

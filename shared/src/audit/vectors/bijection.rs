@@ -9,6 +9,7 @@ use crate::audit::chain::{Entry, Genesis};
 use crate::audit::gap::GapRecord;
 use crate::audit::record::Record;
 use crate::audit::request::{Flags, Outcome, PrivateTag, PrivateValue, RequestRecord};
+use crate::audit::subject::Subject;
 use crate::audit::unchained::{Unchained, UnchainedRecord};
 use crate::clock::Timestamp;
 use crate::id::{BootId, ChainId, CredentialId, DeploymentId, NodeId, OperatorId, RequestId};
@@ -82,13 +83,19 @@ fn admin() -> impl Strategy<Value = AdminRecord> {
     })
 }
 
+fn subject(ids: [Id; 4]) -> Subject {
+    Subject {
+        deployment: DeploymentId::from_bytes(ids[0]),
+        chain: ChainId::from_bytes(ids[1]),
+        node: NodeId::from_bytes(ids[2]),
+        boot: BootId::from_bytes(ids[3]),
+    }
+}
+
 fn gap() -> impl Strategy<Value = GapRecord> {
     (any::<[Id; 4]>(), any::<[u64; 2]>(), any::<i64>(), vec(any::<Id>(), 0..5)).prop_map(|(ids, n, at, requests)| {
         GapRecord {
-            deployment: DeploymentId::from_bytes(ids[0]),
-            chain: ChainId::from_bytes(ids[1]),
-            node: NodeId::from_bytes(ids[2]),
-            boot: BootId::from_bytes(ids[3]),
+            subject: subject(ids),
             last_seq: n[0],
             at: Timestamp::from_nanos(at),
             charged: NanoUsd::new(n[1]),
@@ -107,10 +114,7 @@ fn unchained() -> impl Strategy<Value = UnchainedRecord> {
     });
     (any::<[Id; 4]>(), any::<[u64; 2]>(), any::<i64>(), vec(one, 0..5)).prop_map(|(ids, n, at, records)| {
         UnchainedRecord {
-            deployment: DeploymentId::from_bytes(ids[0]),
-            chain: ChainId::from_bytes(ids[1]),
-            node: NodeId::from_bytes(ids[2]),
-            boot: BootId::from_bytes(ids[3]),
+            subject: subject(ids),
             at: Timestamp::from_nanos(at),
             lost_from: n[0],
             lost_through: n[1],
