@@ -20,7 +20,7 @@ use tonic::transport::server::TcpConnectInfo;
 
 use crate::app::StartError;
 use crate::config::TlsListener;
-use crate::grpc::auth::NodeGate;
+use crate::grpc::node_gate::NodeGate;
 use crate::metrics::RefusedConnections;
 use crate::nodes::authority::Authority;
 use crate::nodes::server_certificate::ServerCertificate;

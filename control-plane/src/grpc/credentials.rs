@@ -6,9 +6,9 @@ use keyforge_proto::convert::required;
 use keyforge_shared::secret::SecretBytes;
 use tonic::{Request, Response, Status};
 
-use super::auth::decoded;
 use super::ids::credential_id;
 use super::operator_gate::operator;
+use super::recorded::decoded;
 use crate::admin::credentials::{CredentialUpdate, NewCredential};
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};

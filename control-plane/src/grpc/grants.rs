@@ -7,7 +7,7 @@ use keyforge_shared::id::{BootId, KeyId, LifeId};
 use keyforge_shared::limit::CounterId;
 use tonic::{Code, Request, Response, Status};
 
-use super::auth::NodeGate;
+use super::node_gate::NodeGate;
 use super::status::told;
 use crate::ledger::{Acquire, GiveBack, Grant, Granted, Holder, Ledger, LedgerError, Membership, Want};
 

@@ -9,7 +9,7 @@ use keyforge_shared::id::{BootId, KeyId, NodeId, RequestId};
 use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
-use super::auth::NodeGate;
+use super::node_gate::NodeGate;
 use super::status::told;
 use crate::admin::Admin;
 use crate::audit::intake::{Batch, Intake, IntakeError, Taken};

@@ -12,9 +12,9 @@ use keyforge_shared::id::KeyId;
 use keyforge_shared::policy::Policy;
 use tonic::{Request, Response, Status};
 
-use super::auth::decoded;
 use super::ids::key_id;
 use super::operator_gate::operator;
+use super::recorded::decoded;
 use super::usage::balance;
 use crate::admin::explain::{Check, Finding, Question};
 use crate::admin::key_update::KeyMask;

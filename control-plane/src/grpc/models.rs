@@ -6,8 +6,8 @@ use keyforge_proto::convert::{ConvertError, required};
 use keyforge_shared::catalog::Model;
 use tonic::{Request, Response, Status};
 
-use super::auth::decoded;
 use super::operator_gate::operator;
+use super::recorded::decoded;
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};
 

@@ -15,9 +15,10 @@ use keyforge_shared::id::NodeId;
 use keyforge_shared::secret::SecretBytes;
 use tonic::{Request, Response, Status};
 
-use super::auth::{NodeGate, caller, decoded, peer};
+use super::head::peer;
+use super::node_gate::{NodeGate, caller};
 use super::operator_gate::operator;
-use super::recorded::recorded;
+use super::recorded::{decoded, recorded};
 use crate::admin::nodes::{Listed, RENEW_CERTIFICATE};
 use crate::admin::{Admin, AdminError};
 use crate::nodes::authority::{Authority, ProvenKey};
@@ -190,7 +191,7 @@ impl EnrollmentService for EnrollmentApi {
                 "join over TLS: the control plane's [tls] listen address, with https://",
             ));
         }
-        let peer = peer(&request);
+        let peer = peer(request.extensions());
         let proto::JoinRequest { token, signing_request, node_id } = request.into_inner();
         let token = SecretBytes::new(token.into_bytes());
         let wanted =
@@ -227,7 +228,7 @@ impl NodeService for CertificateApi {
         let FleetCaller::Node { node, .. } = caller(&request)? else {
             return Err(Status::failed_precondition("only a node that has joined has a certificate to renew"));
         };
-        let peer = peer(&request);
+        let peer = peer(request.extensions());
         let transport = request.extensions().get::<Transport>().cloned().unwrap_or(Transport::Cleartext);
         let key = proven(&request.into_inner().signing_request)?;
         let presented = match self.gate.nodes().unless_replaced(&transport, node).await {

@@ -7,8 +7,8 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::WorkspaceId;
 use tonic::{Request, Response, Status};
 
-use super::auth::decoded;
 use super::operator_gate::operator;
+use super::recorded::decoded;
 use crate::admin::operators::{NewExpiry, NewOperator};
 use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};

@@ -1,6 +1,9 @@
-//! Reads by operators leave an entry: an answer is given only after it is recorded that it was asked for.
+//! What operators ask leaves an entry: a read is answered only after it is recorded that it was asked for, and what cannot be decoded is recorded as
+//! refused.
 
+use keyforge_proto::convert::ConvertError;
 use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::name;
 use tonic::Status;
 
 use crate::admin::{Admin, AdminError, Caller};
@@ -22,5 +25,32 @@ pub(super) async fn recorded<T>(
             Ok(answer)
         }
         Err(error) => Err(admin.refuse(caller, method, target, error).await.into()),
+    }
+}
+
+/// What a request was decoded to; a request that could not be decoded is recorded as refused.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, naming the field.
+pub(super) async fn decoded<T>(
+    admin: &Admin,
+    caller: &Caller,
+    method: &'static str,
+    target: &str,
+    result: Result<T, AdminError>,
+) -> Result<T, Status> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => {
+            // What is no name may be anything, a secret that was pasted into the wrong place included.
+            let target = if name::check(target).is_ok() { target } else { "" };
+            Err(admin.refuse(caller, method, target, error).await.into())
+        }
+    }
+}
+
+impl From<ConvertError> for AdminError {
+    fn from(error: ConvertError) -> Self {
+        Self::Invalid(error.to_string())
     }
 }

@@ -11,7 +11,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::auth::{NodeGate, caller, peer};
+use super::head::peer;
+use super::node_gate::{NodeGate, caller};
 use crate::nodes::FleetCaller;
 use crate::publish::session::{self, Publisher};
 use crate::publish::standings::Standings;
@@ -127,7 +128,7 @@ impl StateService for StateApi {
         request: Request<Streaming<proto::NodeMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
-        let (caller, peer, gate) = (caller(&request)?, peer(&request), self.gate.clone());
+        let (caller, peer, gate) = (caller(&request)?, peer(request.extensions()), self.gate.clone());
         let (mut publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
         if matches!(caller, FleetCaller::Node { .. }) {
             let serves = gate.nodes().serves(&caller).await.map_err(|error| {
@@ -152,7 +153,7 @@ impl StateService for StateApi {
         request: Request<Streaming<proto::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
-        let (caller, peer, gate) = (caller(&request)?, peer(&request), self.gate.clone());
+        let (caller, peer, gate) = (caller(&request)?, peer(request.extensions()), self.gate.clone());
         let (publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
         let inbound = Box::pin(entitled(request.into_inner(), caller, peer.clone(), gate.clone()));
         let running = watch::run(publisher, inbound, outbound.clone());

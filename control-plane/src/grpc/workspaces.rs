@@ -5,8 +5,8 @@ use keyforge_proto::admin::v1::workspace_service_server::WorkspaceService;
 use keyforge_proto::convert::{self, required};
 use tonic::{Request, Response, Status};
 
-use super::auth::decoded;
 use super::operator_gate::operator;
+use super::recorded::decoded;
 use crate::admin::page::PageRequest;
 use crate::admin::workspaces::{NewWorkspace, WorkspaceUpdate};
 use crate::admin::{Admin, AdminError};
