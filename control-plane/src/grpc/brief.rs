@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use keyforge_runtime::accept::Transport;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
@@ -59,14 +59,10 @@ where
         if matches!(transport, Some(Transport::Tls { certificate: Some(_) })) {
             return Box::pin(self.inner.call(request));
         }
-        let said_within = self.said_within;
-        let request =
-            request.map(|body| Body::new(Said { body, end: Box::pin(sleep(said_within)), limit: said_within }));
-        let (answering, answered_for) = (self.inner.call(request), self.answered_for);
-        Box::pin(async move {
-            let answer = answering.await?;
-            Ok(answer.map(|body| Body::new(Answer { body, end: Box::pin(sleep(answered_for)), is_over: false })))
-        })
+        let (said_within, answered_for) = (self.said_within, self.answered_for);
+        let request = request.map(|body| Timed::body(body, said_within, Err(too_slow(said_within))));
+        let answering = self.inner.call(request);
+        Box::pin(async move { Ok(answering.await?.map(|body| Timed::body(body, answered_for, long_enough()))) })
     }
 }
 
@@ -74,63 +70,46 @@ impl<S: NamedService> NamedService for Brief<S> {
     const NAME: &'static str = S::NAME;
 }
 
-/// What a stranger says; an error once it takes too long.
-struct Said {
+/// A body until its time is up; then one last frame or error, and nothing after it.
+struct Timed {
     body: Body,
     end: Pin<Box<Sleep>>,
-    limit: Duration,
+    /// `None` once it was given.
+    last: Option<Result<Frame<Bytes>, Status>>,
 }
 
-impl http_body::Body for Said {
+impl Timed {
+    fn body(body: Body, limit: Duration, last: Result<Frame<Bytes>, Status>) -> Body {
+        Body::new(Self { body, end: Box::pin(sleep(limit)), last: Some(last) })
+    }
+}
+
+impl http_body::Body for Timed {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            return Poll::Ready(frame);
+        if self.last.is_none() || self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(self.last.take());
         }
-        let limit = self.limit.as_secs();
-        self.end.as_mut().poll(context).map(|()| {
-            Some(Err(Status::deadline_exceeded(format!("the call was not sent to its end within {limit} seconds"))))
-        })
+        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.last.is_none() || self.body.is_end_stream()
     }
 }
 
-/// What a stranger is answered, until they are told to ask again.
-struct Answer {
-    body: Body,
-    end: Pin<Box<Sleep>>,
-    is_over: bool,
+/// What ends a call that took `limit` to be sent.
+fn too_slow(limit: Duration) -> Status {
+    Status::deadline_exceeded(format!("the call was not sent to its end within {} seconds", limit.as_secs()))
 }
 
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        if self.end.as_mut().poll(context).is_pending() {
-            return Pin::new(&mut self.body).poll_frame(context);
-        }
-        self.is_over = true;
-        let status = Status::deadline_exceeded("a call without a certificate is not answered for longer: ask again");
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_over || self.body.is_end_stream()
-    }
+/// What ends an answer: its caller is to ask again.
+fn long_enough() -> Result<Frame<Bytes>, Status> {
+    let status = Status::deadline_exceeded("a call without a certificate is not answered for longer: ask again");
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
 #[cfg(test)]
