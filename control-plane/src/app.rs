@@ -61,7 +61,7 @@ use crate::grpc::vault::VaultApi;
 use crate::grpc::workspaces::WorkspaceApi;
 use crate::ledger::Ledger;
 use crate::listeners::{self, Services};
-use crate::metrics::{self, PassedOver, RefusedConnections, RefusedNodes};
+use crate::metrics::{self, LabelledCounter};
 use crate::nodes::authority::{Authority, AuthorityError};
 use crate::nodes::{NodeParts, Nodes};
 use crate::publish::fleet::Fleet;
@@ -225,7 +225,7 @@ pub async fn start(
     parts.gate.nodes().follow_removals(&shutdown);
     let Parts { admin, publisher, store, gate, authority, custodian, registry, .. } = parts;
     let fingerprint = authority.fingerprint();
-    let services = Services { routes, refused: RefusedConnections::new(&telemetry.meter()) };
+    let services = Services { routes, refused: LabelledCounter::refused_connections(&telemetry.meter()) };
     let over_tls = |tls| listeners::over_tls(tls, authority, (services.clone(), gate), clock, &shutdown);
     let tls_addr = config.tls.as_ref().map(over_tls).transpose()?;
     let addr = listeners::in_the_clear(config.listen, services, &shutdown)?;
@@ -254,7 +254,7 @@ struct Parts {
     publisher: Publisher,
     authority: Arc<Authority>,
     gate: NodeGate,
-    passed_over: PassedOver,
+    passed_over: LabelledCounter,
     is_new: bool,
     custodian: Custodian,
     /// Where others may share the database.
@@ -297,11 +297,11 @@ async fn assemble(
         clock: Arc::clone(&clock),
         certificate_life: config.tls.map_or(DEFAULT_CERTIFICATE_LIFE, |tls| tls.certificate_life),
     });
-    let gate = NodeGate::new(nodes, admin.clone(), RefusedNodes::new(&telemetry.meter()));
+    let gate = NodeGate::new(nodes, admin.clone(), LabelledCounter::refused_nodes(&telemetry.meter()));
     let horizon = Horizon::new(Arc::clone(&clock), store.is_shared());
     let publisher = Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness };
     let is_new = opened.is_new;
-    let passed_over = PassedOver::new(&telemetry.meter());
+    let passed_over = LabelledCounter::passed_over_records(&telemetry.meter());
     Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, passed_over, custodian, is_new, registry })
 }
 

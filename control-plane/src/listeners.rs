@@ -21,7 +21,7 @@ use tonic::transport::server::TcpConnectInfo;
 use crate::app::StartError;
 use crate::config::TlsListener;
 use crate::grpc::node_gate::NodeGate;
-use crate::metrics::RefusedConnections;
+use crate::metrics::LabelledCounter;
 use crate::nodes::authority::Authority;
 use crate::nodes::server_certificate::ServerCertificate;
 
@@ -38,8 +38,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Services {
     /// The services.
     pub routes: Routes,
-    /// Counts connections that were closed for their address.
-    pub refused: RefusedConnections,
+    /// Counts connections that were closed for their address, by the name of the listener.
+    pub refused: LabelledCounter,
 }
 
 /// Serves gRPC in the clear, and says where.

@@ -11,60 +11,50 @@ use crate::publish::hub::Hub;
 use crate::publish::lives::NodeSeen;
 use crate::registry::Registry;
 
-/// Counts who was refused that wanted to be taken for a node. Clones share the count.
+/// A count by one label, whose values are a closed list. Clones share the count.
 #[derive(Clone)]
-pub struct RefusedNodes(Counter<u64>);
+pub struct LabelledCounter {
+    counter: Counter<u64>,
+    label: &'static str,
+}
 
-impl RefusedNodes {
-    /// Registers the count.
+impl LabelledCounter {
+    /// Registers the count of those who were refused that wanted to be taken for a node, by reason.
     #[must_use]
-    pub fn new(meter: &Meter) -> Self {
+    pub fn refused_nodes(meter: &Meter) -> Self {
         let description =
             "Connections and calls refused to callers that are no node, or not the node that they speak for, by reason";
-        Self(meter.u64_counter("keyforge.nodes.refused").with_description(description).build())
+        Self::register(meter, "keyforge.nodes.refused", "keyforge.reason", description)
     }
 
-    /// One more, for a reason out of a closed list.
-    pub fn count(&self, reason: &'static str) {
-        self.0.add(1, &[KeyValue::new("keyforge.reason", reason)]);
-    }
-}
-
-/// Counts connections that were closed at once for their address. Clones share the count.
-#[derive(Clone)]
-pub struct RefusedConnections(Counter<u64>);
-
-impl RefusedConnections {
-    /// Registers the count.
+    /// Registers the count of connections that were closed at once for their address, by the name of their listener.
     #[must_use]
-    pub fn new(meter: &Meter) -> Self {
+    pub fn refused_connections(meter: &Meter) -> Self {
         let description =
             "Connections closed at once because their address held as many without a certificate as it may.";
-        Self(meter.u64_counter("keyforge.listener.connections_refused").with_description(description).build())
+        Self::register(meter, "keyforge.listener.connections_refused", "keyforge.listener", description)
     }
 
-    /// One more, at the listener of this name.
-    pub fn count(&self, listener: &'static str) {
-        self.0.add(1, &[KeyValue::new("keyforge.listener", listener)]);
-    }
-}
-
-/// Counts the records of nodes that no key's chain has taken or will. Clones share the count.
-#[derive(Clone)]
-pub struct PassedOver(Counter<u64>);
-
-impl PassedOver {
-    /// Registers the count.
+    /// Registers the count of nodes' records that no virtual key's chain has taken or will, by reason.
     #[must_use]
-    pub fn new(meter: &Meter) -> Self {
+    pub fn passed_over_records(meter: &Meter) -> Self {
         let description =
             "Records of nodes that are in no virtual key's chain and told of in the administrators' chain, by reason.";
-        Self(meter.u64_counter("keyforge.audit.passed_over").with_description(description).build())
+        Self::register(meter, "keyforge.audit.passed_over", "keyforge.reason", description)
     }
 
-    /// So many more, for a reason out of a closed list.
-    pub fn count(&self, reason: &'static str, records: u64) {
-        self.0.add(records, &[KeyValue::new("keyforge.reason", reason)]);
+    fn register(meter: &Meter, name: &'static str, label: &'static str, description: &'static str) -> Self {
+        Self { counter: meter.u64_counter(name).with_description(description).build(), label }
+    }
+
+    /// One more under this value of the label.
+    pub fn count(&self, value: &'static str) {
+        self.add(1, value);
+    }
+
+    /// So many more under this value of the label.
+    pub fn add(&self, more: u64, value: &'static str) {
+        self.counter.add(more, &[KeyValue::new(self.label, value)]);
     }
 }
 

@@ -14,7 +14,7 @@ use super::status::told;
 use crate::admin::Admin;
 use crate::audit::intake::{Batch, Intake, IntakeError, Taken};
 use crate::audit::{Audit, AuditError};
-use crate::metrics::PassedOver;
+use crate::metrics::LabelledCounter;
 use crate::store::{Store, StoreError, overspent};
 
 /// Serves the intake to nodes.
@@ -24,7 +24,7 @@ pub struct IntakeApi {
     intake: Intake,
     admin: Admin,
     gate: NodeGate,
-    passed_over: PassedOver,
+    passed_over: LabelledCounter,
     /// Held while noted keys are frozen: a second look at the notes comes after the freeze that took them away, so that it cannot freeze a key
     /// again which an operator has unfrozen in between.
     freezing: Mutex<()>,
@@ -34,7 +34,12 @@ impl IntakeApi {
     /// Chains with `audit` in `store` what those ship whom `gate` lets pass; keys that must not go on are frozen by `admin`. What is passed over is
     /// counted in `passed_over`.
     #[must_use]
-    pub fn new(store: Store, audit: Arc<Audit>, admin: Admin, (gate, passed_over): (NodeGate, PassedOver)) -> Self {
+    pub fn new(
+        store: Store,
+        audit: Arc<Audit>,
+        admin: Admin,
+        (gate, passed_over): (NodeGate, LabelledCounter),
+    ) -> Self {
         let intake = Intake::new(store.clone(), Arc::clone(&audit));
         Self { store, audit, intake, admin, gate, passed_over, freezing: Mutex::default() }
     }
@@ -63,12 +68,12 @@ impl IntakeApi {
     fn passed_over(&self, (node, boot): (NodeId, BootId), taken: Taken) {
         let Taken { watermark, unchained, lost } = taken;
         if unchained > 0 {
-            self.passed_over.count("unknown_chain", unchained);
+            self.passed_over.add(unchained, "unknown_chain");
             tracing::warn!(%node, %boot, records = unchained, watermark,
                 "records name chains that no virtual key here has; they count for no key, and the administrators' chain names them");
         }
         if lost > 0 {
-            self.passed_over.count("gone", lost);
+            self.passed_over.add(lost, "gone");
             tracing::warn!(%node, %boot, records = lost, watermark,
                 "records that were acknowledged before are gone here and at their node; the administrators' chain names their numbers");
         }

@@ -12,7 +12,7 @@ use super::guarded::Gate;
 use super::head::{bearer_token, peer};
 use crate::admin::Admin;
 use crate::admin::nodes::RENEW_CERTIFICATE;
-use crate::metrics::RefusedNodes;
+use crate::metrics::LabelledCounter;
 use crate::nodes::refusal::Refusal;
 use crate::nodes::{FleetCaller, Nodes};
 
@@ -21,13 +21,13 @@ use crate::nodes::{FleetCaller, Nodes};
 pub struct NodeGate {
     nodes: Nodes,
     admin: Admin,
-    refused: RefusedNodes,
+    refused: LabelledCounter,
 }
 
 impl NodeGate {
     /// Lets `nodes` pass; whom it refuses is recorded by `admin` and counted in `refused`.
     #[must_use]
-    pub const fn new(nodes: Nodes, admin: Admin, refused: RefusedNodes) -> Self {
+    pub const fn new(nodes: Nodes, admin: Admin, refused: LabelledCounter) -> Self {
         Self { nodes, admin, refused }
     }
 

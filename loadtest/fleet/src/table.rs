@@ -14,7 +14,7 @@ use keyforge_control_plane::custody::holders::Holder;
 use keyforge_control_plane::grpc::guarded::Gate as _;
 use keyforge_control_plane::grpc::node_gate::NodeGate;
 use keyforge_control_plane::grpc::state::StateApi;
-use keyforge_control_plane::metrics::RefusedNodes;
+use keyforge_control_plane::metrics::LabelledCounter;
 use keyforge_control_plane::nodes::authority::Authority;
 use keyforge_control_plane::nodes::{NodeParts, Nodes};
 use keyforge_control_plane::publish::fleet::Fleet;
@@ -216,7 +216,7 @@ async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Resu
     let sealed = Sealed { seal: opened.seal, sum: opened.sum, roster: opened.roster };
     let admin = Admin::new(store, opened.vault, opened.audit, hub.clone(), sealed, shutdown.clone());
     let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("keyforge-fleetload"))?;
-    let gate = NodeGate::new(nodes, admin, RefusedNodes::new(&telemetry.meter()));
+    let gate = NodeGate::new(nodes, admin, LabelledCounter::refused_nodes(&telemetry.meter()));
     let max_staleness = Duration::from_secs(30);
     let horizon = Horizon::new(Arc::clone(&clock), false);
     Ok((Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness }, gate))
