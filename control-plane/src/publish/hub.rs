@@ -1,23 +1,21 @@
 //! The hub holds the replicated state and hands each change to every subscriber, and each order, that a key stops or goes on, to every watcher.
 //!
-//! Each of them has a queue of its own with a bound. One that falls behind loses its queue and is told to start over; it costs the others
-//! nothing. Subscribing and committing exclude each other, so no subscriber misses a change or sees one twice.
+//! Each of them has a [queue](super::queues) of its own. Subscribing and committing exclude each other, so no subscriber misses a change or sees one
+//! twice.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use keyforge_shared::id::KeyId;
 use keyforge_shared::state::{Change, Delta, KeyStatus, Resource, ResourceId, SetHash, Standing, State};
-use tokio::sync::Notify;
 
 use super::encoded::Encoded;
+use super::queues::{FanOut, Overrun, QUEUE, Queue};
 
 /// Deltas kept for nodes that come back.
 const RING: usize = 10_000;
 /// Orders kept for nodes that come back.
 const ORDERS: usize = 10_000;
-/// Deltas that may wait for one subscriber, and orders for one watcher.
-const QUEUE: usize = 1_024;
 
 /// The replicated state and its subscribers. Clones share it.
 #[derive(Clone)]
@@ -28,13 +26,13 @@ pub struct Hub {
 struct Inner {
     state: State,
     ring: VecDeque<Arc<Delta>>,
-    subscribers: Vec<Weak<Queue<Arc<Delta>>>>,
+    subscribers: FanOut<Arc<Delta>>,
     /// All orders after `orders_since`.
     orders: VecDeque<Order>,
     orders_since: u64,
     /// Revision and hash of the set that it began with.
     base: (u64, SetHash),
-    watchers: Vec<Weak<Queue<Order>>>,
+    watchers: FanOut<Order>,
     /// The latest snapshot that was encoded.
     encoded: Weak<Encoded>,
 }
@@ -89,32 +87,6 @@ pub struct Watch {
     queue: Arc<Queue<Order>>,
 }
 
-/// A watcher fell so far behind that orders were lost to it: it must begin anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overrun;
-
-struct Queue<T> {
-    waiting: Mutex<Waiting<T>>,
-    wake: Notify,
-}
-
-struct Waiting<T> {
-    items: VecDeque<T>,
-    overflowed: bool,
-}
-
-impl<T> Default for Waiting<T> {
-    fn default() -> Self {
-        Self { items: VecDeque::new(), overflowed: false }
-    }
-}
-
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        Self { waiting: Mutex::default(), wake: Notify::new() }
-    }
-}
-
 impl Hub {
     /// A hub that starts from a loaded state.
     #[must_use]
@@ -124,11 +96,11 @@ impl Hub {
         let inner = Inner {
             state,
             ring: VecDeque::new(),
-            subscribers: Vec::new(),
+            subscribers: FanOut::default(),
             orders: VecDeque::new(),
             orders_since,
             base,
-            watchers: Vec::new(),
+            watchers: FanOut::default(),
             encoded: Weak::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -145,19 +117,12 @@ impl Hub {
             inner.ring.pop_front();
         }
         inner.ring.push_back(Arc::clone(&delta));
-        inner.subscribers.retain(|subscriber| match subscriber.upgrade() {
-            Some(queue) => {
-                queue.push(Arc::clone(&delta));
-                true
-            }
-            None => false,
-        });
+        inner.subscribers.give(&delta);
     }
 
     /// Joins the fan-out of orders, for a node that knows those up to `revision`, where its set has this hash if it tells.
     #[must_use]
     pub fn watch(&self, revision: u64, set_hash: Option<SetHash>) -> Watching {
-        let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
         let head = inner.state.revision();
         let ours = inner.hash_at(revision);
@@ -166,8 +131,7 @@ impl Hub {
         let is_known = is_proven && (inner.orders_since..=head).contains(&revision);
         let floor = if is_known { revision } else { head };
         let missed = inner.orders.iter().filter(|order| order.revision > floor).copied().collect();
-        inner.watchers.push(Arc::downgrade(&queue));
-        Watching { floor, is_foreign, missed, orders: Watch { queue } }
+        Watching { floor, is_foreign, missed, orders: Watch { queue: inner.watchers.join() } }
     }
 
     /// Whether `revision` stopped a key or let it go on, as far as is remembered: so that nodes are given an order.
@@ -191,13 +155,12 @@ impl Hub {
     /// Subscribers that are connected.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        lock(&self.inner).subscribers.iter().filter(|subscriber| subscriber.strong_count() > 0).count()
+        lock(&self.inner).subscribers.members()
     }
 
     /// Joins the fan-out, for a node that holds `revision` with `set_hash`; revision 0 holds nothing.
     #[must_use]
     pub fn subscribe(&self, revision: u64, set_hash: Option<SetHash>) -> (Start, Subscription) {
-        let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
         let start = match inner.deltas_after(revision, set_hash) {
             Some(deltas) => Start::Deltas(deltas),
@@ -206,8 +169,7 @@ impl Hub {
                 Start::Snapshot(snapshot, deltas)
             }
         };
-        inner.subscribers.push(Arc::downgrade(&queue));
-        (start, Subscription { hub: self.clone(), queue })
+        (start, Subscription { hub: self.clone(), queue: inner.subscribers.join() })
     }
 }
 
@@ -272,28 +234,18 @@ impl Inner {
             self.orders_since = oldest.revision;
         }
         self.orders.push_back(order);
-        self.watchers.retain(|watcher| match watcher.upgrade() {
-            Some(queue) => {
-                queue.push(order);
-                true
-            }
-            None => false,
-        });
+        self.watchers.give(&order);
     }
 }
 
 impl Subscription {
     /// Waits for what comes next. Safe to drop while waiting: nothing is lost.
     pub async fn next(&self) -> Next {
-        loop {
-            let woken = self.queue.wake.notified();
-            match self.queue.take() {
-                Ok(Some(delta)) => return Next::Delta(delta),
-                Ok(None) => woken.await,
-                Err(Overrun) => {
-                    let (snapshot, deltas) = self.restart();
-                    return Next::Resync(snapshot, deltas);
-                }
+        match self.queue.next().await {
+            Ok(delta) => Next::Delta(delta),
+            Err(Overrun) => {
+                let (snapshot, deltas) = self.restart();
+                Next::Resync(snapshot, deltas)
             }
         }
     }
@@ -301,7 +253,7 @@ impl Subscription {
     fn restart(&self) -> (Arc<Encoded>, Vec<Arc<Delta>>) {
         let mut inner = lock(&self.hub.inner);
         // No commit can come between the emptying of the queue and the snapshot: it would need the hub.
-        *lock(&self.queue.waiting) = Waiting::default();
+        self.queue.begin_anew();
         inner.snapshot()
     }
 }
@@ -312,13 +264,7 @@ impl Watch {
     /// # Errors
     /// [`Overrun`], for good.
     pub async fn next(&self) -> Result<Order, Overrun> {
-        loop {
-            let woken = self.queue.wake.notified();
-            match self.queue.take()? {
-                Some(order) => return Ok(order),
-                None => woken.await,
-            }
-        }
+        self.queue.next().await
     }
 
     /// The next order that is there already.
@@ -327,26 +273,6 @@ impl Watch {
     /// [`Overrun`], for good.
     pub fn ready(&self) -> Result<Option<Order>, Overrun> {
         self.queue.take()
-    }
-}
-
-impl<T> Queue<T> {
-    fn push(&self, item: T) {
-        let mut waiting = lock(&self.waiting);
-        if waiting.overflowed {
-            return;
-        }
-        if waiting.items.len() == QUEUE {
-            *waiting = Waiting { items: VecDeque::new(), overflowed: true };
-        } else {
-            waiting.items.push_back(item);
-        }
-        self.wake.notify_one();
-    }
-
-    fn take(&self) -> Result<Option<T>, Overrun> {
-        let mut waiting = lock(&self.waiting);
-        if waiting.overflowed { Err(Overrun) } else { Ok(waiting.items.pop_front()) }
     }
 }
 
@@ -486,7 +412,7 @@ mod tests {
         assert_eq!(hub.subscribers(), 1);
         drop(subscription);
         hub.commit(change(2));
-        assert_eq!((hub.subscribers(), lock(&hub.inner).subscribers.len()), (0, 0));
+        assert_eq!(hub.subscribers(), 0);
     }
 
     #[test]

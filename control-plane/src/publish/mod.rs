@@ -1,6 +1,6 @@
 //! The replicated state on its way to the nodes.
 //!
-//! * [`hub`]: the state itself, the last deltas, and a bounded queue per subscriber
+//! * [`hub`]: the state itself and the last deltas; [`queues`]: a bounded one for each who gets them
 //! * [`encoded`]: a snapshot on its way, encoded once for all
 //! * [`session`]: one node's state stream, from its hello to its end; [`watch`]: its stream of orders, which nothing holds up
 //! * [`progress`]: who has done what a revision says; [`parts`]: what of it is told to other control planes, by lives ([`told`])
@@ -16,6 +16,7 @@ pub mod hub;
 pub mod lives;
 pub mod parts;
 pub mod progress;
+pub mod queues;
 pub mod secrets;
 pub mod session;
 pub mod standings;

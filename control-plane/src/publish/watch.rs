@@ -20,7 +20,8 @@ use tonic::Status;
 
 use super::fleet::Presence;
 use super::horizon::Horizon;
-use super::hub::{Order, Overrun, Watching};
+use super::hub::{Order, Watching};
+use super::queues::Overrun;
 use super::session::{End, HELLO_TIMEOUT, Publisher};
 
 type Outbound = mpsc::Sender<Result<proto::WatchResponse, Status>>;
