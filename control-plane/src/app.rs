@@ -39,7 +39,6 @@ use crate::admin::receipts::Receipts;
 use crate::admin::{Admin, Sealed};
 use crate::audit::Audit;
 use crate::config::{Config, DEFAULT_CERTIFICATE_LIFE};
-use crate::custody::holders::Holder;
 use crate::custody::{Configured, Custodian};
 use crate::expiry::ExpiringKeys;
 use crate::grpc::audit::AuditApi;
@@ -59,6 +58,7 @@ use crate::grpc::state::StateApi;
 use crate::grpc::usage::UsageApi;
 use crate::grpc::vault::VaultApi;
 use crate::grpc::workspaces::WorkspaceApi;
+use crate::instance::Instance;
 use crate::ledger::Ledger;
 use crate::listeners::{self, Services};
 use crate::metrics::{self, LabelledCounter};
@@ -268,17 +268,17 @@ async fn assemble(
     telemetry: &Telemetry,
     clock: Arc<dyn Clock>,
 ) -> Result<Parts, StartError> {
-    let holder = Holder::new(&config.data_dir).map_err(|_| OpenError::Random)?;
-    let opened = deployment::open(&store, &config.data_dir, &config.vault, &holder, Arc::clone(&clock)).await?;
+    let instance = Instance::new(&config.data_dir).map_err(|_| OpenError::Random)?;
+    let opened = deployment::open(&store, &config.data_dir, &config.vault, &instance, Arc::clone(&clock)).await?;
     let fleet_token = FleetToken::load(&config.data_dir, opened.is_new || !store.is_shared())?;
     let (hub, fleet) = (Hub::new(opened.state), Fleet::new(Arc::clone(&clock)));
     let authority = Authority::open(&store, &opened.vault, opened.id, Arc::clone(&clock)).await?;
     let authority = Arc::new(authority);
     let audit = opened.audit;
     let max_staleness = Duration::from_secs(config.max_staleness_seconds.into());
-    let entered = || Registry::new(store.clone(), &holder, max_staleness, opened.is_new, audit.row_seal_key());
+    let entered = || Registry::new(store.clone(), &instance, max_staleness, opened.is_new, audit.row_seal_key());
     let registry = store.is_shared().then(entered);
-    let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), holder };
+    let configured = Configured { vault: config.vault.clone(), file: config.file.clone(), instance };
     let vault = Arc::clone(&opened.vault);
     let custodian = Custodian::new(store.clone(), vault, Arc::clone(&audit), configured, shutdown.clone());
     let vault = Arc::clone(&opened.vault);

@@ -9,7 +9,8 @@
 //! * [`admin`]: every mutation: authorize, validate, commit, publish
 //! * [`ledger`], [`audit`]: what may be spent, what was, and the chained proof of it
 //! * [`nodes`]: who is a node, by which certificate, and until when
-//! * [`publish`]: the replicated state on its way to the nodes; [`registry`]: who else does so from the same database
+//! * [`publish`]: the replicated state on its way to the nodes; [`registry`]: who else does so from the same database;
+//!   [`instance`]: which of them this process is
 //! * [`grpc`]: decode, call, encode; `listeners`: in the clear for this host, over TLS for others
 
 pub mod admin;
@@ -20,6 +21,7 @@ pub mod config;
 pub mod custody;
 mod expiry;
 pub mod grpc;
+pub mod instance;
 pub mod ledger;
 mod listeners;
 pub mod metrics;

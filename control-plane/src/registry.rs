@@ -24,7 +24,7 @@ use keyforge_shared::clock::Timestamp;
 use keyforge_shared::policy::MAX_STALENESS_SECONDS;
 use keyforge_shared::row_seal::RowSealKey;
 
-use crate::custody::holders::Holder;
+use crate::instance::Instance;
 use crate::store::control_planes::{self, Gone, KnownPlane};
 use crate::store::node_lists::AgedLife;
 use crate::store::sql::Conn;
@@ -110,10 +110,10 @@ struct Look {
 }
 
 impl Registry {
-    /// The place of `holder` among those that share `store` and seal with `key`. `is_first` says that it made the deployment.
+    /// The place of `instance` among those that share `store` and seal with `key`. `is_first` says that it made the deployment.
     #[must_use]
-    pub fn new(store: Store, holder: &Holder, max_staleness: Duration, is_first: bool, key: RowSealKey) -> Self {
-        let (id, name) = (*holder.id(), holder.name().to_owned());
+    pub fn new(store: Store, instance: &Instance, max_staleness: Duration, is_first: bool, key: RowSealKey) -> Self {
+        let (id, name) = (*instance.id(), instance.name().to_owned());
         let (acquaintance, doubles) = (Mutex::default(), Mutex::default());
         Self { inner: Arc::new(Inner { store, id, name, max_staleness, is_first, key, acquaintance, doubles }) }
     }

@@ -25,8 +25,8 @@ use super::workspaces::DEFAULT_WORKSPACE;
 use crate::audit::{AdminAct, Audit, AuditError};
 use crate::catalog::{self, CatalogError};
 use crate::config::VaultConfig;
-use crate::custody::holders::Holder;
 use crate::custody::keys::Keys;
+use crate::instance::Instance;
 use crate::store::deployment::{self, Deployment};
 use crate::store::operators::{self, Operator};
 use crate::store::vault_keys::{self, KnownKey};
@@ -91,7 +91,7 @@ pub struct Opened {
     pub roster: Roster,
 }
 
-/// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to; `holder` is who
+/// Opens the deployment in `store`, or makes one if there is none. `data_dir` is where a first operator's token is written to; `instance` is who
 /// holds the vault keys from now on.
 ///
 /// # Errors
@@ -100,14 +100,14 @@ pub async fn open(
     store: &Store,
     data_dir: &Path,
     keys: &VaultConfig,
-    holder: &Holder,
+    instance: &Instance,
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, OpenError> {
     let found = deployment::get(&mut *store.read().await?).await?;
     let keys = Keys::load(keys, found.is_none()).await?;
     // If another control plane is first meanwhile, it has the same vault key, or this one is refused.
     let is_new = found.is_none() && create(store, &keys, data_dir, &clock).await?;
-    let (keyring, root) = keys.open(store, holder).await?;
+    let (keyring, root) = keys.open(store, instance).await?;
     let (deployment, operators, state) = load(store).await?;
     let vault = Vault::new(keyring, deployment.id);
     let audit = Audit::new(root, deployment.id, deployment.admin_chain, clock);

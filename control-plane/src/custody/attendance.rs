@@ -3,18 +3,18 @@
 use std::sync::PoisonError;
 
 use super::Custodian;
-use super::holders::ATTEND_EVERY;
+use super::holders::{self, ATTEND_EVERY};
 use super::keys::Keys;
 use crate::admin::AdminError;
 use crate::admin::deployment::OpenError;
 use crate::store::sql::Conn;
 use crate::store::{StoreError, locks, vault_keys};
-use crate::vault::Held;
+use crate::vault::HeldKey;
 
 impl Custodian {
     /// Refuses to let a key seal that another control plane does not hold.
-    pub(super) async fn unless_lacking(&self, conn: &mut Conn, to: &Held) -> Result<(), AdminError> {
-        let lacking = self.configured.holder.lacking(conn, to.term).await?;
+    pub(super) async fn unless_lacking(&self, conn: &mut Conn, to: &HeldKey) -> Result<(), AdminError> {
+        let lacking = holders::lacking(conn, &self.configured.instance, to.term).await?;
         if lacking.is_empty() {
             return Ok(());
         }
@@ -28,9 +28,9 @@ impl Custodian {
     }
 
     /// Reads the keys that are configured now, and holds them from now on.
-    pub(super) async fn take_up(&self) -> Result<(), AdminError> {
+    pub(super) async fn reload_keys(&self) -> Result<(), AdminError> {
         let read = Keys::load(&self.configured.now()?, false).await.map_err(refused)?;
-        let (keyring, _) = read.open(&self.store, &self.configured.holder).await.map_err(refused)?;
+        let (keyring, _) = read.open(&self.store, &self.configured.instance).await.map_err(refused)?;
         self.vault.take_up(keyring);
         self.taken_up.notify_one();
         Ok(())
@@ -60,13 +60,13 @@ impl Custodian {
         if is_changed && known.iter().any(|key| keys.of_term(key.term).is_none()) {
             // Another control plane holds a key that this one does not. If this one was given it since, it is taken up; if not, a rotation to it is
             // refused there.
-            self.take_up().await?;
+            self.reload_keys().await?;
             *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = changed_at;
         }
         let mut tx = self.store.write().await?;
         // Nobody lets another key seal between the look and what follows from it, here neither.
         locks::state(&mut tx).await?;
-        self.configured.holder.hold(&mut tx, &self.vault.keys()).await?;
+        holders::hold(&mut tx, &self.configured.instance, &self.vault.keys()).await?;
         let known = vault_keys::all(&mut tx).await?;
         let sealing = known.iter().find(|key| key.seals).ok_or(StoreError::Corrupt("vault_keys"))?;
         self.vault.seal_with(sealing.term)?;
@@ -78,7 +78,7 @@ impl Custodian {
         if !self.store.is_shared() {
             return;
         }
-        if let Err(error) = self.configured.holder.leave(&self.store).await {
+        if let Err(error) = holders::leave(&self.store, &self.configured.instance).await {
             tracing::warn!(%error, "the other control planes could not be told that this one stops");
         }
     }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use keyforge_shared::id::{DeploymentId, KekId};
 use keyforge_shared::secret::Key256;
 
-use super::holders::Holder;
+use super::holders;
 use crate::admin::deployment::OpenError;
 use crate::config::VaultConfig;
+use crate::instance::Instance;
 use crate::store::deployment::{self, Deployment};
 use crate::store::sql::Conn;
 use crate::store::vault_keys::{self, KnownKey};
@@ -50,12 +51,12 @@ impl Keys {
         (vault, KnownKey { term: FIRST_TERM, id, seals: true, wraps: SINGLES, added_at: deployment.created_at })
     }
 
-    /// The keys with their terms in the deployment of the store, and the audit root key that they open. From then on `holder` is known to hold
+    /// The keys with their terms in the deployment of the store, and the audit root key that they open. From then on `instance` is known to hold
     /// them.
     ///
     /// # Errors
     /// [`OpenError::Vault`] naming the key that is needed when it is not among these.
-    pub async fn open(&self, store: &Store, holder: &Holder) -> Result<(Keyring, Key256), OpenError> {
+    pub async fn open(&self, store: &Store, instance: &Instance) -> Result<(Keyring, Key256), OpenError> {
         let mut tx = store.write().await?;
         // No rotation begins between the look at which key seals and the word that this process holds it.
         locks::state(&mut tx).await?;
@@ -86,7 +87,7 @@ impl Keys {
         }
         let keyring = self.keyring(deployment.id, &known, sealing.term).ok_or(StoreError::Corrupt("vault_keys"))?;
         if store.is_shared() {
-            holder.hold(&mut tx, &keyring).await?;
+            holders::hold(&mut tx, instance, &keyring).await?;
         }
         tx.commit().await.map_err(StoreError::from)?;
         Ok((keyring, root))

@@ -18,7 +18,7 @@ mod rotation;
 mod status;
 pub mod wraps;
 
-pub use status::{KeyStatus, Status};
+pub use status::{Status, VaultKeyStatus};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,12 +35,12 @@ use crate::admin::{AdminError, Caller};
 use crate::audit::completeness::NOTHING_CHANGED;
 use crate::audit::{AdminAct, Audit};
 use crate::config::{Config, VaultConfig};
+use crate::instance::Instance;
 use crate::store::sql::Conn;
 use crate::store::vault_keys::{self, BegunRotation};
 use crate::store::{Store, StoreError, Tx, deployment, locks, nodes, vault_records};
 use crate::vault::Vault;
 
-use holders::Holder;
 use keys::singles;
 
 /// Name of a rotation's call in the administrators' chain.
@@ -53,8 +53,8 @@ pub struct Configured {
     pub vault: VaultConfig,
     /// The file that says what is configured now, if one does.
     pub file: Option<PathBuf>,
-    /// Who holds the keys.
-    pub holder: Holder,
+    /// Who holds the keys: this process.
+    pub instance: Instance,
 }
 
 impl Configured {
@@ -159,7 +159,7 @@ impl Custodian {
             tx.commit().await.map_err(StoreError::from)?;
             return Ok(self.progress.subscribe());
         }
-        self.take_up().await?;
+        self.reload_keys().await?;
         let to = self.vault.keys().wanted().clone();
         let mut tx = self.store.write().await?;
         locks::state(&mut tx).await?;

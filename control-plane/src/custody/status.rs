@@ -16,7 +16,7 @@ const ELSEWHERE: &str =
 
 /// A vault key and what is sealed under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyStatus {
+pub struct VaultKeyStatus {
     /// The key as the database knows it.
     pub key: KnownKey,
     /// The reference that it was read from; `None` when it is not configured.
@@ -33,7 +33,7 @@ pub struct KeyStatus {
     pub node_authority: bool,
 }
 
-impl KeyStatus {
+impl VaultKeyStatus {
     /// Whether the key is configured and seals nothing any more.
     #[must_use]
     pub const fn is_retired(&self) -> bool {
@@ -46,7 +46,7 @@ impl KeyStatus {
 #[derive(Debug)]
 pub struct Status {
     /// Every key that was ever configured, in the order of its term.
-    pub keys: Vec<KeyStatus>,
+    pub keys: Vec<VaultKeyStatus>,
     /// What was found when every secret was tried.
     pub findings: Findings,
     /// Why the private key of the nodes' authority cannot be opened, if it cannot.
@@ -54,7 +54,7 @@ pub struct Status {
     /// The last rotation of this process, or one that is unfinished.
     pub rotation: Option<Progress>,
     /// The control planes that share the database, and the terms of the keys that each holds; none when it is not shared.
-    pub holders: Vec<holders::Held>,
+    pub holders: Vec<holders::KeyHolder>,
 }
 
 impl Custodian {
@@ -88,14 +88,14 @@ impl Custodian {
         let authority = nodes::authority(&mut read).await?;
         let begun = vault_keys::rotation(&mut read).await?;
         let left = self.left(&mut read, begun.as_ref().map_or(0, |begun| begun.to_term)).await?;
-        let holders = self.configured.holder.all(&mut read).await?;
+        let holders = holders::all(&mut read, &self.configured.instance).await?;
         drop(read);
         let terms = singles(&deployment).terms()?;
         let authority_term = authority.as_ref().map(|stored| stored.key.kek_term);
         let authority_fault = authority.and_then(|stored| open_key(&self.vault, &stored).err());
         let authority_fault = authority_fault.map(|error| error.to_string());
         let held = self.vault.keys();
-        let status = |key: KnownKey| KeyStatus {
+        let status = |key: KnownKey| VaultKeyStatus {
             source: held.of_term(key.term).filter(|held| held.configured).map(|held| held.kek.source().to_string()),
             current: key.seals,
             wanted: held.wanted().term == key.term,

@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status};
 use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::Admin;
-use crate::custody::holders::Held;
-use crate::custody::{Custodian, KeyStatus, Progress, ROTATE};
+use crate::custody::holders::KeyHolder;
+use crate::custody::{Custodian, Progress, ROTATE, VaultKeyStatus};
 use crate::vault::MOST_WRAPS;
 
 const STATUS: &str = "vault/Status";
@@ -54,7 +54,7 @@ impl VaultService for VaultApi {
         let ids: Vec<_> = status.keys.iter().map(|key| (key.key.term, key.key.id.to_string())).collect();
         Ok(Response::new(proto::VaultStatus {
             unreadable: unreadable.chain(authority).collect(),
-            holders: status.holders.into_iter().map(|held| holder(held, &ids)).collect(),
+            holders: status.holders.into_iter().map(|one| holder(one, &ids)).collect(),
             secrets: status.findings.credentials,
             rotation: status.rotation.as_ref().map(|progress| encode(progress, retired)),
             keys: status.keys.into_iter().map(key).collect(),
@@ -92,7 +92,7 @@ fn follow(
     })
 }
 
-fn retired(keys: &[KeyStatus]) -> Vec<String> {
+fn retired(keys: &[VaultKeyStatus]) -> Vec<String> {
     keys.iter().filter(|key| key.is_retired()).filter_map(|key| key.source.clone()).collect()
 }
 
@@ -113,17 +113,17 @@ fn encode(progress: &Progress, retired: Vec<String>) -> proto::RotationProgress 
     }
 }
 
-fn holder(held: Held, ids: &[(u32, String)]) -> proto::VaultHolder {
+fn holder(holder: KeyHolder, ids: &[(u32, String)]) -> proto::VaultHolder {
     let id = |term: u32| ids.iter().find(|(known, _)| *known == term).map(|(_, id)| id.clone());
     proto::VaultHolder {
-        name: held.name,
-        key_ids: held.terms.into_iter().filter_map(id).collect(),
-        seen_at_ms: held.seen_at.millis(),
-        is_this: held.is_this,
+        name: holder.name,
+        key_ids: holder.terms.into_iter().filter_map(id).collect(),
+        seen_at_ms: holder.seen_at.millis(),
+        is_this: holder.is_this,
     }
 }
 
-fn key(status: KeyStatus) -> proto::VaultKey {
+fn key(status: VaultKeyStatus) -> proto::VaultKey {
     proto::VaultKey {
         id: status.key.id.to_string(),
         term: status.key.term,

@@ -33,7 +33,7 @@ async fn registry(directory: &std::path::Path) -> Registry {
 }
 
 fn beside(store: Store, directory: &std::path::Path, is_first: bool) -> Registry {
-    Registry::new(store, &Holder::new(directory).unwrap(), BOUND, is_first, key())
+    Registry::new(store, &Instance::new(directory).unwrap(), BOUND, is_first, key())
 }
 
 /// Two that are there and have read each other's rows.

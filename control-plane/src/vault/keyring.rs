@@ -11,7 +11,7 @@ use super::kek::Kek;
 
 /// A vault key at hand.
 #[derive(Clone)]
-pub struct Held {
+pub struct HeldKey {
     /// Its number among the vault keys that the deployment has had.
     pub term: u32,
     /// What tells it from others.
@@ -24,8 +24,8 @@ pub struct Held {
 
 /// The vault keys at hand.
 pub struct Keyring {
-    current: Held,
-    others: Vec<Held>,
+    current: HeldKey,
+    others: Vec<HeldKey>,
     wanted: u32,
 }
 
@@ -41,7 +41,7 @@ impl Keyring {
     ) -> Option<Self> {
         let held = |kek: &Arc<Kek>| {
             let id = kek.id(deployment);
-            Held { term: term_of(id), id, kek: Arc::clone(kek), configured: true }
+            HeldKey { term: term_of(id), id, kek: Arc::clone(kek), configured: true }
         };
         let wanted = held(wanted);
         let term = wanted.term;
@@ -53,30 +53,30 @@ impl Keyring {
     /// One key alone, which has the first term.
     #[must_use]
     pub fn of_one(deployment: DeploymentId, kek: Arc<Kek>) -> Self {
-        let current = Held { term: 1, id: kek.id(deployment), kek, configured: true };
+        let current = HeldKey { term: 1, id: kek.id(deployment), kek, configured: true };
         Self { current, others: Vec::new(), wanted: 1 }
     }
 
     /// The key that seals.
     #[must_use]
-    pub const fn current(&self) -> &Held {
+    pub const fn current(&self) -> &HeldKey {
         &self.current
     }
 
     /// The key that the configuration wants to seal.
     #[must_use]
-    pub fn wanted(&self) -> &Held {
+    pub fn wanted(&self) -> &HeldKey {
         self.of_term(self.wanted).unwrap_or(&self.current)
     }
 
     /// The key of a term.
     #[must_use]
-    pub fn of_term(&self, term: u32) -> Option<&Held> {
+    pub fn of_term(&self, term: u32) -> Option<&HeldKey> {
         self.all().find(|held| held.term == term)
     }
 
     /// Every key, the one that seals first.
-    pub fn all(&self) -> impl Iterator<Item = &Held> {
+    pub fn all(&self) -> impl Iterator<Item = &HeldKey> {
         std::iter::once(&self.current).chain(&self.others)
     }
 
@@ -89,7 +89,7 @@ impl Keyring {
     /// These keys, and those of `earlier` that they lack, for reading.
     pub(super) fn and_for_reading(mut self, earlier: &Self) -> Self {
         let lacking = earlier.all().filter(|held| self.of_term(held.term).is_none());
-        let lacking: Vec<_> = lacking.map(|held| Held { configured: false, ..held.clone() }).collect();
+        let lacking: Vec<_> = lacking.map(|held| HeldKey { configured: false, ..held.clone() }).collect();
         self.others.extend(lacking);
         self
     }

@@ -29,7 +29,7 @@ use keyforge_shared::seal::{self, SealError};
 use keyforge_shared::secret::{Key256, SecretBytes};
 
 pub use kek::{Kek, KekError};
-pub use keyring::{Held, Keyring};
+pub use keyring::{HeldKey, Keyring};
 pub use source::{KekSource, KekSourceError, ReadError};
 
 const DOMAIN: &[u8] = b"kf/vault/v1\0";
@@ -191,7 +191,7 @@ impl Vault {
 
     fn wrap(&self, place: Place<'_>, data_key: &Key256, sealed_secret: Vec<u8>) -> Result<Sealed, VaultError> {
         let keys = self.keys();
-        let Held { term, kek, .. } = keys.current();
+        let HeldKey { term, kek, .. } = keys.current();
         let sealed_key = seal::seal(kek.key(), &self.bind(place, DATA_KEY, *term), data_key.expose())?;
         Ok(Sealed { kek_term: *term, sealed_key, sealed_secret })
     }
@@ -229,7 +229,7 @@ impl Vault {
 
     fn seal_single(&self, purpose: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {
         let keys = self.keys();
-        let Held { term, kek, .. } = keys.current();
+        let HeldKey { term, kek, .. } = keys.current();
         let sealed = seal::seal(kek.key(), &self.bind(Place::deployment(), purpose, *term), secret)?;
         Ok([&term.to_be_bytes()[..], &sealed].concat())
     }

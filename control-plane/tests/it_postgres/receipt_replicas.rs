@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyforge_control_plane::admin::deployment;
 use keyforge_control_plane::config::Config;
-use keyforge_control_plane::custody::holders::Holder;
+use keyforge_control_plane::instance::Instance;
 use keyforge_control_plane::store::control_planes::{self, Gone, KnownPlane};
 use keyforge_control_plane::store::{Store, sql};
 use keyforge_proto::admin::v1 as admin;
@@ -64,9 +64,9 @@ impl Writer {
         let (data, clock) = (directory.path().join("data"), Arc::new(SystemClock));
         let database = stores::database_of(directory.path());
         let store = Store::open_configured(&data, database.as_ref(), clock.clone()).await.unwrap();
-        let (holder, config) =
-            (Holder::new(&data).unwrap(), Config::local(data.clone(), "127.0.0.1:0".parse().unwrap()));
-        let opened = deployment::open(&store, &data, &config.vault, &holder, clock).await.unwrap();
+        let (instance, config) =
+            (Instance::new(&data).unwrap(), Config::local(data.clone(), "127.0.0.1:0".parse().unwrap()));
+        let opened = deployment::open(&store, &data, &config.vault, &instance, clock).await.unwrap();
         Self { store, key: opened.audit.row_seal_key(), _directory: directory }
     }
 

@@ -10,10 +10,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use keyforge_control_plane::admin::{Admin, Sealed, deployment};
 use keyforge_control_plane::config::{DEFAULT_CERTIFICATE_LIFE, VaultConfig};
-use keyforge_control_plane::custody::holders::Holder;
 use keyforge_control_plane::grpc::guarded::Gate as _;
 use keyforge_control_plane::grpc::node_gate::NodeGate;
 use keyforge_control_plane::grpc::state::StateApi;
+use keyforge_control_plane::instance::Instance;
 use keyforge_control_plane::metrics::LabelledCounter;
 use keyforge_control_plane::nodes::authority::Authority;
 use keyforge_control_plane::nodes::{NodeParts, Nodes};
@@ -197,8 +197,8 @@ async fn parts(folder: &Path, state: State, shutdown: &Shutdown) -> anyhow::Resu
     let data = folder.join(CONTROL_PLANE);
     let store = Store::open(&data, Arc::clone(&clock)).await?;
     let vault = VaultConfig { key: KekSource::File(data.join("vault.key")), previous: Vec::new() };
-    let holder = Holder::new(&data)?;
-    let opened = deployment::open(&store, &data, &vault, &holder, Arc::clone(&clock)).await?;
+    let instance = Instance::new(&data)?;
+    let opened = deployment::open(&store, &data, &vault, &instance, Arc::clone(&clock)).await?;
     let fleet_token = FleetToken::load(&data, true)?;
     let (hub, fleet) = (Hub::new(state), Fleet::new(Arc::clone(&clock)));
     // There are no secrets that somebody would try.
