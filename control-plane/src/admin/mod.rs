@@ -59,10 +59,10 @@ const MAX_REASON: usize = 1_000;
 /// The administration of one deployment. Clones share it.
 #[derive(Clone)]
 pub struct Admin {
-    inner: Arc<Parts>,
+    inner: Arc<Inner>,
 }
 
-struct Parts {
+struct Inner {
     store: Store,
     vault: Arc<Vault>,
     audit: Arc<Audit>,
@@ -180,7 +180,7 @@ impl Admin {
         let Sealed { seal, sum, roster } = sealed;
         let revision = hub.revision();
         Self {
-            inner: Arc::new(Parts {
+            inner: Arc::new(Inner {
                 store,
                 vault,
                 audit,

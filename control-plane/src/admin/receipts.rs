@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::inquiry::Inquiry;
 use super::{Admin, AdminError, Caller};
-use crate::publish::parts::pause;
 use crate::publish::progress::{Collection, Progress};
+use crate::publish::responder::pause;
 use crate::publish::session::Publisher;
 use crate::registry::Registry;
 use crate::store::Store;

@@ -28,7 +28,7 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::fr
 
 /// Answers for the nodes of this control plane. Clones share it.
 #[derive(Clone)]
-pub struct Parts {
+pub struct Responder {
     store: Store,
     publisher: Publisher,
     registry: Registry,
@@ -36,7 +36,7 @@ pub struct Parts {
     free: Arc<Semaphore>,
 }
 
-impl Parts {
+impl Responder {
     /// Answers what is asked in `store`.
     #[must_use]
     pub fn new(store: Store, publisher: Publisher, registry: Registry, shutdown: Shutdown) -> Self {
