@@ -64,6 +64,7 @@ use crate::listeners::{self, Services};
 use crate::metrics::{self, LabelledCounter};
 use crate::nodes::authority::{Authority, AuthorityError};
 use crate::nodes::{NodeParts, Nodes};
+use crate::publish::credential_reports::CredentialReports;
 use crate::publish::fleet::Fleet;
 use crate::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken, FleetTokenError};
 use crate::publish::horizon::Horizon;
@@ -71,7 +72,6 @@ use crate::publish::hub::Hub;
 use crate::publish::responder::Responder;
 use crate::publish::secrets::Secrets;
 use crate::publish::session::Publisher;
-use crate::publish::standings::Standings;
 use crate::registry::{LONGEST_STALENESS, Registry};
 use crate::store::{Store, StoreError, partitions};
 
@@ -360,8 +360,8 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
     let usage = UsageApi::new(admin.clone(), store.clone(), ledger.clone());
-    let standings = Standings::new(Arc::clone(&publisher.clock));
-    let state = StateApi::new(publisher.clone(), standings.clone(), gate.clone(), shutdown.clone());
+    let credential_reports = CredentialReports::new(Arc::clone(&publisher.clock));
+    let state = StateApi::new(publisher.clone(), credential_reports.clone(), gate.clone(), shutdown.clone());
     let intake = IntakeApi::new(store.clone(), Arc::clone(audit), admin.clone(), (gate.clone(), passed_over));
     let heard = (publisher.fleet.clone(), registry.clone());
     let node_api = NodeApi::new(admin.clone(), nodes.clone(), heard, publisher.hub.clone());
@@ -377,7 +377,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
         .add_service(operators.guard(KeyServiceServer::new(KeyApi::new(admin.clone(), receipts, ledger.clone()))))
         .add_service(operators.guard(CredentialServiceServer::new(CredentialApi::new(
             admin.clone(),
-            standings,
+            credential_reports,
             custodian.clone(),
         ))))
         .add_service(operators.guard(VaultServiceServer::new(VaultApi::new(admin.clone(), custodian.clone()))))

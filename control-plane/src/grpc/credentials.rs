@@ -14,25 +14,25 @@ use crate::admin::page::PageRequest;
 use crate::admin::{Admin, AdminError};
 use crate::custody::Custodian;
 use crate::custody::health::Fault;
-use crate::publish::standings::Standings;
+use crate::publish::credential_reports::CredentialReports;
 use crate::store::credentials::StoredCredential;
 
 /// Serves credentials to operators. Secrets come in and never go out.
 pub struct CredentialApi {
     admin: Admin,
-    standings: Standings,
+    credential_reports: CredentialReports,
     custodian: Custodian,
 }
 
 impl CredentialApi {
     /// Serves what `admin` does, and tells how the nodes find credentials and which secrets cannot be opened.
     #[must_use]
-    pub const fn new(admin: Admin, standings: Standings, custodian: Custodian) -> Self {
-        Self { admin, standings, custodian }
+    pub const fn new(admin: Admin, credential_reports: CredentialReports, custodian: Custodian) -> Self {
+        Self { admin, credential_reports, custodian }
     }
 
     fn encode(&self, credential: &StoredCredential) -> proto::Credential {
-        proto::Credential { standing: self.standings.of(credential.record.id), ..encode(credential) }
+        proto::Credential { standing: self.credential_reports.standing(credential.record.id), ..encode(credential) }
     }
 }
 

@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::head::peer;
 use super::node_gate::{NodeGate, caller};
 use crate::nodes::FleetCaller;
+use crate::publish::credential_reports::CredentialReports;
 use crate::publish::session::{self, Publisher};
-use crate::publish::standings::Standings;
 use crate::publish::watch;
 
 /// Messages that may wait for a node's connection; what follows waits in the hub.
@@ -24,7 +24,7 @@ const OUTBOUND: usize = 16;
 /// Serves the replicated state to nodes.
 pub struct StateApi {
     publisher: Publisher,
-    standings: Standings,
+    credential_reports: CredentialReports,
     gate: NodeGate,
     shutdown: Shutdown,
 }
@@ -32,8 +32,13 @@ pub struct StateApi {
 impl StateApi {
     /// Serves what `publisher` holds to those whom `gate` lets pass, until the drain, and takes in what they say of credentials.
     #[must_use]
-    pub const fn new(publisher: Publisher, standings: Standings, gate: NodeGate, shutdown: Shutdown) -> Self {
-        Self { publisher, standings, gate, shutdown }
+    pub const fn new(
+        publisher: Publisher,
+        credential_reports: CredentialReports,
+        gate: NodeGate,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { publisher, credential_reports, gate, shutdown }
     }
 }
 
@@ -173,7 +178,7 @@ impl StateService for StateApi {
         let boot = boot.map(|boot| convert::id(boot, "boot_id", BootId::from_slice)).transpose();
         let boot = boot.map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.gate.check(&request, Some(node), boot).await?;
-        self.standings.report(node, request.into_inner().credentials);
+        self.credential_reports.report(node, request.into_inner().credentials);
         Ok(Response::new(proto::ReportCredentialsResponse {}))
     }
 }

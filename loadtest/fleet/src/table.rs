@@ -17,13 +17,13 @@ use keyforge_control_plane::instance::Instance;
 use keyforge_control_plane::metrics::LabelledCounter;
 use keyforge_control_plane::nodes::authority::Authority;
 use keyforge_control_plane::nodes::{NodeParts, Nodes};
+use keyforge_control_plane::publish::credential_reports::CredentialReports;
 use keyforge_control_plane::publish::fleet::Fleet;
 use keyforge_control_plane::publish::fleet_token::{FLEET_TOKEN_FILE, FleetToken};
 use keyforge_control_plane::publish::horizon::Horizon;
 use keyforge_control_plane::publish::hub::Hub;
 use keyforge_control_plane::publish::secrets::Secrets;
 use keyforge_control_plane::publish::session::Publisher;
-use keyforge_control_plane::publish::standings::Standings;
 use keyforge_control_plane::store::Store;
 use keyforge_control_plane::vault::KekSource;
 use keyforge_loadtest::load::cpu::ProcessTree;
@@ -114,8 +114,12 @@ async fn serve(args: &TableArgs, keys: u64) -> anyhow::Result<Seen> {
     let (publisher, gate) = parts(folder.path(), state, &shutdown).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let api =
-        StateApi::new(publisher.clone(), Standings::new(Arc::clone(&publisher.clock)), gate.clone(), shutdown.clone());
+    let api = StateApi::new(
+        publisher.clone(),
+        CredentialReports::new(Arc::clone(&publisher.clock)),
+        gate.clone(),
+        shutdown.clone(),
+    );
     let serving = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(gate.guard(StateServiceServer::new(api)))

@@ -25,12 +25,12 @@ struct Reported {
 
 /// What the nodes reported. Clones share it.
 #[derive(Clone)]
-pub struct Standings {
+pub struct CredentialReports {
     nodes: Arc<Mutex<HashMap<NodeId, Reported>>>,
     clock: Arc<dyn Clock>,
 }
 
-impl Standings {
+impl CredentialReports {
     /// Nothing yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
@@ -54,7 +54,7 @@ impl Standings {
 
     /// How a credential stands: the worst that a node found, and the latest refusal. `None` when no node has said anything.
     #[must_use]
-    pub fn of(&self, credential: CredentialId) -> Option<admin::CredentialStanding> {
+    pub fn standing(&self, credential: CredentialId) -> Option<admin::CredentialStanding> {
         let now = self.clock.now();
         let nodes = self.lock();
         let fresh = nodes.values().filter(|reported| now.since(reported.at) <= STALE);
@@ -139,17 +139,17 @@ mod tests {
     #[test]
     fn the_worst_that_a_node_found_and_the_latest_refusal_are_told() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000_000)));
-        let standings = Standings::new(clock.clone());
+        let reports = CredentialReports::new(clock.clone());
         let credential = CredentialId::from_bytes([7; 16]);
-        assert_eq!(standings.of(credential), None);
-        standings.report(node(1), vec![report(DEAD, 5)]);
-        standings.report(node(2), vec![proto::CredentialReport { headroom_percent: 400, ..report(HEALTHY, 9) }]);
-        let standing = standings.of(credential).unwrap();
+        assert_eq!(reports.standing(credential), None);
+        reports.report(node(1), vec![report(DEAD, 5)]);
+        reports.report(node(2), vec![proto::CredentialReport { headroom_percent: 400, ..report(HEALTHY, 9) }]);
+        let standing = reports.standing(credential).unwrap();
         assert_eq!((standing.state, standing.nodes, standing.headroom_percent), (DEAD, 2, 40));
         assert_eq!((standing.last_error_code.as_str(), standing.ready_at_ms), ("code9", 1_001_000));
-        assert_eq!(standings.of(CredentialId::from_bytes([8; 16])), None);
-        standings.report(node(1), vec![report(HEALTHY, 5)]);
-        assert_eq!(standings.of(credential).unwrap().state, HEALTHY, "what a node says now replaces what it said");
+        assert_eq!(reports.standing(CredentialId::from_bytes([8; 16])), None);
+        reports.report(node(1), vec![report(HEALTHY, 5)]);
+        assert_eq!(reports.standing(credential).unwrap().state, HEALTHY, "what a node says now replaces what it said");
     }
 
     #[test]
@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn a_node_that_fell_silent_says_nothing_any_more() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000_000)));
-        let standings = Standings::new(clock.clone());
-        standings.report(node(1), vec![report(DEAD, 5)]);
+        let reports = CredentialReports::new(clock.clone());
+        reports.report(node(1), vec![report(DEAD, 5)]);
         clock.advance(STALE + Duration::from_millis(1));
-        assert_eq!(standings.of(CredentialId::from_bytes([7; 16])), None);
+        assert_eq!(reports.standing(CredentialId::from_bytes([7; 16])), None);
     }
 }
