@@ -10,7 +10,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use keyforge_runtime::accept::{self, AcceptOptions, Peer, PerAddress, Transport};
+use keyforge_runtime::accept::{self, AcceptOptions, Peer, PerPeer, Transport};
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_runtime::tls::mutual;
 use keyforge_shared::clock::Clock;
@@ -30,6 +30,8 @@ const REFUSED: usize = 64;
 
 /// Connections without a certificate that one address may hold at each listener, of all that there are: so that nobody keeps everybody else out.
 const MOST_OF_ONE_ADDRESS: usize = 1_000;
+/// Connections that showed the same certificate, of a node that has a few, and may have been removed since it got it.
+const MOST_OF_ONE_CERTIFICATE: usize = 64;
 /// How long such a connection may go on without any call. Clients open another one when they need it.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -96,8 +98,9 @@ fn serve(
     let listener = accept::bind(listen)?;
     let local = listener.local_addr().map_err(StartError::Address)?;
     let on_refused = Arc::new(move || refused.count(name));
-    let per_address = Some(PerAddress { most: MOST_OF_ONE_ADDRESS, on_refused });
-    let options = AcceptOptions { per_address, idle_timeout: Some(IDLE), ..options };
+    let per_peer =
+        Some(PerPeer { of_address: MOST_OF_ONE_ADDRESS, of_certificate: MOST_OF_ONE_CERTIFICATE, on_refused });
+    let options = AcceptOptions { per_peer, idle_timeout: Some(IDLE), ..options };
     let routes = TowerToHyperService::new(routes);
     let service = move |peer: &Peer| WithPeer { routes: routes.clone(), local, peer: peer.clone() };
     drop(shutdown.spawn_critical(name, accept::serve_with(listener, options, service, shutdown.clone())));

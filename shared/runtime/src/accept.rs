@@ -1,6 +1,6 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them, in cleartext or over TLS.
 //!
-//! Everything that a stranger can make us hold is bounded: connections, also those of one address, header bytes, streams per connection, and the
+//! Everything that a stranger can make us hold is bounded: connections, also those of one peer, header bytes, streams per connection, and the
 //! time a connection may take to say what it wants or to take what it is sent. A drain stops accepting and lets requests that run finish.
 //! A panic in a service becomes a 500; it never ends the process.
 
@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::backoff::Backoff;
 use crate::shutdown::Shutdown;
 use connection::Connection;
-pub use places::{OnRefusedAddress, PerAddress};
+pub use places::{OnRefusedPeer, PerPeer};
 use places::{Place, Places};
 
 /// Any error that can leave a thread.
@@ -91,8 +91,8 @@ pub struct AcceptOptions {
     pub max_header_bytes: usize,
     /// Connections served at the same time; further ones wait in the kernel's backlog.
     pub max_connections: usize,
-    /// How many of them one address may hold that showed no certificate; `None`: all. Further ones are closed at once.
-    pub per_address: Option<PerAddress>,
+    /// How many of them one address or one certificate may hold; `None`: all. Further ones are closed at once.
+    pub per_peer: Option<PerPeer>,
     /// Requests at the same time on one HTTP/2 connection.
     pub max_concurrent_streams: u32,
     /// HTTP/2: how often a silent peer is asked whether it lives, and TCP: the idle time before the kernel asks.
@@ -111,7 +111,7 @@ impl Default for AcceptOptions {
             write_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_connections: 10_000,
-            per_address: None,
+            per_peer: None,
             max_concurrent_streams: 256,
             keep_alive_interval: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(20),
@@ -187,7 +187,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (options, make_service) = (Arc::new(options), Arc::new(make_service));
-    let places = options.per_address.clone().map(Places::new);
+    let places = options.per_peer.clone().map(Places::new);
     let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut retry = Backoff::new(ACCEPT_RETRY_BASE, ACCEPT_RETRY_CAP);
     let mut drain = pin!(shutdown.drain_started());

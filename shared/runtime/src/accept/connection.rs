@@ -39,7 +39,7 @@ const MAX_STREAM_SEND_BUFFER: usize = 64 * 1024;
 /// What a connection is served with.
 pub(super) struct Connection {
     options: Arc<AcceptOptions>,
-    /// Its share of what its address may hold, until it has shown a certificate.
+    /// Its share of what its address may hold, or its certificate once it has shown one.
     place: Option<Place>,
     shutdown: Shutdown,
 }
@@ -77,8 +77,9 @@ impl Connection {
                 let certificates = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let certificate = certificates.map(|certificate| certificate.clone().into_owned());
                 let idle_timeout = self.options.idle_timeout.filter(|_| certificate.is_none());
-                if certificate.is_some() {
-                    self.place = None;
+                if let (Some(certificate), Some(place)) = (&certificate, &self.place) {
+                    let Some(place) = place.of_certificate(certificate.clone(), address) else { return };
+                    self.place = Some(place);
                 }
                 let service = make_service(&Peer { address, transport: Transport::Tls { certificate } });
                 self.serve_http(stream, service, idle_timeout).await;

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keyforge_runtime::accept::{self, AcceptOptions, BindError, OnRefusedAddress, PerAddress};
+use keyforge_runtime::accept::{self, AcceptOptions, BindError, OnRefusedPeer, PerPeer};
 use keyforge_runtime::shutdown::{Drained, Shutdown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -167,11 +167,11 @@ async fn an_address_that_holds_all_it_may_is_refused_at_once_and_others_are_serv
     let shutdown = Shutdown::new();
     let refused = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&refused);
-    let on_refused: OnRefusedAddress = Arc::new(move || {
+    let on_refused: OnRefusedPeer = Arc::new(move || {
         counted.fetch_add(1, Ordering::Relaxed);
     });
-    let per_address = Some(PerAddress { most: 2, on_refused });
-    let address = start(AcceptOptions { per_address, ..AcceptOptions::default() }, &shutdown, hello);
+    let per_peer = Some(PerPeer { of_certificate: 1, of_address: 2, on_refused });
+    let address = start(AcceptOptions { per_peer, ..AcceptOptions::default() }, &shutdown, hello);
     let (flood, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
     let (mut first, mut silent) = (connect_from(flood, address).await, connect_from(flood, address).await);
     assert!(is_served(&mut first).await);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::Request;
@@ -11,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::TokioExecutor;
-use keyforge_runtime::accept::{self, AcceptOptions, PerAddress, Transport};
+use keyforge_runtime::accept::{self, AcceptOptions, PerPeer, Transport};
 use keyforge_runtime::shutdown::Shutdown;
 use keyforge_runtime::tls::mutual::{self, ClientIdentity};
 use keyforge_runtime::tls::peer::{Fingerprint, NamedCertificate};
@@ -149,8 +150,8 @@ async fn a_client_is_known_by_its_certificate_and_one_without_is_told_apart() {
 #[tokio::test]
 async fn connections_that_showed_a_certificate_do_not_count_against_their_address() {
     let authority = Authority::new();
-    let per_address = Some(PerAddress { most: 1, on_refused: Arc::new(|| ()) });
-    let server = serve_with(&authority, Role::ControlPlane, AcceptOptions { per_address, ..AcceptOptions::default() });
+    let per_peer = Some(PerPeer { of_address: 1, of_certificate: 2, on_refused: Arc::new(|| ()) });
+    let server = serve_with(&authority, Role::ControlPlane, AcceptOptions { per_peer, ..AcceptOptions::default() });
     let node = Role::Node(NodeId::from_bytes([7; 16]));
     let nodes: Vec<_> = (0..5).map(|_| client(authority.print(), Some(authority.issue(node)))).collect();
     for node in &nodes {
@@ -161,6 +162,32 @@ async fn connections_that_showed_a_certificate_do_not_count_against_their_addres
     assert!(ask(&server, authority.print(), None).await.is_err(), "the one that strangers may hold is held");
     for node in &nodes {
         assert!(ask_over(node, &server).await.is_ok(), "they go on");
+    }
+}
+
+#[tokio::test]
+async fn one_certificate_holds_no_more_connections_than_it_may_and_takes_none_of_another() {
+    let authority = Authority::new();
+    let refused = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&refused);
+    let on_refused = Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let per_peer = Some(PerPeer { of_address: 1, of_certificate: 2, on_refused });
+    let server = serve_with(&authority, Role::ControlPlane, AcceptOptions { per_peer, ..AcceptOptions::default() });
+    let node = Role::Node(NodeId::from_bytes([7; 16]));
+    let ClientIdentity { certificate, key } = authority.issue(node);
+    let identity = || Some(ClientIdentity { certificate: certificate.clone(), key: key.clone_key() });
+    let held: Vec<_> = (0..2).map(|_| client(authority.print(), identity())).collect();
+    for held in &held {
+        assert!(ask_over(held, &server).await.is_ok());
+    }
+    assert!(ask(&server, authority.print(), identity()).await.is_err());
+    assert_eq!(refused.load(Ordering::Relaxed), 1);
+    assert!(ask(&server, authority.print(), Some(authority.issue(node))).await.is_ok());
+    assert_eq!(ask(&server, authority.print(), None).await, Ok("nobody".to_owned()));
+    for held in &held {
+        assert!(ask_over(held, &server).await.is_ok(), "they go on");
     }
 }
 
