@@ -94,9 +94,11 @@ enum Target {
 
 impl Target {
     fn find(args: &AdminArgs, env: impl Fn(&str) -> Option<String>, default: Option<PathBuf>) -> Result<Self, Failure> {
-        let token = args.admin_token.as_deref().map(token_reference).transpose()?;
+        // A token that is named is the one that is used, also where a data directory has one: another operator may do less than the first one.
+        let named = args.admin_token.as_deref().map(token_reference).transpose()?;
+        let from_env = || env(TOKEN_VARIABLE).map(|_| SecretRef::Env(TOKEN_VARIABLE.to_owned()));
+        let token = named.or_else(from_env);
         let url = args.admin_url.clone();
-        // A token that is named is the one that is used: another operator may do less than the first one.
         let on = |data: PathBuf| match &token {
             Some(token) => Self::DataWithToken(data, token.clone()),
             None => Self::Data(data),
@@ -105,8 +107,7 @@ impl Target {
             return Ok(on(data.clone()));
         }
         let data = args.data.clone().or_else(|| env(DATA_VARIABLE).map(PathBuf::from)).or(default);
-        let from_env = || env(TOKEN_VARIABLE).map(|_| SecretRef::Env(TOKEN_VARIABLE.to_owned()));
-        match (url.or_else(|| env(URL_VARIABLE)), token.clone().or_else(from_env), data) {
+        match (url.or_else(|| env(URL_VARIABLE)), token.clone(), data) {
             (Some(url), Some(token), _) => Ok(Self::Url(url, token)),
             (Some(url), None, Some(data)) => Ok(Self::UrlWithData(url, data)),
             (Some(_), None, None) => Err(Failure::usage("an admin URL is given, but no operator token").hint(
@@ -365,8 +366,13 @@ mod tests {
         let env = [(URL_VARIABLE, "http://e"), (TOKEN_VARIABLE, "t"), (DATA_VARIABLE, "/env")];
         let from_env = SecretRef::Env(TOKEN_VARIABLE.to_owned());
         let data = |path: &str| Ok(Target::Data(PathBuf::from(path)));
-        assert_eq!(find(&args(None, None, Some("/d")), &env, Some("/x")), data("/d"));
-        assert_eq!(find(&args(Some("http://a"), None, None), &env, None), Ok(Target::Url("http://a".into(), from_env)));
+        let as_named = |path: &str| Ok(Target::DataWithToken(PathBuf::from(path), from_env.clone()));
+        assert_eq!(find(&args(None, None, Some("/d")), &env, Some("/x")), as_named("/d"));
+        assert_eq!(find(&args(None, None, None), &env[1..], Some("/x")), as_named("/env"));
+        assert_eq!(find(&args(None, None, None), &env[1..2], Some("/x")), as_named("/x"));
+        assert_eq!(find(&args(None, None, Some("/d")), &env[2..], Some("/x")), data("/d"));
+        let at_url = Ok(Target::Url("http://a".into(), from_env.clone()));
+        assert_eq!(find(&args(Some("http://a"), None, None), &env, None), at_url);
         let file = SecretRef::File(PathBuf::from("/t"));
         let own = || Ok(Target::DataWithToken(PathBuf::from("/d"), file.clone()));
         assert_eq!(find(&args(None, Some("file:/t"), Some("/d")), &env, Some("/x")), own());
