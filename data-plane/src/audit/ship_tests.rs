@@ -3,13 +3,17 @@
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::id::{BootId, NodeId, RequestId};
 use parking_lot::Mutex;
+use tempfile::TempDir;
 
 use super::*;
+use crate::audit::SpoolLimits;
 use crate::audit::fixture::{self, identity, intent, open, record, refusal};
 use crate::audit::memory::{MemorySink, Mishap};
 use crate::audit::spool::Closing;
 
 const LONG: Duration = Duration::from_secs(30);
+/// Segments of a few records.
+const SMALL: SpoolLimits = SpoolLimits { max_bytes: 1 << 20, segment_bytes: 1000 };
 
 fn boot() -> BootId {
     identity(1).boot
@@ -19,6 +23,21 @@ fn start(spool: &Spool, sink: &Arc<MemorySink>) -> Shutdown {
     let shutdown = Shutdown::new();
     drop(Shipper::new(spool.clone(), Arc::clone(sink)).spawn(&shutdown));
     shutdown
+}
+
+/// A life's spool whose shipper runs.
+struct Shipping {
+    spool: Spool,
+    sink: Arc<MemorySink>,
+    shutdown: Shutdown,
+    dir: TempDir,
+}
+
+fn shipping(limits: SpoolLimits) -> Shipping {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = fixture::open_limited(dir.path(), 1, limits).unwrap();
+    let sink = Arc::new(MemorySink::new());
+    Shipping { shutdown: start(&spool, &sink), spool, sink, dir }
 }
 
 fn write(spool: &Spool, numbers: std::ops::RangeInclusive<u32>) {
@@ -39,13 +58,10 @@ fn assert_chained_once(sink: &MemorySink, count: u32) {
 
 #[tokio::test]
 async fn records_arrive_in_order_and_are_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = open(dir.path(), 1);
-    let sink = Arc::new(MemorySink::new());
-    let _shutdown = start(&spool, &sink);
-    write(&spool, 1..=1200);
+    let Shipping { spool, sink, .. } = &shipping(SpoolLimits::default());
+    write(spool, 1..=1200);
     sink.wait_until(|sink| sink.records(boot()).len() == 1200).await;
-    assert_chained_once(&sink, 1200);
+    assert_chained_once(sink, 1200);
     assert!(sink.batches().iter().all(|(_, length)| (1..=BATCH_RECORDS).contains(length)));
     assert!(sink.batches().is_sorted());
 }
@@ -66,7 +82,7 @@ async fn i_17_lost_answers_and_partial_batches_lead_to_the_same_records() {
 #[tokio::test]
 async fn what_memory_no_longer_holds_is_shipped_from_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = crate::audit::SpoolLimits { max_bytes: 64 << 20, segment_bytes: 200 << 10 };
+    let limits = SpoolLimits { max_bytes: 64 << 20, segment_bytes: 200 << 10 };
     let (spool, _) = fixture::open_limited(dir.path(), 1, limits).unwrap();
     for first in (1..9000).step_by(500) {
         write(&spool, first..=first + 499);
@@ -84,8 +100,7 @@ async fn what_memory_no_longer_holds_is_shipped_from_disk() {
 #[test]
 fn segment_that_is_removed_once_it_is_listed_is_not_missed() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = crate::audit::SpoolLimits { max_bytes: 1 << 20, segment_bytes: 1000 };
-    let (spool, _) = fixture::open_limited(dir.path(), 1, limits).unwrap();
+    let (spool, _) = fixture::open_limited(dir.path(), 1, SMALL).unwrap();
     for number in 1..=30 {
         write(&spool, number..=number);
         spool.core().tick();
@@ -106,10 +121,7 @@ fn segment_that_is_removed_once_it_is_listed_is_not_missed() {
 
 #[tokio::test]
 async fn clean_end_closes_the_boot_and_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = open(dir.path(), 1);
-    let sink = Arc::new(MemorySink::new());
-    let _shutdown = start(&spool, &sink);
+    let Shipping { spool, sink, shutdown: _shutdown, dir } = shipping(SpoolLimits::default());
     write(&spool, 1..=3);
     spool.refusal(refusal(4)).unwrap();
     assert_eq!(spool.close(LONG).await, Closing::Clean);
@@ -124,10 +136,7 @@ async fn clean_end_closes_the_boot_and_leaves_nothing() {
 
 #[tokio::test]
 async fn end_waits_for_attempts_that_run_and_refuses_new_ones() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = open(dir.path(), 1);
-    let sink = Arc::new(MemorySink::new());
-    let _shutdown = start(&spool, &sink);
+    let Shipping { spool, sink, .. } = &shipping(SpoolLimits::default());
     spool.intent(&intent(1)).unwrap();
     let closing = spool.close(LONG);
     tokio::pin!(closing);
@@ -136,7 +145,7 @@ async fn end_waits_for_attempts_that_run_and_refuses_new_ones() {
     assert!(sink.closed().is_empty());
     spool.record(record(1)).unwrap();
     assert_eq!(closing.await, Closing::Clean);
-    assert_chained_once(&sink, 1);
+    assert_chained_once(sink, 1);
 }
 
 #[tokio::test]
@@ -163,16 +172,13 @@ async fn end_without_a_control_plane_leaves_the_records_for_the_next_start() {
 
 #[tokio::test]
 async fn i_17_what_was_acknowledged_before_a_backup_was_restored_is_shipped_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = open(dir.path(), 1);
-    let sink = Arc::new(MemorySink::new());
-    let _shutdown = start(&spool, &sink);
-    write(&spool, 1..=10);
+    let Shipping { spool, sink, .. } = &shipping(SpoolLimits::default());
+    write(spool, 1..=10);
     sink.wait_until(|sink| sink.records(boot()).len() == 10).await;
     sink.put_back(boot(), 4);
-    write(&spool, 11..=12);
+    write(spool, 11..=12);
     sink.wait_until(|sink| sink.records(boot()).len() == 12).await;
-    assert_chained_once(&sink, 12);
+    assert_chained_once(sink, 12);
     assert_eq!(spool.close(LONG).await, Closing::Clean);
 }
 
@@ -191,17 +197,12 @@ async fn write_and_forget(spool: &Spool, sink: &MemorySink, count: u32) {
     }
 }
 
-const SMALL: crate::audit::SpoolLimits = crate::audit::SpoolLimits { max_bytes: 1 << 20, segment_bytes: 1000 };
-
 #[tokio::test]
 async fn i_17_what_is_gone_on_both_sides_after_a_restore_is_told_and_holds_up_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = fixture::open_limited(dir.path(), 1, SMALL).unwrap();
-    let sink = Arc::new(MemorySink::new());
-    let _shutdown = start(&spool, &sink);
-    write_and_forget(&spool, &sink, 30).await;
+    let Shipping { spool, sink, .. } = &shipping(SMALL);
+    write_and_forget(spool, sink, 30).await;
     sink.put_back(boot(), 4);
-    write(&spool, 31..=32);
+    write(spool, 31..=32);
     sink.wait_until(|sink| sink.records(boot()).contains_key(&32)).await;
     let lost = sink.lost();
     assert_eq!((lost.len(), lost[0].1), (1, 5), "{lost:?}");
@@ -214,16 +215,13 @@ async fn i_17_what_is_gone_on_both_sides_after_a_restore_is_told_and_holds_up_no
 
 #[tokio::test]
 async fn life_that_ends_after_a_restore_ships_what_is_due_before_it_is_closed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = open(dir.path(), 1);
-    let sink = Arc::new(MemorySink::new());
-    let _shutdown = start(&spool, &sink);
-    write(&spool, 1..=10);
+    let Shipping { spool, sink, .. } = &shipping(SpoolLimits::default());
+    write(spool, 1..=10);
     sink.wait_until(|sink| sink.records(boot()).len() == 10).await;
     sink.put_back(boot(), 4);
     sink.script([Mishap::Refused { retryable: false }]);
     assert_eq!(spool.close(LONG).await, Closing::Clean);
-    assert_chained_once(&sink, 10);
+    assert_chained_once(sink, 10);
     assert_eq!(sink.closed(), [(boot(), 10)]);
 }
 
