@@ -14,8 +14,8 @@ use keyforge_shared::state::{KeyStatus, Resource, WorkspaceRecord};
 use super::returns::Returns;
 use crate::fixture::{FakeLedger, Node, Parts, START, key, key_id, model, quota, workspace};
 use crate::ledger::Want;
+use crate::replica::differences::{Changes, KeyChange};
 use crate::replica::key_followers::KeyFollowers;
-use crate::replica::{Changes, KeyChange};
 
 use keyforge_shared::limit::Scope;
 

@@ -23,9 +23,10 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::differences::Changes;
 use super::key_followers::KeyFollowers;
 use super::reading::{Refusals, Refused};
-use super::{Changes, RECONNECT, Replica};
+use super::{RECONNECT, Replica};
 use crate::control::{ControlChannel, said};
 use crate::metrics::Metrics;
 

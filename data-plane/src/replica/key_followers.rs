@@ -6,7 +6,8 @@ use hashbrown::HashSet;
 use keyforge_shared::id::WorkspaceId;
 use keyforge_shared::state::KeyStatus;
 
-use super::{Changes, KeyChange, Replica};
+use super::Replica;
+use super::differences::{Changes, KeyChange};
 use crate::grants::returns::Returns;
 use crate::memberships::Memberships;
 use crate::settlements::Settlements;

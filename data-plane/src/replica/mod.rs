@@ -2,12 +2,14 @@
 //!
 //! * [`follow`]: keeps the copy at the control plane's revision
 //! * [`orders`]: carries out ahead of that which keys stop or go on; [`freshness`]: how old what the node knows can be
+//! * [`differences`]: what a snapshot or a delta changed, as far as others follow it
 //! * [`last_good`]: the copy on disk, with which a node begins
 //! * [`reading`]: records of it as they come, each by itself
 //! * [`key_followers`]: what follows when a key or a workspace changes
 //! * [`secrets`]: the credentials' secrets, in memory only
 //! * [`running`]: the streams that are running, by key, so that a revocation can cut them
 
+pub mod differences;
 pub mod follow;
 pub mod freshness;
 pub mod key_followers;
@@ -22,19 +24,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use keyforge_shared::catalog::Model;
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{DeploymentId, KeyId, WorkspaceId};
 use keyforge_shared::policy::Policy;
 use keyforge_shared::state::{
-    ApplyError, Change, Contents, CredentialRecord, Delta, KeyRecord, Resource, ResourceId, SetHash, Standing, State,
+    ApplyError, Contents, CredentialRecord, Delta, KeyRecord, Resource, ResourceId, SetHash, Standing, State,
     WorkspaceRecord,
 };
 use keyforge_shared::token::TokenDigest;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use self::differences::{Changes, KeyChange, changed_key, changed_workspace, differences, same_limits};
 use self::freshness::Freshness;
 use self::running::Running;
 use self::secrets::Secrets;
@@ -53,23 +56,6 @@ pub struct Order {
     pub key: KeyId,
     /// Whether it works.
     pub standing: Standing,
-}
-
-/// What became of a key whose record changed.
-pub struct KeyChange {
-    /// Before; `None` for a new key.
-    pub before: Option<Arc<KeyRecord>>,
-    /// Now, by all that the node knows; `None` for a key that is gone.
-    pub now: Option<Arc<KeyRecord>>,
-}
-
-/// What a snapshot or a delta changed, as far as others follow it.
-#[derive(Default)]
-pub struct Changes {
-    /// Keys whose record changed.
-    pub keys: Vec<KeyChange>,
-    /// Workspaces whose limits changed.
-    pub workspaces: Vec<WorkspaceId>,
 }
 
 /// The node's copy of the replicated state.
@@ -396,48 +382,6 @@ impl Replica {
             cuts.push_back((revision, streams));
         }
     }
-}
-
-fn changed_key(change: &Change) -> Option<KeyId> {
-    match change {
-        Change::Upsert(Resource::Key(key)) => Some(key.id),
-        Change::Remove(ResourceId::Key(id)) => Some(*id),
-        Change::Upsert(_) | Change::Remove(_) => None,
-    }
-}
-
-fn changed_workspace(change: &Change) -> Option<WorkspaceId> {
-    match change {
-        Change::Upsert(Resource::Workspace(workspace)) => Some(workspace.id),
-        Change::Remove(ResourceId::Workspace(id)) => Some(*id),
-        Change::Upsert(_) | Change::Remove(_) => None,
-    }
-}
-
-fn same_limits(one: Option<&WorkspaceRecord>, other: Option<&WorkspaceRecord>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => {
-            one.request_limits_in_effect() == other.request_limits_in_effect() && one.spend_limits == other.spend_limits
-        }
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-fn differences(before: &Contents, now: &State) -> Changes {
-    let known: HashMap<WorkspaceId, &WorkspaceRecord> = before.workspaces().map(|it| (it.id, it.as_ref())).collect();
-    let ids: HashSet<WorkspaceId> = known.keys().copied().chain(now.workspaces().map(|it| it.id)).collect();
-    let differs = |id: &WorkspaceId| !same_limits(known.get(id).copied(), now.workspace(*id).map(Arc::as_ref));
-    Changes { workspaces: ids.into_iter().filter(differs).collect(), keys: key_differences(before, now) }
-}
-
-/// Keys that were known before. Nothing follows from one that is new.
-fn key_differences(before: &Contents, now: &State) -> Vec<KeyChange> {
-    let changed = before.keys().filter_map(|key| {
-        let now = now.key(key.id);
-        (now.as_deref() != Some(&key)).then(|| KeyChange { before: Some(Arc::new(key)), now })
-    });
-    changed.collect()
 }
 
 #[cfg(test)]
