@@ -274,12 +274,22 @@ impl Replica {
     /// # Errors
     /// [`ApplyError::Diverged`] when the snapshot does not hash to what it should; the old state stays.
     pub fn replace(&self, deployment: DeploymentId, state: State, set_hash: SetHash) -> Result<Changes, ApplyError> {
+        self.replace_by(deployment, state, set_hash, differences)
+    }
+
+    fn replace_by(
+        &self,
+        deployment: DeploymentId,
+        state: State,
+        set_hash: SetHash,
+        compare: impl FnOnce(&Contents, &State) -> Changes,
+    ) -> Result<Changes, ApplyError> {
         if state.set_hash() != set_hash {
             return Err(ApplyError::Diverged(state.revision()));
         }
         // Comparing takes as long as there are keys, so it holds no lock: an order that waited for one would keep every request waiting behind it. Only
         // the follower changes the state, and orders that come in between are compared with it again.
-        let mut changes = differences(&self.contents(), &state);
+        let mut changes = compare(&self.contents(), &state);
         // Taken before the state, as when a delta is applied.
         let mut cuts = self.cuts.lock();
         let old = {
@@ -386,7 +396,8 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use keyforge_shared::clock::{Clock as _, SystemClock};
+    use std::sync::mpsc;
+
     use keyforge_shared::state::{FormerToken, KeyStatus};
 
     use super::*;
@@ -481,40 +492,28 @@ mod tests {
     }
 
     #[test]
-    fn an_order_and_a_request_do_not_wait_while_a_snapshot_is_compared_with_what_is_held() {
-        let many = |status| {
-            let keys = (0..60_000_u64).map(move |number| {
-                let Resource::Key(record) = with_status(0, status, 0) else { panic!("not a key") };
-                let id = KeyId::from_ascii(format!("k{number:011}").as_bytes()).unwrap();
-                let mut digest = [0; 32];
-                digest[..8].copy_from_slice(&number.to_be_bytes());
-                Resource::Key(Arc::new(KeyRecord { id, digest: TokenDigest(digest), ..(*record).clone() }))
-            });
-            state(5, keys.chain([key(1, quota(5))]))
-        };
-        let replica = Replica::default();
-        at(&replica, many(KeyStatus::Active));
-        let next = many(KeyStatus::Active);
+    fn an_order_is_carried_out_and_seen_in_the_middle_of_a_snapshot_being_compared_with_what_is_held() {
+        let replica = Arc::new(Replica::default());
+        at(&replica, state(5, [key(1, quota(5))]));
+        let next = state(8, [key(1, quota(6))]);
         let hash = next.set_hash();
-        let began = SystemClock.monotonic_nanos();
-        let mut longest = 0;
-        let took = std::thread::scope(|threads| {
-            let replacing = threads.spawn(|| {
-                replica.replace(DEPLOYMENT, next, hash).unwrap();
-                SystemClock.monotonic_nanos() - began
+        let compare = |held: &Contents, next: &State| {
+            let ordered = Arc::clone(&replica);
+            let (tell, told) = mpsc::channel();
+            std::thread::spawn(move || {
+                drop(ordered.carry_out(order(9, 1, KeyStatus::Revoked, false)));
+                tell.send(status(&ordered, 1)).unwrap();
             });
-            for revision in 6.. {
-                let asked = SystemClock.monotonic_nanos();
-                drop(replica.carry_out(order(revision, 1, KeyStatus::Frozen, revision % 2 == 0)));
-                assert!(replica.key(key_id(1)).is_some());
-                longest = longest.max(SystemClock.monotonic_nanos() - asked);
-                if replacing.is_finished() {
-                    break;
-                }
-            }
-            replacing.join().unwrap()
-        });
-        assert!(longest < took / 2, "{longest} of {took} ns");
+            let seen = told.recv_timeout(Duration::from_secs(20)).expect("nobody waits for the comparison");
+            assert_eq!(seen, (KeyStatus::Revoked, 9));
+            differences(held, next)
+        };
+        let changes = replica.replace_by(DEPLOYMENT, next, hash, compare).unwrap();
+        let told: Vec<_> =
+            changes.keys.into_iter().map(|change| (change.before.unwrap(), change.now.unwrap())).collect();
+        let [(before, now)] = told.as_slice() else { panic!("not one change") };
+        assert_eq!((before.status, now.status), (KeyStatus::Revoked, KeyStatus::Revoked), "both are as it was ordered");
+        assert_eq!(now.policy.request_limits, quota(6).request_limits);
     }
 
     #[test]
