@@ -1,14 +1,19 @@
-//! Requests without a socket, for the tests of this module.
+//! A ledger, and requests of a key without a socket, for the tests of this module.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use keyforge_counters::{CounterState, CounterStore};
 use keyforge_providers::dialect::Dialect;
 use keyforge_shared::catalog::ProviderName;
+use keyforge_shared::clock::ManualClock;
 use keyforge_shared::id::{CredentialId, RequestId};
 use keyforge_shared::limit::{Dimension, Scope};
+use keyforge_shared::period::Window;
+use keyforge_shared::policy::Policy;
 use keyforge_shared::secret::SecretBytes;
-use keyforge_shared::state::CredentialRecord;
+use keyforge_shared::state::{CredentialRecord, Resource};
 use serde_json::{Value, json};
 
 use super::authorize::{Permit, permit};
@@ -18,9 +23,36 @@ use super::reservation::Reservation;
 use super::reserve::reserve;
 use super::settle::Commitment;
 use super::wanted::{Endpoint, Wanted};
-use crate::fixture::{Node, key_id};
+use crate::fixture::{FakeLedger, Node, START, key, key_id, model, workspace};
+use crate::memberships::leaving::Leaving;
 use crate::pool::Candidate;
 use crate::rejection::Rejection;
+
+/// The key's own limit of requests a day.
+pub(super) const OWN_QUOTA: (Scope, Dimension, Window) = (Scope::Key, Dimension::Requests, Window::Day);
+/// The key's own limit of what it spends in a day.
+pub(super) const OWN_CAP: (Scope, Dimension, Window) = (Scope::Key, Dimension::Spend, Window::Day);
+
+/// A ledger with these limits, served, that grants slices of `slice`.
+pub(super) async fn ledger(limits: &[((Scope, Dimension, Window), u64)], slice: u64) -> (Arc<FakeLedger>, String) {
+    let ledger = Arc::new(FakeLedger::default());
+    {
+        let mut state = ledger.0.lock();
+        state.limits = BTreeMap::from_iter(limits.iter().copied());
+        state.slice = slice;
+    }
+    let url = ledger.serve().await;
+    (ledger, url)
+}
+
+pub(super) fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(START))
+}
+
+/// A workspace without limits, its one key, and a model.
+pub(super) fn one_key(policy: Policy) -> Vec<Resource> {
+    vec![workspace(Vec::new(), Vec::new()), key(1, policy), model()]
+}
 
 /// A request whose output is at most `output` tokens.
 pub(super) fn body(output: u64) -> Value {
@@ -96,4 +128,22 @@ pub(super) async fn books(node: &Node, key: u8, dimension: Dimension) -> Counter
     let books = node.plane.counters.books(key_id(key)).await.unwrap();
     let own = |books: &&CounterState| books.counter.dimension == dimension && books.counter.scope == Scope::Key;
     *books.iter().find(own).unwrap()
+}
+
+/// What gives up the lives that nobody uses.
+pub(super) fn leaving(node: &Node) -> Leaving {
+    Leaving {
+        memberships: node.plane.memberships.clone(),
+        grants: node.plane.grants.clone(),
+        counters: Arc::clone(&node.plane.counters),
+        ledger: node.ledger.clone(),
+        spool: node.plane.spool.clone(),
+    }
+}
+
+/// What a refusal says in headers.
+pub(super) fn headers(rejection: &Rejection) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    rejection.write_headers(&mut headers);
+    headers
 }

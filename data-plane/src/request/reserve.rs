@@ -387,5 +387,17 @@ fn used_up(need: &Need, standing: &Standing, unsettled: u64, least: u64) -> Exha
 mod tests;
 
 #[cfg(test)]
+#[path = "used_up_tests.rs"]
+mod used_up_tests;
+
+#[cfg(test)]
+#[path = "lives_tests.rs"]
+mod lives_tests;
+
+#[cfg(test)]
+#[path = "rates_tests.rs"]
+mod rates_tests;
+
+#[cfg(test)]
 #[path = "shared_store_tests.rs"]
 mod shared_store_tests;

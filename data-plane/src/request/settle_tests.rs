@@ -13,11 +13,10 @@ use keyforge_shared::state::Resource;
 
 use keyforge_providers::fault::{Fault, FaultKind};
 
-use super::super::fixture::{admitted, body, books, commit, refused};
+use super::super::fixture::{admitted, body, books, clock, commit, leaving, refused};
 use super::super::outcome::{Failed, Stood, charge_for};
 use super::*;
-use crate::fixture::{FakeLedger, Node, Parts, START, cap, key, key_id, model, workspace};
-use crate::memberships::leaving::Leaving;
+use crate::fixture::{FakeLedger, Node, Parts, cap, key, key_id, model, workspace};
 
 const CAP: u64 = 1_000_000_000;
 
@@ -32,10 +31,6 @@ async fn node(policy: Policy, clock: &Arc<ManualClock>) -> (Arc<FakeLedger>, Nod
         state.push(Resource::Model(Arc::new(early)));
     }
     (ledger, Parts::in_memory(url, clock, state).build())
-}
-
-fn clock() -> Arc<ManualClock> {
-    Arc::new(ManualClock::at(START))
 }
 
 fn used(input: u64, output: u64) -> Charge {
@@ -133,13 +128,6 @@ async fn what_cannot_be_recorded_keeps_its_epoch_open() {
     assert_eq!(node.plane.spool.status().open, 1, "it was too long, so its intent stands");
     clock.advance(Duration::from_secs(3_600));
     ledger.0.lock().chained = u64::MAX;
-    let leaving = Leaving {
-        memberships: node.plane.memberships.clone(),
-        grants: node.plane.grants.clone(),
-        counters: Arc::clone(&node.plane.counters),
-        ledger: node.ledger.clone(),
-        spool: node.plane.spool.clone(),
-    };
-    leaving.sweep().await;
+    leaving(&node).sweep().await;
     assert_eq!(ledger.memberships(node.boot), 1, "its record may come when this boot has ended");
 }

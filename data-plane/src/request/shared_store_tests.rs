@@ -17,10 +17,9 @@ use keyforge_shared::state::Resource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::super::fixture::{admit, admitted, body, books, commit, refused};
+use super::super::fixture::{admit, admitted, body, books, commit, leaving, refused};
 use super::super::settle::{Charge, Ending};
 use crate::fixture::{FakeLedger, Node, Parts, key, key_id, model, quota, workspace};
-use crate::memberships::leaving::Leaving;
 use crate::rejection::Rejection;
 
 /// A Redis server of one test, which ends with it.
@@ -285,17 +284,10 @@ async fn i_6_books_that_are_lost_give_nothing_back_until_everybody_has_left_them
         commit(&one, 1, &body(5)).await.settle(Ending::new(Charge::NotBilled, 400));
     }
     assert!(matches!(refused(&one, 1, &body(5)).await, Rejection::Settling(_)), "eight may come back");
-    let leave = |node: &Node| Leaving {
-        memberships: node.plane.memberships.clone(),
-        grants: node.plane.grants.clone(),
-        counters: Arc::clone(&node.plane.counters),
-        ledger: node.ledger.clone(),
-        spool: node.plane.spool.clone(),
-    };
-    leave(&one).sweep().await;
+    leaving(&one).sweep().await;
     let closed = || ledger.0.lock().epochs.values().filter(|epoch| epoch.closed).count();
     assert_eq!(closed(), 0, "the other node has not heard of it");
-    let leaving = leave(&other);
+    let leaving = leaving(&other);
     eventually("a node that is not asked looks for itself", async || {
         leaving.sweep().await;
         closed() == 1
