@@ -1,12 +1,9 @@
-//! Nodes over TLS: who joins, by what, and who is refused: with a forged, an expired, or another node's certificate, a token used twice, or removed.
+//! Nodes over TLS: who joins and by what, what a node is given, for whom it can speak, and that a removed one never comes back.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use keyforge_control_plane::app::{self, ControlPlane};
-use keyforge_control_plane::config::{Config, DEFAULT_CERTIFICATE_LIFE, TlsListener};
-use keyforge_control_plane::store::sql;
+use keyforge_control_plane::config::DEFAULT_CERTIFICATE_LIFE;
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
 use keyforge_proto::admin::v1::node_service_client::NodeServiceClient as AdminNodes;
@@ -16,206 +13,20 @@ use keyforge_proto::fleet::v1::audit_intake_service_client::AuditIntakeServiceCl
 use keyforge_proto::fleet::v1::control_message::Message;
 use keyforge_proto::fleet::v1::enrollment_service_client::EnrollmentServiceClient;
 use keyforge_proto::fleet::v1::grant_service_client::GrantServiceClient;
-use keyforge_proto::fleet::v1::node_message::Message as FromNode;
 use keyforge_proto::fleet::v1::node_service_client::NodeServiceClient;
 use keyforge_proto::fleet::v1::state_service_client::StateServiceClient;
-use keyforge_runtime::shutdown::{Drained, Shutdown};
-use keyforge_runtime::telemetry::{Telemetry, TelemetryConfig};
-use keyforge_runtime::tls::mutual::{self, ClientIdentity};
 use keyforge_runtime::tls::peer::NamedCertificate;
-use keyforge_shared::audit::admin::{AdminOutcome, AdminRecord};
-use keyforge_shared::clock::{Clock as _, ManualClock, SystemClock};
+use keyforge_shared::audit::admin::AdminOutcome;
+use keyforge_shared::clock::{Clock as _, SystemClock};
 use keyforge_shared::fleet_seal::{Binding, BootKey};
 use keyforge_shared::id::{BootId, CredentialId, DeploymentId, NodeId};
 use keyforge_shared::identity::{Identity, Role};
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpSocket;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Streaming};
 
-use crate::plane::{Bearer, CANARY, database};
-use crate::stores;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-pub struct Secure {
-    pub directory: TempDir,
-    running: ControlPlane,
-    shutdown: Shutdown,
-    clock: Arc<ManualClock>,
-    telemetry: Telemetry,
-    operator: String,
-}
-
-/// A machine that joined.
-pub struct Machine {
-    pub id: NodeId,
-    certificate: CertificateDer<'static>,
-    key: KeyPair,
-}
-
-impl Machine {
-    pub fn identity(&self) -> ClientIdentity {
-        let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
-        ClientIdentity { certificate: self.certificate.clone(), key }
-    }
-}
-
-fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeId> {
-    match NamedCertificate::parse(certificate).ok()?.identity.role {
-        Role::Node(node) => Some(node),
-        Role::ControlPlane => None,
-    }
-}
-
-fn signing_request(key: &KeyPair) -> Vec<u8> {
-    CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
-}
-
-impl Secure {
-    pub async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
-    }
-
-    pub async fn start_in(directory: TempDir) -> Self {
-        let (telemetry, _) = Telemetry::prepare(TelemetryConfig::new("test")).unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let tls = Some(TlsListener { listen: any, certificate_life: DEFAULT_CERTIFICATE_LIFE });
-        let database = stores::database_of(directory.path());
-        let config = Config { tls, database, ..Config::local(directory.path().join("data"), any) };
-        let (shutdown, clock) = (Shutdown::new(), Arc::new(ManualClock::at(SystemClock.now())));
-        let running = app::start(config, shutdown.clone(), &telemetry, clock.clone()).await.unwrap();
-        let operator = std::fs::read_to_string(running.operator_token_path()).unwrap().trim_end().to_owned();
-        Self { directory, running, shutdown, clock, telemetry, operator }
-    }
-
-    pub async fn stop(self) {
-        self.shutdown.trigger();
-        assert_eq!(self.shutdown.drained(PATIENCE).await, Drained::Clean);
-        self.running.close().await;
-        stores::forget(self.directory.path());
-    }
-
-    /// A channel over TLS. What the server refuses in the handshake is told by the first call.
-    pub async fn channel(&self, identity: Option<ClientIdentity>) -> Channel {
-        let tls = mutual::client(self.running.fingerprint(), None, identity).unwrap();
-        let url = format!("https://{}", self.running.tls_addr().unwrap());
-        let endpoint = Endpoint::from_shared(url).unwrap();
-        endpoint.connect_with_connector(mutual::connector(tls)).await.unwrap()
-    }
-
-    async fn in_the_clear(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.running.addr())).unwrap().connect().await.unwrap()
-    }
-
-    fn with_token(channel: Channel, token: &str) -> InterceptedService<Channel, Bearer> {
-        InterceptedService::new(channel, Bearer(Some(MetadataValue::try_from(format!("Bearer {token}")).unwrap())))
-    }
-
-    async fn operators(&self) -> InterceptedService<Channel, Bearer> {
-        Self::with_token(self.channel(None).await, &self.operator)
-    }
-
-    pub async fn admin(&self) -> AdminNodes<InterceptedService<Channel, Bearer>> {
-        AdminNodes::new(self.operators().await)
-    }
-
-    async fn token(&self, ttl_seconds: u64) -> String {
-        self.token_for(ttl_seconds, &[]).await
-    }
-
-    async fn token_for(&self, ttl_seconds: u64, providers: &[&str]) -> String {
-        let providers = providers.iter().map(|name| (*name).to_owned()).collect();
-        let request = admin::CreateJoinTokenRequest { name: "edge".to_owned(), ttl_seconds, providers };
-        self.admin().await.create_join_token(request).await.unwrap().into_inner().token
-    }
-
-    async fn try_join(&self, token: &str, wanted: Option<NodeId>) -> Result<Machine, Status> {
-        let key = KeyPair::generate().unwrap();
-        let request = fleet::JoinRequest {
-            token: token.to_owned(),
-            signing_request: signing_request(&key),
-            node_id: wanted.map_or_else(Vec::new, |node| node.as_bytes().to_vec()),
-        };
-        let mut enrollment = EnrollmentServiceClient::new(self.channel(None).await);
-        let answer = enrollment.join(request).await?.into_inner();
-        let certificate = CertificateDer::from(answer.certificate);
-        let id = node_of(&certificate).expect("the certificate names a node");
-        Ok(Machine { id, certificate, key })
-    }
-
-    pub async fn join(&self) -> Machine {
-        self.try_join(&self.token(0).await, None).await.unwrap()
-    }
-
-    async fn entries(&self) -> Vec<AdminRecord> {
-        let mut database = database(self.directory.path()).await;
-        let select = "SELECT record FROM entries JOIN deployment ON chain_id = admin_chain_id ORDER BY seq";
-        let rows = sql::query(select).fetch_all(&mut database).await.unwrap();
-        let record = |row: &sql::Row| row.try_get::<Vec<u8>, _>("record").unwrap();
-        rows.iter().map(|row| AdminRecord::decode(&record(row)).unwrap()).collect()
-    }
-
-    /// The newest entry of a refusal, once it is there.
-    async fn refused(&self, method: &str) -> AdminRecord {
-        let found = async {
-            loop {
-                let found = self.entries().await.into_iter().rfind(|entry| entry.method == method);
-                if let Some(found) = found.filter(|found| found.outcome == AdminOutcome::Denied) {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, found).await.unwrap()
-    }
-
-    pub async fn tamper(&self, statement: &'static str) {
-        let mut database = database(self.directory.path()).await;
-        assert!(sql::query(statement).execute(&mut database).await.unwrap() > 0, "{statement}");
-    }
-}
-
-pub fn hello(node: NodeId, boot: u8, key: &BootKey) -> fleet::NodeMessage {
-    let hello = fleet::Hello {
-        node_id: node.as_bytes().to_vec(),
-        boot_id: vec![boot; 16],
-        seal_key: key.public().to_bytes(),
-        ..Default::default()
-    };
-    fleet::NodeMessage { message: Some(FromNode::Hello(hello)) }
-}
-
-pub type Stream = (mpsc::Sender<fleet::NodeMessage>, Streaming<fleet::ControlMessage>);
-
-pub async fn subscribe(channel: Channel, first: fleet::NodeMessage) -> Result<Stream, Status> {
-    let (outbound, receiver) = mpsc::channel(4);
-    outbound.send(first).await.unwrap();
-    let answer = StateServiceClient::new(channel).subscribe(ReceiverStream::new(receiver)).await?;
-    Ok((outbound, answer.into_inner()))
-}
-
-/// Reads until the stream ends, and says how.
-pub async fn ending(mut stream: Streaming<fleet::ControlMessage>) -> Status {
-    let end = async {
-        loop {
-            match stream.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return Status::ok("the stream ended"),
-                Err(status) => return status,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, end).await.unwrap()
-}
+use crate::plane::CANARY;
+use crate::secure::{PATIENCE, Secure, ending, hello, signing_request, subscribe};
 
 #[tokio::test]
 async fn a_machine_joins_once_and_is_served_over_tls_with_secrets_that_only_its_boot_can_open() {
@@ -425,71 +236,6 @@ async fn a_join_token_or_a_node_that_was_written_into_the_database_admits_nobody
 }
 
 #[tokio::test]
-async fn forged_and_expired_certificates_are_refused_in_the_handshake_and_recorded() {
-    let plane = Secure::start().await;
-    let machine = plane.join().await;
-    let named = NamedCertificate::parse(&machine.certificate).unwrap().identity;
-    let forged = forged_certificate(named);
-    let channel = plane.channel(Some(forged)).await;
-    let key = BootKey::generate().unwrap();
-    let status = subscribe(channel, hello(machine.id, 1, &key)).await.err().unwrap();
-    assert_eq!(status.code(), Code::Unknown, "the connection is gone: {status}");
-    let entry = plane.refused("fleet/Connect").await;
-    assert!(entry.detail.contains("invalid peer certificate") && entry.peer.starts_with("127.0.0.1:"), "{entry:?}");
-
-    let channel = plane.channel(Some(machine.identity())).await;
-    let (_open, stream) = subscribe(channel.clone(), hello(machine.id, 1, &key)).await.unwrap();
-    plane.clock.advance(DAY + Duration::from_secs(1));
-    let status = ending(stream).await;
-    assert_eq!(status.code(), Code::Unauthenticated, "an open stream ends with its certificate: {status}");
-    let status = subscribe(channel, hello(machine.id, 1, &key)).await.err().unwrap();
-    assert_eq!(status.code(), Code::Unauthenticated, "so does a connection: {status}");
-    assert!(plane.refused("fleet/Subscribe").await.detail.contains("has expired"));
-    let channel = plane.channel(Some(machine.identity())).await;
-    assert!(subscribe(channel, hello(machine.id, 1, &key)).await.is_err());
-    let expired = async {
-        while !plane.refused("fleet/Connect").await.detail.to_lowercase().contains("expired") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, expired).await.unwrap();
-
-    let narrow = plane.token_for(0, &["openai"]).await;
-    assert!(plane.try_join(&narrow, Some(machine.id)).await.is_err());
-    assert!(plane.refused("nodes/Join").await.detail.contains("serves other providers"));
-    let token = plane.token(0).await;
-    let again = plane.try_join(&token, Some(machine.id)).await.unwrap();
-    assert_eq!(again.id, machine.id, "the node whose certificate has expired goes on under its id");
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn every_certificate_that_is_refused_in_the_handshake_is_counted_also_when_there_is_no_time_to_record_it() {
-    const FLOOD: usize = 80;
-    let plane = Secure::start().await;
-    let machine = plane.join().await;
-    // Nothing can be recorded for now.
-    let mut database = stores::connect(plane.directory.path()).await;
-    stores::keep_all_others_from_writing(&mut database).await;
-    let key = BootKey::generate().unwrap();
-    for _ in 0..FLOOD {
-        let named = NamedCertificate::parse(&machine.certificate).unwrap().identity;
-        let channel = plane.channel(Some(forged_certificate(named))).await;
-        assert!(subscribe(channel, hello(machine.id, 1, &key)).await.is_err());
-    }
-    let counted = format!(r#"keyforge_nodes_refused_total{{keyforge_reason="handshake"}} {FLOOD}"#);
-    let counting = async {
-        while !plane.telemetry.prometheus_text().contains(&counted) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let is_counted = tokio::time::timeout(PATIENCE, counting).await;
-    is_counted.unwrap_or_else(|_| panic!("{counted} is not in {}", plane.telemetry.prometheus_text()));
-    drop(database);
-    plane.stop().await;
-}
-
-#[tokio::test]
 async fn while_one_address_holds_all_it_may_nodes_and_operators_from_others_get_in() {
     const MOST: usize = 1_000;
     let plane = Secure::start().await;
@@ -516,20 +262,6 @@ async fn while_one_address_holds_all_it_may_nodes_and_operators_from_others_get_
     plane.admin().await.list_nodes(admin::ListNodesRequest::default()).await.unwrap();
     drop(held);
     plane.stop().await;
-}
-
-/// The right names and dates under an authority that somebody made at home.
-fn forged_certificate(named: Identity) -> ClientIdentity {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(named.to_string().as_str().try_into().unwrap())];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = params.signed_by(&key, &issuer).unwrap().into();
-    ClientIdentity { certificate, key: PrivateKeyDer::from(key) }
 }
 
 #[tokio::test]
@@ -616,65 +348,6 @@ async fn a_removed_node_is_cut_within_a_second_and_never_comes_back() {
     let missing = admin::RemoveNodeRequest { id: NodeId::from_bytes([9; 16]).to_string() };
     assert_eq!(admin_nodes.remove_node(missing).await.unwrap_err().code(), Code::NotFound);
     drop((_stays_open, other));
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn of_two_who_hold_one_identity_only_the_one_who_renewed_first_renews_again_and_the_other_is_recorded() {
-    let plane = Secure::start().await;
-    let machine = plane.join().await;
-    let renew = async |identity: ClientIdentity| {
-        let key = KeyPair::generate().unwrap();
-        let request = fleet::RenewCertificateRequest { signing_request: signing_request(&key) };
-        let renewed = NodeServiceClient::new(plane.channel(Some(identity)).await).renew_certificate(request).await?;
-        let certificate = renewed.into_inner().certificate.into();
-        Ok::<_, Status>(Machine { id: machine.id, certificate, key })
-    };
-    renew(machine.identity()).await.unwrap();
-    let renewed = renew(machine.identity()).await.expect("the first answer may have been lost");
-    let (_open, stream) =
-        subscribe(plane.channel(Some(renewed.identity())).await, hello(machine.id, 1, &BootKey::generate().unwrap()))
-            .await
-            .unwrap();
-    let status = renew(machine.identity()).await.err().expect("a copy renews nothing");
-    assert!(status.code() == Code::PermissionDenied && status.message().contains("was copied"), "{status}");
-    let entry = plane.refused("nodes/RenewCertificate").await;
-    assert!(entry.target == machine.id.to_string() && entry.detail.contains("holds a copy"), "{entry:?}");
-    let again = renew(renewed.identity()).await.unwrap();
-    let newest = renew(renewed.identity()).await.expect("nobody has used the newest one yet");
-    let status = renew(again.identity()).await.err().expect("somebody had it who has lost the newest");
-    assert!(status.message().contains("was copied"), "{status}");
-    assert!(renew(newest.identity()).await.is_ok());
-    drop((_open, stream));
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn a_node_renews_over_its_connection_for_a_key_of_its_own_choice() {
-    let plane = Secure::start().await;
-    let machine = plane.join().await;
-    plane.clock.advance(DAY * 2 / 3);
-    let key = KeyPair::generate().unwrap();
-    let mut nodes = NodeServiceClient::new(plane.channel(Some(machine.identity())).await);
-    let request = fleet::RenewCertificateRequest { signing_request: signing_request(&key) };
-    let certificate = nodes.renew_certificate(request).await.unwrap().into_inner().certificate;
-    let renewed = Machine { id: machine.id, certificate: certificate.into(), key };
-    let named = NamedCertificate::parse(&renewed.certificate).unwrap();
-    assert_eq!(named.identity.role, Role::Node(machine.id));
-    let entry = plane.entries().await.pop().unwrap();
-    assert_eq!((entry.method.as_str(), entry.target), ("nodes/RenewCertificate", machine.id.to_string()));
-    assert!(entry.detail.contains(r#""instead_of":""#), "{}", entry.detail);
-    plane.clock.advance(DAY * 2 / 3);
-    let boot = BootKey::generate().unwrap();
-    let old = plane.channel(Some(machine.identity())).await;
-    assert!(subscribe(old, hello(machine.id, 1, &boot)).await.is_err(), "the old one has expired");
-    let new = plane.channel(Some(renewed.identity())).await;
-    let (_open, mut stream) = subscribe(new, hello(machine.id, 1, &boot)).await.unwrap();
-    assert!(stream.message().await.unwrap().is_some());
-    let garbage = fleet::RenewCertificateRequest { signing_request: vec![1; 9_000] };
-    let mut nodes = NodeServiceClient::new(plane.channel(Some(renewed.identity())).await);
-    assert_eq!(nodes.renew_certificate(garbage).await.unwrap_err().code(), Code::InvalidArgument);
-    drop((_open, stream));
     plane.stop().await;
 }
 

@@ -42,6 +42,8 @@ mod keys;
 mod ledger;
 #[path = "../it/models.rs"]
 mod models;
+#[path = "../it/node_certificates.rs"]
+mod node_certificates;
 #[path = "../it/nodes.rs"]
 mod nodes;
 #[path = "../it/operators.rs"]
@@ -56,6 +58,8 @@ mod receipts;
 mod rig;
 #[path = "../it/roles.rs"]
 mod roles;
+#[path = "../it/secure.rs"]
+mod secure;
 #[path = "../it/signs.rs"]
 mod signs;
 #[path = "../it/start.rs"]

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::beside::{directory_beside, plane_beside};
-use crate::nodes::{Secure, ending, hello, subscribe};
 use crate::plane::{Plane, database};
+use crate::secure::{Secure, ending, hello, subscribe};
 use crate::stream::Node;
 
 #[tokio::test]
