@@ -10,8 +10,7 @@ use keyforge_shared::id::WorkspaceId;
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::Window;
 
-use crate::ledger::{ask, life};
-use crate::rig::{Key, Rig, boot, requests_per, spend_per};
+use crate::rig::{Key, Rig, ask, boot, life, requests_per, spend_per};
 
 const TEAM: WorkspaceId = WorkspaceId::from_bytes([0x7e; 16]);
 

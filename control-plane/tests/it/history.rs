@@ -11,8 +11,7 @@ use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::period::{Calendar, CivilDay, Window};
 use keyforge_shared::policy::Policy;
 
-use crate::ledger::{ask, life};
-use crate::rig::{Key, Rig, boot, requests_per, spend_per};
+use crate::rig::{Key, Rig, ask, boot, life, requests_per, spend_per};
 
 const TEAM: WorkspaceId = WorkspaceId::from_bytes([0x7e; 16]);
 

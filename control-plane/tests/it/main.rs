@@ -16,6 +16,8 @@ mod former;
 mod history;
 mod intake;
 mod keys;
+mod later_limits;
+mod leaving;
 mod ledger;
 mod models;
 mod node_certificates;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use keyforge_control_plane::audit::Audit;
 use keyforge_control_plane::audit::intake::{Batch, Intake, IntakeError, Taken};
 use keyforge_control_plane::audit::verify::{Selection, Verdict, Verification};
-use keyforge_control_plane::ledger::Ledger;
+use keyforge_control_plane::ledger::{Acquire, Grant, Granted, Ledger, LedgerError, Want};
 use keyforge_control_plane::store::Store;
 use keyforge_control_plane::store::keys::{self, StoredKey};
 use keyforge_control_plane::store::limit_changes::{self, Owner};
 use keyforge_control_plane::store::workspaces::{self, StoredWorkspace};
 use keyforge_shared::audit::request::{Flags, Outcome, RequestRecord};
 use keyforge_shared::clock::{Clock, ManualClock, Timestamp};
-use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, KeyId, NodeId, RequestId, WorkspaceId};
+use keyforge_shared::id::{BootId, ChainId, CredentialId, DeploymentId, KeyId, LifeId, NodeId, RequestId, WorkspaceId};
 use keyforge_shared::limit::{CounterId, Dimension, Scope};
 use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{Calendar, CivilDay, Window};
@@ -243,10 +243,30 @@ pub fn boot(n: u8) -> BootId {
     BootId::from_bytes([n; 16])
 }
 
+pub fn life(n: u8) -> LifeId {
+    LifeId::from_bytes([0x40 + n; 16])
+}
+
 pub fn requests_per(window: Window, requests: u64) -> Policy {
     Policy { request_limits: vec![RequestLimit { requests, window }], ..Policy::default() }
 }
 
 pub fn spend_per(window: Window, nanos: u64) -> Policy {
     Policy { spend_limits: vec![SpendLimit { amount: NanoUsd::new(nanos), window }], ..Policy::default() }
+}
+
+pub fn ask(boot_number: u8, life_number: u8, counter: CounterId, amount: u64) -> Acquire {
+    let wants = vec![Want { counter, amount }];
+    Acquire { boot: boot(boot_number), life: life(life_number), key: counter.key, wants }
+}
+
+/// The `n`th boot asks for the `n`th life.
+pub async fn acquire(rig: &Rig, n: u8, counter: CounterId, amount: u64) -> Result<Granted, LedgerError> {
+    rig.ledger.acquire(&ask(n, n, counter, amount)).await
+}
+
+/// Granted to the life, spent elsewhere, and what is available beside that.
+pub fn told(granted: &Granted) -> (u64, u64, u64) {
+    let Grant { granted, elsewhere, available, .. } = granted.grants[0];
+    (granted, elsewhere, available)
 }

@@ -9,8 +9,7 @@ use keyforge_shared::id::NodeId;
 use keyforge_shared::limit::{CounterId, Dimension};
 use keyforge_shared::period::Window;
 
-use crate::ledger::ask;
-use crate::rig::{NODE, Rig, boot, spend_per};
+use crate::rig::{NODE, Rig, ask, boot, spend_per};
 
 /// What the `n`th boot is granted for a life of its own: granted, elsewhere, and the part of that which is expected back.
 async fn acquire(rig: &Rig, n: u8, counter: CounterId) -> (Granted, [u64; 3]) {

@@ -11,8 +11,7 @@ use keyforge_shared::money::NanoUsd;
 use keyforge_shared::period::{Calendar, CivilDay, Window, ZoneName};
 use keyforge_shared::policy::{Policy, RequestLimit, SpendLimit};
 
-use crate::ledger::{ask, life};
-use crate::rig::{Key, NODE, Rig, boot, spend_per};
+use crate::rig::{Key, NODE, Rig, ask, boot, life, spend_per};
 
 const TEAM: WorkspaceId = WorkspaceId::from_bytes([0x7e; 16]);
 

@@ -38,6 +38,10 @@ mod history;
 mod intake;
 #[path = "../it/keys.rs"]
 mod keys;
+#[path = "../it/later_limits.rs"]
+mod later_limits;
+#[path = "../it/leaving.rs"]
+mod leaving;
 #[path = "../it/ledger.rs"]
 mod ledger;
 #[path = "../it/models.rs"]
