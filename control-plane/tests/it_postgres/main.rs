@@ -30,6 +30,12 @@ mod books;
 mod credentials;
 #[path = "../it/escrow.rs"]
 mod escrow;
+#[path = "../it/escrow_books.rs"]
+mod escrow_books;
+#[path = "../it/escrow_steps.rs"]
+mod escrow_steps;
+#[path = "../it/escrow_world.rs"]
+mod escrow_world;
 #[path = "../it/former.rs"]
 mod former;
 #[path = "../it/history.rs"]
