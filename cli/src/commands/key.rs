@@ -1,12 +1,15 @@
-//! `keyforge key`: virtual keys are made, shown, changed, rotated, paused and revoked. A token is printed when it is made, and never again.
+//! `keyforge key`: virtual keys are made, shown, changed and rotated. A token is printed when it is made, and never again.
 //!
-//! What stops a key or lets it go on prints a receipt: which nodes have done it, and from when on no node does otherwise.
+//! * [`standing`]: what stops a key or lets it go on; [`receipt`]: which nodes have done it
+//! * [`limits`], [`label`], [`template`]: how keys are described; [`raise`]: limits that are higher for a while
+//! * [`explain`], [`view`]: what is shown of a key
 
 mod explain;
 mod label;
 mod limits;
 mod raise;
 mod receipt;
+mod standing;
 mod template;
 mod view;
 
@@ -22,7 +25,7 @@ use self::explain::{ExplainArgs, ExplainView};
 use self::label::Label;
 use self::limits::{LimitArgs, NoLimitArgs};
 use self::raise::RaiseArgs;
-use self::receipt::ReceiptView;
+use self::standing::{Standing, StandingArgs, StandingChange};
 use self::template::{FileArgs, Preset, TemplateAction};
 use self::view::{CreatedView, KeyRow, KeyView};
 use super::{key_id, workspace_name};
@@ -80,15 +83,6 @@ enum KeyAction {
     Zero(StandingArgs),
     /// End a key for ever, and cut its running streams
     Revoke(StandingArgs),
-}
-
-#[derive(Args, Debug)]
-struct StandingArgs {
-    /// The key's id: vk_ and 12 characters
-    id: String,
-    /// Wait so long for nodes that do not answer, in milliseconds, at most 30000
-    #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(0..=30_000))]
-    wait: u32,
 }
 
 #[derive(Args, Debug)]
@@ -203,15 +197,8 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
         Call::Show(id) => keys.get_key(proto::GetKeyRequest { id }).await?,
         Call::Update(request) => keys.update_key(request).await?,
         Call::Raise(request) => keys.raise_key(request).await?,
-        Call::Standing(standing, id, wait) => {
-            let wait_ms = Some(wait);
-            let answer = match standing {
-                Standing::Pause => keys.pause_key(proto::PauseKeyRequest { id, wait_ms }).await?,
-                Standing::Resume => keys.resume_key(proto::ResumeKeyRequest { id, wait_ms }).await?,
-                Standing::Zero => keys.zero_key(proto::ZeroKeyRequest { id, wait_ms }).await?,
-                Standing::Revoke => keys.revoke_key(proto::RevokeKeyRequest { id, wait_ms }).await?,
-            };
-            let receipt = ReceiptView::of(answer.into_inner());
+        Call::Standing(change) => {
+            let receipt = change.carry_out(&client).await?;
             return output.either(|| receipt.text(), &receipt);
         }
     };
@@ -229,17 +216,7 @@ enum Call {
     Update(proto::UpdateKeyRequest),
     Raise(proto::RaiseKeyRequest),
     Rotate(proto::RotateKeyRequest),
-    /// With the milliseconds to wait.
-    Standing(Standing, String, u32),
-}
-
-/// What is to become of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Pause,
-    Resume,
-    Zero,
-    Revoke,
+    Standing(StandingChange),
 }
 
 impl Call {
@@ -268,15 +245,11 @@ impl Call {
                 let grace_ms = u64::try_from(grace.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
                 Self::Rotate(proto::RotateKeyRequest { id: key_id(&id)?, grace_ms })
             }
-            KeyAction::Pause(args) => Self::standing(Standing::Pause, &args)?,
-            KeyAction::Resume(args) => Self::standing(Standing::Resume, &args)?,
-            KeyAction::Zero(args) => Self::standing(Standing::Zero, &args)?,
-            KeyAction::Revoke(args) => Self::standing(Standing::Revoke, &args)?,
+            KeyAction::Pause(args) => Self::Standing(args.change(Standing::Pause)?),
+            KeyAction::Resume(args) => Self::Standing(args.change(Standing::Resume)?),
+            KeyAction::Zero(args) => Self::Standing(args.change(Standing::Zero)?),
+            KeyAction::Revoke(args) => Self::Standing(args.change(Standing::Revoke)?),
         })
-    }
-
-    fn standing(standing: Standing, args: &StandingArgs) -> Result<Self, Failure> {
-        Ok(Self::Standing(standing, key_id(&args.id)?, args.wait))
     }
 }
 
@@ -322,7 +295,7 @@ mod tests {
         key: KeyArgs,
     }
 
-    fn call(words: &str) -> Result<Call, Failure> {
+    pub(super) fn call(words: &str) -> Result<Call, Failure> {
         let words = std::iter::once("key").chain(words.split(' '));
         let line = Line::try_parse_from(words).map_err(|error| Failure::usage(error.to_string()))?;
         Call::of(line.key.action, Timestamp::from_millis(1_795_327_200_000))
@@ -454,25 +427,6 @@ mod tests {
             let (name, _) = limit.split_once(' ').unwrap();
             assert!(call(&format!("update vk_0123456789ab --{limit} --no-{name}")).is_err(), "{limit}");
         }
-    }
-
-    #[test]
-    fn what_stops_a_key_waits_for_nodes_as_long_as_it_is_told() {
-        for (word, expected) in [
-            ("pause", Standing::Pause),
-            ("freeze", Standing::Pause),
-            ("resume", Standing::Resume),
-            ("unfreeze", Standing::Resume),
-            ("zero", Standing::Zero),
-            ("revoke", Standing::Revoke),
-        ] {
-            for (words, millis) in [("", 2_000), (" --wait 50", 50)] {
-                let found = call(&format!("{word} vk_0123456789ab{words}")).unwrap();
-                let Call::Standing(standing, id, wait) = found else { panic!("{word}") };
-                assert_eq!((standing, id.as_str(), wait), (expected, "vk_0123456789ab", millis));
-            }
-        }
-        assert!(call("revoke vk_0123456789ab --wait 30001").is_err());
     }
 
     #[test]
