@@ -1,6 +1,6 @@
-//! `keyforge key`: virtual keys are made, shown, changed and rotated. A token is printed when it is made, and never again.
+//! `keyforge key`: virtual keys are made, shown and rotated. A token is printed when it is made, and never again.
 //!
-//! * [`standing`]: what stops a key or lets it go on; [`receipt`]: which nodes have done it
+//! * [`update`]: what changes of a key; [`standing`]: what stops it or lets it go on; [`receipt`]: which nodes have done it
 //! * [`limits`], [`label`], [`template`]: how keys are described; [`raise`]: limits that are higher for a while
 //! * [`explain`], [`view`]: what is shown of a key
 
@@ -11,9 +11,9 @@ mod raise;
 mod receipt;
 mod standing;
 mod template;
+mod update;
 mod view;
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -23,10 +23,11 @@ use keyforge_shared::period::ZoneName;
 
 use self::explain::{ExplainArgs, ExplainView};
 use self::label::Label;
-use self::limits::{LimitArgs, NoLimitArgs};
+use self::limits::LimitArgs;
 use self::raise::RaiseArgs;
 use self::standing::{Standing, StandingArgs, StandingChange};
 use self::template::{FileArgs, Preset, TemplateAction};
+use self::update::UpdateArgs;
 use self::view::{CreatedView, KeyRow, KeyView};
 use super::{key_id, workspace_name};
 use crate::client::{AdminArgs, AdminClient, pages};
@@ -135,31 +136,6 @@ struct RotateArgs {
     grace: Option<Duration>,
 }
 
-#[derive(Args, Debug)]
-struct UpdateArgs {
-    /// The key's id: vk_ and 12 characters
-    id: String,
-    /// A new name
-    #[arg(long)]
-    name: Option<String>,
-    /// Cannot change: refused unless it is the key's own
-    #[arg(long, value_name = "ID|NAME", hide = true)]
-    workspace: Option<String>,
-    /// Cannot change: refused unless it is the key's own
-    #[arg(long, value_name = "ZONE", hide = true)]
-    time_zone: Option<ZoneName>,
-    /// Add or change a label, such as team=research; may be repeated
-    #[arg(long, value_name = "NAME=VALUE")]
-    label: Vec<Label>,
-    /// Take a label away; may be repeated
-    #[arg(long, value_name = "NAME")]
-    no_label: Vec<String>,
-    #[command(flatten)]
-    limits: LimitArgs,
-    #[command(flatten)]
-    remove: NoLimitArgs,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -238,7 +214,7 @@ impl Call {
             }
             KeyAction::Template { .. } => return Err(Failure::usage("templates are shown without a server")),
             KeyAction::Show(IdArgs { id }) => Self::Show(key_id(&id)?),
-            KeyAction::Update(args) => Self::Update(update(args, now)?),
+            KeyAction::Update(args) => Self::Update(args.request(now)?),
             KeyAction::Explain(args) => Self::Explain(args.request()?),
             KeyAction::Raise(args) => Self::Raise(args.request(now)?),
             KeyAction::Rotate(RotateArgs { id, grace }) => {
@@ -251,35 +227,6 @@ impl Call {
             KeyAction::Revoke(args) => Self::Standing(args.change(Standing::Revoke)?),
         })
     }
-}
-
-fn update(args: UpdateArgs, now: Timestamp) -> Result<proto::UpdateKeyRequest, Failure> {
-    let (limits, paths) = args.limits.policy(now)?;
-    let mut paths: Vec<_> = paths.into_iter().map(Cow::Borrowed).collect();
-    paths.extend(args.remove.paths().map(Cow::Borrowed));
-    paths.extend(args.label.iter().map(Label::path));
-    paths.extend(args.no_label.iter().map(|name| label::path_of(name)));
-    paths.extend(args.name.is_some().then_some("name".into()));
-    paths.extend(args.workspace.is_some().then_some("workspace".into()));
-    paths.extend(args.time_zone.is_some().then_some("policy.time_zone".into()));
-    if paths.is_empty() {
-        return Err(
-            Failure::usage("nothing to change").hint("name what is to change, such as --spend 80/month or --no-rpm")
-        );
-    }
-    Ok(proto::UpdateKeyRequest {
-        id: key_id(&args.id)?,
-        name: args.name.unwrap_or_default(),
-        policy: Some(proto::Policy { time_zone: args.time_zone.map(Into::into), ..limits }),
-        frozen: false,
-        update_mask: Some(mask(paths)),
-        workspace: args.workspace.map(workspace_name).transpose()?.unwrap_or_default(),
-        labels: label::all(args.label),
-    })
-}
-
-fn mask(paths: Vec<Cow<'static, str>>) -> prost_types::FieldMask {
-    prost_types::FieldMask { paths: paths.into_iter().map(Cow::into_owned).collect() }
 }
 
 #[cfg(test)]
@@ -301,7 +248,8 @@ mod tests {
         Call::of(line.key.action, Timestamp::from_millis(1_795_327_200_000))
     }
 
-    fn updated(words: &str) -> (Vec<String>, proto::Policy) {
+    /// The paths that an update names, and the policy it carries.
+    pub(super) fn updated(words: &str) -> (Vec<String>, proto::Policy) {
         match call(&format!("update vk_0123456789ab {words}")).unwrap() {
             Call::Update(request) => (request.update_mask.unwrap().paths, request.policy.unwrap()),
             other => panic!("{other:?}"),
@@ -314,27 +262,6 @@ mod tests {
             let error = call(&format!("create n --models {models}")).err().map(|failure| failure.to_string());
             assert!(error.is_some_and(|error| error.contains("--models: a pattern is empty")), "{models}");
         }
-    }
-
-    #[test]
-    fn an_update_names_what_was_given_and_nothing_else() {
-        let (paths, policy) = updated("--rpm 7");
-        assert_eq!((paths, policy.requests_per_minute), (vec!["policy.requests_per_minute".to_owned()], Some(7)));
-        let (paths, policy) = updated("--no-rpm --no-expires --spend 1/day --spend 9/month");
-        assert_eq!(paths, ["policy.spend_limits", "policy.requests_per_minute", "policy.expires_at_ms"]);
-        assert_eq!((policy.spend_limits.len(), policy.requests_per_minute), (2, None));
-        let (paths, policy) = updated("--models  --name n");
-        assert_eq!((paths, policy.models), (vec!["policy.models".to_owned(), "name".to_owned()], Vec::<String>::new()));
-    }
-
-    #[test]
-    fn rates_are_changed_and_removed_by_their_own_options() {
-        let (paths, policy) = updated("--tpm 90000 --concurrency 4");
-        assert_eq!(paths, ["policy.tokens_per_minute", "policy.concurrent_requests"]);
-        assert_eq!((policy.tokens_per_minute, policy.concurrent_requests), (Some(90_000), Some(4)));
-        let (paths, policy) = updated("--no-tpm --no-concurrency");
-        assert_eq!(paths, ["policy.tokens_per_minute", "policy.concurrent_requests"]);
-        assert_eq!((policy.tokens_per_minute, policy.concurrent_requests), (None, None));
     }
 
     #[test]
@@ -399,16 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn networks_and_endpoints_are_given_changed_and_removed() {
-        let (paths, policy) = updated("--network 10.1.0.0/8 --network 2001:db8::/32,192.0.2.1 --endpoints chat,models");
-        assert_eq!(paths, ["policy.networks", "policy.endpoints"]);
-        assert_eq!(policy.networks, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"]);
-        assert_eq!(policy.endpoints, [proto::Endpoint::Chat, proto::Endpoint::Models].map(i32::from));
-        let (paths, policy) = updated("--no-network --no-endpoints");
-        assert_eq!((paths.len(), policy.networks.len(), policy.endpoints.len()), (2, 0, 0));
-    }
-
-    #[test]
     fn a_key_is_made_in_a_workspace_and_a_time_zone_and_an_update_names_them_for_the_server_to_refuse() {
         let Call::Create(request) = call("create n --workspace team --time-zone europe/berlin").unwrap() else {
             panic!("not a creation")
@@ -418,15 +335,6 @@ mod tests {
         let (paths, policy) = updated("--workspace team --time-zone Asia/Tokyo");
         assert_eq!(paths, ["workspace", "policy.time_zone"]);
         assert_eq!(policy.time_zone.as_deref(), Some("Asia/Tokyo"));
-    }
-
-    #[test]
-    fn an_update_of_nothing_and_a_contradiction_are_refused() {
-        assert!(call("update vk_0123456789ab").unwrap_err().to_string().contains("nothing to change"));
-        for limit in ["rpm 5", "tpm 5", "concurrency 5", "requests 5", "spend 5"] {
-            let (name, _) = limit.split_once(' ').unwrap();
-            assert!(call(&format!("update vk_0123456789ab --{limit} --no-{name}")).is_err(), "{limit}");
-        }
     }
 
     #[test]
