@@ -151,3 +151,48 @@ impl Search {
         assert!(found.is_empty(), "I-21: {} leaks:\n{}", found.len(), found.join("\n"));
     }
 }
+
+#[test]
+fn the_search_finds_a_planted_canary_in_every_encoding_and_nothing_where_there_is_none() {
+    const PLANTED: &str = "sk-proj-Q7mZx4TfWc9LrHs2KvNbYd6GpEa";
+    const ANOTHER: &str = "sk-proj-Uj3Rk8VwXq5MyCt1BnFhZs0DgLo";
+    let canary = Canary::new("planted", PLANTED);
+    let secret = PLANTED.as_bytes();
+    let url = |text: String| text.replace('+', "-").replace('/', "_");
+    let percent = |upper: bool| -> String {
+        secret.iter().map(|byte| if upper { format!("%{byte:02X}") } else { format!("%{byte:02x}") }).collect()
+    };
+    let mut planted: Vec<(String, Vec<u8>)> = vec![
+        ("raw".into(), secret.to_vec()),
+        ("only its front half".into(), secret[..18].to_vec()),
+        ("only its back half".into(), secret[16..].to_vec()),
+        ("hex".into(), hex::encode(secret).into()),
+        ("upper hex".into(), hex::encode_upper(secret).into()),
+        ("percent".into(), percent(false).into()),
+        ("upper percent".into(), percent(true).into()),
+        ("debug".into(), format!("{secret:?}").into()),
+        ("json numbers".into(), serde_json::to_vec(secret).unwrap()),
+    ];
+    for before in 0..6 {
+        let text = STANDARD_NO_PAD.encode([&b"Bearer"[..before], secret, b" tail"].concat());
+        planted.push((format!("base64 after {before} bytes"), text.clone().into()));
+        planted.push((format!("base64url after {before} bytes"), url(text).into()));
+    }
+    for (name, bytes) in planted {
+        let mut search = Search::new(vec![canary.clone()]);
+        search.look(&name, &[b"{\"before\":\"", &bytes[..], b"\"}"].concat());
+        assert!(!search.found.is_empty(), "not found: {name}");
+    }
+    let mut search = Search::new(vec![canary]);
+    search.look("another key", ANOTHER.as_bytes());
+    search.look("a masked key", b"Incorrect API key provided: sk-p***************GpEa.");
+    search.assert_nothing_found();
+
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("deep")).unwrap();
+    fs::write(directory.path().join("deep/file"), [b"\x00\xff", secret].concat()).unwrap();
+    let mut search = Search::new(vec![Canary::new("planted", PLANTED)]);
+    assert_eq!(search.directory("now", directory.path()), 1);
+    assert!(search.found.iter().any(|found| found.contains("deep/file")));
+    assert!(std::panic::catch_unwind(|| search.assert_nothing_found()).is_err());
+}
