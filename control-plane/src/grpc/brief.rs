@@ -60,7 +60,7 @@ where
             return Box::pin(self.inner.call(request));
         }
         let (said_within, answered_for) = (self.said_within, self.answered_for);
-        let request = request.map(|body| Timed::body(body, said_within, Err(too_slow(said_within))));
+        let request = request.map(|body| self::said_within(said_within, body));
         let answering = self.inner.call(request);
         Box::pin(async move { Ok(answering.await?.map(|body| Timed::body(body, answered_for, long_enough()))) })
     }
@@ -100,9 +100,10 @@ impl http_body::Body for Timed {
     }
 }
 
-/// What ends a call that took `limit` to be sent.
-fn too_slow(limit: Duration) -> Status {
-    Status::deadline_exceeded(format!("the call was not sent to its end within {} seconds", limit.as_secs()))
+/// A message that is to be sent to its end within `limit`.
+pub(super) fn said_within(limit: Duration, body: Body) -> Body {
+    let too_slow = format!("the call was not sent to its end within {} seconds", limit.as_secs());
+    Timed::body(body, limit, Err(Status::deadline_exceeded(too_slow)))
 }
 
 /// What ends an answer: its caller is to ask again.

@@ -8,6 +8,7 @@ pub mod guarded;
 mod head;
 pub mod health;
 mod ids;
+mod in_flight;
 pub mod intake;
 pub mod keys;
 pub mod models;

@@ -3,19 +3,26 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use keyforge_shared::secret::SecretBytes;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::{Request, Status};
 
+use super::brief;
 use super::guarded::Gate;
 use super::head::{bearer_token, peer};
+use super::in_flight::InFlight;
 use crate::admin::authenticate::Proof;
 use crate::admin::{Admin, AdminError, Caller, roles};
 
-/// Calls that go on at a time though their caller hung up. More of them end where they are, which undoes them.
-const GOING_ON: usize = 1024;
+/// Calls that are carried out at the same time, and those of one operator. Further ones are not begun: they go on though their caller hangs up, so
+/// nothing else bounds them.
+const MOST_CALLS: usize = 1024;
+const MOST_CALLS_OF_ONE: usize = 64;
+/// How long an operator's call may take to say all that it has to say.
+const SAID_WITHIN: Duration = Duration::from_secs(30);
 
 /// Lets operators pass, and records whom it does not let pass. Clones share it.
 ///
@@ -23,7 +30,8 @@ const GOING_ON: usize = 1024;
 #[derive(Clone)]
 pub struct OperatorGate {
     admin: Admin,
-    going_on: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    in_flight: InFlight,
 }
 
 /// Who was admitted, and whether the call has come as far as being carried out.
@@ -37,7 +45,7 @@ impl OperatorGate {
     /// Lets those pass whom `admin` knows.
     #[must_use]
     pub fn new(admin: Admin) -> Self {
-        Self { admin, going_on: Arc::new(Semaphore::new(GOING_ON)) }
+        Self { admin, calls: Arc::new(Semaphore::new(MOST_CALLS)), in_flight: InFlight::new(MOST_CALLS_OF_ONE) }
     }
 }
 
@@ -63,12 +71,10 @@ impl Gate for OperatorGate {
     {
         // Who calls what there is not is told so without a look at the body.
         let Some(method) = roles::method_at(call.uri().path()) else { return carry_out(call).await };
-        let Self { admin, going_on } = self;
-        let permit = going_on.try_acquire_owned();
-        let answering = admit(admin.clone(), method, call, carry_out);
-        let Ok(permit) = permit else { return answering.await };
+        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else { return too_many("at the same time") };
+        let admin = self.admin.clone();
         let answered = admin.to_its_end("admin call", async move {
-            let answer = answering.await;
+            let answer = self.admit(method, call, carry_out).await;
             drop(permit);
             answer
         });
@@ -76,28 +82,40 @@ impl Gate for OperatorGate {
     }
 }
 
-/// Carries a call out for whom `admin` knows, and records one whose message nobody could read.
-async fn admit<F>(
-    admin: Admin,
-    method: &'static str,
-    mut call: http::Request<Body>,
-    carry_out: impl FnOnce(http::Request<Body>) -> F + Send,
-) -> http::Response<Body>
-where
-    F: Future<Output = http::Response<Body>> + Send,
-{
-    let token = bearer_token(call.headers());
-    let proof = token.as_ref().map(SecretBytes::expose).map_or(Proof::None, Proof::Token);
-    let caller = match admin.authenticate(proof, &peer(call.extensions()), method).await {
-        Ok(caller) => caller,
-        Err(error) => return Status::from(error).into_http(),
-    };
-    let is_decoded = Arc::new(AtomicBool::new(false));
-    call.extensions_mut().insert(Admitted { caller: caller.clone(), is_decoded: Arc::clone(&is_decoded) });
-    let answer = carry_out(call).await;
-    if !is_decoded.load(Ordering::Relaxed) {
-        let error = AdminError::Invalid("the message cannot be read".to_owned());
-        drop(admin.refuse(&caller, method, "", error).await);
+impl OperatorGate {
+    /// Carries a call out for whom it knows, and records one whose message nobody could read.
+    async fn admit<F>(
+        self,
+        method: &'static str,
+        call: http::Request<Body>,
+        carry_out: impl FnOnce(http::Request<Body>) -> F + Send,
+    ) -> http::Response<Body>
+    where
+        F: Future<Output = http::Response<Body>> + Send,
+    {
+        let Self { admin, in_flight, .. } = self;
+        let token = bearer_token(call.headers());
+        let proof = token.as_ref().map(SecretBytes::expose).map_or(Proof::None, Proof::Token);
+        let caller = match admin.authenticate(proof, &peer(call.extensions()), method).await {
+            Ok(caller) => caller,
+            Err(error) => return Status::from(error).into_http(),
+        };
+        let Some(in_flight) = in_flight.begin(caller.operator()) else { return too_many("of one operator") };
+        let is_decoded = Arc::new(AtomicBool::new(false));
+        let mut call = call.map(|message| brief::said_within(SAID_WITHIN, message));
+        call.extensions_mut().insert(Admitted { caller: caller.clone(), is_decoded: Arc::clone(&is_decoded) });
+        let answer = carry_out(call).await;
+        if !is_decoded.load(Ordering::Relaxed) {
+            let error = AdminError::Invalid("the message cannot be read".to_owned());
+            drop(admin.refuse(&caller, method, "", error).await);
+        }
+        drop(in_flight);
+        answer
     }
-    answer
+}
+
+/// Refuses a call that nothing is done of.
+fn too_many(whose: &str) -> http::Response<Body> {
+    Status::resource_exhausted(format!("more calls {whose} than are carried out: ask again when some have ended"))
+        .into_http()
 }

@@ -152,6 +152,43 @@ async fn a_call_whose_message_cannot_be_read_is_an_entry_like_any_other() {
 }
 
 #[tokio::test]
+async fn calls_that_an_operator_never_says_to_their_end_take_nothing_from_others_and_hide_no_refusal() {
+    const MOST: usize = 64;
+    let plane = Plane::start().await;
+    let (_, viewer) = plane.make_operator("look", admin::Role::Viewer, "").await;
+    let path = "/keyforge.admin.v1.KeyService/ListKeys";
+    let begin = &[0, 0, 0, 0, 32, 1, 2, 3];
+    // Calls that are never said to their end take all that one operator may have.
+    let (here, token) = (&plane, viewer.as_str());
+    let held = async || unended_for(Duration::from_secs(60), here, path, Some(token), begin).await;
+    let mut held: futures_util::stream::FuturesUnordered<_> = (0..MOST + 6).map(|_| held()).collect();
+    for _ in 0..6 {
+        let refused = held.next().await.unwrap();
+        assert_eq!(refused["grpc-status"], "8", "{refused:?}");
+    }
+    let before = plane.admin_entries().await.len();
+    let denied = "/keyforge.admin.v1.VaultService/RotateVault";
+    let refused = unended(&plane, denied, Some(&viewer), &[0, 0, 0, 0, 0]).await;
+    assert_eq!(refused["grpc-status"], "7", "{refused:?}");
+    assert_eq!(plane.last_entry().await.outcome, AdminOutcome::Denied);
+    plane.make_key("others go on").await;
+    assert_eq!(plane.admin_entries().await.len(), before + 2, "what was not begun is no entry");
+
+    // Those that hung up are recorded, and there is room again.
+    drop(held);
+    let patience = Duration::from_secs(20);
+    let recorded = async {
+        while plane.admin_entries().await.len() < before + 2 + MOST {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(patience, recorded).await.expect("calls are not recorded");
+    let (channel, bearer) = plane.with(Some(&viewer));
+    KeyServiceClient::with_interceptor(channel, bearer).list_keys(admin::ListKeysRequest::default()).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn who_hangs_up_is_recorded_and_told_of_all_the_same() {
     let plane = Plane::start().await;
     let (_, viewer) = plane.make_operator("look", admin::Role::Viewer, "").await;
