@@ -40,6 +40,9 @@ const OWN_TARGETS: &str = "keyforge";
 /// Read when no endpoint is configured; its name is part of the OpenTelemetry specification.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
+/// The HTTP/2 library. It warns of what any stranger can do to it, once per connection.
+const HTTP2_TARGET: &str = "h2";
+
 /// What to record, and where to send it.
 pub struct TelemetryConfig {
     /// `service.name` of everything exported.
@@ -48,7 +51,7 @@ pub struct TelemetryConfig {
     pub instance_id: Option<String>,
     /// The shape of a log line.
     pub log_format: LogFormat,
-    /// What is logged: a level, or `target=level` pairs, such as `info,keyforge=debug`.
+    /// What is logged: a level, or `target=level` pairs, such as `info,keyforge=debug`. Of `h2` only errors are, unless it is named.
     pub log_filter: String,
     /// The base URL of a collector that takes OTLP over HTTP, such as `http://localhost:4318`. When absent,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` is read; when that is absent, too, nothing is exported.
@@ -137,9 +140,7 @@ impl Telemetry {
     /// # Errors
     /// The configuration cannot be used.
     pub fn prepare(config: TelemetryConfig) -> Result<(Self, Dispatch), TelemetryError> {
-        let filter = config
-            .log_filter
-            .parse::<Targets>()
+        let filter = log_filter(&config.log_filter)
             .map_err(|cause| TelemetryError::Filter { text: config.log_filter.clone(), cause })?;
         if !(0.0..=1.0).contains(&config.sample_ratio) {
             return Err(TelemetryError::SampleRatio(config.sample_ratio));
@@ -225,6 +226,17 @@ impl Telemetry {
     }
 }
 
+/// What is logged. Strangers must not be able to fill the log, so that warnings of the HTTP/2 library are logged only when the text names it.
+fn log_filter(text: &str) -> Result<Targets, ParseError> {
+    let named: Targets = text.parse()?;
+    let is_http2 = |target: &str| target == HTTP2_TARGET || target.starts_with("h2::");
+    if named.iter().any(|(target, _)| is_http2(target)) {
+        return Ok(named);
+    }
+    let others = named.default_level().unwrap_or(LevelFilter::OFF);
+    Ok(named.with_target(HTTP2_TARGET, others.min(LevelFilter::ERROR)))
+}
+
 fn trace_layer(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send + Sync> {
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(OWN_TARGETS))
@@ -248,6 +260,8 @@ fn resource(config: &TelemetryConfig) -> Resource {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
 
     fn refused(change: impl FnOnce(&mut TelemetryConfig)) -> String {
@@ -262,6 +276,24 @@ mod tests {
         assert!(refused(|config| config.sample_ratio = 1.5).contains("1.5"));
         assert!(refused(|config| config.sample_ratio = f64::NAN).contains("NaN"));
         assert!(refused(|config| config.otlp_endpoint = Some("not a url".to_owned())).contains("not a url"));
+    }
+
+    #[test]
+    fn warnings_of_the_http2_library_are_logged_only_when_the_filter_names_it() {
+        let levels = |text: &str| {
+            let filter = log_filter(text).unwrap();
+            let logged = |target: &str| {
+                [Level::ERROR, Level::WARN, Level::DEBUG].map(|level| filter.would_enable(target, &level))
+            };
+            (logged("h2::proto::connection"), logged("keyforge_runtime::accept"))
+        };
+        let (errors, warnings) = ([true, false, false], [true, true, false]);
+        assert_eq!(levels("info"), (errors, warnings));
+        assert_eq!(levels("debug,hyper=info"), (errors, [true; 3]));
+        assert_eq!(levels("info,h2=warn"), (warnings, warnings));
+        assert_eq!(levels("info,h2::proto=debug"), ([true; 3], warnings));
+        assert_eq!(levels("off"), ([false; 3], [false; 3]));
+        assert_eq!(levels("keyforge=debug"), ([false; 3], [true; 3]));
     }
 
     #[tokio::test]
