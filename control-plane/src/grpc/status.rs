@@ -48,9 +48,13 @@ impl From<AdminError> for Status {
 /// What a caller is told of a store that failed. What the database says may name its server, its users or other tenants: that stays in the log.
 pub(super) fn told(error: &StoreError) -> String {
     match error {
-        StoreError::Database(_) if error.is_passing() => "the database is away: try again".to_owned(),
+        StoreError::Database(_) | StoreError::Server { .. } if error.is_passing() => {
+            "the database is away: try again".to_owned()
+        }
         StoreError::Unanswered(_) => "the database went away in the middle of a commit: try again".to_owned(),
-        StoreError::Database(_) => "the database failed: the control plane's log says why".to_owned(),
+        StoreError::Database(_) | StoreError::Server { .. } => {
+            "the database failed: the control plane's log says why".to_owned()
+        }
         other => other.to_string(),
     }
 }

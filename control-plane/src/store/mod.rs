@@ -90,8 +90,16 @@ pub enum StoreError {
     #[error(transparent)]
     Migration(#[from] MigrationError),
     /// The database refused, for example because the disk is full.
-    #[error("the database failed: {0}")]
+    #[error("the database failed: {}", words_of(.0))]
     Database(#[from] sqlx::Error),
+    /// The server cannot be reached at the start, or does not let us in.
+    #[error("cannot use the PostgreSQL server at {at}: {}; {}", words_of(source), advice_on(source))]
+    Server {
+        /// Its host and port, or its socket.
+        at: String,
+        /// What it said, or the operating system.
+        source: sqlx::Error,
+    },
     /// The answer to a commit was lost: what was to be done is done as a whole, or not at all.
     #[error(transparent)]
     Unanswered(CommitError),
@@ -278,7 +286,7 @@ impl StoreError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Database(error) => is_passing(error),
+            Self::Database(error) | Self::Server { source: error, .. } => is_passing(error),
             Self::Unanswered(_) => true,
             _ => false,
         }
@@ -289,9 +297,36 @@ impl StoreError {
     pub fn is_of_the_stored(&self) -> bool {
         match self {
             Self::Corrupt(_) | Self::Range(_) => true,
-            Self::Database(error) => is_of_the_stored(error),
+            Self::Database(error) | Self::Server { source: error, .. } => is_of_the_stored(error),
             _ => false,
         }
+    }
+}
+
+/// What went wrong, as the server or the operating system says it, without the line of the server's own source.
+fn words_of(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What to do about a server that cannot be used at the start.
+fn advice_on(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    match (error, code.as_ref()) {
+        (sqlx::Error::Io(_), _) => "is it running, and is it there that the URL of the database says?",
+        (sqlx::Error::Tls(_), _) => {
+            "beyond this host it must speak TLS, with a certificate of its name that is trusted here (database.ca_file)"
+        }
+        (_, "3D000") => "make that database, or name another one in the URL of the database",
+        (_, code) if code.starts_with("28") => {
+            "look at the user in the URL of the database, at database.password, and at whom the server lets in (pg_hba.conf)"
+        }
+        (_, "53300") => "it has no connection to spare: raise its max_connections, or lower database.connections",
+        (_, "57P03") => "it is starting or stopping: try again",
+        _ => "its log may say more",
     }
 }
 

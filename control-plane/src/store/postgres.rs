@@ -10,6 +10,7 @@ use keyforge_runtime::config::SecretError;
 use keyforge_runtime::shutdown::Shutdown;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::partitions::Made;
 use super::sql::Tx;
@@ -19,6 +20,8 @@ use crate::config::DatabaseConfig;
 
 /// How long a caller waits for a connection. Nodes ask again, elsewhere if they can.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long after the first connection was refused it is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a caller waits for a transaction to begin, which nothing but the server's silence can hold up.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement that may write, or a commit, may take: twice as long as one waits for a lock.
@@ -45,6 +48,14 @@ pub(super) struct Postgres {
 impl Postgres {
     /// Connects, and brings the schema up to date, one control plane at a time.
     pub(super) async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let options = options(config)?;
+        let unusable = |source| StoreError::Server { at: place(config), source };
+        let mut connection = first_connection(&options).await.map_err(unusable)?;
+        let asked = tokio::time::timeout(FIRST_QUESTIONS, first_questions(&mut connection)).await;
+        asked.map_err(|_| unusable(timed_out()))??;
+        migrate::postgres(&mut connection).await?;
+        // What came of it is committed, whether or not the server hears that this connection ends.
+        drop(connection.close().await);
         let pool = PgPoolOptions::new()
             .max_connections(config.connections)
             .min_connections(1)
@@ -59,14 +70,8 @@ impl Postgres {
                     Ok(true)
                 })
             })
-            .connect_with(options(config)?)
+            .connect_with(options)
             .await?;
-        let mut connection = pool.acquire().await?;
-        let asked = tokio::time::timeout(FIRST_QUESTIONS, first_questions(&mut connection));
-        asked.await.map_err(|_| sqlx::Error::Io(io::ErrorKind::TimedOut.into()))??;
-        migrate::postgres(&mut connection).await?;
-        sqlx::query("RESET lock_timeout").execute(&mut *connection).await?;
-        drop(connection);
         Ok(Self { pool, made: Made::default(), tasks: Shutdown::new() })
     }
 
@@ -97,6 +102,43 @@ impl Postgres {
 
     pub(super) async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// The connection for the steps of the schema. A server that does not listen yet, or does not let anybody in yet, is asked again for a while; then its
+/// own last word is the error, which a pool of connections would keep to itself.
+async fn first_connection(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let until = Instant::now() + ACQUIRE_TIMEOUT;
+    loop {
+        let connected = timeout_at(until, PgConnection::connect_with(options)).await;
+        match connected.unwrap_or_else(|_| Err(timed_out())) {
+            Err(error) if is_starting(&error) && Instant::now() + ASK_AGAIN < until => sleep(ASK_AGAIN).await,
+            connected => return connected,
+        }
+    }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(io::ErrorKind::TimedOut.into())
+}
+
+/// Whether a server that was started just now answers so.
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        // It has no connection to spare, or is starting.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| ["53300", "57P03"].contains(&code.as_ref())),
+        _ => false,
+    }
+}
+
+/// How errors call the server: its address, or its socket. Never who connects.
+fn place(config: &DatabaseConfig) -> String {
+    let DatabaseConfig { host, port, .. } = config;
+    match host {
+        _ if host.starts_with('/') => format!("{host}/.s.PGSQL.{port}"),
+        _ if host.contains(':') => format!("[{host}]:{port}"),
+        _ => format!("{host}:{port}"),
     }
 }
 
@@ -180,5 +222,23 @@ mod tests {
         });
         let error = opened.await.expect("the start waits without end").err().unwrap();
         assert!(error.is_passing() && error.to_string().contains("timed out"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn server_that_does_not_listen_is_named_with_the_cause_and_without_the_user() {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let config = DatabaseConfig::local(&format!("postgres://somebody@{nobody}/kf")).unwrap();
+        let error = Postgres::open(&config).await.err().unwrap();
+        let (text, expected) =
+            (error.to_string(), format!("cannot use the PostgreSQL server at {nobody}: Connection refused"));
+        assert!(error.is_passing() && text.starts_with(&expected) && text.contains("is it running"), "{text}");
+        assert!(!text.contains("somebody"), "{text}");
+    }
+
+    #[test]
+    fn server_is_called_by_its_address_or_its_socket() {
+        let at = |url: &str| place(&DatabaseConfig::local(url).unwrap());
+        assert_eq!(at("postgres://kf@[::1]:6000/kf"), "[::1]:6000");
+        assert_eq!(at("postgres://kf@localhost/kf?host=/run/postgresql"), "/run/postgresql/.s.PGSQL.5432");
     }
 }

@@ -1,8 +1,11 @@
 //! Both stores have one schema: the same tables, with the same columns of the same kinds.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use keyforge_control_plane::store::Store;
 use keyforge_control_plane::store::sql::{self, Conn};
+use keyforge_shared::clock::SystemClock;
 
 use crate::plane::Plane;
 use crate::stores::{self, SQLITE_FILE};
@@ -14,6 +17,22 @@ async fn columns(conn: &mut Conn, select: &'static str) -> Columns {
     let rows = sql::query(select).fetch_all(conn).await.unwrap();
     let text = |row: &sql::Row, place: usize| row.try_get::<String, _>(place).unwrap();
     rows.iter().map(|row| (text(row, 0), text(row, 1), text(row, 2), row.try_get(3).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn database_that_does_not_exist_is_told_in_the_servers_words_without_a_line_of_its_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = stores::database_of(directory.path()).unwrap();
+    config.name = "nosuch".to_owned();
+    let opened = Store::open_configured(&directory.path().join("data"), Some(&config), Arc::new(SystemClock)).await;
+    let text = opened.err().unwrap().to_string();
+    assert!(text.starts_with("cannot use the PostgreSQL server at "), "{text}");
+    assert!(
+        text.ends_with(
+            ": database \"nosuch\" does not exist; make that database, or name another one in the URL of the database"
+        ),
+        "{text}"
+    );
 }
 
 #[tokio::test]
