@@ -32,7 +32,7 @@ use crate::store::operators::{self, Operator};
 use crate::store::vault_keys::{self, KnownKey};
 use crate::store::workspaces::{self, StoredWorkspace};
 use crate::store::{Store, StoreError, credentials, keys, locks, models};
-use crate::vault::{KekError, Singles, Vault, VaultError};
+use crate::vault::{Absence, KekError, Singles, Vault, VaultError};
 
 /// Name of the file in the data directory that the first operator's token is written to.
 pub const OPERATOR_TOKEN_FILE: &str = "operator.token";
@@ -104,7 +104,8 @@ pub async fn open(
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, OpenError> {
     let found = deployment::get(&mut *store.read().await?).await?;
-    let keys = Keys::load(keys, found.is_none()).await?;
+    let absence = if found.is_none() { Absence::New } else { Absence::beside_data(store.is_shared()) };
+    let keys = Keys::load(keys, absence).await?;
     // If another control plane is first meanwhile, it has the same vault key, or this one is refused.
     let is_new = found.is_none() && create(store, &keys, data_dir, &clock).await?;
     let (keyring, root) = keys.open(store, instance).await?;

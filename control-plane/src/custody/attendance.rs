@@ -9,7 +9,7 @@ use crate::admin::AdminError;
 use crate::admin::deployment::OpenError;
 use crate::store::sql::Conn;
 use crate::store::{StoreError, locks, vault_keys};
-use crate::vault::HeldKey;
+use crate::vault::{Absence, HeldKey};
 
 impl Custodian {
     /// Refuses to let a key seal that another control plane does not hold.
@@ -29,7 +29,8 @@ impl Custodian {
 
     /// Reads the keys that are configured now, and holds them from now on.
     pub(super) async fn reload_keys(&self) -> Result<(), AdminError> {
-        let read = Keys::load(&self.configured.now()?, false).await.map_err(refused)?;
+        let absence = Absence::beside_data(self.store.is_shared());
+        let read = Keys::load(&self.configured.now()?, absence).await.map_err(refused)?;
         let (keyring, _) = read.open(&self.store, &self.configured.instance).await.map_err(refused)?;
         self.vault.take_up(keyring);
         self.taken_up.notify_one();

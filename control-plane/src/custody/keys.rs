@@ -16,7 +16,7 @@ use crate::store::deployment::{self, Deployment};
 use crate::store::sql::Conn;
 use crate::store::vault_keys::{self, KnownKey};
 use crate::store::{Store, StoreError, locks, nodes, vault_records};
-use crate::vault::{Kek, Keyring, Singles, Vault, VaultError};
+use crate::vault::{Absence, Kek, Keyring, Singles, Vault, VaultError};
 
 /// Term of the first vault key.
 const FIRST_TERM: u32 = 1;
@@ -30,15 +30,17 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Reads what the configuration names. `may_make` says whether a file that is missing is made.
+    /// Reads what the configuration names. `absence` says what is done when the file of the one that is to seal is missing.
     ///
     /// # Errors
     /// [`OpenError::Kek`].
-    pub async fn load(config: &VaultConfig, may_make: bool) -> Result<Self, OpenError> {
-        let wanted = Arc::new(Kek::load(&config.key, may_make).await?);
+    pub async fn load(config: &VaultConfig, absence: Absence) -> Result<Self, OpenError> {
+        let wanted = Arc::new(Kek::load(&config.key, absence).await?);
+        // Whoever names one has it: none is made.
+        let absence = if absence == Absence::New { Absence::Lost } else { absence };
         let mut previous = Vec::with_capacity(config.previous.len());
         for source in &config.previous {
-            previous.push(Arc::new(Kek::load(source, false).await?));
+            previous.push(Arc::new(Kek::load(source, absence).await?));
         }
         Ok(Self { wanted, previous })
     }

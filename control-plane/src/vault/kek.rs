@@ -30,6 +30,13 @@ pub enum KekError {
          directory away", .0.display()
     )]
     Missing(PathBuf),
+    /// The file is not here, but what it opens is in a database that other control planes use as well.
+    #[error(
+        "the vault key file {} is missing, but the database holds data sealed under it: copy the file from the data directory of another \
+         control plane, or restore it from where you keep its copy (mode 0600). Without it the stored provider keys and audit chains cannot \
+         be opened by anyone; to begin anew, use an empty database", .0.display()
+    )]
+    NotCopied(PathBuf),
     /// The source gave nothing.
     #[error("the vault key cannot be used: {0}")]
     Read(#[from] ReadError),
@@ -42,6 +49,25 @@ pub enum KekError {
     /// The operating system gave no randomness.
     #[error("no randomness available for a vault key")]
     Random,
+}
+
+/// What it means that the file of a vault key does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Nothing was sealed yet: one is made.
+    New,
+    /// It was lost.
+    Lost,
+    /// It was lost, or not copied from another control plane on the same database.
+    NotCopied,
+}
+
+impl Absence {
+    /// Beside what is sealed already, in a database that `is_shared` with other control planes or not.
+    #[must_use]
+    pub const fn beside_data(is_shared: bool) -> Self {
+        if is_shared { Self::NotCopied } else { Self::Lost }
+    }
 }
 
 /// A key that seals data keys.
@@ -57,15 +83,19 @@ impl Kek {
         Self { key, source }
     }
 
-    /// Reads a vault key. When `may_make` and it is to be in a file that does not exist, makes one.
+    /// Reads a vault key. `absence` says what is done when it is to be in a file that does not exist.
     ///
     /// # Errors
     /// [`KekError`]; a missing file that may not be made is one.
-    pub async fn load(source: &KekSource, may_make: bool) -> Result<Self, KekError> {
+    pub async fn load(source: &KekSource, absence: Absence) -> Result<Self, KekError> {
         if let KekSource::File(path) = source
             && let Ok(false) = path.try_exists()
         {
-            return if may_make { create(path, source) } else { Err(KekError::Missing(path.clone())) };
+            return match absence {
+                Absence::New => create(path, source),
+                Absence::Lost => Err(KekError::Missing(path.clone())),
+                Absence::NotCopied => Err(KekError::NotCopied(path.clone())),
+            };
         }
         let key = parse(&source.read().await?).ok_or_else(|| KekError::Format(source.name()))?;
         Ok(Self::new(key, source.clone()))
@@ -119,10 +149,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vault.key");
         let source = KekSource::File(path.clone());
-        let made = Kek::load(&source, true).await.ok().unwrap();
+        let made = Kek::load(&source, Absence::New).await.ok().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        for may_make in [false, true] {
-            assert!(Kek::load(&source, may_make).await.ok().unwrap().key().expose() == made.key().expose());
+        for absence in [Absence::Lost, Absence::New] {
+            assert!(Kek::load(&source, absence).await.ok().unwrap().key().expose() == made.key().expose());
         }
     }
 
@@ -130,8 +160,11 @@ mod tests {
     async fn missing_key_beside_existing_data_is_an_error_and_no_new_key_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vault.key");
-        let error = Kek::load(&KekSource::File(path.clone()), false).await.err().unwrap();
-        assert!(matches!(error, KekError::Missing(_)) && error.to_string().contains("restore the file"), "{error}");
+        for (absence, advice) in [(Absence::Lost, "restore the file"), (Absence::NotCopied, "of another control plane")]
+        {
+            let error = Kek::load(&KekSource::File(path.clone()), absence).await.err().unwrap();
+            assert!(error.to_string().contains(advice), "{error}");
+        }
         assert!(!path.exists());
     }
 
@@ -141,12 +174,12 @@ mod tests {
         let path = directory.path().join("vault.key");
         for wrong in ["", "abc", &"z".repeat(64), &"0".repeat(63), &"0".repeat(65)] {
             private_file::replace(&path, wrong.as_bytes()).unwrap();
-            let error = Kek::load(&KekSource::File(path.clone()), false).await.err().unwrap();
+            let error = Kek::load(&KekSource::File(path.clone()), Absence::Lost).await.err().unwrap();
             assert!(matches!(error, KekError::Format(_)), "{error}");
             assert!(wrong.len() < 3 || !error.to_string().contains(wrong), "{error}");
         }
         private_file::replace(&path, "aB".repeat(32).as_bytes()).unwrap();
-        assert!(Kek::load(&KekSource::File(path), false).await.ok().unwrap().key().expose() == &[0xab; 32]);
+        assert!(Kek::load(&KekSource::File(path), Absence::Lost).await.ok().unwrap().key().expose() == &[0xab; 32]);
     }
 
     /// Computed with Python's `hmac` and `hashlib`: extract with the salt, then expand once and take 16 bytes.

@@ -28,7 +28,7 @@ use keyforge_shared::id::{CredentialId, DeploymentId, KekId};
 use keyforge_shared::seal::{self, SealError};
 use keyforge_shared::secret::{Key256, SecretBytes};
 
-pub use kek::{Kek, KekError};
+pub use kek::{Absence, Kek, KekError};
 pub use keyring::{HeldKey, Keyring};
 pub use source::{KekSource, KekSourceError, ReadError};
 
