@@ -90,7 +90,8 @@ impl Plan {
         steps.sort_by_key(
             |step| !matches!(step, Step::Model { entry, .. } if provider::known(&entry.provider.0).is_none()),
         );
-        let (steps, mut left_out) = unless_unknown(steps, &known.models);
+        let (mut steps, mut left_out) = unless_unknown(steps, &known.models);
+        say_without_credential(&mut steps, &known.credentials);
         left_out.splice(0..0, config.left_out);
         Self { steps, left_out }
     }
@@ -119,6 +120,28 @@ fn unless_unknown(steps: Vec<Step>, catalogue: &[Model]) -> (Vec<Step>, Vec<Left
         }
     }
     (kept, left_out)
+}
+
+/// Says it at new models whose provider has no credential. They are added all the same: a host of one's own can be given a credential only when a model
+/// names it, and its key may be written in the file, from where it is not copied.
+fn say_without_credential(steps: &mut [Step], credentials: &[proto::Credential]) {
+    let new = steps.iter().filter_map(|step| match step {
+        Step::Credential { new, .. } => Some(new.provider.clone()),
+        Step::Model { .. } | Step::Kept { .. } => None,
+    });
+    let supplied: BTreeSet<String> =
+        credentials.iter().filter(|one| one.enabled).map(|one| one.provider.clone()).chain(new).collect();
+    for step in steps {
+        if let Step::Model { entry, note, .. } = step
+            && !supplied.contains(&entry.provider.0)
+        {
+            let provider = &entry.provider;
+            let lacking = format!(
+                "{provider} has no credential yet, so nothing can use it: add one with `keyforge credential add --provider {provider}`"
+            );
+            *note = Some(note.take().map_or(lacking.clone(), |note| format!("{note}; {lacking}")));
+        }
+    }
 }
 
 fn same_model(one: &Deployment, other: &Deployment) -> bool {

@@ -133,6 +133,29 @@ model_list:
 }
 
 #[test]
+fn a_model_whose_provider_has_no_credential_says_so() {
+    let file = "
+model_list:
+- {model_name: a, litellm_params: {model: openai/gpt-4o, api_key: sk-in-the-file}}
+- {model_name: b, litellm_params: {model: openai/b, api_base: 'https://llm.internal/v1', api_key: sk-in-the-file}}
+- {model_name: c, litellm_params: {model: groq/c, api_key: os.environ/SECOND}}
+";
+    let of = |enabled| proto::Credential { provider: "openai".to_owned(), enabled, ..proto::Credential::default() };
+    let lacking = |credentials: Vec<proto::Credential>| -> Vec<String> {
+        let lacks = |note: &Option<String>| note.as_ref().is_some_and(|note| note.contains("has no credential yet"));
+        let steps = plan(file, credentials).steps.into_iter();
+        let name = |step| match step {
+            Step::Model { entry, note, .. } => lacks(&note).then_some(entry.name),
+            Step::Credential { .. } | Step::Kept { .. } => None,
+        };
+        steps.filter_map(name).collect()
+    };
+    assert_eq!(lacking(Vec::new()), ["b", "a"]);
+    assert_eq!(lacking(vec![of(false)]), ["b", "a"]);
+    assert_eq!(lacking(vec![of(true)]), ["b"]);
+}
+
+#[test]
 fn keys_that_are_not_there_or_not_the_providers_are_left_out_and_never_shown() {
     for (key, words) in
         [("os.environ/MISSING", "MISSING is not set"), ("os.environ/OWN", "virtual key"), ("sk-x", "api_key")]
