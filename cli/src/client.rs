@@ -32,7 +32,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use zeroize::Zeroizing;
 
-use crate::errors::Failure;
+use crate::errors::{CLOSED_HINT, Failure, is_closed};
 use crate::output::OutputFormat;
 
 /// Where a data directory says on which address its control plane listens.
@@ -52,6 +52,8 @@ const TOKEN_VARIABLE: &str = "KEYFORGE_ADMIN_TOKEN";
 /// Names the data directory when no option does.
 pub const DATA_VARIABLE: &str = "KEYFORGE_DATA";
 
+const UNREACHED_HINT: &str =
+    "is `keyforge dev` running? start it, or name another server with --data DIR or --admin-url URL";
 const CONNECT: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(60);
 const PAGE: u32 = 500;
@@ -205,8 +207,8 @@ impl AdminClient {
             None => endpoint.connect().await,
         };
         let channel = connected.map_err(|error| {
-            Failure::refused(format!("cannot reach the control plane at {url}: {}", innermost(&error)))
-                .hint("is `keyforge dev` running? start it, or name another server with --data DIR or --admin-url URL")
+            let hint = if is_closed(&error) { CLOSED_HINT } else { UNREACHED_HINT };
+            Failure::refused(format!("cannot reach the control plane at {url}: {}", innermost(&error))).hint(hint)
         })?;
         let unusable = || {
             Failure::refused(

@@ -2,10 +2,12 @@
 //!
 //! Every gRPC status becomes a [`Failure`] here and nowhere else.
 
+use std::error::Error;
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
+use keyforge_data_plane::control::innermost;
 use tonic::{Code, Status};
 
 /// Why a command did not do what was asked for.
@@ -106,8 +108,54 @@ impl fmt::Display for Failure {
     }
 }
 
+const UNAVAILABLE_HINT: &str = "is the control plane still running? look at its log, then try again";
+/// What to do when a control plane takes a connection and closes it.
+pub const CLOSED_HINT: &str = "a control plane closes connections when it stops, and at once when one address holds too many: look at its log and its metric \
+     keyforge.listener.connections_refused, and whether the change is there, then try again";
+
+/// Whether the cause is that the other side closed the connection.
+#[must_use]
+pub fn is_closed(error: &(dyn Error + 'static)) -> bool {
+    let closed = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::UnexpectedEof
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+        )
+    };
+    let mut cause = error;
+    loop {
+        let of_io = cause.downcast_ref::<io::Error>();
+        if of_io.is_some_and(closed) {
+            return true;
+        }
+        // What an I/O error wraps is no source of it.
+        let wrapped = of_io.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));
+        match wrapped.or_else(|| cause.source()) {
+            Some(next) => cause = next,
+            None => return false,
+        }
+    }
+}
+
+/// A call that got no answer because its connection broke.
+fn broken(error: &(dyn Error + 'static)) -> Failure {
+    let cause = innermost(error);
+    if is_closed(error) {
+        Failure::refused(format!("the control plane closed the connection: {cause}")).hint(CLOSED_HINT)
+    } else {
+        let failure = Failure::refused(format!("the connection to the control plane broke: {cause}"));
+        failure.hint(UNAVAILABLE_HINT)
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        if let Some(error) = status.source().filter(|error| error.is::<tonic::transport::Error>()) {
+            return broken(error);
+        }
         let message = status.message();
         let text = if message.is_empty() { status.code().description() } else { message };
         let failure = Self::refused(text);
@@ -128,9 +176,7 @@ const fn hint_for(code: Code) -> Option<&'static str> {
         Code::NotFound => {
             Some("`keyforge key list`, `workspace list`, `credential list` and `model list` show what there is")
         }
-        Code::Unavailable | Code::Cancelled => {
-            Some("is the control plane still running? look at its log, then try again")
-        }
+        Code::Unavailable | Code::Cancelled => Some(UNAVAILABLE_HINT),
         Code::DeadlineExceeded => {
             Some("the control plane took too long: look whether the change is there, then try again")
         }

@@ -1,5 +1,8 @@
 //! What is refused, with which exit code and in which words: 2 when the command line is wrong, 1 when the server or the system says no.
 
+use std::net::TcpListener;
+use std::thread;
+
 use crate::command::{Dev, run_in};
 
 #[test]
@@ -47,6 +50,25 @@ fn a_wrong_command_line_is_exit_code_2_and_names_the_option() {
         let finished = run_in(directory.path(), words, &token);
         assert_eq!((finished.code, finished.stdout.as_str()), (2, ""), "{words:?}: {}", finished.stderr);
         assert!(finished.stderr.contains(part), "{words:?}: {part} in {}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_connection_that_is_closed_at_once_is_told_as_such_with_where_to_look() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    // As a control plane does that has too many connections of this address. It ends with the process.
+    thread::spawn(move || listener.incoming().for_each(drop));
+    let (clear, tls) = (format!("http://{addr}"), format!("https://{addr}"));
+    let authority = format!("SHA256:{}", "ab".repeat(32));
+    for url in [&["--admin-url", &clear][..], &["--admin-url", &tls, "--admin-ca", &authority]] {
+        let words = [&["key", "list"], url].concat();
+        let finished = run_in(directory.path(), &words, &[("KEYFORGE_ADMIN_TOKEN", "kfo_test")]);
+        assert_eq!((finished.code, finished.stdout.as_str()), (1, ""), "{url:?}: {}", finished.stderr);
+        for part in ["the control plane", "closes connections", "keyforge.listener.connections_refused"] {
+            assert!(finished.stderr.contains(part), "{url:?}: {part} in {}", finished.stderr);
+        }
     }
 }
 
