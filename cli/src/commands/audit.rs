@@ -23,7 +23,7 @@ pub struct AuditArgs {
 
 #[derive(Debug, Subcommand)]
 enum AuditAction {
-    /// Show the entries of a chain, oldest first
+    /// Show the entries of a chain, oldest first unless told otherwise
     #[command(group = ArgGroup::new("chain").required(true))]
     List {
         /// The chain of this key: vk_ and 12 characters
@@ -32,7 +32,10 @@ enum AuditAction {
         /// The administrators' chain
         #[arg(long, group = "chain")]
         admin: bool,
-        /// Show at most this many
+        /// Show the newest first
+        #[arg(long)]
+        newest: bool,
+        /// Show at most this many: the oldest, or with --newest the newest
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
@@ -58,10 +61,14 @@ enum AuditAction {
 pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     let output = args.admin.output;
     match args.action {
-        AuditAction::List { key, limit, .. } => {
-            let chain = selector(key.as_deref())?;
+        AuditAction::List { key, newest, limit, .. } => {
+            let first = proto::ListEntriesRequest {
+                chain: Some(selector(key.as_deref())?),
+                newest_first: newest,
+                ..proto::ListEntriesRequest::default()
+            };
             let client = AdminClient::find(&args.admin).await?;
-            list(&client, chain, limit, output).await
+            list(&client, first, limit, output).await
         }
         AuditAction::Verify { key, all, .. } => {
             let chain = if all { None } else { Some(selector(key.as_deref())?) };
@@ -82,13 +89,13 @@ fn selector(key: Option<&str>) -> Result<proto::ChainSelector, Failure> {
 
 async fn list(
     client: &AdminClient,
-    chain: proto::ChainSelector,
+    first: proto::ListEntriesRequest,
     limit: Option<usize>,
     output: OutputFormat,
 ) -> Result<(), Failure> {
     let mut audit = client.audit();
     let entries = pages(limit, async |page_size, page_token| {
-        let request = proto::ListEntriesRequest { chain: Some(chain.clone()), page_size, page_token };
+        let request = proto::ListEntriesRequest { page_size, page_token, ..first.clone() };
         let answer = audit.list_entries(request).await?.into_inner();
         Ok((answer.entries, answer.next_page_token))
     });

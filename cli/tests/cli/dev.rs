@@ -183,6 +183,17 @@ fn what_happened_is_in_usage_and_in_chains_that_hold() {
     assert_eq!((&completed["kind"], &completed["status"]), (&"request".into(), &200.into()));
     let admin = dev.run(&["audit", "list", "--admin"]);
     assert!(admin.stdout.contains("keys/Create") && admin.stdout.contains("credentials/Add"), "{}", admin.stdout);
+    let places = |words: &[&str]| -> Vec<u64> {
+        let listed = dev.json(&[&["audit", "list", "--admin"], words].concat());
+        listed.as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
+    };
+    let (oldest, newest) = (places(&["--limit", "2"]), places(&["--newest", "--limit", "2"]));
+    let (all, backwards) = (places(&[]), places(&["--newest"]));
+    assert_eq!((oldest.as_slice(), newest[0]), (&[1, 2][..], newest[1] + 1));
+    assert!(all.iter().copied().eq(1..=all.len() as u64), "{all:?}");
+    // Each list is an entry of its own.
+    assert!(backwards.len() > all.len() && all.len() as u64 > newest[0], "{backwards:?}");
+    assert!(backwards.iter().rev().copied().eq(1..=backwards.len() as u64), "{backwards:?}");
     for which in ["--all", "--admin", &key] {
         let verified = dev.run(&["audit", "verify", which]);
         assert_eq!(verified.code, 0, "{which}: {}{}", verified.stdout, verified.stderr);

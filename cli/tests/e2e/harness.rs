@@ -326,7 +326,7 @@ impl Gateway {
             loop {
                 let chain =
                     Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::KeyId(key_id.to_owned())) });
-                let request = admin::ListEntriesRequest { chain, page_size: 500, page_token };
+                let request = admin::ListEntriesRequest { chain, page_size: 500, page_token, ..Default::default() };
                 let page = audit.list_entries(request).await.unwrap().into_inner();
                 for entry in page.entries {
                     if let Some(admin::entry::Record::Request(request)) = entry.record {

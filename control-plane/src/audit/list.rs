@@ -1,4 +1,4 @@
-//! Entries for people: pages of a chain, decoded, oldest first. Nothing is verified here.
+//! Entries for people: pages of a chain, decoded, oldest or newest first. Nothing is verified here.
 
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::clock::Timestamp;
@@ -19,14 +19,31 @@ pub struct Listed {
     pub record: Record,
 }
 
-/// At most `limit` entries of `chain` after place `after`.
+/// In which order a chain is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From its first entry on.
+    OldestFirst,
+    /// From its last entry back.
+    NewestFirst,
+}
+
+/// At most `limit` entries of `chain` in this order, beyond the place `from`; from its end when that is `None`.
 ///
 /// # Errors
 /// [`StoreError`]; [`StoreError::Corrupt`] when a record cannot be read, which verification reports with its place.
-pub async fn entries(store: &Store, chain: ChainId, after: u64, limit: u32) -> Result<Vec<Listed>, StoreError> {
+pub async fn entries(
+    store: &Store,
+    chain: ChainId,
+    (order, from): (Order, Option<u64>),
+    limit: u32,
+) -> Result<Vec<Listed>, StoreError> {
     let mut tx = store.read().await?;
-    let from = (i64::try_from(after).unwrap_or(i64::MAX), i64::MAX);
-    let found = rows::after(&mut tx, chain.as_bytes(), from, limit).await?;
+    let from = from.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX));
+    let found = match order {
+        Order::OldestFirst => rows::after(&mut tx, chain.as_bytes(), (from.unwrap_or(0), i64::MAX), limit).await?,
+        Order::NewestFirst => rows::before(&mut tx, chain, from.unwrap_or(i64::MAX), limit).await?,
+    };
     found
         .into_iter()
         .map(|row| {

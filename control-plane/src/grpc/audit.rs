@@ -19,7 +19,7 @@ use super::operator_gate::operator;
 use super::recorded::recorded;
 use crate::admin::page::{Page, PageRequest};
 use crate::admin::{Admin, AdminError, Caller};
-use crate::audit::list::{self, Listed};
+use crate::audit::list::{self, Listed, Order};
 use crate::audit::verify::{Selection, Verdict, Verification};
 use crate::audit::{Audit, unchained};
 use crate::store::{Store, chains};
@@ -66,10 +66,11 @@ impl AuditApi {
     ) -> Result<proto::ListEntriesResponse, AdminError> {
         let page = PageRequest { size: request.page_size, token: request.page_token };
         let size = page.size()?;
-        let after = page.after(|mark| Some(u64::from_be_bytes(mark.try_into().ok()?)))?.unwrap_or_default();
+        let order = if request.newest_first { Order::NewestFirst } else { Order::OldestFirst };
+        let from = page.after(|bytes| marked(order, bytes))?;
         let chain = self.chain(caller, request.chain).await?;
-        let entries = list::entries(&self.store, chain, after, size + 1).await?;
-        let page = Page::cut(entries, size, |last| last.seq.to_be_bytes().to_vec());
+        let entries = list::entries(&self.store, chain, (order, from), size + 1).await?;
+        let page = Page::cut(entries, size, |last| mark(order, last.seq));
         let (entries, next_page_token) = page.into_messages(encode);
         Ok(proto::ListEntriesResponse { entries, next_page_token })
     }
@@ -113,6 +114,24 @@ impl AuditService for AuditApi {
         });
         Ok(Response::new(Box::pin(verdicts)))
     }
+}
+
+/// What follows the place of a page's last entry in the token of a list that goes back, so that no list takes a token of the other order.
+const BACKWARDS: &[u8] = b"<";
+
+fn mark(order: Order, seq: u64) -> Vec<u8> {
+    match order {
+        Order::OldestFirst => seq.to_be_bytes().to_vec(),
+        Order::NewestFirst => [&seq.to_be_bytes(), BACKWARDS].concat(),
+    }
+}
+
+fn marked(order: Order, bytes: &[u8]) -> Option<u64> {
+    let place = match order {
+        Order::OldestFirst => bytes,
+        Order::NewestFirst => bytes.strip_suffix(BACKWARDS)?,
+    };
+    Some(u64::from_be_bytes(place.try_into().ok()?))
 }
 
 fn target(selector: Option<&proto::ChainSelector>) -> String {

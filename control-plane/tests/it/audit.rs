@@ -1,7 +1,8 @@
 //! I-18 on the real store: whatever is changed in the database without the audit root key is found, and the first bad entry is named.
 
+use keyforge_control_plane::audit::AdminAct;
+use keyforge_control_plane::audit::list::{self, Order};
 use keyforge_control_plane::audit::verify::Selection;
-use keyforge_control_plane::audit::{AdminAct, list};
 use keyforge_control_plane::ledger::{Acquire, Want};
 use keyforge_shared::audit::admin::AdminOutcome;
 use keyforge_shared::audit::record::Record;
@@ -54,7 +55,7 @@ async fn untouched_chains_hold_and_each_has_a_verdict() {
 #[tokio::test]
 async fn administration_is_listed_as_it_was_done() {
     let (rig, _) = filled().await;
-    let entries = list::entries(&rig.store, ADMIN_CHAIN, 1, 10).await.unwrap();
+    let entries = list::entries(&rig.store, ADMIN_CHAIN, (Order::OldestFirst, Some(1)), 10).await.unwrap();
     let [entry] = entries.as_slice() else { panic!("{entries:?}") };
     let Record::Admin(record) = &entry.record else { panic!("{entry:?}") };
     assert_eq!((entry.seq, record.method.as_str(), record.target.as_str()), (2, "keys/Revoke", "vk_two"));

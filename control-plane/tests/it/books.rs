@@ -124,6 +124,30 @@ pub async fn verdicts(audit: &mut AuditServiceClient<Authorized>) -> Vec<admin::
     verdicts
 }
 
+/// A chain of three, `oldest_first`, in pages of two from its end back. `list` goes on from the second entry in the order from the oldest on.
+async fn assert_newest_first(
+    audit: &mut AuditServiceClient<Authorized>,
+    list: admin::ListEntriesRequest,
+    oldest_first: &[admin::Entry],
+) {
+    let back = admin::ListEntriesRequest { newest_first: true, page_token: String::new(), ..list.clone() };
+    let last = audit.list_entries(back.clone()).await.unwrap().into_inner();
+    assert_eq!(last.entries, [oldest_first[2].clone(), oldest_first[1].clone()]);
+    let page_token = last.next_page_token;
+    let first = audit.list_entries(admin::ListEntriesRequest { page_token: page_token.clone(), ..back }).await;
+    let first = first.unwrap().into_inner();
+    assert_eq!((first.entries, first.next_page_token.as_str()), (oldest_first[..1].to_vec(), ""));
+    let other_order = [
+        admin::ListEntriesRequest { newest_first: true, ..list.clone() },
+        admin::ListEntriesRequest { page_token, ..list },
+    ];
+    for request in other_order {
+        let status = audit.list_entries(request).await.unwrap_err();
+        let expected = (Code::InvalidArgument, "page_token: not one that this list gave");
+        assert_eq!((status.code(), status.message()), expected);
+    }
+}
+
 #[tokio::test]
 async fn a_request_is_granted_shipped_chained_listed_summed_and_verified() {
     let plane = Plane::start().await;
@@ -175,15 +199,16 @@ async fn a_request_is_granted_shipped_chained_listed_summed_and_verified() {
     assert_eq!((balances[0].settled, balances[0].granted), (3_000, 0));
 
     let chain = Some(admin::ChainSelector { chain: Some(Chain::KeyId(key.clone())) });
-    let list = admin::ListEntriesRequest { chain, page_size: 2, page_token: String::new() };
+    let list = admin::ListEntriesRequest { chain, page_size: 2, page_token: String::new(), ..Default::default() };
     let first = clients.audit.list_entries(list.clone()).await.unwrap().into_inner();
     assert_eq!(first.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2]);
     let Some(Record::Request(entry)) = &first.entries[0].record else { panic!("{first:?}") };
     assert_eq!((entry.outcome.as_str(), entry.reasoning_tokens, entry.cost_nano_usd), ("completed", 30, 1_000));
     assert_eq!((entry.flags.join(" ").as_str(), entry.credential_id.as_str()), ("streamed usage_known", ""));
     let list = admin::ListEntriesRequest { page_token: first.next_page_token, ..list };
-    let second = clients.audit.list_entries(list).await.unwrap().into_inner();
+    let second = clients.audit.list_entries(list.clone()).await.unwrap().into_inner();
     assert_eq!((second.entries.len(), second.next_page_token.as_str()), (1, ""));
+    assert_newest_first(&mut clients.audit, list, &[first.entries, second.entries].concat()).await;
 
     let query = admin::QueryUsageRequest { group_by: admin::UsageGrouping::Day.into(), ..Default::default() };
     let rows = clients.usage.query_usage(query).await.unwrap().into_inner().rows;

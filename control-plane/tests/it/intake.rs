@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyforge_control_plane::audit::intake::IntakeError;
-use keyforge_control_plane::audit::list;
+use keyforge_control_plane::audit::list::{self, Order};
 use keyforge_control_plane::store::overspent;
 use keyforge_control_plane::store::usage::{self, Grouping, UsageQuery, UsageSums};
 use keyforge_runtime::shutdown::Shutdown;
@@ -30,7 +30,7 @@ async fn i_17_records_that_are_shipped_again_are_chained_once() {
     assert_eq!(rig.ship(boot(1), &records).await.unwrap(), 250);
     assert_eq!(rig.ship(boot(1), &[]).await.unwrap(), 250);
 
-    let entries = list::entries(&rig.store, key.chain, 0, 500).await.unwrap();
+    let entries = list::entries(&rig.store, key.chain, (Order::OldestFirst, None), 500).await.unwrap();
     let listed: Vec<_> = entries.iter().map(|entry| &entry.record).collect();
     let expected: Vec<_> = records.iter().map(|record| Record::Request(Box::new(record.clone()))).collect();
     assert_eq!(listed, expected.iter().collect::<Vec<_>>());
@@ -54,7 +54,7 @@ async fn records_of_several_boots_and_keys_interleave_and_every_chain_holds() {
 }
 
 async fn key_entries(rig: &Rig, chain: ChainId) -> usize {
-    list::entries(&rig.store, chain, 0, 500).await.unwrap().len()
+    list::entries(&rig.store, chain, (Order::OldestFirst, None), 500).await.unwrap().len()
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn time_in_a_chain_never_goes_back_although_the_clock_does() {
     let before = rig.clock.now();
     rig.clock.set(keyforge_shared::clock::Timestamp::from_nanos(before.nanos() - 3_600_000_000_000));
     rig.ship(boot(1), &[rig.record(key, boot(1), 2, 0, 1)]).await.unwrap();
-    let entries = list::entries(&rig.store, key.chain, 0, 10).await.unwrap();
+    let entries = list::entries(&rig.store, key.chain, (Order::OldestFirst, None), 10).await.unwrap();
     assert!(entries[1].t_cp >= entries[0].t_cp);
     assert!(rig.faults().await.is_empty());
 }
@@ -237,14 +237,14 @@ async fn a_gap_is_written_once_to_the_chains_that_miss_records() {
         };
         entries.into_iter().filter_map(gap).collect()
     };
-    let in_key = gaps(list::entries(&rig.store, key.chain, 0, 10).await.unwrap());
-    let in_admin = gaps(list::entries(&rig.store, ADMIN_CHAIN, 0, 10).await.unwrap());
+    let in_key = gaps(list::entries(&rig.store, key.chain, (Order::OldestFirst, None), 10).await.unwrap());
+    let in_admin = gaps(list::entries(&rig.store, ADMIN_CHAIN, (Order::OldestFirst, None), 10).await.unwrap());
     assert_eq!(in_key, [(1, vec![known.request])]);
     assert_eq!(in_admin, [(1, vec![stranger])]);
     // Records that are saved after all go on behind the gap, and may be followed by another one.
     rig.ship(boot(1), &[rig.record(key, boot(1), 2, 0, 1)]).await.unwrap();
     rig.audit.report_gap(&rig.store, NODE, boot(1), &[stranger]).await.unwrap();
-    let in_admin = gaps(list::entries(&rig.store, ADMIN_CHAIN, 0, 10).await.unwrap());
+    let in_admin = gaps(list::entries(&rig.store, ADMIN_CHAIN, (Order::OldestFirst, None), 10).await.unwrap());
     assert_eq!(in_admin, [(1, vec![stranger]), (2, vec![stranger])]);
     let error = rig.audit.report_gap(&rig.store, NodeId::from_bytes([8; 16]), boot(1), &[]).await.unwrap_err();
     assert!(matches!(error, IntakeError::ForeignBoot(_)), "{error}");

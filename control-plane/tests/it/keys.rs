@@ -432,7 +432,8 @@ async fn lists_of_large_entries_come_in_pages_that_a_client_takes_and_hold_all()
     let mut audit = AuditServiceClient::with_interceptor(channel, bearer);
     let (mut numbers, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = admin::ListEntriesRequest { chain: chain.clone(), page_size: 500, page_token };
+        let request =
+            admin::ListEntriesRequest { chain: chain.clone(), page_size: 500, page_token, ..Default::default() };
         let page = audit.list_entries(request).await.unwrap().into_inner();
         assert!(page.encoded_len() < MOST_BYTES, "{}", page.encoded_len());
         numbers.extend(page.entries.iter().map(|entry| entry.seq));

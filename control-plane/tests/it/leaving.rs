@@ -1,5 +1,6 @@
 //! Leaving an epoch and giving back: only what every record is there for comes back, once, and nothing is given back over a later grant.
 
+use keyforge_control_plane::audit::list::{self, Order};
 use keyforge_control_plane::ledger::{Acquire, GiveBack, Granted, LedgerError, Membership};
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::limit::Dimension;
@@ -177,7 +178,7 @@ async fn i_6_lost_records_keep_an_epoch_open_and_what_it_holds_written_off() {
     let third = acquire(&rig, 3, day, 100).await.unwrap();
     // Nobody is left who could settle or return it, so nobody is told to wait for it.
     assert_eq!((told(&third), third.grants[0].unsettled), ((60, 40, 0), 0));
-    let entries = keyforge_control_plane::audit::list::entries(&rig.store, key.chain, 0, 10).await.unwrap();
+    let entries = list::entries(&rig.store, key.chain, (Order::OldestFirst, None), 10).await.unwrap();
     let Record::Gap(gap) = &entries[0].record else { panic!("{entries:?}") };
     assert_eq!(gap.charged, NanoUsd::new(47));
 }

@@ -1,7 +1,7 @@
 //! After a backup was restored: what the restored database cannot chain is passed over and told of, and holds up nothing else.
 
 use keyforge_control_plane::audit::intake::{IntakeError, Taken};
-use keyforge_control_plane::audit::list;
+use keyforge_control_plane::audit::list::{self, Order};
 use keyforge_shared::audit::record::Record;
 use keyforge_shared::audit::request::RequestRecord;
 use keyforge_shared::audit::unchained::UnchainedRecord;
@@ -24,7 +24,7 @@ fn mixed(rig: &Rig, key: Key) -> Vec<RequestRecord> {
 }
 
 async fn told(rig: &Rig) -> Vec<UnchainedRecord> {
-    let entries = list::entries(&rig.store, ADMIN_CHAIN, 0, 500).await.unwrap();
+    let entries = list::entries(&rig.store, ADMIN_CHAIN, (Order::OldestFirst, None), 500).await.unwrap();
     let told = entries.into_iter().filter_map(|entry| match entry.record {
         Record::Unchained(record) => Some(record),
         Record::Request(_) | Record::Admin(_) | Record::Gap(_) => None,
@@ -33,7 +33,7 @@ async fn told(rig: &Rig) -> Vec<UnchainedRecord> {
 }
 
 async fn chained(rig: &Rig, key: Key) -> Vec<u64> {
-    let entries = list::entries(&rig.store, key.chain, 0, 500).await.unwrap();
+    let entries = list::entries(&rig.store, key.chain, (Order::OldestFirst, None), 500).await.unwrap();
     let numbers = entries.into_iter().filter_map(|entry| match entry.record {
         Record::Request(record) => Some(record.node_seq),
         Record::Admin(_) | Record::Gap(_) | Record::Unchained(_) => None,

@@ -82,7 +82,7 @@ pub async fn chain(deployment: &Deployment, id: &str) -> Result<Vec<admin::Entry
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
         let chain = Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::KeyId(id.to_owned())) });
-        let request = admin::ListEntriesRequest { chain, page_size: 500, page_token };
+        let request = admin::ListEntriesRequest { chain, page_size: 500, page_token, ..Default::default() };
         let page = audit.list_entries(request).await?.into_inner();
         found.extend(page.entries);
         page_token = page.next_page_token;

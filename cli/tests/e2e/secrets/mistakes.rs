@@ -226,7 +226,8 @@ async fn refused_calls(channel: &Channel, bearer: &str, secret: &str) -> Vec<ton
     );
     statuses.extend(credentials.remove_credential(admin::RemoveCredentialRequest { id: id.clone() }).await.err());
     let chain = Some(admin::ChainSelector { chain: Some(admin::chain_selector::Chain::KeyId(id.clone())) });
-    let list = admin::ListEntriesRequest { chain: chain.clone(), page_size: 1, page_token: id.clone() };
+    let list =
+        admin::ListEntriesRequest { chain: chain.clone(), page_size: 1, page_token: id.clone(), ..Default::default() };
     statuses.extend(audit.list_entries(list).await.err());
     statuses.extend(audit.verify_chains(admin::VerifyChainsRequest { chain }).await.err());
     statuses.extend(usage.get_balance(admin::GetBalanceRequest { key_id: id }).await.err());
