@@ -98,9 +98,12 @@ impl Target {
     fn find(args: &AdminArgs, env: impl Fn(&str) -> Option<String>, default: Option<PathBuf>) -> Result<Self, Failure> {
         // A token that is named is the one that is used, also where a data directory has one: another operator may do less than the first one.
         let named = args.admin_token.as_deref().map(token_reference).transpose()?;
-        let from_env = || env(TOKEN_VARIABLE).map(|_| SecretRef::Env(TOKEN_VARIABLE.to_owned()));
-        let token = named.or_else(from_env);
         let url = args.admin_url.clone();
+        // Beside a URL in the environment the token there is for that URL, and goes to no data directory that is named in its place.
+        let is_elsewhere = url.is_none() && args.data.is_some() && env(URL_VARIABLE).is_some();
+        let from_env =
+            || env(TOKEN_VARIABLE).filter(|_| !is_elsewhere).map(|_| SecretRef::Env(TOKEN_VARIABLE.to_owned()));
+        let token = named.or_else(from_env);
         let on = |data: PathBuf| match &token {
             Some(token) => Self::DataWithToken(data, token.clone()),
             None => Self::Data(data),
@@ -121,6 +124,11 @@ impl Target {
                 .hint("start one with `keyforge dev`, or name a running one with --data DIR or --admin-url URL")),
         }
     }
+}
+
+fn resolved(token: &SecretRef) -> Result<SecretBytes, Failure> {
+    let source = if *token == SecretRef::Env(TOKEN_VARIABLE.to_owned()) { TOKEN_VARIABLE } else { "--admin-token" };
+    token.resolve().map_err(|error| Failure::refused(format!("{source}: {error}")))
 }
 
 fn token_reference(text: &str) -> Result<SecretRef, Failure> {
@@ -175,13 +183,13 @@ impl AdminClient {
         let authority = authority.as_deref().map(pinned).transpose()?;
         match Target::find(args, env_var, default_data())? {
             Target::Url(url, token) => {
-                let token = token.resolve().map_err(|error| Failure::refused(format!("--admin-token: {error}")))?;
+                let token = resolved(&token)?;
                 Self::connect_pinned(&url, &token, authority).await
             }
             Target::UrlWithData(url, data) => Self::connect_pinned(&url, &operator_token(&data)?, authority).await,
             Target::Data(data) => Self::connect(&url_of(&data)?, &operator_token(&data)?).await,
             Target::DataWithToken(data, token) => {
-                let token = token.resolve().map_err(|error| Failure::refused(format!("--admin-token: {error}")))?;
+                let token = resolved(&token)?;
                 Self::connect(&url_of(&data)?, &token).await
             }
         }
@@ -369,7 +377,8 @@ mod tests {
         let from_env = SecretRef::Env(TOKEN_VARIABLE.to_owned());
         let data = |path: &str| Ok(Target::Data(PathBuf::from(path)));
         let as_named = |path: &str| Ok(Target::DataWithToken(PathBuf::from(path), from_env.clone()));
-        assert_eq!(find(&args(None, None, Some("/d")), &env, Some("/x")), as_named("/d"));
+        assert_eq!(find(&args(None, None, Some("/d")), &env, Some("/x")), data("/d"));
+        assert_eq!(find(&args(None, None, Some("/d")), &env[1..], Some("/x")), as_named("/d"));
         assert_eq!(find(&args(None, None, None), &env[1..], Some("/x")), as_named("/env"));
         assert_eq!(find(&args(None, None, None), &env[1..2], Some("/x")), as_named("/x"));
         assert_eq!(find(&args(None, None, Some("/d")), &env[2..], Some("/x")), data("/d"));

@@ -254,6 +254,7 @@ struct Parts {
     publisher: Publisher,
     authority: Arc<Authority>,
     gate: NodeGate,
+    operators: OperatorGate,
     passed_over: LabelledCounter,
     is_new: bool,
     custodian: Custodian,
@@ -298,11 +299,26 @@ async fn assemble(
         certificate_life: config.tls.map_or(DEFAULT_CERTIFICATE_LIFE, |tls| tls.certificate_life),
     });
     let gate = NodeGate::new(nodes, admin.clone(), LabelledCounter::refused_nodes(&telemetry.meter()));
+    let operators = OperatorGate::new(admin.clone(), LabelledCounter::refused_calls(&telemetry.meter()));
     let horizon = Horizon::new(Arc::clone(&clock), store.is_shared());
     let publisher = Publisher { hub, horizon, fleet, secrets, deployment: opened.id, clock, max_staleness };
     let is_new = opened.is_new;
     let passed_over = LabelledCounter::passed_over_records(&telemetry.meter());
-    Ok(Parts { store, audit, ledger, admin, publisher, authority, gate, passed_over, custodian, is_new, registry })
+    let parts = Parts {
+        store,
+        audit,
+        ledger,
+        admin,
+        publisher,
+        authority,
+        gate,
+        operators,
+        passed_over,
+        is_new,
+        custodian,
+        registry,
+    };
+    Ok(parts)
 }
 
 /// Keeps note of the boots that are there.
@@ -355,7 +371,7 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
             health::tell(parts.publisher.horizon.clone(), health, shutdown.drain_started()),
         ),
     );
-    let Parts { store, audit, ledger, admin, publisher, gate, custodian, is_new, registry, .. } = parts;
+    let Parts { store, audit, ledger, admin, publisher, gate, operators, custodian, is_new, registry, .. } = parts;
     let passed_over = parts.passed_over.clone();
     let nodes = gate.nodes();
     let audit_api = AuditApi::new(admin.clone(), store.clone(), Arc::clone(audit));
@@ -368,7 +384,6 @@ fn routes(parts: &Parts, shutdown: &Shutdown) -> Result<Routes, StartError> {
     let certificates = CertificateApi::new(admin.clone(), gate.clone());
     let others = registry.clone().map(|registry| (store.clone(), registry));
     let receipts = Receipts::new(admin.clone(), publisher.clone(), shutdown.clone(), *is_new, others);
-    let operators = OperatorGate::new(admin.clone());
     let enrollment = EnrollmentServiceServer::new(EnrollmentApi::new(admin.clone(), nodes.clone()));
     Ok(Routes::new(Brief::new(reflection.max_decoding_message_size(MAX_FROM_STRANGERS)))
         .add_service(Brief::new(health_service.max_decoding_message_size(MAX_FROM_STRANGERS)))

@@ -27,12 +27,18 @@ impl LabelledCounter {
         Self::register(meter, "keyforge.nodes.refused", "keyforge.reason", description)
     }
 
-    /// Registers the count of connections that were closed at once for their address, by the name of their listener.
+    /// Registers the count of connections that were closed at once for their address or certificate, by the name of their listener.
     #[must_use]
     pub fn refused_connections(meter: &Meter) -> Self {
-        let description =
-            "Connections closed at once because their address held as many without a certificate as it may.";
+        let description = "Connections closed at once because their address, or the certificate that they showed, held as many as it may.";
         Self::register(meter, "keyforge.listener.connections_refused", "keyforge.listener", description)
+    }
+
+    /// Registers the count of operators' calls that were not begun, by what there was too much of.
+    #[must_use]
+    pub fn refused_calls(meter: &Meter) -> Self {
+        let description = "Admin calls that were not begun because one operator, or all together, had as many as are carried out at the same time.";
+        Self::register(meter, "keyforge.admin.calls_refused", "keyforge.reason", description)
     }
 
     /// Registers the count of nodes' records that no virtual key's chain has taken or will, by reason.

@@ -42,13 +42,26 @@ impl From<&'static str> for Stranger {
     }
 }
 
+/// Somebody who proved who they are.
+pub struct Authenticated {
+    /// Who.
+    pub caller: Caller,
+    /// Why they may not call the method; it is not recorded yet.
+    pub refusal: Option<AdminError>,
+}
+
 impl Admin {
-    /// Who `proof` is of, when they may call `method`. `peer` is the caller's network address. What was changed at another control plane counts.
+    /// Who `proof` is of, and whether they may call `method`. `peer` is the caller's network address. What was changed at another control plane counts.
     ///
     /// # Errors
     /// [`AdminError::Unauthenticated`], which says what to do, and [`AdminError::TooManyFailures`]; the attempt is then an entry, or counted in the next
-    /// one. [`AdminError::Denied`] for an operator without the role; that is an entry.
-    pub async fn authenticate(&self, proof: Proof<'_>, peer: &str, method: &'static str) -> Result<Caller, AdminError> {
+    /// one.
+    pub async fn authenticate(
+        &self,
+        proof: Proof<'_>,
+        peer: &str,
+        method: &'static str,
+    ) -> Result<Authenticated, AdminError> {
         let now = self.inner.store.now();
         // Who is not known has failed before the database is asked, also if they hang up meanwhile. Strangers who are too many do not make it work; a right
         // token that another control plane made passes within a second all the same.
@@ -68,10 +81,7 @@ impl Admin {
             self.inner.failures.take_back(peer);
         }
         let caller = Caller { operator: operator.id, peer: peer.to_owned(), workspace: operator.workspace };
-        match roles::permit(&operator, method) {
-            Ok(()) => Ok(caller),
-            Err(error) => Err(self.refuse(&caller, method, "", error).await),
-        }
+        Ok(Authenticated { caller, refusal: roles::permit(&operator, method).err() })
     }
 
     /// Failed sign-ins so far: those that were answered as what they are, and those that were too many of one address.

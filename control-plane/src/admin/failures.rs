@@ -1,7 +1,7 @@
 //! How many failed sign-ins one address may make: after [`PER_MINUTE`] within a minute it is told to wait for a minute, and its calls are no longer
 //! recorded one by one.
 //!
-//! Only calls without a working token are counted and refused here: a right token passes from every address. So nobody can lock an operator out, not
+//! Only calls without a working token are counted and refused here: a right token passes from every address. So nobody locks an operator out by guessing, not
 //! even from the operator's own address. The table is bounded; addresses that do not fit share one place.
 
 use std::collections::HashMap;

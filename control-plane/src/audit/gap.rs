@@ -19,11 +19,27 @@ use crate::store::{Store, StoreError, boots, chains, entries, epochs, ledger};
 
 /// How far back a repeated report is looked for. One that comes later than that is recorded twice, which says nothing false.
 const REPEATS: u32 = 500;
+/// Requests that one entry names at most, so that it fits into any answer; the rest follows in further ones.
+const NAMED: usize = 5_000;
 
 #[derive(Default)]
 struct Missing {
     requests: Vec<RequestId>,
     charged: NanoUsd,
+}
+
+impl Missing {
+    /// What one entry each tells of it: the money is told of in the first.
+    fn in_parts(mut self) -> Vec<Self> {
+        let mut further = Vec::new();
+        while self.requests.len() > NAMED {
+            let requests = self.requests.split_off(self.requests.len() - NAMED);
+            further.push(Self { requests, charged: NanoUsd::ZERO });
+        }
+        further.push(self);
+        further.reverse();
+        further
+    }
 }
 
 impl Audit {
@@ -50,15 +66,17 @@ impl Audit {
         // In the order in which everybody takes chains.
         missing.sort_unstable_by_key(|(chain, _)| (*chain == self.admin_chain, *chain));
         for (chain, missing) in missing {
-            let record = GapRecord {
-                subject: Subject { deployment: self.deployment, chain, node, boot },
-                last_seq: known.watermark,
-                at: now,
-                charged: missing.charged,
-                requests: missing.requests,
-            };
-            if !is_recorded(&mut tx, &record).await? {
-                self.append(&mut tx, chain, record.encode()).await?;
+            for part in missing.in_parts() {
+                let record = GapRecord {
+                    subject: Subject { deployment: self.deployment, chain, node, boot },
+                    last_seq: known.watermark,
+                    at: now,
+                    charged: part.charged,
+                    requests: part.requests,
+                };
+                if !is_recorded(&mut tx, &record).await? {
+                    self.append(&mut tx, chain, record.encode()).await?;
+                }
             }
         }
         boots::declare_lost(&mut tx, boot, now).await?;

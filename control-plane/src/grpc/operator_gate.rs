@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use keyforge_shared::secret::SecretBytes;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
@@ -14,13 +15,16 @@ use super::brief;
 use super::guarded::Gate;
 use super::head::{bearer_token, peer};
 use super::in_flight::InFlight;
-use crate::admin::authenticate::Proof;
+use crate::admin::authenticate::{Authenticated, Proof};
 use crate::admin::{Admin, AdminError, Caller, roles};
+use crate::metrics::LabelledCounter;
 
 /// Calls that are carried out at the same time, and those of one operator. Further ones are not begun: they go on though their caller hangs up, so
 /// nothing else bounds them.
 const MOST_CALLS: usize = 1024;
 const MOST_CALLS_OF_ONE: usize = 64;
+/// Calls of one operator that they may not make and that are being recorded at the same time.
+const MOST_REFUSALS_OF_ONE: usize = 8;
 /// How long an operator's call may take to say all that it has to say.
 const SAID_WITHIN: Duration = Duration::from_secs(30);
 
@@ -32,6 +36,9 @@ pub struct OperatorGate {
     admin: Admin,
     calls: Arc<Semaphore>,
     in_flight: InFlight,
+    /// Refusals that are being recorded. They have places of their own, so that no other calls of the operator keep them from being recorded.
+    refusals: InFlight,
+    refused: LabelledCounter,
 }
 
 /// Who was admitted, and whether the call has come as far as being carried out.
@@ -42,10 +49,11 @@ struct Admitted {
 }
 
 impl OperatorGate {
-    /// Lets those pass whom `admin` knows.
+    /// Lets those pass whom `admin` knows, and counts in `refused` what was not begun because there was too much of it.
     #[must_use]
-    pub fn new(admin: Admin) -> Self {
-        Self { admin, calls: Arc::new(Semaphore::new(MOST_CALLS)), in_flight: InFlight::new(MOST_CALLS_OF_ONE) }
+    pub fn new(admin: Admin, refused: LabelledCounter) -> Self {
+        let (in_flight, refusals) = (InFlight::new(MOST_CALLS_OF_ONE), InFlight::new(MOST_REFUSALS_OF_ONE));
+        Self { admin, calls: Arc::new(Semaphore::new(MOST_CALLS)), in_flight, refusals, refused }
     }
 }
 
@@ -71,12 +79,11 @@ impl Gate for OperatorGate {
     {
         // Who calls what there is not is told so without a look at the body.
         let Some(method) = roles::method_at(call.uri().path()) else { return carry_out(call).await };
-        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else { return too_many("at the same time") };
+        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else { return self.too_many("all") };
         let admin = self.admin.clone();
         let answered = admin.to_its_end("admin call", async move {
             let answer = self.admit(method, call, carry_out).await;
-            drop(permit);
-            answer
+            answer.map(|body| holding(body, permit))
         });
         answered.await.unwrap_or_else(|error| Status::from(error).into_http())
     }
@@ -93,29 +100,47 @@ impl OperatorGate {
     where
         F: Future<Output = http::Response<Body>> + Send,
     {
-        let Self { admin, in_flight, .. } = self;
         let token = bearer_token(call.headers());
         let proof = token.as_ref().map(SecretBytes::expose).map_or(Proof::None, Proof::Token);
+        let admin = &self.admin;
         let caller = match admin.authenticate(proof, &peer(call.extensions()), method).await {
-            Ok(caller) => caller,
+            Ok(Authenticated { caller, refusal: None }) => caller,
+            Ok(Authenticated { caller, refusal: Some(error) }) => {
+                let Some(recording) = self.refusals.begin(caller.operator()) else { return self.too_many("refused") };
+                let error = admin.refuse(&caller, method, "", error).await;
+                drop(recording);
+                return Status::from(error).into_http();
+            }
             Err(error) => return Status::from(error).into_http(),
         };
-        let Some(in_flight) = in_flight.begin(caller.operator()) else { return too_many("of one operator") };
+        let Some(in_flight) = self.in_flight.begin(caller.operator()) else { return self.too_many("operator") };
         let is_decoded = Arc::new(AtomicBool::new(false));
         let mut call = call.map(|message| brief::said_within(SAID_WITHIN, message));
         call.extensions_mut().insert(Admitted { caller: caller.clone(), is_decoded: Arc::clone(&is_decoded) });
         let answer = carry_out(call).await;
         if !is_decoded.load(Ordering::Relaxed) {
-            let error = AdminError::Invalid("the message cannot be read".to_owned());
+            let error = AdminError::Invalid("the message was not sent to its end, or cannot be read".to_owned());
             drop(admin.refuse(&caller, method, "", error).await);
         }
-        drop(in_flight);
-        answer
+        answer.map(|body| holding(body, in_flight))
+    }
+
+    /// Refuses a call of which nothing is done. `whose` says of whom there are too many: `operator`, `refused` for those that they may not make, or `all`.
+    fn too_many(&self, whose: &'static str) -> http::Response<Body> {
+        self.refused.count(whose);
+        Status::resource_exhausted("more calls at the same time than are carried out, of one operator or of all: ask again when some have ended")
+            .into_http()
     }
 }
 
-/// Refuses a call that nothing is done of.
-fn too_many(whose: &str) -> http::Response<Body> {
-    Status::resource_exhausted(format!("more calls {whose} than are carried out: ask again when some have ended"))
-        .into_http()
+/// The body of an answer, which keeps `what` until it was given or nobody wants it any more.
+fn holding(body: Body, what: impl Send + 'static) -> Body {
+    let mut what = Some(what);
+    Body::new(body.map_frame(move |frame| {
+        // Trailers are the last.
+        if frame.is_trailers() {
+            drop(what.take());
+        }
+        frame
+    }))
 }

@@ -1,7 +1,7 @@
 //! Which nodes there are, which revision each has applied, and when each was last heard of. In memory: nodes report anew after a restart.
 //!
 //! Only the nodes of this control plane are known here. What those of others have done that share its database, these tell when they are asked
-//! ([`super::parts`]).
+//! ([`super::responder`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

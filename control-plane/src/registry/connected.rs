@@ -9,6 +9,8 @@ use keyforge_shared::audit::canonical::{DecodeError, Reader, Writer};
 use keyforge_shared::clock::Timestamp;
 use keyforge_shared::id::{BootId, NodeId};
 
+use tokio::time::MissedTickBehavior;
+
 use super::doubles::{Double, Doubles};
 use super::{AWAITED_FOR, Registry, before, seals};
 use crate::publish::fleet::Fleet;
@@ -17,7 +19,7 @@ use crate::store::{StoreError, control_planes};
 
 /// How often a control plane looks whether there is something new to say.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// After so many looks it says the same again.
+/// After so many looks it says the same again, and looks what the others say.
 const SAID_AGAIN_AFTER: u32 = 5;
 
 /// A life of a node that is connected to a control plane.
@@ -50,7 +52,8 @@ impl Registry {
     /// Says again and again which nodes of `fleet` are connected to this control plane, and looks whether any is at another one, too.
     pub async fn keep_published(self, fleet: Fleet) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        let (mut said, mut looks_since) = (None, 0);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut said, mut looks_since, mut looks_for_others) = (None, 0, 0_u32);
         loop {
             looks.tick().await;
             looks_since += 1;
@@ -61,6 +64,10 @@ impl Registry {
                     Ok(()) => (said, looks_since) = (Some(what), 0),
                     Err(error) => tracing::debug!(%error, "it could not be said which nodes are connected"),
                 }
+            }
+            looks_for_others = (looks_for_others + 1) % SAID_AGAIN_AFTER;
+            if looks_for_others != 0 {
+                continue;
             }
             if let Err(error) = self.look_for_doubles(&fleet).await {
                 tracing::debug!(%error, "it could not be read which nodes are connected to other control planes");

@@ -1,7 +1,8 @@
 //! Nodes that are connected here and to another control plane at the same time, as a copy of a node's data directory is.
 //!
 //! What is read of others is seconds old, and a node that moves is in two lists for a while: nothing follows from one look. But two lives that both were
-//! heard of after a moment at which both were known already were there at the same time, however old the lists are.
+//! heard of after a moment at which both were known already were there at the same time, however old the lists are. So were two that stay in the lists
+//! for longer than a dead connection can.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -11,24 +12,39 @@ use keyforge_shared::id::{BootId, NodeId};
 
 use super::connected::{Connected, Elsewhere};
 
-/// What clocks may be apart and still prove nothing.
+/// What may pass between a look and what it is compared with, and still prove nothing.
 const SLACK: Duration = Duration::from_secs(2);
+/// A connection whose other end is gone is found dead and closed within this time, and is in no list that is read so long after it. A life that is
+/// still there was no former one, also if nothing is heard of it where only its state comes from.
+const FOUND_DEAD: Duration = Duration::from_secs(90);
+/// A pair that was told of is not told of again if it is missing for no longer than this.
+const REMEMBERED: Duration = Duration::from_mins(2);
 
 /// A node, its life here and its life elsewhere.
 type Pair = (NodeId, BootId, BootId);
 
-/// How far the suspicion against a pair has come.
+/// What is known of a pair.
 #[derive(Clone, Copy)]
-enum Suspicion {
+struct Suspect {
     /// Both lives were known at this moment.
-    Since(Timestamp),
-    /// Both were heard of after it.
-    Founded,
+    since: Timestamp,
+    /// The last look that found both.
+    seen_at: Timestamp,
+    /// Both were there at the same time.
+    is_founded: bool,
 }
 
-/// The pairs that were in the lists at the last look.
-#[derive(Default)]
-pub(super) struct Doubles(HashMap<Pair, Suspicion>);
+/// The pairs that were in the lists lately.
+pub(super) struct Doubles {
+    pairs: HashMap<Pair, Suspect>,
+    looked_at: Timestamp,
+}
+
+impl Default for Doubles {
+    fn default() -> Self {
+        Self { pairs: HashMap::new(), looked_at: Timestamp::from_nanos(0) }
+    }
+}
 
 /// A node that turned out to be connected twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,35 +63,31 @@ impl Doubles {
         for life in here {
             own.entry(life.node).or_default().push(life);
         }
-        let mut before = std::mem::take(&mut self.0);
+        self.pairs.retain(|_, suspect| now.since(suspect.seen_at) <= REMEMBERED);
         let mut found = Vec::new();
         for Elsewhere { control_plane, life: other } in elsewhere {
             for life in own.get(&other.node).into_iter().flatten().filter(|life| life.boot != other.boot) {
-                let pair = (life.node, life.boot, other.boot);
-                let suspicion = match before.remove(&pair) {
-                    Some(Suspicion::Since(since)) => {
-                        let known = since.saturating_add(SLACK);
-                        let is_later = |life: &Connected| life.heard < now.since(known);
-                        if is_later(life) && is_later(other) {
-                            let control_plane = control_plane.clone();
-                            found.push(Double { node: life.node, boot: life.boot, other: other.boot, control_plane });
-                            Suspicion::Founded
-                        } else {
-                            Suspicion::Since(since)
-                        }
-                    }
-                    Some(Suspicion::Founded) => Suspicion::Founded,
-                    None => Suspicion::Since(now),
-                };
-                self.0.insert(pair, suspicion);
+                let new = Suspect { since: now, seen_at: now, is_founded: false };
+                let suspect = self.pairs.entry((life.node, life.boot, other.boot)).or_insert(new);
+                // The database's clock may have been set back.
+                suspect.since = suspect.since.min(now);
+                suspect.seen_at = now;
+                let is_later = |life: &Connected| life.heard < now.since(suspect.since.saturating_add(SLACK));
+                let is_proved = (is_later(life) && is_later(other)) || now.since(suspect.since) > FOUND_DEAD;
+                if is_proved && !suspect.is_founded {
+                    suspect.is_founded = true;
+                    let control_plane = control_plane.clone();
+                    found.push(Double { node: life.node, boot: life.boot, other: other.boot, control_plane });
+                }
             }
         }
+        self.looked_at = now;
         found
     }
 
     /// The nodes that are there twice, as far as the last look told.
     pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
-        let founded = self.0.iter().filter(|(_, suspicion)| matches!(suspicion, Suspicion::Founded));
+        let founded = self.pairs.iter().filter(|(_, suspect)| suspect.is_founded && suspect.seen_at == self.looked_at);
         founded.map(|((node, ..), _)| *node).collect()
     }
 }
@@ -119,11 +131,32 @@ mod tests {
         let mut doubles = Doubles::default();
         for second in (0..120).step_by(10) {
             // Its former life is in the list of the other one until that one finds its connection dead.
-            assert!(doubles.look(at(second), &[life(2, 1)], &there(1, 3 + second)).is_empty(), "{second}");
+            let listed = there(1, 3 + second);
+            let listed = if second <= 80 { &listed[..] } else { &[] };
+            assert!(doubles.look(at(second), &[life(2, 1)], listed).is_empty(), "{second}");
         }
         let mut doubles = Doubles::default();
         for second in (0..120).step_by(10) {
             assert!(doubles.look(at(second), &[life(1, 1)], &there(1, 1)).is_empty(), "{second}");
         }
+    }
+
+    #[test]
+    fn a_life_that_nothing_is_heard_of_is_told_of_once_its_connection_cannot_be_dead() {
+        let mut doubles = Doubles::default();
+        // Its orders come from a third control plane, where it is listed, too, but not always.
+        let third = Elsewhere { control_plane: "third".to_owned(), life: life(1, 70) };
+        let mut told = 0;
+        for second in (0..300).step_by(10) {
+            let mut listed = there(1, 3 + second).to_vec();
+            listed.extend((second % 20 == 0).then(|| third.clone()));
+            told += doubles.look(at(second), &[life(2, 1 + second)], &listed).len();
+            assert_eq!(told, usize::from(second > 90), "{second}");
+        }
+        assert_eq!(doubles.nodes(), BTreeSet::from([NODE]));
+        // Missing for a moment, it is not told of again.
+        assert!(doubles.look(at(300), &[life(2, 1)], &[]).is_empty() && doubles.nodes().is_empty());
+        assert!(doubles.look(at(310), &[life(2, 1)], &there(1, 1)).is_empty());
+        assert_eq!(doubles.nodes(), BTreeSet::from([NODE]));
     }
 }

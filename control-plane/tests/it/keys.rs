@@ -466,7 +466,8 @@ async fn caller_who_hangs_up_at_any_point_leaves_store_and_published_state_in_st
     let plane = Plane::start().await;
     let administration = plane.running.admin();
     let token = plane.operator_token.clone();
-    let caller = administration.authenticate(Proof::Token(token.as_bytes()), "test", "keys/Create").await.unwrap();
+    let known = administration.authenticate(Proof::Token(token.as_bytes()), "test", "keys/Create").await.unwrap();
+    let caller = known.caller;
     let (mut hung_up, mut answered) = (0, 0);
     // From hanging up at once to hanging up after the whole call, in small steps.
     let mut patience = Duration::from_micros(20);

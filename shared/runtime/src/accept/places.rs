@@ -9,9 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keyforge_shared::identity::Identity;
 use keyforge_shared::network;
 use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
+
+use crate::tls::peer::NamedCertificate;
 
 /// How often a refusal is told in the log at most.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -24,7 +27,7 @@ pub type OnRefusedPeer = Arc<dyn Fn() + Send + Sync>;
 pub struct PerPeer {
     /// Of an IPv4 address or a /64 network of IPv6. Those that showed a certificate do not count.
     pub of_address: usize,
-    /// That showed the same certificate.
+    /// That showed a certificate of the same process, of which there is another one after each renewal.
     pub of_certificate: usize,
     /// Hears of each that is refused.
     pub on_refused: OnRefusedPeer,
@@ -34,6 +37,8 @@ pub struct PerPeer {
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Holder {
     Address(IpAddr),
+    Process(Identity),
+    /// A certificate that names no process.
     Certificate(CertificateDer<'static>),
 }
 
@@ -89,7 +94,9 @@ impl Places {
 impl Place {
     /// The place of the certificate that was shown on this connection, in place of its address's; `None` when that holds all that it may.
     pub(super) fn of_certificate(&self, certificate: CertificateDer<'static>, peer: SocketAddr) -> Option<Self> {
-        self.places.take_for(Holder::Certificate(certificate), peer, self.places.limit.of_certificate)
+        let named = NamedCertificate::parse(&certificate);
+        let holder = named.map_or(Holder::Certificate(certificate), |named| Holder::Process(named.identity));
+        self.places.take_for(holder, peer, self.places.limit.of_certificate)
     }
 }
 
