@@ -1,7 +1,7 @@
 //! Bounds in time, and in what is read, the calls that anybody may make: to join, to ask for health, and to ask what services there are.
 //!
 //! Without it a stranger could begin such calls, never end them, and hold their connections for good. Who has shown a certificate is no stranger, and may
-//! watch for as long as they like.
+//! watch for as long as they like. Operators have a limit for what they say, too ([`super::operator_gate`]).
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -144,3 +144,34 @@ fn holding(body: Body, what: impl Send + 'static) -> Body {
         frame
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn place_of_a_call_is_held_until_its_answer_was_read_or_is_not_wanted() {
+        let answer = |place: &Arc<()>| {
+            let frames = [Frame::data(Bytes::from_static(b"one")), Frame::trailers(http::HeaderMap::new())];
+            let body = StreamBody::new(tokio_stream::iter(frames.map(Ok::<_, Infallible>)));
+            holding(Body::new(body), Arc::clone(place))
+        };
+        let place = Arc::new(());
+        let mut read = answer(&place);
+        assert!(read.frame().await.unwrap().unwrap().is_data());
+        assert_eq!(Arc::strong_count(&place), 2, "there is more to read");
+        assert!(read.frame().await.unwrap().unwrap().is_trailers());
+        assert_eq!(Arc::strong_count(&place), 1);
+        let unread = answer(&place);
+        assert_eq!(Arc::strong_count(&place), 2);
+        drop(unread);
+        assert_eq!(Arc::strong_count(&place), 1);
+    }
+}

@@ -222,6 +222,34 @@ async fn who_hangs_up_is_recorded_and_told_of_all_the_same() {
 }
 
 #[tokio::test]
+async fn calls_that_an_operator_may_not_make_take_few_places_and_none_of_those_that_they_may() {
+    const RECORDED: usize = 8;
+    let plane = Plane::start().await;
+    let (_, viewer) = plane.make_operator("look", admin::Role::Viewer, "").await;
+    let mut database = database(plane.directory.path()).await;
+    for statement in ["BEGIN", "UPDATE chains SET head_seq = head_seq"] {
+        sql::query(statement).execute(&mut database).await.unwrap();
+    }
+    let (here, token) = (&plane, viewer.as_str());
+    let denied = async || unended(here, "/keyforge.admin.v1.VaultService/RotateVault", Some(token), &[0; 5]).await;
+    let mut answers: futures_util::stream::FuturesUnordered<_> = (0..RECORDED + 4).map(|_| denied()).collect();
+    for _ in 0..4 {
+        let refused = answers.next().await.unwrap();
+        assert_eq!(refused["grpc-status"], "8", "no more are recorded at a time: {refused:?}");
+    }
+    let metrics = plane.telemetry.prometheus_text();
+    assert!(metrics.contains("keyforge_admin_calls_refused_total{keyforge_reason=\"refused\"} 4"), "{metrics}");
+    sql::query("ROLLBACK").execute(&mut database).await.unwrap();
+    while let Some(refused) = answers.next().await {
+        assert_eq!(refused["grpc-status"], "7", "{refused:?}");
+    }
+    drop(answers);
+    let entries = plane.admin_entries().await.into_iter().filter(|entry| entry.method == "vault/Rotate");
+    assert_eq!(entries.count(), RECORDED);
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn state_stream_is_for_nodes_only() {
     let plane = Plane::start().await;
     for token in [None, Some(plane.operator_token.as_str()), Some(&plane.fleet_token[..50])] {

@@ -252,6 +252,24 @@ async fn a_gap_is_written_once_to_the_chains_that_miss_records() {
 }
 
 #[tokio::test]
+async fn a_gap_of_more_requests_than_one_entry_names_goes_on_in_the_next_and_is_written_once_all_the_same() {
+    let rig = Rig::new().await;
+    let many: Vec<_> = (0..12_001_u128).map(|number| RequestId::from_bytes(number.to_be_bytes())).collect();
+    for _ in 0..2 {
+        rig.audit.report_gap(&rig.store, NODE, boot(1), &many).await.unwrap();
+    }
+    let entries = list::entries(&rig.store, ADMIN_CHAIN, (Order::OldestFirst, None), 100).await.unwrap();
+    let gaps = entries.into_iter().filter_map(|entry| match entry.record {
+        Record::Gap(gap) => Some(gap.requests),
+        Record::Request(_) | Record::Admin(_) | Record::Unchained(_) => None,
+    });
+    let gaps: Vec<_> = gaps.collect();
+    assert_eq!(gaps.iter().map(Vec::len).collect::<Vec<_>>(), [2_001, 5_000, 5_000]);
+    assert_eq!(gaps.concat(), many);
+    assert!(rig.faults().await.is_empty());
+}
+
+#[tokio::test]
 async fn what_was_not_counted_takes_no_request_and_is_still_chained() {
     let rig = Rig::new().await;
     let key = rig.key(1, Policy::default()).await;
