@@ -104,6 +104,14 @@ impl Held {
         }
     }
 
+    /// The keys with an order, but those of `changes`: what becomes of each is what the other set says of it, which is what this one does.
+    fn ordered_but_in(&self, changes: &[KeyChange]) -> Vec<KeyChange> {
+        let is_new =
+            |id: &&KeyId| !changes.iter().any(|change| change.before.as_ref().is_some_and(|key| key.id == **id));
+        let change = |id: &KeyId| Some(KeyChange { before: Some(self.key(*id)?), now: self.state.key(*id) });
+        self.orders.keys().filter(is_new).filter_map(change).collect()
+    }
+
     /// Takes another set.
     fn replace(&mut self, state: State) -> State {
         // One that goes back undoes its past, and with it the orders of then; those after a disowning are of the new one.
@@ -297,6 +305,8 @@ impl Replica {
             for change in &mut changes.keys {
                 change.before = held.ordered(change.before.take());
             }
+            // A key whose record is the same in both sets may stand otherwise without its order.
+            changes.keys.extend(held.ordered_but_in(&changes.keys));
             let old = held.replace(state);
             held.catch_up();
             for change in &mut changes.keys {
@@ -304,6 +314,7 @@ impl Replica {
             }
             old
         };
+        changes.keys.retain(|change| change.before != change.now);
         self.cut_dead_keys(&changes, self.revision(), &mut cuts);
         drop((cuts, old));
         self.deployment.send_replace(Some(deployment));
@@ -449,6 +460,27 @@ mod tests {
         let (changes, _) = replica.carry_out(order(9, 1, KeyStatus::Revoked, false));
         assert!(changes.keys.is_empty(), "an order that the state contains changes nothing");
         assert_eq!(status(&replica, 1), (KeyStatus::Active, 10));
+    }
+
+    #[test]
+    fn a_key_whose_order_is_undone_changes_also_when_its_record_is_the_same_in_both_sets() {
+        let paused = || [with_status(1, KeyStatus::Frozen, 90), key(2, quota(5))];
+        let replica = Replica::default();
+        at(&replica, state(120, paused()));
+        drop(replica.carry_out(order(121, 1, KeyStatus::Active, false)));
+        assert_eq!(status(&replica, 1).0, KeyStatus::Active);
+        let replace = |revision| {
+            let state = state(revision, paused());
+            let hash = state.set_hash();
+            replica.replace(DEPLOYMENT, state, hash).unwrap().keys
+        };
+        assert!(replace(120).is_empty(), "the order is ahead of this set, too");
+        let changes = replace(100);
+        let statuses: Vec<_> = changes
+            .iter()
+            .map(|change| [&change.before, &change.now].map(|key| key.as_ref().unwrap().status))
+            .collect();
+        assert_eq!(statuses, [[KeyStatus::Active, KeyStatus::Frozen]]);
     }
 
     #[test]
