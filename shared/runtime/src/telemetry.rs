@@ -51,7 +51,7 @@ pub struct TelemetryConfig {
     pub instance_id: Option<String>,
     /// The shape of a log line.
     pub log_format: LogFormat,
-    /// What is logged: a level, or `target=level` pairs, such as `info,keyforge=debug`. Of `h2` only errors are, unless it is named.
+    /// What is logged: a level, or `target=level` pairs, such as `info,keyforge=debug`. Of `h2` only errors are, unless it is named or the level is `debug` or more.
     pub log_filter: String,
     /// The base URL of a collector that takes OTLP over HTTP, such as `http://localhost:4318`. When absent,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` is read; when that is absent, too, nothing is exported.
@@ -226,7 +226,8 @@ impl Telemetry {
     }
 }
 
-/// What is logged. Strangers must not be able to fill the log, so that warnings of the HTTP/2 library are logged only when the text names it.
+/// What is logged. Strangers must not be able to fill the log, so that warnings of the HTTP/2 library are logged only when the text names it, or asks for
+/// `debug` or more of all.
 fn log_filter(text: &str) -> Result<Targets, ParseError> {
     let named: Targets = text.parse()?;
     let is_http2 = |target: &str| target == HTTP2_TARGET || target.starts_with("h2::");
@@ -234,6 +235,10 @@ fn log_filter(text: &str) -> Result<Targets, ParseError> {
         return Ok(named);
     }
     let others = named.default_level().unwrap_or(LevelFilter::OFF);
+    // Whoever asks for everything gets it.
+    if others > LevelFilter::INFO {
+        return Ok(named);
+    }
     Ok(named.with_target(HTTP2_TARGET, others.min(LevelFilter::ERROR)))
 }
 
@@ -289,7 +294,8 @@ mod tests {
         };
         let (errors, warnings) = ([true, false, false], [true, true, false]);
         assert_eq!(levels("info"), (errors, warnings));
-        assert_eq!(levels("debug,hyper=info"), (errors, [true; 3]));
+        assert_eq!(levels("debug,hyper=info"), ([true; 3], [true; 3]));
+        assert_eq!(levels("warn,keyforge=debug"), (errors, [true; 3]));
         assert_eq!(levels("info,h2=warn"), (warnings, warnings));
         assert_eq!(levels("info,h2::proto=debug"), ([true; 3], warnings));
         assert_eq!(levels("off"), ([false; 3], [false; 3]));
