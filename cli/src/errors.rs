@@ -125,8 +125,13 @@ pub fn is_closed(error: &(dyn Error + 'static)) -> bool {
                 | ErrorKind::BrokenPipe
         )
     };
+    // A call that was waiting when its connection ended.
+    let ended = |error: &hyper::Error| error.is_canceled() || error.is_closed() || error.is_incomplete_message();
     let mut cause = error;
     loop {
+        if cause.downcast_ref::<hyper::Error>().is_some_and(ended) {
+            return true;
+        }
         let of_io = cause.downcast_ref::<io::Error>();
         if of_io.is_some_and(closed) {
             return true;
