@@ -46,7 +46,7 @@ pub enum Rejection {
     /// The key was rotated, and the token that was sent worked until then; `None`: until the rotation.
     TokenReplaced(Option<Timestamp>),
     /// The key is switched off.
-    KeyFrozen,
+    KeyPaused,
     /// The policy does not allow the address that the request comes from.
     AddressNotAllowed,
     /// The policy does not allow the endpoint.
@@ -167,7 +167,7 @@ impl Rejection {
             | Self::KeyRevoked
             | Self::KeyExpired(_)
             | Self::TokenReplaced(_)
-            | Self::KeyFrozen => shape(401, "invalid_request_error", "invalid_api_key", Retry::Never),
+            | Self::KeyPaused => shape(401, "invalid_request_error", "invalid_api_key", Retry::Never),
             Self::AddressNotAllowed => shape(403, "permission_error", "address_not_allowed", Retry::Never),
             Self::EndpointNotAllowed(_) => shape(403, "permission_error", "endpoint_not_allowed", Retry::Never),
             Self::ModelNotAllowed(_) => shape(403, "permission_error", "model_not_allowed", Retry::Never),
@@ -216,7 +216,7 @@ impl Rejection {
         match self {
             Self::KeyRevoked => "key_revoked",
             Self::KeyExpired(_) => "key_expired",
-            Self::KeyFrozen => "key_frozen",
+            Self::KeyPaused => "key_paused",
             Self::TokenReplaced(_) => "token_replaced",
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::CutShort { .. } => "upstream_cut_short",
@@ -243,7 +243,7 @@ impl Rejection {
             Self::KeyUnknown => "Unknown virtual key: it was mistyped, cut short, or never existed.".into(),
             Self::KeyRevoked => Denial::KeyRevoked.message(),
             Self::KeyExpired(at) => Denial::KeyExpired(*at).message(),
-            Self::KeyFrozen => Denial::KeyFrozen.message(),
+            Self::KeyPaused => Denial::KeyPaused.message(),
             Self::TokenReplaced(until) => Denial::TokenReplaced(*until).message(),
             Self::AddressNotAllowed => Denial::AddressNotAllowed.message(),
             Self::EndpointNotAllowed(endpoint) => Denial::EndpointNotAllowed(*endpoint).message(),

@@ -18,7 +18,7 @@ pub enum Denial {
     /// The key was revoked.
     KeyRevoked,
     /// The key is switched off.
-    KeyFrozen,
+    KeyPaused,
     /// The token was replaced by a rotation, and worked until this moment; `None`: until then.
     TokenReplaced(Option<Timestamp>),
     /// The key's time is over since this moment.
@@ -46,7 +46,7 @@ impl Denial {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::KeyRevoked | Self::KeyFrozen | Self::TokenReplaced(_) | Self::KeyExpired(_) => 401,
+            Self::KeyRevoked | Self::KeyPaused | Self::TokenReplaced(_) | Self::KeyExpired(_) => 401,
             Self::AddressNotAllowed
             | Self::EndpointNotAllowed(_)
             | Self::ModelNotAllowed(_)
@@ -61,7 +61,7 @@ impl Denial {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::KeyRevoked | Self::KeyFrozen | Self::TokenReplaced(_) | Self::KeyExpired(_) => "invalid_api_key",
+            Self::KeyRevoked | Self::KeyPaused | Self::TokenReplaced(_) | Self::KeyExpired(_) => "invalid_api_key",
             Self::AddressNotAllowed => "address_not_allowed",
             Self::EndpointNotAllowed(_) => "endpoint_not_allowed",
             Self::ModelNotAllowed(_) => "model_not_allowed",
@@ -78,7 +78,7 @@ impl Denial {
     pub fn message(&self) -> Cow<'static, str> {
         match self {
             Self::KeyRevoked => "This virtual key was revoked.".into(),
-            Self::KeyFrozen => "This virtual key is frozen; an operator can unfreeze it.".into(),
+            Self::KeyPaused => "This virtual key is paused; an operator can resume it.".into(),
             Self::TokenReplaced(None) => {
                 "This virtual key was rotated, and this token of it works no more: use its new one.".into()
             }
@@ -120,11 +120,11 @@ impl Denial {
 /// Whether the key works at all at `now`.
 ///
 /// # Errors
-/// [`Denial::KeyRevoked`], [`Denial::KeyFrozen`], [`Denial::KeyExpired`].
+/// [`Denial::KeyRevoked`], [`Denial::KeyPaused`], [`Denial::KeyExpired`].
 pub fn standing(key: &KeyRecord, now: Timestamp) -> Result<(), Denial> {
     match key.status {
         KeyStatus::Revoked => return Err(Denial::KeyRevoked),
-        KeyStatus::Frozen => return Err(Denial::KeyFrozen),
+        KeyStatus::Paused => return Err(Denial::KeyPaused),
         KeyStatus::Active => {}
     }
     match key.policy.expires_at {

@@ -71,10 +71,10 @@ enum KeyAction {
     #[command(after_help = "Example:\n  keyforge key rotate vk_0123456789ab --grace 24h")]
     Rotate(RotateArgs),
     /// Stop a key until it is resumed, and cut its running streams
-    #[command(visible_alias = "freeze")]
+    #[command(alias = "freeze")]
     Pause(StandingArgs),
-    /// Let a paused or frozen key work again
-    #[command(visible_alias = "unfreeze")]
+    /// Let a paused key work again
+    #[command(alias = "unfreeze")]
     Resume(StandingArgs),
     /// Set what a key has left to nothing, and cut its running streams; undone by other request limits
     #[command(

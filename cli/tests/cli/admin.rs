@@ -69,9 +69,9 @@ fn a_key_lives_from_create_to_revoke() {
     assert_eq!(updated["policy"]["spend_limits"][0]["usd"], "80.00");
     assert_eq!(updated["policy"]["request_limits"], policy["request_limits"]);
 
-    assert_eq!(dev.json(&["key", "freeze", id])["status"], "frozen");
-    eventually("the frozen key to be refused", || (dev.chat(token).0 != 200).then_some(()));
-    assert_eq!(dev.json(&["key", "unfreeze", id])["status"], "active");
+    assert_eq!(dev.json(&["key", "pause", id])["status"], "paused");
+    eventually("the paused key to be refused", || (dev.chat(token).0 != 200).then_some(()));
+    assert_eq!(dev.json(&["key", "resume", id])["status"], "active");
     eventually("the key to work again", || (dev.chat(token).0 == 200).then_some(()));
     assert_eq!(dev.json(&["key", "revoke", id])["status"], "revoked");
     eventually("the revoked key to be refused", || (dev.chat(token).0 == 401).then_some(()));
@@ -113,7 +113,7 @@ fn what_is_explained_is_what_the_agent_is_told() {
         (&["key", "update", id, "--no-network"][..], 402, "budget_exceeded"),
         (&["key", "update", id, "--endpoints", "models"], 403, "endpoint_not_allowed"),
         (&["key", "update", id, "--endpoints", "chat", "--network", "10.0.0.0/8"], 403, "address_not_allowed"),
-        (&["key", "freeze", id], 401, "invalid_api_key"),
+        (&["key", "pause", id], 401, "invalid_api_key"),
         (&["key", "revoke", id], 401, "invalid_api_key"),
     ] {
         dev.json(words);

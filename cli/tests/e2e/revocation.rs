@@ -53,7 +53,7 @@ async fn a_revoked_key_stays_dead_over_a_restart_and_cannot_be_brought_back() {
     let (token, id) = gateway.create_key("doomed", Default::default()).await;
     gateway.cli_json(&["key", "revoke", &id]);
     gateway.cli_json(&["key", "revoke", &id]);
-    let update = gateway.cli(&["key", "unfreeze", &id]);
+    let update = gateway.cli(&["key", "resume", &id]);
     assert_eq!(update.status.code(), Some(1), "{}", String::from_utf8_lossy(&update.stderr));
     gateway.stop().await;
     gateway.launch().await;
@@ -71,9 +71,9 @@ async fn a_paused_key_is_refused_and_its_stream_cut_until_it_is_resumed() {
     let mut cut = gateway.open(&token, &hello_streamed()).await.into_body();
     assert!(cut.frame().await.unwrap().unwrap().is_data(), "the stream runs");
     let paused = gateway.cli_json(&["key", "pause", &id]);
-    assert_eq!((paused["status"].as_str(), paused["receipt"]["streams_cut"].as_u64()), (Some("frozen"), Some(1)));
+    assert_eq!((paused["status"].as_str(), paused["receipt"]["streams_cut"].as_u64()), (Some("paused"), Some(1)));
     assert_eq!(gateway.chat_as(&token, &hello()).await.status, 401);
-    assert!(last_error(cut).await["message"].as_str().unwrap().contains("frozen"));
+    assert!(last_error(cut).await["message"].as_str().unwrap().contains("paused"));
     let resumed = gateway.cli_json(&["key", "resume", &id]);
     assert_eq!(resumed["receipt"]["nodes_acked"].as_u64(), Some(1), "{resumed}");
     assert_eq!(gateway.chat_as(&token, &hello()).await.status, 200);

@@ -11,7 +11,7 @@ use crate::store::key_labels::Labels;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Name,
-    Frozen,
+    Paused,
     Workspace,
     Models,
     RequestLimits,
@@ -54,7 +54,7 @@ pub struct KeyMask {
 }
 
 impl KeyMask {
-    /// Reads `name`, `frozen`, `workspace`, `labels`, `labels.<name>`, `policy` and `policy.<field>`.
+    /// Reads `name`, `paused`, `workspace`, `labels`, `labels.<name>`, `policy` and `policy.<field>`.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] naming every path that a key does not have, or when there is no path at all: nothing is ever changed that was
@@ -64,7 +64,7 @@ impl KeyMask {
         for path in paths {
             match path {
                 "name" => drop(parts.insert(Part::Name)),
-                "frozen" => drop(parts.insert(Part::Frozen)),
+                "paused" => drop(parts.insert(Part::Paused)),
                 "workspace" => drop(parts.insert(Part::Workspace)),
                 "labels" => drop(parts.insert(Part::Labels)),
                 "policy" => parts.extend(POLICY.map(|(_, part)| part)),
@@ -90,10 +90,10 @@ impl KeyMask {
         self.parts.contains(&Part::Name)
     }
 
-    /// Whether the key is to be frozen or thawed.
+    /// Whether the key is to be paused or resumed.
     #[must_use]
-    pub fn frozen(&self) -> bool {
-        self.parts.contains(&Part::Frozen)
+    pub fn paused(&self) -> bool {
+        self.parts.contains(&Part::Paused)
     }
 
     /// Whether the update names the key's workspace, which cannot change.
@@ -138,7 +138,7 @@ impl KeyMask {
     pub(super) fn change(&self, policy: &mut Policy, new: Policy) {
         for part in &self.parts {
             match part {
-                Part::Name | Part::Frozen | Part::Workspace | Part::TimeZone | Part::Labels => {}
+                Part::Name | Part::Paused | Part::Workspace | Part::TimeZone | Part::Labels => {}
                 Part::Models => policy.models.clone_from(&new.models),
                 Part::RequestLimits => policy.request_limits.clone_from(&new.request_limits),
                 Part::SpendLimits => policy.spend_limits.clone_from(&new.spend_limits),
@@ -158,7 +158,7 @@ impl KeyMask {
 
 fn unknown(path: &str) -> String {
     let paths = POLICY.map(|(name, _)| name).join(", ");
-    format!("update_mask: a key has no {}; use name, frozen, labels, labels.NAME, policy, {paths}", shown(path))
+    format!("update_mask: a key has no {}; use name, paused, labels, labels.NAME, policy, {paths}", shown(path))
 }
 
 /// A path that could be one. Anything else may be a secret in the wrong place, and what is said here is kept for good.
@@ -212,7 +212,7 @@ mod tests {
         };
         let changed = || Policy { time_zone: full(1).time_zone, ..full(2) };
         assert_eq!(merged(&["policy"]), changed());
-        assert_eq!(merged(&["name", "frozen", "workspace", "policy.time_zone"]), full(1));
+        assert_eq!(merged(&["name", "paused", "workspace", "policy.time_zone"]), full(1));
         let every: Vec<&str> = POLICY.iter().map(|(path, _)| *path).collect();
         assert_eq!(merged(&every), changed());
         for path in every.into_iter().filter(|path| *path != "policy.time_zone") {

@@ -1,4 +1,4 @@
-//! Virtual keys: made, read, changed, labelled, frozen, revoked.
+//! Virtual keys: made, read, changed, labelled, paused, revoked.
 
 use std::sync::Arc;
 
@@ -46,8 +46,8 @@ pub struct KeyUpdate {
     pub name: String,
     /// The new policy, or new parts of it.
     pub policy: Option<Policy>,
-    /// Whether it is to be frozen.
-    pub frozen: bool,
+    /// Whether it is to be paused.
+    pub paused: bool,
     /// The workspace, by id or name: refused unless it is the key's own.
     pub workspace: String,
     /// The new labels, or some of them.
@@ -169,8 +169,8 @@ impl Admin {
                 problems.extend(name_problem(&update.name));
                 after.record.name = update.name;
             }
-            if update.mask.frozen() {
-                after.record.status = if update.frozen { KeyStatus::Frozen } else { KeyStatus::Active };
+            if update.mask.paused() {
+                after.record.status = if update.paused { KeyStatus::Paused } else { KeyStatus::Active };
             }
             if update.mask.policy() {
                 let missing = || AdminError::Invalid("policy: missing, but named in update_mask".to_owned());
@@ -211,7 +211,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::NotFound`], [`AdminError::Precondition`] for a revoked key.
     pub async fn pause_key(&self, caller: &Caller, id: KeyId) -> Result<StoredKey, AdminError> {
-        self.change_living(Call::new(caller, "keys/Pause", id), id, |record| record.status = KeyStatus::Frozen).await
+        self.change_living(Call::new(caller, "keys/Pause", id), id, |record| record.status = KeyStatus::Paused).await
     }
 
     /// Lets a key that was stopped work again.
@@ -251,20 +251,20 @@ impl Admin {
         .await
     }
 
-    /// Freezes a key on the control plane's own account, because a request of it cost more than its bound. An operator can thaw it.
+    /// Pauses a key on the control plane's own account, because a request of it cost more than its bound. An operator can resume it.
     ///
     /// # Errors
     /// [`AdminError::NotFound`].
-    pub async fn freeze_overspent_key(&self, id: KeyId, why: &str) -> Result<(), AdminError> {
-        let call = Call::of_control_plane("keys/Freeze", id);
+    pub async fn pause_overspent_key(&self, id: KeyId, why: &str) -> Result<(), AdminError> {
+        let call = Call::of_control_plane("keys/PauseOverspent", id);
         self.attempt(&call, async {
             let (mut edit, before) = self.edit_key(&call, id).await?;
-            // Another control plane may have been first, and an operator may have unfrozen the key since.
+            // Another control plane may have been first, and an operator may have resumed the key since.
             if before.record.status != KeyStatus::Active || !overspent::is_noted(edit.connection(), id).await? {
                 return Ok(());
             }
             let mut after = before.clone();
-            after.record.status = KeyStatus::Frozen;
+            after.record.status = KeyStatus::Paused;
             (after.revision, after.record.status_revision) = (edit.revision(), edit.revision());
             let detail = json!({ "why": why, "before": shown(&before), "after": shown(&after) });
             self.write_key(edit, &call, detail, &after).await

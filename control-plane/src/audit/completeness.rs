@@ -15,15 +15,17 @@ use crate::store::{StoreError, deployment, keys};
 /// Detail of an act that was carried out and left everything as it was.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 /// The acts that move the state to its next revision when they are carried out and change anything.
-const CHANGES: [&str; 22] = [
+const CHANGES: [&str; 23] = [
     "workspaces/Create",
     "workspaces/Update",
     "workspaces/Delete",
     "keys/Create",
     "keys/Update",
     "keys/Revoke",
-    "keys/Freeze",
     "keys/Pause",
+    "keys/PauseOverspent",
+    // What that was called in chains of the first versions.
+    "keys/Freeze",
     "keys/Resume",
     "keys/Zero",
     "keys/Rotate",

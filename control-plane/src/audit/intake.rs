@@ -4,7 +4,7 @@
 //! watermark move with them. The answer is given after the commit, which is on disk. A record that is not what its batch says is refused with its
 //! number; nothing after it is chained either, and nothing is ever dropped. What no key's chain can take although it is sound is passed over and
 //! told of ([`super::unchained`]), so that it holds up nothing else. A key whose request cost more than its bound is noted in the same
-//! transaction as one to be frozen, so that neither a crash nor a hang-up after the commit can lose that.
+//! transaction as one to be paused, so that neither a crash nor a hang-up after the commit can lose that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -25,13 +25,13 @@ pub struct IntakeApi {
     admin: Admin,
     gate: NodeGate,
     passed_over: LabelledCounter,
-    /// Held while noted keys are frozen: a second look at the notes comes after the freeze that took them away, so that it cannot freeze a key
-    /// again which an operator has unfrozen in between.
-    freezing: Mutex<()>,
+    /// Held while noted keys are paused: a second look at the notes comes after the pause that took them away, so that it cannot pause a key
+    /// again which an operator has resumed in between.
+    pausing: Mutex<()>,
 }
 
 impl IntakeApi {
-    /// Chains with `audit` in `store` what those ship whom `gate` lets pass; keys that must not go on are frozen by `admin`. What is passed over is
+    /// Chains with `audit` in `store` what those ship whom `gate` lets pass; keys that must not go on are paused by `admin`. What is passed over is
     /// counted in `passed_over`.
     #[must_use]
     pub fn new(
@@ -41,24 +41,24 @@ impl IntakeApi {
         (gate, passed_over): (NodeGate, LabelledCounter),
     ) -> Self {
         let intake = Intake::new(store.clone(), Arc::clone(&audit));
-        Self { store, audit, intake, admin, gate, passed_over, freezing: Mutex::default() }
+        Self { store, audit, intake, admin, gate, passed_over, pausing: Mutex::default() }
     }
 
-    /// Freezes every key that is noted as one that overspent.
+    /// Pauses every key that is noted as one that overspent.
     ///
-    /// A freeze needs the administration's turn and is published after its commit, so it cannot be part of the transaction that chains the
-    /// records. The note is, and the freeze takes it away in its own. Whatever comes between (a crash, a caller who hung up, a full disk), the
-    /// note stays, and the next shipment of any node leads to the freeze. Records that are shipped again are not chained again, so
-    /// they make no note, and a key that an operator has unfrozen stays so.
-    async fn freeze_overspent(&self) -> Result<(), StoreError> {
+    /// A pause needs the administration's turn and is published after its commit, so it cannot be part of the transaction that chains the
+    /// records. The note is, and the pause takes it away in its own. Whatever comes between (a crash, a caller who hung up, a full disk), the
+    /// note stays, and the next shipment of any node leads to the pause. Records that are shipped again are not chained again, so
+    /// they make no note, and a key that an operator has resumed stays so.
+    async fn pause_overspent(&self) -> Result<(), StoreError> {
         if self.overspent().await?.is_empty() {
             return Ok(());
         }
-        let _turn = self.freezing.lock().await;
+        let _turn = self.pausing.lock().await;
         for (key, request) in self.overspent().await? {
             let why = format!("request {request} cost more than its bound");
-            if let Err(error) = self.admin.freeze_overspent_key(key, &why).await {
-                tracing::error!(%key, %error, "a key that overspent could not be frozen; the next shipment tries again");
+            if let Err(error) = self.admin.pause_overspent_key(key, &why).await {
+                tracing::error!(%key, %error, "a key that overspent could not be paused; the next shipment tries again");
             }
         }
         Ok(())
@@ -97,7 +97,7 @@ impl AuditIntakeService for IntakeApi {
         let batch = Batch { node, boot, first_seq, earlier_gone, records };
         let taken = self.intake.ship(batch).await.map_err(refused)?;
         self.passed_over((node, boot), taken);
-        if let Err(error) = self.freeze_overspent().await {
+        if let Err(error) = self.pause_overspent().await {
             // The records are chained all the same, and that is what the node asks for.
             tracing::error!(%error, "the keys that overspent could not be read; the next shipment tries again");
         }

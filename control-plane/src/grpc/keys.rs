@@ -150,7 +150,7 @@ impl KeyService for KeyApi {
                 mask,
                 name: request.name,
                 policy,
-                frozen: request.frozen,
+                paused: request.paused,
                 workspace: request.workspace,
                 labels: request.labels.into_iter().collect(),
             };

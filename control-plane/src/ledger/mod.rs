@@ -91,8 +91,8 @@ pub enum LedgerError {
     /// There is no such key.
     #[error("there is no virtual key {0}")]
     UnknownKey(KeyId),
-    /// The key is frozen, revoked or expired.
-    #[error("{0} is frozen, revoked or expired, so nothing is granted to it")]
+    /// The key is paused, revoked or expired.
+    #[error("{0} is paused, revoked or expired, so nothing is granted to it")]
     NotActive(KeyId),
     /// A return does not know all grants that its life was told.
     #[error("grants of {0} were told after the ones that are returned: apply those first")]

@@ -376,14 +376,14 @@ mod tests {
         assert_eq!((floor, orders.len()), (1, 0), "who knows nothing needs the set");
         hub.commit(change(1));
         hub.commit(vec![Change::Upsert(key(3, KeyStatus::Active))]);
-        hub.commit(vec![Change::Upsert(key(1, KeyStatus::Frozen)), Change::Remove(key(2, KeyStatus::Active).id())]);
+        hub.commit(vec![Change::Upsert(key(1, KeyStatus::Paused)), Change::Remove(key(2, KeyStatus::Active).id())]);
         hub.commit(vec![Change::Upsert(key(1, KeyStatus::Active))]);
         let order = |revision, number, status| {
             let standing = Standing { status, spent: false };
             Order { revision, key: key_id(number), standing }
         };
         let expected =
-            [order(4, 1, KeyStatus::Frozen), order(4, 2, KeyStatus::Revoked), order(5, 1, KeyStatus::Active)];
+            [order(4, 1, KeyStatus::Paused), order(4, 2, KeyStatus::Revoked), order(5, 1, KeyStatus::Active)];
         for expected in expected {
             assert_eq!(watch.next().await, Ok(expected));
         }
@@ -398,7 +398,7 @@ mod tests {
         let slow = hub.watch(1, None).orders;
         let quick = hub.watch(1, None).orders;
         for number in 0..=QUEUE {
-            let status = if number % 2 == 0 { KeyStatus::Frozen } else { KeyStatus::Active };
+            let status = if number % 2 == 0 { KeyStatus::Paused } else { KeyStatus::Active };
             hub.commit(vec![Change::Upsert(key(1, status))]);
             assert_eq!(quick.next().await.unwrap().standing.status, status);
         }

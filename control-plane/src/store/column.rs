@@ -67,7 +67,7 @@ pub fn bytes32(row: &Row, column: &'static str) -> Result<[u8; 32], StoreError> 
     bytes(row, column, |stored| stored.try_into().ok())
 }
 
-/// A word with a meaning out of a column: `word(row, "status", KeyStatus::from_word)`.
+/// A word with a meaning out of a column: `word(row, "status", KeyStatus::from_stored)`.
 ///
 /// # Errors
 /// As [`bytes`].

@@ -59,7 +59,7 @@ pub async fn insert(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreE
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(key.record.name.as_str())
-    .bind(key.record.status.as_str())
+    .bind(key.record.status.stored())
     .bind(column::signed(key.record.status_revision, "the revision")?)
     .bind(policy_text(&key.record.policy)?)
     .bind(key.record.policy.expires_at.map(Timestamp::nanos))
@@ -88,7 +88,7 @@ pub async fn update(connection: &mut Conn, key: &StoredKey) -> Result<(), StoreE
          WHERE key_id = $11",
     )
     .bind(key.record.name.as_str())
-    .bind(key.record.status.as_str())
+    .bind(key.record.status.stored())
     .bind(column::signed(key.record.status_revision, "the revision")?)
     .bind(policy_text(&key.record.policy)?)
     .bind(key.record.policy.expires_at.map(Timestamp::nanos))
@@ -292,7 +292,7 @@ fn read_record(row: &Row) -> Result<KeyRecord, StoreError> {
         id: column::word(row, "key_id", |id| KeyId::from_ascii(id.as_bytes()).ok())?,
         digest: TokenDigest(column::bytes32(row, "token_digest")?),
         name: row.try_get("name")?,
-        status: column::word(row, "status", KeyStatus::from_word)?,
+        status: column::word(row, "status", KeyStatus::from_stored)?,
         status_revision: column::unsigned(row, "status_revision")?,
         policy: column::word(row, "policy", |text| serde_json::from_str(text).ok().map(Arc::new))?,
         chain: column::bytes(row, "chain_id", ChainId::from_slice)?,

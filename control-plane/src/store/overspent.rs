@@ -1,17 +1,17 @@
-//! Keys that are still to be frozen, because a request of theirs cost more than its bound. Noted with that request's entry, gone with the freeze.
+//! Keys that are still to be paused, because a request of theirs cost more than its bound. Noted with that request's entry, gone with the pause.
 
 use keyforge_shared::id::{KeyId, RequestId};
 
 use super::sql::{self, Conn, Row};
 use super::{StoreError, column};
 
-/// Notes that a key is to be frozen, because `request` cost more than its bound. A key that is frozen or revoked already needs no note, and the
-/// freeze takes the note away in its own transaction.
+/// Notes that a key is to be paused, because `request` cost more than its bound. A key that is paused or revoked already needs no note, and the
+/// pause takes the note away in its own transaction.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn note(conn: &mut Conn, key: KeyId, request: RequestId) -> Result<(), StoreError> {
-    // A freeze that is under way is waited for: a note after it would freeze again what an operator has unfrozen.
+    // A pause that is under way is waited for: a note after it would pause again what an operator has resumed.
     sql::query(conn.either(
         "INSERT INTO overspent (key_id, request_id) \
          SELECT key_id, $1 FROM virtual_keys WHERE key_id = $2 AND status = 'active' ON CONFLICT DO NOTHING",
@@ -25,7 +25,7 @@ pub async fn note(conn: &mut Conn, key: KeyId, request: RequestId) -> Result<(),
     Ok(())
 }
 
-/// Whether a key is still to be frozen.
+/// Whether a key is still to be paused.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -34,7 +34,7 @@ pub async fn is_noted(conn: &mut Conn, key: KeyId) -> Result<bool, StoreError> {
     Ok(noted.fetch_one(conn).await?.try_get(0)?)
 }
 
-/// The keys that are still to be frozen, each with the request that cost more than its bound.
+/// The keys that are still to be paused, each with the request that cost more than its bound.
 ///
 /// # Errors
 /// [`StoreError`].

@@ -308,7 +308,7 @@ async fn what_is_wrong_with_a_call_is_named_by_its_field() {
 }
 
 #[tokio::test]
-async fn a_key_that_overspent_is_frozen_although_the_first_try_failed_and_stays_unfrozen_afterwards() {
+async fn a_key_that_overspent_is_paused_although_the_first_try_failed_and_stays_resumed_afterwards() {
     let plane = Plane::start().await;
     let mut clients = clients(&plane, Some(&plane.fleet_token), Some(&plane.operator_token));
     let key = capped_key(&plane).await;
@@ -320,20 +320,20 @@ async fn a_key_that_overspent_is_frozen_although_the_first_try_failed_and_stays_
         plane.keys().get_key(get).await.unwrap().into_inner().status()
     };
     let mut database = database(plane.directory.path()).await;
-    // As a crash, or a caller who hangs up, between the commit of the records and the freeze.
+    // As a crash, or a caller who hangs up, between the commit of the records and the pause.
     stores::prevent_updates_of_keys(&mut database).await;
     assert_eq!(clients.intake.ship_records(shipped.clone()).await.unwrap().into_inner().watermark, 1);
     assert_eq!(status().await, admin::KeyStatus::Active);
     stores::allow_updates_of_keys(&mut database).await;
     assert_eq!(clients.intake.ship_records(shipped.clone()).await.unwrap().into_inner().watermark, 1);
-    assert_eq!(status().await, admin::KeyStatus::Frozen);
-    let thaw = admin::UpdateKeyRequest {
+    assert_eq!(status().await, admin::KeyStatus::Paused);
+    let resume = admin::UpdateKeyRequest {
         id: key.clone(),
-        frozen: false,
-        update_mask: Some(FieldMask { paths: vec!["frozen".to_owned()] }),
+        paused: false,
+        update_mask: Some(FieldMask { paths: vec!["paused".to_owned()] }),
         ..Default::default()
     };
-    plane.keys().update_key(thaw).await.unwrap();
+    plane.keys().update_key(resume).await.unwrap();
     clients.intake.ship_records(shipped).await.unwrap();
     assert_eq!(status().await, admin::KeyStatus::Active);
 }

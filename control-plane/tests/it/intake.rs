@@ -290,12 +290,12 @@ async fn what_was_not_counted_takes_no_request_and_is_still_chained() {
 }
 
 #[tokio::test]
-async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_frozen_and_not_again() {
+async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_paused_and_not_again() {
     let rig = Rig::new().await;
-    let (key, frozen) = (rig.key(1, Policy::default()).await, rig.key(2, Policy::default()).await);
-    rig.change(frozen, |record| record.status = KeyStatus::Frozen).await;
+    let (key, paused) = (rig.key(1, Policy::default()).await, rig.key(2, Policy::default()).await);
+    rig.change(paused, |record| record.status = KeyStatus::Paused).await;
     let over = |key, seq| RequestRecord { flags: Flags::BOUND_EXCEEDED, ..rig.record(key, boot(1), seq, 0, 9) };
-    let records = [over(key, 1), over(key, 2), over(frozen, 3), rig.record(frozen, boot(1), 4, 0, 9)];
+    let records = [over(key, 1), over(key, 2), over(paused, 3), rig.record(paused, boot(1), 4, 0, 9)];
     let noted = async || overspent::noted(&mut rig.store.read().await.unwrap()).await.unwrap();
     let foreign = RequestRecord { boot: boot(9), ..records[1].clone() };
     rig.ship(boot(1), &[records[0].clone(), foreign]).await.unwrap_err();
@@ -305,8 +305,8 @@ async fn a_cost_above_its_bound_is_noted_with_its_entry_until_the_key_is_frozen_
         assert_eq!(noted().await, [(key.id, records[0].request)]);
     }
     rig.change(key, |record| std::sync::Arc::make_mut(&mut record.policy).requests_per_minute = Some(5)).await;
-    assert_eq!(noted().await.len(), 1, "only a freeze is one");
-    rig.change(key, |record| record.status = KeyStatus::Frozen).await;
+    assert_eq!(noted().await.len(), 1, "only a pause is one");
+    rig.change(key, |record| record.status = KeyStatus::Paused).await;
     assert!(noted().await.is_empty());
     rig.change(key, |record| record.status = KeyStatus::Active).await;
     rig.ship(boot(1), &records).await.unwrap();

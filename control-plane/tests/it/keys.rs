@@ -57,9 +57,9 @@ async fn key_lives_from_creation_over_changes_to_revocation() {
     assert_eq!(keys.get_key(admin::GetKeyRequest { id: key.id.clone() }).await.unwrap().into_inner(), key);
 
     let renamed =
-        admin::UpdateKeyRequest { name: "new".to_owned(), frozen: true, ..update(&key.id, &["name", "frozen"]) };
+        admin::UpdateKeyRequest { name: "new".to_owned(), paused: true, ..update(&key.id, &["name", "paused"]) };
     let renamed = keys.update_key(renamed).await.unwrap().into_inner();
-    assert_eq!((renamed.name.as_str(), renamed.status()), ("new", admin::KeyStatus::Frozen));
+    assert_eq!((renamed.name.as_str(), renamed.status()), ("new", admin::KeyStatus::Paused));
     assert_eq!((renamed.policy.as_ref(), renamed.revision), (Some(&policy()), key.revision + 1));
 
     let revoke = admin::RevokeKeyRequest { id: key.id.clone(), wait_ms: None };
@@ -72,7 +72,7 @@ async fn key_lives_from_creation_over_changes_to_revocation() {
         "revoking again changes nothing"
     );
     assert_eq!(plane.revision().await, revision);
-    let status = keys.update_key(update(&key.id, &["frozen"])).await.unwrap_err();
+    let status = keys.update_key(update(&key.id, &["paused"])).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     plane.stop().await;
 }
@@ -246,7 +246,7 @@ async fn every_wrong_field_is_named_and_the_refusal_recorded() {
         (update(&key.id, &["policy"]), Code::InvalidArgument, "policy: missing"),
         (update(&key.id, &["name"]), Code::InvalidArgument, "name: "),
         (update("vk_short", &["name"]), Code::InvalidArgument, "id: "),
-        (update("vk_000000000000", &["frozen"]), Code::NotFound, "vk_000000000000"),
+        (update("vk_000000000000", &["paused"]), Code::NotFound, "vk_000000000000"),
     ];
     for (request, code, expected) in updates {
         let status = plane.keys().update_key(request).await.unwrap_err();

@@ -48,7 +48,7 @@ async fn only_limits_of_an_active_key_in_a_present_period_are_granted() {
         let other = CounterId { first_day: other, ..day };
         assert!(matches!(ask(other).await, Err(LedgerError::WrongPeriod(_))), "{days}");
     }
-    for status in [KeyStatus::Frozen, KeyStatus::Revoked] {
+    for status in [KeyStatus::Paused, KeyStatus::Revoked] {
         rig.change(key, |record| record.status = status).await;
         assert!(matches!(ask(day).await, Err(LedgerError::NotActive(_))), "{status:?}");
     }

@@ -44,14 +44,14 @@ async fn the_fourth_key_of_a_free_workspace_is_refused_by_the_plans_name_until_o
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().starts_with("the plan free of the workspace allows 3 virtual keys"), "{refused}");
     assert_eq!(plane.last_entry().await.outcome, AdminOutcome::Failed);
-    // A frozen key has its place; a revoked one does not.
-    let freeze = admin::UpdateKeyRequest {
+    // A paused key has its place; a revoked one does not.
+    let pause = admin::UpdateKeyRequest {
         id: first.id.clone(),
-        frozen: true,
-        update_mask: Some(FieldMask { paths: vec!["frozen".to_owned()] }),
+        paused: true,
+        update_mask: Some(FieldMask { paths: vec!["paused".to_owned()] }),
         ..Default::default()
     };
-    plane.keys().update_key(freeze).await.unwrap();
+    plane.keys().update_key(pause).await.unwrap();
     assert!(plane.keys().create_key(key()).await.is_err());
     plane.keys().revoke_key(admin::RevokeKeyRequest { id: first.id, wait_ms: None }).await.unwrap();
     plane.keys().create_key(key()).await.unwrap();

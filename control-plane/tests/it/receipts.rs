@@ -168,14 +168,14 @@ async fn pause_resume_and_zero_are_orders_like_any_other_and_a_revoked_key_takes
     let (id, wait_ms) = (key.id.clone(), Some(0));
     let mut keys = plane.keys();
     let paused = keys.pause_key(admin::PauseKeyRequest { id: id.clone(), wait_ms }).await.unwrap().into_inner();
-    assert_eq!(paused.key.unwrap().status(), admin::KeyStatus::Frozen);
+    assert_eq!(paused.key.unwrap().status(), admin::KeyStatus::Paused);
     let resumed = keys.resume_key(admin::ResumeKeyRequest { id: id.clone(), wait_ms }).await.unwrap().into_inner();
     assert_eq!(resumed.key.unwrap().status(), admin::KeyStatus::Active);
     let zeroed = keys.zero_key(admin::ZeroKeyRequest { id: id.clone(), wait_ms }).await.unwrap().into_inner();
     let limits = zeroed.key.unwrap().policy.unwrap().request_limits;
     assert_eq!(limits, [admin::RequestLimit { requests: 0, window: admin::Window::Total.into() }]);
     for (offset, status, spent) in [
-        (1, admin::KeyStatus::Frozen, false),
+        (1, admin::KeyStatus::Paused, false),
         (2, admin::KeyStatus::Active, false),
         (3, admin::KeyStatus::Active, true),
     ] {

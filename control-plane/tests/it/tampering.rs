@@ -182,8 +182,8 @@ async fn seal_stays_right_through_every_kind_of_change_and_every_restart() {
         let update = admin::UpdateKeyRequest {
             id: id.clone(),
             policy: Some(policy),
-            frozen: true,
-            update_mask: Some(FieldMask { paths: vec!["policy".to_owned(), "frozen".to_owned()] }),
+            paused: true,
+            update_mask: Some(FieldMask { paths: vec!["policy".to_owned(), "paused".to_owned()] }),
             ..Default::default()
         };
         plane.keys().update_key(update).await.unwrap();

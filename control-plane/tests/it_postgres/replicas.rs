@@ -270,7 +270,7 @@ async fn limit_that_comes_while_entries_are_chained_elsewhere_counts_each_of_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn overspent_key_is_frozen_once_however_many_control_planes_see_it() {
+async fn overspent_key_is_paused_once_however_many_control_planes_see_it() {
     let here = Plane::start().await;
     let there = plane_beside(&here).await;
     let (key, _) = here.make_key("agent").await;
@@ -279,22 +279,22 @@ async fn overspent_key_is_frozen_once_however_many_control_planes_see_it() {
     let note = "INSERT INTO overspent SELECT key_id, zeroblob(16) FROM virtual_keys";
     keyforge_control_plane::store::sql::query(note).execute(&mut database).await.unwrap();
     let (one, two) = tokio::join!(
-        here.running.admin().freeze_overspent_key(id, "one"),
-        there.running.admin().freeze_overspent_key(id, "two")
+        here.running.admin().pause_overspent_key(id, "one"),
+        there.running.admin().pause_overspent_key(id, "two")
     );
     one.unwrap();
     two.unwrap();
-    let thaw = admin::UpdateKeyRequest {
+    let resume = admin::UpdateKeyRequest {
         id: key.id.clone(),
-        update_mask: Some(FieldMask { paths: vec!["frozen".to_owned()] }),
+        update_mask: Some(FieldMask { paths: vec!["paused".to_owned()] }),
         ..Default::default()
     };
-    there.keys().update_key(thaw).await.unwrap();
-    here.running.admin().freeze_overspent_key(id, "late").await.unwrap();
+    there.keys().update_key(resume).await.unwrap();
+    here.running.admin().pause_overspent_key(id, "late").await.unwrap();
     let status = here.keys().get_key(admin::GetKeyRequest { id: key.id }).await.unwrap().into_inner().status();
     assert_eq!(status, admin::KeyStatus::Active);
-    let freezes = here.admin_entries().await.into_iter().filter(|entry| entry.method == "keys/Freeze").count();
-    assert_eq!(freezes, 1);
+    let pauses = here.admin_entries().await.into_iter().filter(|entry| entry.method == "keys/PauseOverspent").count();
+    assert_eq!(pauses, 1);
     drop(database);
     there.stop().await;
     here.stop().await;

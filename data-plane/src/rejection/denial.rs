@@ -8,7 +8,7 @@ impl From<Denial> for Rejection {
     fn from(denial: Denial) -> Self {
         match denial {
             Denial::KeyRevoked => Self::KeyRevoked,
-            Denial::KeyFrozen => Self::KeyFrozen,
+            Denial::KeyPaused => Self::KeyPaused,
             Denial::TokenReplaced(until) => Self::TokenReplaced(until),
             Denial::KeyExpired(at) => Self::KeyExpired(at),
             Denial::AddressNotAllowed => Self::AddressNotAllowed,
@@ -38,7 +38,7 @@ mod tests {
         let model = || "m".to_owned();
         let denials = [
             Denial::KeyRevoked,
-            Denial::KeyFrozen,
+            Denial::KeyPaused,
             Denial::TokenReplaced(None),
             Denial::TokenReplaced(Some(Timestamp::from_millis(0))),
             Denial::KeyExpired(Timestamp::from_millis(0)),

@@ -58,10 +58,10 @@ impl KeyFollowers {
             KeyStatus::Active if before.status_revision < now.status_revision => {
                 self.settlements.unfreeze(now.id, now.status_revision);
             }
-            KeyStatus::Frozen | KeyStatus::Revoked if before.status != now.status => {
+            KeyStatus::Paused | KeyStatus::Revoked if before.status != now.status => {
                 self.settlements.stop(now.id, now.status_revision);
             }
-            KeyStatus::Active | KeyStatus::Frozen | KeyStatus::Revoked => {}
+            KeyStatus::Active | KeyStatus::Paused | KeyStatus::Revoked => {}
         }
         let limits_changed = before.policy.request_limits != now.policy.request_limits
             || before.policy.spend_limits != now.policy.spend_limits

@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn a_key_whose_order_is_undone_changes_also_when_its_record_is_the_same_in_both_sets() {
-        let paused = || [with_status(1, KeyStatus::Frozen, 90), key(2, quota(5))];
+        let paused = || [with_status(1, KeyStatus::Paused, 90), key(2, quota(5))];
         let replica = Replica::default();
         at(&replica, state(120, paused()));
         drop(replica.carry_out(order(121, 1, KeyStatus::Active, false)));
@@ -480,7 +480,7 @@ mod tests {
             .iter()
             .map(|change| [&change.before, &change.now].map(|key| key.as_ref().unwrap().status))
             .collect();
-        assert_eq!(statuses, [[KeyStatus::Active, KeyStatus::Frozen]]);
+        assert_eq!(statuses, [[KeyStatus::Active, KeyStatus::Paused]]);
     }
 
     #[test]
@@ -553,7 +553,7 @@ mod tests {
         let replica = Replica::default();
         at(&replica, state(5, [key(1, quota(5))]));
         drop(replica.carry_out(order(8, 1, KeyStatus::Active, false)));
-        drop(replica.carry_out(order(7, 1, KeyStatus::Frozen, false)));
+        drop(replica.carry_out(order(7, 1, KeyStatus::Paused, false)));
         assert_eq!(status(&replica, 1).0, KeyStatus::Active);
         drop(replica.carry_out(order(9, 1, KeyStatus::Active, true)));
         let zeroed = replica.key(key_id(1)).unwrap();

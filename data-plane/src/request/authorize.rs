@@ -180,7 +180,7 @@ pub fn still_stands(plane: &Plane, permit: &Permit) -> Result<(), Rejection> {
 /// Why the streams of a permit's key are cut.
 pub(super) fn why_cut(plane: &Plane, permit: &Permit) -> (Rejection, Flags) {
     match plane.replica.key(permit.key.id).map(|key| key.standing()) {
-        Some(Standing { status: KeyStatus::Frozen, .. }) => (Rejection::KeyFrozen, Flags(0)),
+        Some(Standing { status: KeyStatus::Paused, .. }) => (Rejection::KeyPaused, Flags(0)),
         Some(Standing { status: KeyStatus::Active, spent: true }) => (nothing_left(), Flags(0)),
         Some(Standing { .. }) | None => (Rejection::KeyRevoked, Flags::REVOKED),
     }

@@ -159,7 +159,7 @@ impl Failover {
                 now @ (Rejection::PoolExhausted { .. }
                 | Rejection::KeyRevoked
                 | Rejection::TokenReplaced(_)
-                | Rejection::KeyFrozen
+                | Rejection::KeyPaused
                 | Rejection::KeyExpired(_)),
             )) => Next::Over(Box::new(self.refused(&now))),
             // That there is no room for another attempt is not why it failed.

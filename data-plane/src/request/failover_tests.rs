@@ -256,7 +256,7 @@ async fn who_hung_up_during_the_first_attempt_gets_no_second_one() {
 
 #[tokio::test]
 async fn a_key_that_died_between_two_attempts_is_told_so_and_its_request_is_recorded() {
-    for (status, code) in [(KeyStatus::Revoked, "key_revoked"), (KeyStatus::Frozen, "key_frozen")] {
+    for (status, code) in [(KeyStatus::Revoked, "key_revoked"), (KeyStatus::Paused, "key_paused")] {
         let mut bench = Bench::with_quota().await;
         let asking = bench.ask("20");
         let asked = bench.asked().await;
@@ -278,7 +278,7 @@ async fn a_key_that_was_frozen_by_its_own_cost_reserves_nothing_again() {
     let asked = bench.asked().await;
     bench.node.plane.settlements.freeze(key_id(1), 1);
     asked.send(THROTTLED).unwrap();
-    assert_eq!(told(&asking.await.unwrap().ok().unwrap()), (401, "key_frozen"));
+    assert_eq!(told(&asking.await.unwrap().ok().unwrap()), (401, "key_paused"));
     assert_eq!(bench.books().await, (0, 0));
 }
 

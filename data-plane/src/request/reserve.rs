@@ -85,7 +85,7 @@ async fn ask(
     bound: Bound,
 ) -> Result<Reservation, Rejection> {
     if plane.settlements.is_frozen(permit.key().id) {
-        return Err(Rejection::KeyFrozen);
+        return Err(Rejection::KeyPaused);
     }
     let bound = within_a_minute(permit, bound)?;
     let id = attempt.id;
@@ -191,7 +191,7 @@ impl Asking<'_> {
         let (plane, key) = (self.plane, self.permit.key());
         let thawed = plane.settlements.thaw(key.id, key.status_revision).await;
         if !thawed.map_err(|_| unavailable(plane, "counters"))? {
-            return Err(Rejection::KeyFrozen);
+            return Err(Rejection::KeyPaused);
         }
         tracing::info!(key = %key.id, "a freeze was lifted that is older than the key's resumption");
         self.on_new_ground("freeze")

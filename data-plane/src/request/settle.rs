@@ -178,7 +178,7 @@ fn stop(plane: &Plane, open: &Open, cost: NanoUsd) {
     let (key, model) = (open.permit.key().id, &open.permit.model().name);
     plane.metrics.bound_exceeded();
     tracing::error!(%key, request = %open.id.request, model, bound = %open.bound.amount, %cost,
-        "a request cost more than its bound; its key is frozen until an operator looks at it");
+        "a request cost more than its bound; its key is stopped until an operator looks at it and resumes it");
     plane.settlements.freeze(key, plane.replica.revision());
 }
 

@@ -60,12 +60,12 @@ async fn what_was_committed_and_dropped_is_charged_at_its_bound() {
 }
 
 #[tokio::test]
-async fn i_3_a_cost_above_its_bound_freezes_the_key_at_once_until_an_operator_looks() {
+async fn i_3_a_cost_above_its_bound_stops_the_key_at_once_until_an_operator_looks() {
     let (_ledger, node) = node(cap(CAP), &clock()).await;
     let running = commit(&node, 1, &body(5)).await;
     let cost = running.settle(Ending::new(used(10, 5_000), 200));
     assert_eq!(cost, NanoUsd::new(50_010_000), "the truth is booked");
-    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyFrozen);
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyPaused);
     assert!(!node.plane.settlements.is_frozen(key_id(1)), "the store has taken it over");
     node.plane.settlements.unfreeze(key_id(1), 2);
     tokio::task::yield_now().await;

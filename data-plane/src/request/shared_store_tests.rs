@@ -342,10 +342,10 @@ async fn a_key_that_must_stop_stops_while_the_store_is_away_and_stays_stopped_wh
     let (_ledger, url) = ledger(100, 10).await;
     let node = node(&server, &url, 100).await;
     node.plane.settlements.freeze(key_id(1), 1);
-    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyFrozen);
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyPaused);
     server.start();
     eventually("the store has taken it over", async || !node.plane.settlements.is_frozen(key_id(1))).await;
-    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyFrozen);
+    assert_eq!(refused(&node, 1, &body(5)).await, Rejection::KeyPaused);
     node.plane.settlements.unfreeze(key_id(1), 2);
     eventually("the key works again", async || admit(&node, 1, &body(5)).await.is_ok()).await;
 }

@@ -16,7 +16,7 @@ impl From<KeyStatus> for admin::KeyStatus {
     fn from(status: KeyStatus) -> Self {
         match status {
             KeyStatus::Active => Self::Active,
-            KeyStatus::Frozen => Self::Frozen,
+            KeyStatus::Paused => Self::Paused,
             KeyStatus::Revoked => Self::Revoked,
         }
     }
@@ -27,7 +27,7 @@ impl TryFrom<admin::KeyStatus> for KeyStatus {
     fn try_from(status: admin::KeyStatus) -> Result<Self, ConvertError> {
         match status {
             admin::KeyStatus::Active => Ok(Self::Active),
-            admin::KeyStatus::Frozen => Ok(Self::Frozen),
+            admin::KeyStatus::Paused => Ok(Self::Paused),
             admin::KeyStatus::Revoked => Ok(Self::Revoked),
             admin::KeyStatus::Unspecified => Err(unspecified("status")),
         }

@@ -116,7 +116,7 @@ pub(super) fn workspace() -> impl Strategy<Value = WorkspaceRecord> {
 }
 
 pub(super) fn key() -> impl Strategy<Value = KeyRecord> {
-    let status = select(vec![KeyStatus::Active, KeyStatus::Frozen, KeyStatus::Revoked]);
+    let status = select(vec![KeyStatus::Active, KeyStatus::Paused, KeyStatus::Revoked]);
     let homes = (any::<[u8; 16]>(), any::<[u8; 16]>());
     let former = option::of((any::<[u8; 32]>(), option::of(moment())));
     (key_id(), any::<[u8; 32]>(), ".{1,20}", (status, any::<u64>()), policy(), homes, former).prop_map(

@@ -63,7 +63,7 @@ impl Flags {
     pub const UPSTREAM_BROKEN: Self = Self(1 << 3);
     /// The output limit was lowered to what the key could pay for.
     pub const CLAMPED: Self = Self(1 << 4);
-    /// The cost exceeded the bound; the key was frozen.
+    /// The cost exceeded the bound; the key was paused.
     pub const BOUND_EXCEEDED: Self = Self(1 << 5);
     /// The key was revoked while the answer was streaming, and the stream was cut.
     pub const REVOKED: Self = Self(1 << 6);

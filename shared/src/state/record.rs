@@ -20,26 +20,35 @@ pub enum KeyStatus {
     /// It works, within its policy.
     Active,
     /// It is switched off and can be switched on again; also the state of a key whose request cost more than its bound.
-    Frozen,
+    Paused,
     /// It is dead for ever.
     Revoked,
 }
 
 impl KeyStatus {
-    /// The word used in the store, the API and on the command line.
+    /// The word used in the API, on the command line and in entries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
-            Self::Frozen => "frozen",
+            Self::Paused => "paused",
             Self::Revoked => "revoked",
         }
     }
 
-    /// Reads the word back.
+    /// The word in the store and under the set's hash, which both stay as they were begun: a paused key is `frozen` there.
     #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Active, Self::Frozen, Self::Revoked].into_iter().find(|status| status.as_str() == word)
+    pub const fn stored(self) -> &'static str {
+        match self {
+            Self::Paused => "frozen",
+            Self::Active | Self::Revoked => self.as_str(),
+        }
+    }
+
+    /// Reads [`Self::stored`] back.
+    #[must_use]
+    pub fn from_stored(word: &str) -> Option<Self> {
+        [Self::Active, Self::Paused, Self::Revoked].into_iter().find(|status| status.stored() == word)
     }
 }
 
@@ -212,7 +221,7 @@ fn key_bytes(key: &KeyRecord, policy: &[u8; 32]) -> Vec<u8> {
         (Some(_), _) => b"KSK3",
     };
     let mut writer = Writer::with_magic(magic);
-    writer.str(key.id.as_str()).raw(&key.digest.0).str(&key.name).str(key.status.as_str()).raw(key.chain.as_bytes());
+    writer.str(key.id.as_str()).raw(&key.digest.0).str(&key.name).str(key.status.stored()).raw(key.chain.as_bytes());
     writer.raw(policy).raw(key.workspace.as_bytes());
     if magic != b"KSK1" {
         writer.u64(key.status_revision);
@@ -318,4 +327,17 @@ fn credential_bytes(credential: &CredentialRecord) -> Vec<u8> {
         writer.u32(credential.weight);
     }
     writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_store_are_those_that_its_databases_hold() {
+        let statuses = [KeyStatus::Active, KeyStatus::Paused, KeyStatus::Revoked];
+        assert_eq!(statuses.map(KeyStatus::stored), ["active", "frozen", "revoked"]);
+        assert_eq!(statuses.map(|status| KeyStatus::from_stored(status.stored())), statuses.map(Some));
+        assert_eq!(KeyStatus::from_stored("paused"), None);
+    }
 }

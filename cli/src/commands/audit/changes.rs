@@ -47,8 +47,8 @@ mod tests {
 
     #[test]
     fn each_field_that_changed_is_named_with_both_values() {
-        let detail = r#"{"before": {"name": "a", "frozen": false, "policy": {"rpm": 5, "tpm": null}, "gone": 1},
-            "after": {"name": "b", "frozen": false, "policy": {"rpm": 5, "tpm": 90}}}"#;
+        let detail = r#"{"before": {"name": "a", "paused": false, "policy": {"rpm": 5, "tpm": null}, "gone": 1},
+            "after": {"name": "b", "paused": false, "policy": {"rpm": 5, "tpm": 90}}}"#;
         assert_eq!(changes(detail), ["name: a → b", "policy.tpm: - → 90", "gone: 1 → -"]);
     }
 

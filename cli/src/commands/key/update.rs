@@ -57,7 +57,7 @@ impl UpdateArgs {
             id: key_id(&self.id)?,
             name: self.name.unwrap_or_default(),
             policy: Some(proto::Policy { time_zone: self.time_zone.map(Into::into), ..limits }),
-            frozen: false,
+            paused: false,
             update_mask: Some(mask(paths)),
             workspace: self.workspace.map(workspace_name).transpose()?.unwrap_or_default(),
             labels: label::all(self.label),

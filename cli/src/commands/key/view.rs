@@ -83,7 +83,7 @@ impl KeyView {
     pub(super) fn of(key: proto::Key) -> Self {
         let status = match key.status() {
             proto::KeyStatus::Active => "active",
-            proto::KeyStatus::Frozen => "frozen",
+            proto::KeyStatus::Paused => "paused",
             proto::KeyStatus::Revoked => "revoked",
             proto::KeyStatus::Unspecified => "unknown",
         };
@@ -265,7 +265,7 @@ mod tests {
             }],
             ..Default::default()
         };
-        let status = proto::KeyStatus::Frozen.into();
+        let status = proto::KeyStatus::Paused.into();
         proto::Key {
             id: "vk_0123456789ab".to_owned(),
             name: "ci".to_owned(),
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(
             &cells[2..8],
             [
-                "frozen (old token until 2026-11-22T06:00:00Z)",
+                "paused (old token until 2026-11-22T06:00:00Z)",
                 "team",
                 "env=ci,team=research",
                 "gpt-5*",
@@ -313,7 +313,7 @@ mod tests {
         let json = serde_json::to_value(KeyView::of(key())).unwrap();
         let spend = &json["policy"]["spend_limits"][0];
         assert_eq!((spend["usd"].as_str(), spend["nano_usd"].as_u64()), (Some("10.50"), Some(10_500_000_000)));
-        assert_eq!((json["status"].as_str(), json["policy"]["max_output_tokens"].is_null()), (Some("frozen"), true));
+        assert_eq!((json["status"].as_str(), json["policy"]["max_output_tokens"].is_null()), (Some("paused"), true));
     }
 
     #[test]
