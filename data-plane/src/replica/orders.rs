@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::freshness::Moment;
+use super::held::{Order, SetNumber};
 use super::key_followers::KeyFollowers;
-use super::{Order, RECONNECT, Replica, SetNumber};
+use super::{RECONNECT, Replica};
 use crate::control::ControlChannel;
 use crate::metrics::Metrics;
 
