@@ -1,7 +1,7 @@
 //! Bounds in time, and in what is read, the calls that anybody may make: to join, to ask for health, and to ask what services there are.
 //!
 //! Without it a stranger could begin such calls, never end them, and hold their connections for good. Who has shown a certificate is no stranger, and may
-//! watch for as long as they like. Operators have a limit for what they say, too ([`super::operator_gate`]).
+//! watch for as long as they like.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,11 +13,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use keyforge_runtime::accept::Transport;
-use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower_service::Service;
+
+use super::timed::{self, Timed};
 
 /// Longest message that is read before it is known who sent it, in bytes: a join token and a signing request have some hundreds.
 pub const MAX_FROM_STRANGERS: usize = 16 * 1024;
@@ -60,7 +61,7 @@ where
             return Box::pin(self.inner.call(request));
         }
         let (said_within, answered_for) = (self.said_within, self.answered_for);
-        let request = request.map(|body| self::said_within(said_within, body));
+        let request = request.map(|body| timed::said_within(said_within, body));
         let answering = self.inner.call(request);
         Box::pin(async move { Ok(answering.await?.map(|body| Timed::body(body, answered_for, long_enough()))) })
     }
@@ -68,42 +69,6 @@ where
 
 impl<S: NamedService> NamedService for Brief<S> {
     const NAME: &'static str = S::NAME;
-}
-
-/// A body until its time is up; then one last frame or error, and nothing after it.
-struct Timed {
-    body: Body,
-    end: Pin<Box<Sleep>>,
-    /// `None` once it was given.
-    last: Option<Result<Frame<Bytes>, Status>>,
-}
-
-impl Timed {
-    fn body(body: Body, limit: Duration, last: Result<Frame<Bytes>, Status>) -> Body {
-        Body::new(Self { body, end: Box::pin(sleep(limit)), last: Some(last) })
-    }
-}
-
-impl http_body::Body for Timed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.last.is_none() || self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(self.last.take());
-        }
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.last.is_none() || self.body.is_end_stream()
-    }
-}
-
-/// A message that is to be sent to its end within `limit`.
-pub(super) fn said_within(limit: Duration, body: Body) -> Body {
-    let too_slow = format!("the call was not sent to its end within {} seconds", limit.as_secs());
-    Timed::body(body, limit, Err(Status::deadline_exceeded(too_slow)))
 }
 
 /// What ends an answer: its caller is to ask again.

@@ -19,6 +19,7 @@ pub mod operators;
 mod recorded;
 pub mod state;
 mod status;
+mod timed;
 pub mod usage;
 pub mod vault;
 pub mod workspaces;

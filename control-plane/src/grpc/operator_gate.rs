@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::{Request, Status};
 
-use super::brief;
 use super::guarded::Gate;
 use super::head::{bearer_token, peer};
 use super::in_flight::InFlight;
+use super::timed;
 use crate::admin::authenticate::{Authenticated, Proof};
 use crate::admin::{Admin, AdminError, Caller, roles};
 use crate::metrics::LabelledCounter;
@@ -115,7 +115,7 @@ impl OperatorGate {
         };
         let Some(in_flight) = self.in_flight.begin(caller.operator()) else { return self.too_many("operator") };
         let is_decoded = Arc::new(AtomicBool::new(false));
-        let mut call = call.map(|message| brief::said_within(SAID_WITHIN, message));
+        let mut call = call.map(|message| timed::said_within(SAID_WITHIN, message));
         call.extensions_mut().insert(Admitted { caller: caller.clone(), is_decoded: Arc::clone(&is_decoded) });
         let answer = carry_out(call).await;
         if !is_decoded.load(Ordering::Relaxed) {
