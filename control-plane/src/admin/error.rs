@@ -119,6 +119,16 @@ impl From<CountError> for AdminError {
 }
 
 impl AdminError {
+    /// Whether the database was away, so that the same may succeed later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Store(error) | Self::Audit(AuditError::Store(error)) => error.is_passing(),
+            _ => false,
+        }
+    }
+
     /// Refuses when there are problems, with all of them.
     pub(super) fn unless_valid(problems: &[String]) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self::Invalid(problems.join("; "))) }

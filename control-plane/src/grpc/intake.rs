@@ -58,7 +58,12 @@ impl IntakeApi {
         for (key, request) in self.overspent().await? {
             let why = format!("request {request} cost more than its bound");
             if let Err(error) = self.admin.pause_overspent_key(key, &why).await {
-                tracing::error!(%key, %error, "a key that overspent could not be paused; the next shipment tries again");
+                match error.is_passing() {
+                    true => tracing::warn!(%key, %error, "a key that overspent waits for the database to be paused"),
+                    false => {
+                        tracing::error!(%key, %error, "a key that overspent could not be paused; the next shipment tries again")
+                    }
+                }
             }
         }
         Ok(())
@@ -99,7 +104,7 @@ impl AuditIntakeService for IntakeApi {
         self.passed_over((node, boot), taken);
         if let Err(error) = self.pause_overspent().await {
             // The records are chained all the same, and that is what the node asks for.
-            tracing::error!(%error, "the keys that overspent could not be read; the next shipment tries again");
+            error.log("the keys that overspent could not be read, and the next shipment tries again");
         }
         Ok(Response::new(proto::ShipRecordsResponse { watermark: taken.watermark }))
     }

@@ -137,7 +137,7 @@ impl StateService for StateApi {
         let (mut publisher, drain) = (self.publisher.clone(), self.shutdown.drain_started());
         if matches!(caller, FleetCaller::Node { .. }) {
             let serves = gate.nodes().serves(&caller).await.map_err(|error| {
-                tracing::error!(%error, "it cannot be seen which providers a node serves");
+                error.log("it cannot be seen which providers a node serves");
                 Status::unavailable("which providers this node serves cannot be read: connect again")
             })?;
             publisher.secrets = publisher.secrets.for_joined(serves);

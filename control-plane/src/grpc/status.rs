@@ -23,7 +23,7 @@ impl From<AdminError> for Status {
             AdminError::Exists(_) => Code::AlreadyExists,
             AdminError::Precondition(_) => Code::FailedPrecondition,
             AdminError::Interrupted => Code::Aborted,
-            AdminError::Store(error) | AdminError::Audit(AuditError::Store(error)) if error.is_passing() => {
+            passing if passing.is_passing() => {
                 tracing::warn!(%error, "administration failed: the database is away");
                 Code::Unavailable
             }

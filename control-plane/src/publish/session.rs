@@ -283,7 +283,7 @@ impl Sender<'_> {
     async fn send_secrets(&mut self, credentials: Vec<CredentialId>) -> Result<(), End> {
         let credentials = self.publisher.hub.with_state(|state| self.publisher.secrets.given(state, credentials));
         let sealed = self.sealer.seal(credentials.iter().copied()).await.map_err(|error| {
-            tracing::error!(%error, "secrets cannot be read");
+            error.log("secrets cannot be read");
             End::Refused(match error.is_passing() {
                 true => Status::unavailable("secrets cannot be read: the database is away; connect again"),
                 false => Status::internal("secrets cannot be read; the control plane's log says why"),

@@ -292,6 +292,14 @@ impl StoreError {
         }
     }
 
+    /// Logs what failed: as a warning where whoever asked for it asks again and may succeed.
+    pub fn log(&self, what: &str) {
+        match self.is_passing() {
+            true => tracing::warn!(error = %self, "{what}: the database is away"),
+            false => tracing::error!(error = %self, "{what}"),
+        }
+    }
+
     /// Whether what is stored is not what this program left there, so that it will not do to try again.
     #[must_use]
     pub fn is_of_the_stored(&self) -> bool {
