@@ -59,7 +59,9 @@ impl IntakeApi {
             let why = format!("request {request} cost more than its bound");
             if let Err(error) = self.admin.pause_overspent_key(key, &why).await {
                 match error.is_passing() {
-                    true => tracing::warn!(%key, %error, "a key that overspent waits for the database to be paused"),
+                    true => {
+                        tracing::warn!(%key, %error, "a key that overspent cannot be paused while the database is away; the next shipment tries again")
+                    }
                     false => {
                         tracing::error!(%key, %error, "a key that overspent could not be paused; the next shipment tries again")
                     }
