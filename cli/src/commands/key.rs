@@ -79,7 +79,7 @@ enum KeyAction {
     /// Set what a key has left to nothing, and cut its running streams; undone by other request limits
     #[command(
         after_help = "The key gets a total limit of 0 requests beside its other limits. To undo it:\n  keyforge key update ID \
-                      --requests, with all request limits that it is to have, or --no-requests for none"
+                      --requests, with all request limits that it is to have, or --no-requests for none;\n  with --no-raises, if a limit that goes was raised"
     )]
     Zero(StandingArgs),
     /// End a key for ever, and cut its running streams

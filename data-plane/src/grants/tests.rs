@@ -171,19 +171,30 @@ async fn a_call_that_panics_is_over_for_those_who_wait_and_for_those_who_come() 
     granted(&node, 0).await;
 }
 
+/// The key's record since a revision.
+fn since(status: KeyStatus, status_revision: u64) -> Resource {
+    let Resource::Key(record) = key(0, quota(1_000)) else { panic!("no key") };
+    Resource::Key(Arc::new(keyforge_shared::state::KeyRecord { status, status_revision, ..(*record).clone() }))
+}
+
 #[tokio::test]
 async fn an_unfrozen_key_works_again() {
     let (_ledger, node) = node(1).await;
     node.plane.settlements.freeze(key_id(0), 1);
-    let since = |status, status_revision| match key(0, quota(1_000)) {
-        Resource::Key(record) => {
-            let record = keyforge_shared::state::KeyRecord { status, status_revision, ..(*record).clone() };
-            Resource::Key(Arc::new(record))
-        }
-        _ => panic!("no key"),
-    };
     // Its stop was missed: all that is seen of it is that the key has been resumed since.
     let keys = vec![changed(since(KeyStatus::Active, 0), since(KeyStatus::Active, 3))];
     followers(&node).changed(&Changes { keys, workspaces: Vec::new() });
     assert!(!node.plane.settlements.is_frozen(key_id(0)));
+}
+
+#[tokio::test]
+async fn a_key_whose_stop_is_of_a_past_that_was_undone_works_again() {
+    let (_ledger, node) = node(1).await;
+    let settlements = &node.plane.settlements;
+    settlements.freeze(key_id(0), 9);
+    eventually("the store knows", || !settlements.is_frozen(key_id(0))).await;
+    assert!(!settlements.thaw(key_id(0), 3).await.unwrap(), "it is later than what the restored state says");
+    let keys = vec![changed(since(KeyStatus::Paused, 9), since(KeyStatus::Active, 3))];
+    followers(&node).changed(&Changes { keys, workspaces: Vec::new() });
+    assert!(!settlements.thaw(key_id(0), 100).await.unwrap(), "there is nothing left to lift");
 }

@@ -58,6 +58,10 @@ impl KeyFollowers {
             KeyStatus::Active if before.status_revision < now.status_revision => {
                 self.settlements.unfreeze(now.id, now.status_revision);
             }
+            // Its stop is of a past that was undone, and the store was told of it.
+            KeyStatus::Active if before.status_revision > now.status_revision => {
+                self.settlements.unfreeze(now.id, before.status_revision.saturating_add(1));
+            }
             KeyStatus::Paused | KeyStatus::Revoked if before.status != now.status => {
                 self.settlements.stop(now.id, now.status_revision);
             }
