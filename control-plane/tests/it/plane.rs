@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyforge_control_plane::app::{self, ControlPlane, StartError};
 use keyforge_control_plane::config::Config;
+use keyforge_control_plane::store::StoreError;
 use keyforge_control_plane::store::sql::{self, Conn};
 use keyforge_proto::admin::v1 as admin;
 use keyforge_proto::admin::v1::credential_service_client::CredentialServiceClient;
@@ -78,13 +79,25 @@ async fn start_watched(directory: &Path) -> Result<(ControlPlane, Shutdown, Tele
     Ok((running, shutdown, telemetry))
 }
 
+/// Starts in a directory that a control plane of this process has left. A process that another test forks at that moment holds its lock, too, until it
+/// becomes the program that it is to be.
+async fn start_when_free(directory: &Path) -> Result<(ControlPlane, Shutdown, Telemetry), StartError> {
+    for _ in 0..100 {
+        match start_watched(directory).await {
+            Err(StartError::Store(StoreError::Locked(_))) => tokio::time::sleep(Duration::from_millis(50)).await,
+            started => return started,
+        }
+    }
+    start_watched(directory).await
+}
+
 impl Plane {
     pub async fn start() -> Self {
         Self::start_again(tempfile::tempdir().unwrap()).await
     }
 
     pub async fn start_again(directory: TempDir) -> Self {
-        let (running, shutdown, telemetry) = start_watched(directory.path()).await.unwrap();
+        let (running, shutdown, telemetry) = start_when_free(directory.path()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", running.addr())).unwrap().connect().await.unwrap();
         let read = |path: &Path| std::fs::read_to_string(path).unwrap().trim_end().to_owned();
         let (operator_token, fleet_token) = (read(&running.operator_token_path()), read(&running.fleet_token_path()));
